@@ -1,0 +1,1 @@
+//! What is wrong or doubtful in a runner configuration, and what to do about it.

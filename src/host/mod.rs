@@ -1,0 +1,1 @@
+//! The host: its files, its processes' standing, its power. Knows nothing of Taskcluster.

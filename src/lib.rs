@@ -1,0 +1,9 @@
+//! start-worker: starts and supervises the worker of a Taskcluster worker machine.
+
+pub mod clock;
+pub mod config;
+pub mod credentials;
+pub mod event;
+pub mod host;
+pub mod run;
+pub mod worker;

@@ -1,0 +1,3 @@
+//! The `start-worker` command.
+
+fn main() {}

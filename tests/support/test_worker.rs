@@ -1,0 +1,3 @@
+//! A worker that behaves, or misbehaves, as its arguments say.
+
+fn main() {}
