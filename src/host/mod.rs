@@ -1,1 +1,3 @@
 //! The host: its files, its processes' standing, its power. Knows nothing of Taskcluster.
+
+pub mod atomic;
