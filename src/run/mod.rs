@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::credentials::Credentials;
 
+pub mod files;
 pub mod worker_config;
 
 /// A JSON object, its keys sorted.
