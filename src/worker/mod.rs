@@ -1,13 +1,52 @@
 //! Worker implementations: one file each. An implementation turns a [`Run`] into a [`LaunchSpec`], and an exit status
 //! into a meaning. It starts nothing and contacts nobody.
+//!
+//! To add one: a variant of [`Implementation`], a file here with its `configure` (what it sets in the worker
+//! configuration), `start` (how it is started) and `explain` (what its exits mean), and its arms in [`final_config`] and
+//! [`launch`].
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value};
 
-use crate::event::{Exit, ExitStatus};
+use crate::config::{Implementation, RestartInPlace, WorkerSettings};
+use crate::event::{Exit, ExitClass, ExitStatus};
+use crate::host::atomic::{self, Attributes, Owner, WriteError};
+use crate::run::Run;
+use crate::run::worker_config::Merged;
+
+mod command;
+mod docker_worker;
+pub mod dummy;
+pub mod generic_worker;
+#[cfg(test)]
+mod tests;
+
+/// What is to be done with a run.
+#[derive(Debug, Clone)]
+pub enum Launch {
+    /// Start a worker.
+    Start(Box<LaunchSpec>),
+    /// Start nothing, show the run with [`dummy::show`].
+    Show {
+        /// Whether to show secrets, too.
+        secrets: bool,
+    },
+}
+
+/// A run that cannot become a worker on this host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WorkerError {
+    /// A set-up for Windows.
+    #[error(
+        "worker.path is missing: worker.service and worker.protocolPipe start generic-worker as a Windows service, \
+         which does not exist here; set worker.path to the generic-worker binary"
+    )]
+    WindowsOnly,
+}
 
 /// Everything the supervisor needs to start one worker and to understand how it ended.
 #[derive(Debug, Clone)]
@@ -58,4 +97,143 @@ pub enum InPlace {
     No,
     /// Unknown until `<program> --version` is asked: it can unless the engine named there is `multiuser`.
     AskVersion,
+}
+
+impl ConfigFile {
+    /// Writes the file, for its owner only. Directories that are missing on the way are made.
+    pub fn write(&self, owner: Option<Owner>) -> Result<(), WriteError> {
+        let attributes = Attributes { mode: 0o600, owner };
+        atomic::replace(&self.path, self.content.expose_secret().as_bytes(), attributes, 0o755)
+    }
+}
+
+/// What is to be done with `run` where the runner configuration's `worker` section is `settings`.
+///
+/// # Errors
+///
+/// The worker cannot be started on this kind of host.
+pub fn launch(run: &Run, settings: &WorkerSettings) -> Result<Launch, WorkerError> {
+    let config = final_config(run, settings)?;
+    let start = match &settings.implementation {
+        Implementation::Dummy { show_secrets } => return Ok(Launch::Show { secrets: *show_secrets }),
+        Implementation::GenericWorker { path, config_path } => {
+            generic_worker::start(path.as_deref().ok_or(WorkerError::WindowsOnly)?, config_path, &config)
+        }
+        Implementation::DockerWorker { path, config_path } => {
+            docker_worker::start(path, config_path, &config)
+        }
+        Implementation::Command { path, config_path, credentials_in_environment } => {
+            let credentials = credentials_in_environment.then_some(&run.credentials);
+            command::start(path, config_path.as_deref(), &config, credentials)
+        }
+    };
+    Ok(Launch::Start(Box::new(assemble(start, &config, run, settings))))
+}
+
+/// The worker configuration with what the implementation sets: the whole that `check` shows and the cache keeps.
+///
+/// # Errors
+///
+/// The worker cannot be started on this kind of host.
+pub fn final_config(run: &Run, settings: &WorkerSettings) -> Result<Merged, WorkerError> {
+    let mut config = run.worker_config.clone();
+    match &settings.implementation {
+        Implementation::Dummy { .. } => {}
+        Implementation::GenericWorker { path: None, .. } => return Err(WorkerError::WindowsOnly),
+        Implementation::GenericWorker { .. } => generic_worker::configure(&mut config, run),
+        Implementation::DockerWorker { .. } => docker_worker::configure(&mut config, run),
+        Implementation::Command { .. } => command::configure(&mut config, run),
+    }
+    Ok(config)
+}
+
+/// What an implementation decides about its start; the rest of a [`LaunchSpec`] is the same for all.
+struct Start {
+    program: PathBuf,
+    args: Vec<String>,
+    env: BTreeMap<String, SecretString>,
+    config_file: Option<ConfigFile>,
+    restart_in_place: InPlace,
+    counts_tasks: bool,
+    explain: fn(ExitStatus) -> Exit,
+}
+
+fn assemble(start: Start, config: &Merged, run: &Run, settings: &WorkerSettings) -> LaunchSpec {
+    let Start { program, mut args, env: own, .. } = start;
+    args.extend(settings.args.iter().cloned());
+    let mut env: BTreeMap<_, SecretString> =
+        settings.env.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+    // Ours win: a worker that is told two identities serves neither.
+    env.extend(own);
+    env.insert("TASKCLUSTER_ROOT_URL".to_owned(), run.root_url.clone().into());
+    env.insert("TASKCLUSTER_WORKER_LOCATION".to_owned(), location_text(run).into());
+    LaunchSpec {
+        implementation: settings.implementation.name(),
+        program,
+        args,
+        env,
+        cwd: settings.cwd.clone(),
+        user: settings.user.clone(),
+        oom_score_adj: settings.oom_score_adj,
+        config_file: start.config_file,
+        hello_timeout: settings.hello_timeout,
+        restart_in_place: match settings.restart_in_place {
+            RestartInPlace::Auto => start.restart_in_place,
+            RestartInPlace::Yes => InPlace::Yes,
+            RestartInPlace::No => InPlace::No,
+        },
+        disable_reboots: is_true(config, "disableReboots"),
+        counts_tasks: start.counts_tasks,
+        explain: start.explain,
+    }
+}
+
+/// The worker's location as a string that holds a JSON object.
+fn location_text(run: &Run) -> String {
+    let location: Map<_, _> =
+        run.worker_location.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
+    Value::Object(location).to_string()
+}
+
+/// A worker's configuration file. JSON objects keep their keys sorted.
+fn config_file(path: PathBuf, object: Map<String, Value>) -> ConfigFile {
+    ConfigFile { path, content: format!("{:#}\n", Value::Object(object)).into() }
+}
+
+/// Sets keys of the worker configuration from the provider's metadata, where it has them.
+fn set_from_metadata(config: &mut Merged, run: &Run, keys: &[(&str, &str)]) {
+    for (key, metadata) in keys {
+        if let Some(value) = run.provider_metadata.get(*metadata) {
+            config.set(&[key], value.clone());
+        } else {
+            tracing::debug!(key, metadata, "not set: the provider's metadata does not have it");
+        }
+    }
+}
+
+/// Sets `certificate` where there is one. One of other credentials, from an older cache, would make these invalid.
+fn set_certificate(config: &mut Merged, path: &[&str], run: &Run) {
+    match &run.credentials.certificate {
+        Some(certificate) => config.set(path, certificate.expose_secret().into()),
+        None => {
+            config.remove(path);
+        }
+    }
+}
+
+fn is_true(config: &Merged, key: &str) -> bool {
+    config.get(key) == Some(&Value::Bool(true))
+}
+
+/// What exits mean where nothing better is known.
+fn explain_plainly(status: ExitStatus) -> Exit {
+    let (class, meaning) = match status {
+        ExitStatus::Code(0) => (ExitClass::Done, "done"),
+        ExitStatus::Code(67) => (ExitClass::Reboot, "reboot required"),
+        ExitStatus::Code(_) => (ExitClass::Crash, "failed"),
+        ExitStatus::Signal(libc::SIGTERM | libc::SIGINT) => (ExitClass::Interrupted, "told to stop"),
+        ExitStatus::Signal(libc::SIGKILL) => (ExitClass::Crash, "killed"),
+        ExitStatus::Signal(_) => (ExitClass::Crash, "crashed"),
+    };
+    Exit { status, class, meaning }
 }

@@ -1,0 +1,71 @@
+//! `docker-worker`: Taskcluster's legacy worker, which runs tasks in containers.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use secrecy::ExposeSecret;
+use serde_json::Value;
+
+use super::{InPlace, Start, config_file, explain_plainly, location_text};
+use super::{set_certificate, set_from_metadata};
+use crate::run::Run;
+use crate::run::worker_config::Merged;
+
+/// Its configuration keys, and the metadata that they are set from.
+const FROM_METADATA: [(&str, &str); 7] = [
+    ("host", "public-hostname"),
+    ("publicIp", "public-ipv4"),
+    ("privateIp", "local-ipv4"),
+    ("workerNodeType", "instance-type"),
+    ("instanceType", "instance-type"),
+    ("instanceId", "instance-id"),
+    ("region", "region"),
+];
+
+/// Sets what docker-worker must find in its configuration.
+pub(super) fn configure(config: &mut Merged, run: &Run) {
+    set_from_metadata(config, run, &FROM_METADATA);
+    let pool = &run.identity.worker_pool_id;
+    let token = run.credentials.access_token.expose_secret();
+    let settings: [(&[&str], &str); 8] = [
+        (&["workerLocation"], &location_text(run)),
+        (&["rootUrl"], &run.root_url),
+        (&["taskcluster", "clientId"], &run.credentials.client_id),
+        (&["taskcluster", "accessToken"], token),
+        (&["workerId"], &run.identity.worker_id),
+        (&["workerGroup"], &run.identity.worker_group),
+        (&["provisionerId"], pool.provisioner_id()),
+        (&["workerType"], pool.worker_type()),
+    ];
+    for (path, value) in settings {
+        config.set(path, value.into());
+    }
+    set_certificate(config, &["taskcluster", "certificate"], run);
+    // The instances of this provider have nobody else to end them.
+    if run.identity.provider_id == "aws-provisioner" {
+        config.set(&["shutdown", "enabled"], Value::Bool(true));
+        config.set(&["shutdown", "afterIdleSeconds"], 900.into());
+    }
+}
+
+/// How docker-worker is started: a release has a script, a clone does not.
+pub(super) fn start(path: &Path, config_path: &Path, config: &Merged) -> Start {
+    let script = path.join("bin/docker-worker");
+    let mut args = vec!["--host".to_owned(), "worker-runner".to_owned(), "production".to_owned()];
+    let program = if script.exists() {
+        script
+    } else {
+        args.insert(0, path.join("src/bin/worker.js").to_string_lossy().into_owned());
+        "node".into()
+    };
+    let file = config_path.to_string_lossy().into_owned();
+    Start {
+        program,
+        args,
+        env: BTreeMap::from([("DOCKER_WORKER_CONFIG".to_owned(), file.into())]),
+        config_file: Some(config_file(config_path.to_owned(), config.object().clone())),
+        restart_in_place: InPlace::Yes,
+        counts_tasks: false,
+        explain: explain_plainly,
+    }
+}
