@@ -5,5 +5,6 @@ pub mod config;
 pub mod credentials;
 pub mod event;
 pub mod host;
+pub mod redact;
 pub mod run;
 pub mod worker;

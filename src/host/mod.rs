@@ -1,3 +1,4 @@
 //! The host: its files, its processes' standing, its power. Knows nothing of Taskcluster.
 
 pub mod atomic;
+pub mod private_file;

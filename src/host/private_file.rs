@@ -1,0 +1,220 @@
+//! Reads files that may hold secrets, without being led astray by links, pipes or loose permissions.
+//!
+//! The file is opened without following a symbolic link and without blocking, and everything else is asked of, and
+//! done to, the open descriptor: what was checked is what is read.
+
+use std::fmt;
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// The permission bits that let anyone but the owner in.
+const GROUP_AND_OTHERS: u32 = 0o077;
+const OWNER_READ: u32 = 0o400;
+const PRIVATE: u32 = 0o600;
+
+/// What to do about permissions that let others in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Take them away and warn; an error where the file is another user's. For starting.
+    Tighten,
+    /// Warn and change nothing. For looking.
+    Observe,
+    /// An error. For files that only the runner itself writes.
+    Refuse,
+}
+
+/// What was read.
+pub struct Contents {
+    /// The whole file.
+    pub bytes: Vec<u8>,
+    /// What the operator should know about the file's permissions.
+    pub warning: Option<Warning>,
+}
+
+/// The bytes may be secret: only their number is shown.
+impl fmt::Debug for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Contents").field("bytes", &self.bytes.len()).field("warning", &self.warning).finish()
+    }
+}
+
+/// Permissions that were, or are, wrong without keeping the file from being read. Names no file: whoever shows it
+/// does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Warning {
+    /// Others could get at it, and cannot any longer.
+    Tightened {
+        /// The mode that it had.
+        mode: u32,
+    },
+    /// Others can get at it, and nothing was done about it.
+    Loose {
+        /// The mode that it has.
+        mode: u32,
+        /// Whether it belongs to us, so that a start would tighten it.
+        ours: bool,
+    },
+    /// Its owner may not read it: a start would refuse it.
+    NoOwnerRead {
+        /// The mode that it has.
+        mode: u32,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tightened { mode } => write!(
+                f,
+                "mode was {mode:04o}, others had access: it is 0600 now; rotate the secrets that are in it"
+            ),
+            Self::Loose { mode, ours: true } => write!(
+                f,
+                "mode is {mode:04o}, others have access: chmod it 0600 and rotate the secrets that are in it"
+            ),
+            Self::Loose { mode, ours: false } => write!(
+                f,
+                "mode is {mode:04o}, others have access, and it belongs to another user: a start refuses it; \
+                 chmod it 0600 and rotate the secrets that are in it"
+            ),
+            Self::NoOwnerRead { mode } => {
+                write!(f, "mode is {mode:04o}, its owner may not read it: a start refuses it; chmod it 0600")
+            }
+        }
+    }
+}
+
+/// Why a file was not read. Each names the file and says what to do.
+#[derive(Debug, Error)]
+#[error("{}: {problem}", .path.display())]
+pub struct Error {
+    path: PathBuf,
+    problem: Problem,
+}
+
+#[derive(Debug, Error)]
+enum Problem {
+    #[error("no such file; create it, or give the right path")]
+    Missing,
+    #[error("cannot be read: {0}")]
+    Io(io::Error),
+    #[error("larger than {0} bytes; give the right path")]
+    TooLarge(u64),
+    #[error("may not be opened: {0}; run as its owner, or chmod it 0600 and chown it to whoever runs this")]
+    Denied(io::Error),
+    #[error("expected a regular file, found {0}; put a regular file there")]
+    Kind(&'static str),
+    #[error("mode is {0:04o}, its owner may not read it; chmod it 0600")]
+    NoOwnerRead(u32),
+    #[error(
+        "mode is {0:04o}, others have access, and it belongs to another user (uid {1}); \
+         chmod it 0600 and rotate the secrets that are in it"
+    )]
+    NotOurs(u32, u32),
+    #[error("mode is {0:04o}, others have access; chmod it 0600 and rotate the secrets that are in it")]
+    Loose(u32),
+    #[error("mode is {0:04o}, others have access, and that cannot be changed: {1}; make it 0600")]
+    CannotTighten(u32, io::Error),
+}
+
+/// Which sort of failure an [`Error`] is, for the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// It is not there.
+    Missing,
+    /// It is there and could not be read, for no fault of its permissions.
+    Unreadable,
+    /// Its permissions, owner or kind.
+    Permissions,
+}
+
+impl Error {
+    /// Which sort of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        match self.problem {
+            Problem::Missing => ErrorKind::Missing,
+            Problem::Io(_) | Problem::TooLarge(_) => ErrorKind::Unreadable,
+            Problem::Denied(_)
+            | Problem::Kind(_)
+            | Problem::NoOwnerRead(_)
+            | Problem::NotOurs(..)
+            | Problem::Loose(_)
+            | Problem::CannotTighten(..) => ErrorKind::Permissions,
+        }
+    }
+}
+
+/// Reads the whole of `path`, at most `limit` bytes.
+pub fn read(path: &Path, access: Access, limit: u64) -> Result<Contents, Error> {
+    read_checked(path, access, limit).map_err(|problem| Error { path: path.to_owned(), problem })
+}
+
+fn read_checked(path: &Path, access: Access, limit: u64) -> Result<Contents, Problem> {
+    let file = open(path)?;
+    let warning = check(&file, access)?;
+    let mut bytes = Vec::new();
+    let read = file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(Problem::Io)?;
+    if u64::try_from(read).is_ok_and(|read| read <= limit) {
+        Ok(Contents { bytes, warning })
+    } else {
+        Err(Problem::TooLarge(limit))
+    }
+}
+
+fn open(path: &Path) -> Result<File, Problem> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| {
+        match error.raw_os_error() {
+            // FreeBSD says EMLINK for a link that O_NOFOLLOW meets.
+            Some(libc::ELOOP | libc::EMLINK) => Problem::Kind("a symbolic link"),
+            Some(libc::ENXIO | libc::ENODEV | libc::EOPNOTSUPP) => Problem::Kind("a socket or a device"),
+            Some(libc::ENOENT | libc::ENOTDIR) => Problem::Missing,
+            Some(libc::EACCES | libc::EPERM) => Problem::Denied(error),
+            _ => Problem::Io(error),
+        }
+    })
+}
+
+fn check(file: &File, access: Access) -> Result<Option<Warning>, Problem> {
+    let metadata = file.metadata().map_err(Problem::Io)?;
+    if !metadata.is_file() {
+        return Err(Problem::Kind(kind_in_words(metadata.file_type())));
+    }
+    let mode = metadata.mode() & 0o7777;
+    // Root is let in by open() whatever the mode says.
+    if mode & OWNER_READ == 0 {
+        return match access {
+            Access::Observe => Ok(Some(Warning::NoOwnerRead { mode })),
+            Access::Tighten | Access::Refuse => Err(Problem::NoOwnerRead(mode)),
+        };
+    }
+    if mode & GROUP_AND_OTHERS == 0 {
+        return Ok(None);
+    }
+    let ours = metadata.uid() == nix::unistd::geteuid().as_raw();
+    match access {
+        Access::Observe => Ok(Some(Warning::Loose { mode, ours })),
+        Access::Refuse => Err(Problem::Loose(mode)),
+        Access::Tighten if !ours => Err(Problem::NotOurs(mode, metadata.uid())),
+        Access::Tighten => file
+            .set_permissions(Permissions::from_mode(PRIVATE))
+            .map(|()| Some(Warning::Tightened { mode }))
+            .map_err(|error| Problem::CannotTighten(mode, error)),
+    }
+}
+
+fn kind_in_words(kind: std::fs::FileType) -> &'static str {
+    if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a named pipe"
+    } else if kind.is_char_device() || kind.is_block_device() {
+        "a device"
+    } else {
+        "something else"
+    }
+}

@@ -1,0 +1,145 @@
+//! Masks secrets in what is shown: which keys name one, and what stands in their place.
+
+use serde_json::Value;
+
+/// Stands where a secret was.
+pub const MASK: &str = "(masked)";
+
+/// Whether a key says that its value is a secret: one of its words is `secret`, `token`, `password`, `passwd` or
+/// `credential` (or their plurals), or two of them are `private` and `key`. Words are told apart by case and by
+/// whatever is neither letter nor digit: `privateKey`, `private_key` and `PRIVATE-KEY` are the same two.
+pub fn names_a_secret(key: &str) -> bool {
+    let words = words(key);
+    let has =
+        |wanted: &str| words.iter().any(|word| word == wanted || word.strip_suffix('s') == Some(wanted));
+    ["secret", "token", "password", "passwd", "credential"].into_iter().any(has)
+        || (has("private") && has("key"))
+}
+
+/// Replaces the string values whose key, or the key of something around them, [names a secret](names_a_secret).
+/// Numbers, booleans and file paths stay.
+pub fn mask_by_key(value: &mut Value) {
+    mask(value, false);
+}
+
+fn mask(value: &mut Value, secret: bool) {
+    match value {
+        Value::Object(object) => {
+            object.iter_mut().for_each(|(key, value)| mask(value, secret || names_a_secret(key)));
+        }
+        Value::Array(array) => array.iter_mut().for_each(|value| mask(value, secret)),
+        Value::String(text) if secret && !is_a_path(text) => MASK.clone_into(text),
+        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// Base64 may begin with a slash too. It hardly ever goes on in small letters only up to a second one, which is how
+/// all the folders directly below the root are called.
+fn is_a_path(text: &str) -> bool {
+    let windows =
+        text.get(1..3).is_some_and(|two| two == ":\\") && text.starts_with(|c: char| c.is_ascii_alphabetic());
+    let rest = ["/", "./", "../", "~/"].into_iter().find_map(|start| text.strip_prefix(start));
+    windows
+        || rest.and_then(|rest| rest.split_once('/')).is_some_and(|(folder, rest)| {
+            let name = folder.chars().all(|c| c.is_ascii_lowercase() || "-_.".contains(c));
+            (name || ["Users", "Library", "Volumes"].contains(&folder))
+                && !folder.is_empty()
+                && !rest.contains(['+', '=', '\n'])
+        })
+}
+
+fn words(key: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut before = Class::Other;
+    let mut letters = key.chars().peekable();
+    while let Some(letter) = letters.next() {
+        let class = Class::of(letter);
+        // `APIToken`: the last capital of a run belongs to the word that follows.
+        let next_is_lower = letters.peek().is_some_and(|next| Class::of(*next) == Class::Lower);
+        let starts = match (before, class) {
+            (Class::Upper, Class::Upper) => next_is_lower,
+            (Class::Upper, Class::Lower) => false,
+            (before, class) => before != class,
+        };
+        if starts {
+            words.push(String::new());
+        }
+        if let (true, Some(word)) = (class != Class::Other, words.last_mut()) {
+            word.extend(letter.to_lowercase());
+        }
+        before = class;
+    }
+    words
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Upper,
+    Lower,
+    Digit,
+    Other,
+}
+
+impl Class {
+    fn of(letter: char) -> Self {
+        if letter.is_uppercase() {
+            Self::Upper
+        } else if letter.is_alphabetic() {
+            Self::Lower
+        } else if letter.is_numeric() {
+            Self::Digit
+        } else {
+            Self::Other
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn keys_that_name_a_secret_are_told_by_their_words() {
+        for key in [
+            "secret",
+            "accessToken",
+            "ACCESS_TOKEN",
+            "api-token",
+            "APIToken",
+            "dbPassword",
+            "passwd",
+            "credential",
+            "awsCredentials",
+            "privateKey",
+            "ssh_private_key",
+            "PrivateSSHKey",
+            "token2",
+            "keyPrivate",
+        ] {
+            assert!(names_a_secret(key), "{key}");
+        }
+        for key in
+            ["", "key", "private", "tokenizer", "passwordless", "secretary", "monkey", "publicKey", "…"]
+        {
+            assert!(!names_a_secret(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn only_strings_that_are_no_paths_are_masked() {
+        let mut value = json!({
+            "getSecrets": true, "tokenCount": 3, "token": "abc", "secretPath": "/etc/taskcluster/key",
+            "credentials": {"clientId": "me", "list": ["x", 1, null]}, "plain": "shown",
+            "windowsSecret": "C:\\keys\\one", "base64Token": "/9j/4AAQSkZJRg+abc=",
+        });
+        mask_by_key(&mut value);
+        let expected = json!({
+            "getSecrets": true, "tokenCount": 3, "token": MASK, "secretPath": "/etc/taskcluster/key",
+            "credentials": {"clientId": MASK, "list": [MASK, 1, null]}, "plain": "shown",
+            "windowsSecret": "C:\\keys\\one", "base64Token": MASK,
+        });
+        assert_eq!(value, expected);
+    }
+}
