@@ -1,1 +1,139 @@
 //! What is wrong or doubtful in a runner configuration, and what to do about it.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::file::Document;
+
+/// Each line takes a pass over the file: a file with thousands of faults gets its first ones with a line.
+const MOST_LINES: usize = 50;
+
+/// How bad a diagnostic is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// The configuration cannot be used.
+    Error,
+    /// A key that nothing reads. A warning; an error for `check --strict`.
+    UnknownKey,
+    /// It can be used; somebody should look.
+    Warning,
+}
+
+/// One thing that is wrong or doubtful. Shows as one line: file, line where known, path, what was expected, what was
+/// found (never a secret), what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub level: Level,
+    /// The runner configuration's file.
+    pub file: PathBuf,
+    /// The line in it, counted from 1.
+    pub line: Option<usize>,
+    /// Which key: `provider.workerPoolID`; empty for the file as a whole.
+    pub path: String,
+    /// The rest: lower case, no trailing dot.
+    pub message: String,
+}
+
+impl Diagnostic {
+    /// The line with `error: ` or `warning: ` before it, for where nothing else says which it is.
+    pub fn labelled(&self) -> String {
+        let label = match self.level {
+            Level::Error => "error",
+            Level::UnknownKey | Level::Warning => "warning",
+        };
+        format!("{label}: {self}")
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, "{line}:")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, " {}:", self.path)?;
+        }
+        write!(f, " {}", self.message)
+    }
+}
+
+/// A configuration that cannot be used: everything that was found in one pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Faults {
+    /// At least one of them is an error. In the order of the file's lines, as far as known.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Faults {
+    /// The errors among the diagnostics.
+    pub fn errors(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.level == Level::Error)
+    }
+}
+
+/// The first error, and how many more there are.
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut errors = self.errors();
+        if let Some(first) = errors.next() {
+            write!(f, "{first}")?;
+        }
+        match errors.count() {
+            0 => Ok(()),
+            more => write!(f, " (and {more} more)"),
+        }
+    }
+}
+
+impl std::error::Error for Faults {}
+
+/// Collects diagnostics while a configuration is read.
+#[derive(Debug, Default)]
+pub(super) struct Notes(RefCell<Vec<Note>>);
+
+#[derive(Debug)]
+struct Note {
+    level: Level,
+    /// The node that it is about.
+    id: Option<usize>,
+    path: String,
+    message: String,
+}
+
+impl Notes {
+    pub(super) fn error(&self, id: impl Into<Option<usize>>, path: &str, message: impl Into<String>) {
+        self.add(Level::Error, id.into(), path, message.into());
+    }
+
+    pub(super) fn warning(&self, id: impl Into<Option<usize>>, path: &str, message: impl Into<String>) {
+        self.add(Level::Warning, id.into(), path, message.into());
+    }
+
+    pub(super) fn unknown_key(&self, id: impl Into<Option<usize>>, path: &str, message: impl Into<String>) {
+        self.add(Level::UnknownKey, id.into(), path, message.into());
+    }
+
+    fn add(&self, level: Level, id: Option<usize>, path: &str, message: String) {
+        self.0.borrow_mut().push(Note { level, id, path: path.to_owned(), message });
+    }
+
+    /// The diagnostics, with their lines, in the order of these.
+    pub(super) fn finish(self, file: &Path, document: &Document) -> Vec<Diagnostic> {
+        let mut notes = self.0.into_inner();
+        notes.sort_by_key(|note| (note.id, note.level != Level::Error));
+        let line_of = |(index, note): (usize, Note)| {
+            let place = note.id.filter(|_| index < MOST_LINES).and_then(|id| document.place(id));
+            let line = place.map(|place| place.line);
+            // What an alias brings in stands elsewhere than its number says.
+            let order = line.unwrap_or(if note.id.is_some() { usize::MAX } else { 0 });
+            let file = file.to_owned();
+            (order, Diagnostic { level: note.level, file, line, path: note.path, message: note.message })
+        };
+        let mut ordered: Vec<_> = notes.into_iter().enumerate().map(line_of).collect();
+        ordered.sort_by_key(|(order, _)| *order);
+        ordered.into_iter().map(|(_, diagnostic)| diagnostic).collect()
+    }
+}

@@ -4,13 +4,120 @@
 //! [`diagnostics`]. The sections and defaults are those of `docs/configuration.md`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
 use serde_json::{Map, Value};
+use thiserror::Error;
+
+use crate::host::private_file;
 
 pub mod diagnostics;
+pub mod effective;
+mod file;
+mod keys;
+mod merge;
+mod near;
+mod provider;
+mod reader;
+mod section;
+mod settings;
+mod text;
+mod trail;
+mod values;
+mod worker;
+
+pub use diagnostics::{Diagnostic, Faults, Level};
+pub use file::to_yaml;
+
+/// A runner configuration is some kilobytes.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// A configuration that can be used.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What it says.
+    pub config: RunnerConfig,
+    /// What somebody should look at.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The file could not be read.
+    #[error("cannot read the runner configuration: {0}")]
+    File(#[from] private_file::Error),
+    /// What it says cannot be used.
+    #[error(transparent)]
+    Faults(#[from] Faults),
+}
+
+/// What a [`LoadError`] is about, for the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadErrorKind {
+    /// The file is missing, unreadable, or its content cannot be used.
+    Invalid,
+    /// The file's permissions, owner or kind.
+    Permissions,
+}
+
+impl LoadError {
+    /// What it is about.
+    pub fn kind(&self) -> LoadErrorKind {
+        match self {
+            Self::File(error) if error.kind() == private_file::ErrorKind::Permissions => {
+                LoadErrorKind::Permissions
+            }
+            Self::File(_) | Self::Faults(_) => LoadErrorKind::Invalid,
+        }
+    }
+}
+
+/// Reads the runner configuration at `path`.
+pub fn load(path: &Path, access: private_file::Access) -> Result<Loaded, LoadError> {
+    let contents = private_file::read(path, access, MOST_BYTES)?;
+    let about_file = contents.warning.map(|warning| Diagnostic {
+        level: Level::Warning,
+        file: path.to_owned(),
+        line: None,
+        path: String::new(),
+        message: warning.to_string(),
+    });
+    match parse(path, &contents.bytes) {
+        Ok(mut loaded) => {
+            loaded.warnings.splice(0..0, about_file);
+            Ok(loaded)
+        }
+        Err(mut faults) => {
+            faults.diagnostics.splice(0..0, about_file);
+            Err(faults.into())
+        }
+    }
+}
+
+/// Parses a runner configuration's text; `name` stands for it in diagnostics.
+pub fn parse(name: &Path, text: &[u8]) -> Result<Loaded, Faults> {
+    let document = file::Document::parse(text).map_err(|error| Faults {
+        diagnostics: vec![Diagnostic {
+            level: Level::Error,
+            file: name.to_owned(),
+            line: error.line,
+            path: String::new(),
+            message: error.message,
+        }],
+    })?;
+    let reader = reader::Reader { document: &document, notes: diagnostics::Notes::default() };
+    reader.report_flaws(&document.root, &trail::Trail::Start(""));
+    let config = settings::read(section::Section::top(&reader));
+    let diagnostics = reader.notes.finish(name, &document);
+    let faulty = diagnostics.iter().any(|diagnostic| diagnostic.level == Level::Error);
+    match config {
+        Some(config) if !faulty => Ok(Loaded { config, warnings: diagnostics }),
+        _ => Err(Faults { diagnostics }),
+    }
+}
 
 /// The whole runner configuration.
 #[derive(Debug, Clone)]

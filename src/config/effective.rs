@@ -1,0 +1,238 @@
+//! The runner configuration in effect: every key with its value or default, as it would be written.
+
+use std::path::Path;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Autologin, CloudConfig, DisplayManager, FixedIdentity, HostSettings, Implementation, LogFormat, OnReboot,
+    ProviderConfig, Restart, RestartInPlace, RunnerConfig, StatusSocket, Supervision, WorkerSettings, keys,
+};
+use crate::redact;
+
+/// The configuration in effect. Unless `show_secrets`, credentials, the static secret and whatever a key's name says
+/// to be a secret is masked.
+pub fn effective(config: &RunnerConfig, show_secrets: bool) -> Value {
+    let mut value = json!({
+        "provider": provider(&config.provider),
+        "worker": worker(&config.worker),
+        "workerConfig": config.worker_config,
+        "getSecrets": config.get_secrets,
+        "cacheOverRestarts": config.cache_over_restarts.as_deref().map(path),
+        "logging": {"implementation": log_format(config.logging)},
+        "supervision": supervision(&config.supervision),
+        "deployment": {"poll": config.deployment.poll, "interval": duration(config.deployment.interval)},
+        "startTimeout": start_timeout(config).map(duration),
+        "host": host(&config.host),
+        "autologin": autologin(&config.autologin),
+        "status": {"socket": socket(&config.status_socket)},
+        "metrics": {"listen": config.metrics_listen.map(|address| address.to_string())},
+    });
+    if !show_secrets {
+        mask(&mut value);
+    }
+    value
+}
+
+/// Masks what must not be shown: what is secret by its key in the runner configuration, then what is by its name.
+fn mask(value: &mut Value) {
+    for key in [&keys::ACCESS_TOKEN, &keys::CERTIFICATE, &keys::STATIC_SECRET] {
+        if let Some(secret @ Value::String(_)) = value.pointer_mut(&format!("/{}/{}", key.section, key.name))
+        {
+            *secret = Value::String(redact::MASK.to_owned());
+        }
+    }
+    redact::mask_by_key(value);
+}
+
+/// The default depends on the provider: machines of clouds are replaced, others are not.
+fn start_timeout(config: &RunnerConfig) -> Option<Duration> {
+    let dynamic = !matches!(config.provider, ProviderConfig::Standalone(_) | ProviderConfig::Static(_));
+    config.start_timeout.or(dynamic.then_some(Duration::from_secs(15 * 60)))
+}
+
+fn provider(provider: &ProviderConfig) -> Value {
+    let mut keys = match provider {
+        ProviderConfig::Standalone(standalone) => {
+            let mut keys = identity(&standalone.identity);
+            keys.insert("clientID".to_owned(), json!(standalone.client_id));
+            keys.insert("accessToken".to_owned(), secret(&standalone.access_token));
+            keys.insert(
+                "certificate".to_owned(),
+                standalone.certificate.as_ref().map_or(Value::Null, secret),
+            );
+            keys
+        }
+        ProviderConfig::Static(fixed) => {
+            let mut keys = identity(&fixed.identity);
+            keys.insert("providerID".to_owned(), json!(fixed.provider_id));
+            keys.insert("staticSecret".to_owned(), secret(&fixed.static_secret));
+            keys
+        }
+        ProviderConfig::Aws(cloud) => {
+            let mut keys = finish_tasks(cloud);
+            let on_rebalance = if cloud.drain_on_rebalance { "drain" } else { "ignore" };
+            keys.insert("onRebalance".to_owned(), json!(on_rebalance));
+            keys
+        }
+        ProviderConfig::Azure(cloud) => {
+            let mut keys = finish_tasks(cloud);
+            keys.insert("acknowledgeEvents".to_owned(), json!(cloud.acknowledge_events));
+            keys
+        }
+        ProviderConfig::Google(cloud) | ProviderConfig::AwsProvisioner(cloud) => finish_tasks(cloud),
+    };
+    keys.insert("providerType".to_owned(), json!(provider.provider_type()));
+    Value::Object(keys)
+}
+
+fn identity(identity: &FixedIdentity) -> Map<String, Value> {
+    object(json!({
+        "rootURL": identity.root_url,
+        "workerPoolID": identity.worker_pool_id,
+        "workerGroup": identity.worker_group,
+        "workerID": identity.worker_id,
+        "providerMetadata": identity.provider_metadata,
+        "workerLocation": identity.worker_location,
+    }))
+}
+
+fn finish_tasks(cloud: &CloudConfig) -> Map<String, Value> {
+    object(json!({"finishTasksIfDeadlineOver": cloud.finish_tasks_if_deadline_over.map(duration)}))
+}
+
+fn worker(worker: &WorkerSettings) -> Value {
+    let mut keys = object(match &worker.implementation {
+        Implementation::Dummy { show_secrets } => json!({"showSecrets": show_secrets}),
+        Implementation::GenericWorker { path: program, config_path } => {
+            json!({"path": program.as_deref().map(path), "configPath": path(config_path)})
+        }
+        Implementation::DockerWorker { path: folder, config_path } => {
+            json!({"path": path(folder), "configPath": path(config_path)})
+        }
+        Implementation::Command { path: program, config_path, credentials_in_environment } => json!({
+            "path": path(program),
+            "configPath": config_path.as_deref().map(path),
+            "credentialsInEnvironment": credentials_in_environment,
+        }),
+    });
+    keys.extend(object(json!({
+        "implementation": worker.implementation.name(),
+        "args": worker.args,
+        "env": worker.env,
+        "cwd": worker.cwd.as_deref().map(path),
+        "user": worker.user,
+        "helloTimeout": duration(worker.hello_timeout),
+        "restartInPlace": match worker.restart_in_place {
+            RestartInPlace::Auto => json!("auto"),
+            RestartInPlace::Yes => json!(true),
+            RestartInPlace::No => json!(false),
+        },
+        "oomScoreAdj": worker.oom_score_adj,
+    })));
+    Value::Object(keys)
+}
+
+fn log_format(format: LogFormat) -> &'static str {
+    match format {
+        LogFormat::Stdio => "stdio",
+        LogFormat::Json => "json",
+        LogFormat::Journald => "journald",
+    }
+}
+
+fn supervision(supervision: &Supervision) -> Value {
+    json!({
+        "restart": match supervision.restart {
+            Restart::Never => "never",
+            Restart::OnFailure => "on-failure",
+            Restart::Always => "always",
+        },
+        "maxRestarts": supervision.max_restarts,
+        "restartWindow": duration(supervision.restart_window),
+        "reportOutputLines": supervision.report_output_lines,
+        "killDescendants": supervision.kill_descendants,
+        "backoff": {"initial": duration(supervision.backoff_initial), "max": duration(supervision.backoff_max)},
+        "drainTimeout": duration(supervision.drain_timeout),
+        "stopTimeout": duration(supervision.stop_timeout),
+        "killTimeout": duration(supervision.kill_timeout),
+        "drainIdleTimeout": duration(supervision.drain_idle_timeout),
+        "onReboot": match supervision.on_reboot {
+            OnReboot::Auto => "auto",
+            OnReboot::Wait => "wait",
+            OnReboot::Restart => "restart",
+            OnReboot::Reboot => "reboot",
+            OnReboot::Exit => "exit",
+        },
+        "rebootTimeout": duration(supervision.reboot_timeout),
+    })
+}
+
+fn host(host: &HostSettings) -> Value {
+    json!({
+        "shutdownOnStartFailure": host.shutdown_on_start_failure,
+        "startFailureDelay": duration(host.start_failure_delay),
+        "shutdownStatic": host.shutdown_static,
+        "shutdownCommand": host.shutdown_command,
+        "rebootCommand": host.reboot_command,
+    })
+}
+
+fn autologin(autologin: &Autologin) -> Value {
+    json!({
+        "displayManager": match autologin.display_manager {
+            DisplayManager::Auto => "auto",
+            DisplayManager::Gdm => "gdm",
+            DisplayManager::Lightdm => "lightdm",
+            DisplayManager::Sddm => "sddm",
+            DisplayManager::Getty => "getty",
+            DisplayManager::None => "none",
+        },
+        "user": autologin.user,
+        "session": autologin.session,
+        "tty": autologin.tty,
+        "root": path(&autologin.root),
+        "allowedUsers": autologin.allowed_users,
+    })
+}
+
+fn socket(socket: &StatusSocket) -> Value {
+    match socket {
+        StatusSocket::Default => match keys::SOCKET.default {
+            keys::Default::Value(text) => json!(text),
+            keys::Default::Required | keys::Default::Absent(_) => Value::Null,
+        },
+        StatusSocket::None => Value::Null,
+        StatusSocket::At(at) => path(at),
+    }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(object) => object,
+        _ => Map::new(),
+    }
+}
+
+fn path(path: &Path) -> Value {
+    Value::String(path.display().to_string())
+}
+
+fn secret(secret: &SecretString) -> Value {
+    Value::String(secret.expose_secret().to_owned())
+}
+
+/// In the units that the field writes: hours rather than days.
+fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    if duration.subsec_nanos() > 0 {
+        return humantime::format_duration(duration).to_string();
+    }
+    match (seconds % 3600, seconds % 60) {
+        (0, _) if seconds > 0 => format!("{}h", seconds / 3600),
+        (_, 0) if seconds > 0 => format!("{}m", seconds / 60),
+        _ => format!("{seconds}s"),
+    }
+}

@@ -1,0 +1,317 @@
+//! YAML text to a tree of nodes; the only file that knows the YAML crate.
+//!
+//! The crate's own `Value` loses what the reader of a configuration must see: duplicate keys, integers beyond 64
+//! bits, which key stood where. So a visitor of ours builds the tree, and gives every node a number in the order of
+//! visiting. The crate tells the position of nothing but an error: to find a node's line, the text is parsed once
+//! more with an error raised at the node's number ([`Document::place`]). That is done only for a diagnostic.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
+
+use super::merge;
+
+/// Aliases can make a small text a huge tree.
+const MOST_NODES: usize = 200_000;
+
+/// The YAML crate's time grows with the square of the depth of `[[[…`; it has a limit of its own (128) only after
+/// that.
+const MOST_OPEN_BRACKETS: usize = 2_000;
+
+/// A value in the file.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    /// Its number in the order of visiting.
+    pub(super) id: usize,
+    pub(super) kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Kind {
+    Null,
+    Boolean(bool),
+    /// An integer that a signed or an unsigned type of 64 bits can hold.
+    Integer(i128),
+    /// One that none of them can hold.
+    HugeInteger,
+    Float(f64),
+    String(String),
+    Sequence(Vec<Node>),
+    Mapping(Mapping),
+    /// Something with a tag of its own (`!vault …`), whose meaning is unknown.
+    Tagged(String),
+}
+
+/// A mapping with its merge keys resolved and its keys turned into strings.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Mapping {
+    pub(super) entries: Vec<Entry>,
+    /// What was wrong with its keys.
+    pub(super) flaws: Vec<Flaw>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) key_id: usize,
+    pub(super) value: Node,
+}
+
+/// Something wrong or doubtful with a mapping's key.
+#[derive(Debug, Clone)]
+pub(super) struct Flaw {
+    /// The node it is about.
+    pub(super) id: usize,
+    /// The key, as far as it has a text.
+    pub(super) key: String,
+    pub(super) kind: FlawKind,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum FlawKind {
+    /// Given before.
+    Duplicate,
+    /// Not a string, but with one way only to write it as one.
+    KeyTaken,
+    /// Not a string.
+    KeyRefused,
+    /// `<<` with something else than a mapping or a list of mappings.
+    Merge,
+}
+
+/// Where a node is, and how it is written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Counted from 1.
+    pub(super) line: usize,
+    /// A scalar's text, without quotes.
+    pub(super) text: String,
+    /// A scalar without quotes.
+    pub(super) plain: bool,
+}
+
+/// The text is not YAML, or more than can be read.
+#[derive(Debug)]
+pub(super) struct SyntaxError {
+    pub(super) line: Option<usize>,
+    pub(super) message: String,
+}
+
+/// A file's text and what it says.
+#[derive(Debug)]
+pub(super) struct Document {
+    text: String,
+    pub(super) root: Node,
+}
+
+impl Document {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, SyntaxError> {
+        let text = checked_text(bytes)?;
+        let walk = Walk::default();
+        let root = walk.run(text).map_err(|error| walk.explain(&error))?;
+        Ok(Self { text: text.to_owned(), root })
+    }
+
+    /// Where the node with number `id` is. Parses the whole text.
+    pub(super) fn place(&self, id: usize) -> Option<Place> {
+        let walk = Walk { target: Some(id), ..Walk::default() };
+        let location = walk.run(&self.text).err()?.location()?;
+        let plain = self.text.get(location.index()..).is_some_and(starts_plain);
+        Some(Place { line: location.line(), text: walk.found.take()?, plain })
+    }
+}
+
+/// A value as YAML text, as in the runner configuration.
+pub fn to_yaml(value: &serde_json::Value) -> String {
+    serde_yaml::to_string(value).unwrap_or_else(|_| value.to_string())
+}
+
+/// Whether a scalar that begins here, after an anchor and a tag, is written without quotes.
+fn starts_plain(text: &str) -> bool {
+    let mut rest = text;
+    while rest.starts_with(['&', '!']) {
+        let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+        rest = rest.get(end..).unwrap_or_default().trim_start();
+    }
+    !rest.starts_with(['\'', '"', '|', '>'])
+}
+
+fn checked_text(bytes: &[u8]) -> Result<&str, SyntaxError> {
+    let at = |end: usize, message: &str| {
+        let before = bytes.get(..end).unwrap_or_default();
+        let line = 1 + memchr::memchr_iter(b'\n', before).count();
+        Err(SyntaxError { line: Some(line), message: message.to_owned() })
+    };
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => return at(error.valid_up_to(), "not valid UTF-8; save the file as UTF-8"),
+    };
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let start = bytes.len() - text.len();
+    // The YAML crate refuses these as well, but cannot say where.
+    if let Some((index, _)) = text.char_indices().find(|(_, letter)| !printable(*letter)) {
+        return at(start + index, "a control character, which YAML does not allow; remove it");
+    }
+    let mut open = 0_usize;
+    for (index, byte) in text.bytes().enumerate() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        if open > MOST_OPEN_BRACKETS {
+            return at(start + index, "too many brackets are open; close them");
+        }
+    }
+    Ok(text)
+}
+
+/// YAML 1.2, section 5.1.
+fn printable(letter: char) -> bool {
+    matches!(letter, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}'
+        | '\u{10000}'..)
+        && letter != '\u{feff}'
+}
+
+/// One pass over the text.
+#[derive(Default)]
+struct Walk {
+    /// The number of the next node.
+    next: Cell<usize>,
+    /// The node to stop at.
+    target: Option<usize>,
+    /// What was found there.
+    found: RefCell<Option<String>>,
+    too_many: Cell<bool>,
+}
+
+impl Walk {
+    fn run(&self, text: &str) -> Result<Node, serde_yaml::Error> {
+        self.deserialize(serde_yaml::Deserializer::from_str(text))
+    }
+
+    fn explain(&self, error: &serde_yaml::Error) -> SyntaxError {
+        let line = error.location().map(|location| location.line());
+        let text = error.to_string();
+        let message = if self.too_many.get() || text.starts_with("repetition limit") {
+            format!("more than {MOST_NODES} values once aliases are resolved; use fewer")
+        } else if text.starts_with("recursion limit") {
+            "nested too deeply; at most 128 levels".to_owned()
+        } else if text.contains("more than one document") {
+            "more than one document; keep one, without `---` and `...` between".to_owned()
+        } else if text.contains("invalid value: ") || text.contains("invalid type: ") {
+            // The crate's own text would show the value, which may be a secret.
+            "a value does not fit its tag (`!!…`); remove the tag".to_owned()
+        } else {
+            let place = error.location().map(|at| format!(" at line {} column {}", at.line(), at.column()));
+            let text = place.map_or(text.clone(), |place| text.replacen(&place, "", 1));
+            format!("not valid YAML: {text}")
+        };
+        SyntaxError { line, message }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &Walk {
+    type Value = Node;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        let id = self.next.replace(self.next.get() + 1);
+        if self.target == Some(id) {
+            // Both for scalars and for the rest this ends in an error, which carries the place.
+            self.found.replace(Some(String::new()));
+            deserializer.deserialize_str(Stop(self))?;
+        } else if id >= MOST_NODES {
+            self.too_many.set(true);
+            deserializer.deserialize_str(Stop(self))?;
+        } else {
+            return Ok(Node { id, kind: deserializer.deserialize_any(Build(self))? });
+        }
+        Err(de::Error::custom("stopped"))
+    }
+}
+
+/// Raises an error wherever it is.
+struct Stop<'w>(&'w Walk);
+
+impl Visitor<'_> for Stop<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a scalar")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
+        self.0.found.replace(Some(text.to_owned()));
+        Err(E::custom("stopped"))
+    }
+}
+
+/// Makes a node's kind.
+struct Build<'w>(&'w Walk);
+
+impl<'de> Visitor<'de> for Build<'_> {
+    type Value = Kind;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Kind, E> {
+        Ok(Kind::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Kind, E> {
+        Ok(Kind::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Kind, E> {
+        Ok(Kind::Boolean(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Kind, E> {
+        Ok(Kind::Integer(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Kind, E> {
+        Ok(Kind::Integer(value.into()))
+    }
+
+    fn visit_i128<E>(self, _: i128) -> Result<Kind, E> {
+        Ok(Kind::HugeInteger)
+    }
+
+    fn visit_u128<E>(self, _: u128) -> Result<Kind, E> {
+        Ok(Kind::HugeInteger)
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Kind, E> {
+        Ok(Kind::Float(value))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Kind, E> {
+        Ok(Kind::String(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Kind, A::Error> {
+        let mut nodes = Vec::new();
+        while let Some(node) = items.next_element_seed(self.0)? {
+            nodes.push(node);
+        }
+        Ok(Kind::Sequence(nodes))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Kind, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(pair) = entries.next_entry_seed(self.0, self.0)? {
+            pairs.push(pair);
+        }
+        Ok(Kind::Mapping(merge::mapping(pairs)))
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Kind, A::Error> {
+        let (tag, content) = tagged.variant::<String>()?;
+        content.newtype_variant_seed(self.0)?;
+        Ok(Kind::Tagged(tag))
+    }
+}

@@ -1,0 +1,61 @@
+//! Reads the section `provider`.
+
+use super::keys;
+use super::section::Section;
+use super::{CloudConfig, FixedIdentity, ProviderConfig, StandaloneConfig, StaticConfig};
+
+/// `None` where the provider's type is missing or unknown, which has been reported.
+pub(super) fn read(section: Option<Section<'_>>) -> Option<ProviderConfig> {
+    let mut section = section?;
+    let provider_type = section.choice(&keys::PROVIDER_TYPE);
+    if !provider_type.is_empty() {
+        section.set_variant(provider_type);
+    }
+    let provider = match provider_type {
+        "standalone" => Some(ProviderConfig::Standalone(standalone(&mut section))),
+        "static" => Some(ProviderConfig::Static(fixed(&mut section))),
+        "aws" => Some(ProviderConfig::Aws(cloud(&mut section, provider_type))),
+        "azure" => Some(ProviderConfig::Azure(cloud(&mut section, provider_type))),
+        "google" => Some(ProviderConfig::Google(cloud(&mut section, provider_type))),
+        "aws-provisioner" => Some(ProviderConfig::AwsProvisioner(cloud(&mut section, provider_type))),
+        _ => None,
+    };
+    section.finish();
+    provider
+}
+
+fn standalone(section: &mut Section<'_>) -> StandaloneConfig {
+    StandaloneConfig {
+        identity: identity(section),
+        client_id: section.string(&keys::CLIENT_ID),
+        access_token: section.string(&keys::ACCESS_TOKEN).into(),
+        certificate: section.optional_string(&keys::CERTIFICATE).map(Into::into),
+    }
+}
+
+fn fixed(section: &mut Section<'_>) -> StaticConfig {
+    StaticConfig {
+        identity: identity(section),
+        provider_id: section.string(&keys::PROVIDER_ID),
+        static_secret: section.string(&keys::STATIC_SECRET).into(),
+    }
+}
+
+fn identity(section: &mut Section<'_>) -> FixedIdentity {
+    FixedIdentity {
+        root_url: section.string(&keys::ROOT_URL),
+        worker_pool_id: section.string(&keys::WORKER_POOL_ID),
+        worker_group: section.string(&keys::WORKER_GROUP),
+        worker_id: section.string(&keys::WORKER_ID),
+        provider_metadata: section.object(&keys::PROVIDER_METADATA),
+        worker_location: section.string_map(&keys::WORKER_LOCATION),
+    }
+}
+
+fn cloud(section: &mut Section<'_>, provider_type: &str) -> CloudConfig {
+    CloudConfig {
+        drain_on_rebalance: provider_type == "aws" && section.choice(&keys::ON_REBALANCE) == "drain",
+        acknowledge_events: provider_type == "azure" && section.boolean(&keys::ACKNOWLEDGE_EVENTS),
+        finish_tasks_if_deadline_over: section.optional_duration(&keys::FINISH_TASKS),
+    }
+}

@@ -1,0 +1,161 @@
+//! What all sections share while a configuration is read: the file's text, the diagnostics, and how values are
+//! described in these.
+
+use serde_json::{Map, Number, Value};
+
+use super::diagnostics::Notes;
+use super::file::{Document, FlawKind, Kind, Node};
+use super::keys::Key;
+use super::trail::Trail;
+
+const HUGE: &str = "an integer of more than 64 bits would lose digits; put it in quotes";
+
+/// Longer values are cut in diagnostics.
+const LONGEST_VALUE: usize = 60;
+
+pub(super) struct Reader<'d> {
+    pub(super) document: &'d Document,
+    pub(super) notes: Notes,
+}
+
+impl Reader<'_> {
+    /// Tells what is wrong with the keys of all mappings.
+    pub(super) fn report_flaws(&self, node: &Node, trail: &Trail<'_>) {
+        match &node.kind {
+            Kind::Mapping(mapping) => {
+                for flaw in &mapping.flaws {
+                    let path = trail.key(&flaw.key).to_string();
+                    let here = trail.to_string();
+                    match flaw.kind {
+                        FlawKind::Duplicate => {
+                            self.notes.error(flaw.id, &path, "given twice in the same place; remove one");
+                        }
+                        FlawKind::KeyTaken => self.notes.warning(
+                            flaw.id,
+                            &path,
+                            "expected a string as key; taken as one; put it in quotes",
+                        ),
+                        FlawKind::KeyRefused => self.notes.error(
+                            flaw.id,
+                            &here,
+                            "expected a string as key, found something else; put the key in quotes",
+                        ),
+                        FlawKind::Merge => self.notes.error(
+                            flaw.id,
+                            &path,
+                            "expected a mapping or a list of mappings to merge, found something else",
+                        ),
+                    }
+                }
+                for entry in &mapping.entries {
+                    self.report_flaws(&entry.value, &trail.key(&entry.key));
+                }
+            }
+            Kind::Sequence(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.report_flaws(item, &trail.index(index));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A value with its type and, unless it may be secret, itself.
+    pub(super) fn describe(&self, node: &Node, secret: bool) -> String {
+        let kind = match &node.kind {
+            Kind::Null => return "null".to_owned(),
+            Kind::HugeInteger => return "an integer of more than 64 bits".to_owned(),
+            Kind::Sequence(_) => return "a list".to_owned(),
+            Kind::Mapping(_) => return "an object".to_owned(),
+            Kind::Tagged(tag) => return format!("a value with the tag {}", quoted(tag)),
+            Kind::Boolean(_) => "boolean",
+            Kind::Integer(_) => "integer",
+            Kind::Float(_) => "number",
+            Kind::String(_) => "string",
+        };
+        if secret {
+            let article = if kind == "integer" { "an" } else { "a" };
+            return format!("{article} {kind}");
+        }
+        match &node.kind {
+            Kind::String(text) => quoted(text),
+            Kind::Boolean(boolean) => format!("the boolean {boolean}"),
+            Kind::Integer(number) => format!("the integer {number}"),
+            _ => format!("the {kind} {}", self.document.place(node.id).unwrap_or_default().text),
+        }
+    }
+
+    pub(super) fn ill_typed(&self, key: &Key, id: usize, node: &Node, hint: &str) {
+        let message = expected(&key.takes.in_words(), &self.describe(node, key.secret), hint);
+        self.notes.error(id, &key.path(), message);
+    }
+
+    /// An integer's text where it is written in the usual way; `0x1F` is not.
+    pub(super) fn integer_text(&self, node: &Node, number: i128) -> Option<String> {
+        let text = number.to_string();
+        let written = self.document.place(node.id)?.text;
+        (written == text).then_some(text)
+    }
+
+    /// The value as JSON. What JSON cannot hold is an error and becomes null.
+    pub(super) fn json(&self, node: &Node, id: usize, trail: &Trail<'_>) -> Value {
+        let refuse = |message: &str| {
+            self.notes.error(id, &trail.to_string(), message);
+            Value::Null
+        };
+        match &node.kind {
+            Kind::Null => Value::Null,
+            Kind::Boolean(boolean) => Value::Bool(*boolean),
+            Kind::Integer(number) => Number::from_i128(*number).map_or_else(|| refuse(HUGE), Value::Number),
+            Kind::HugeInteger => refuse(HUGE),
+            Kind::Float(_) | Kind::String(_) if self.is_huge_integer(node) => refuse(HUGE),
+            Kind::Float(number) => Number::from_f64(*number).map_or_else(
+                || refuse("expected a finite number, found one that JSON cannot hold; put it in quotes"),
+                Value::Number,
+            ),
+            Kind::String(text) => Value::String(text.clone()),
+            Kind::Sequence(items) => {
+                let item = |(index, item): (usize, &Node)| self.json(item, item.id, &trail.index(index));
+                Value::Array(items.iter().enumerate().map(item).collect())
+            }
+            Kind::Mapping(_) => Value::Object(self.json_object(node, trail)),
+            Kind::Tagged(tag) => refuse(&format!("the tag {} has no meaning here; remove it", quoted(tag))),
+        }
+    }
+
+    /// A mapping as JSON; anything else is empty.
+    pub(super) fn json_object(&self, node: &Node, trail: &Trail<'_>) -> Map<String, Value> {
+        let Kind::Mapping(mapping) = &node.kind else { return Map::new() };
+        let entry = |entry: &super::file::Entry| {
+            let value = self.json(&entry.value, entry.key_id, &trail.key(&entry.key));
+            (entry.key.clone(), value)
+        };
+        mapping.entries.iter().map(entry).collect()
+    }
+
+    /// The YAML crate makes an integer of more than 128 bits a float, and one that is too large for that a string.
+    fn is_huge_integer(&self, node: &Node) -> bool {
+        let all_digits = |text: &str| {
+            let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+            digits.len() > 38 && !digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        let suspect = match &node.kind {
+            Kind::Float(number) => number.abs() > 1e38,
+            Kind::String(text) => all_digits(text),
+            _ => false,
+        };
+        suspect && self.document.place(node.id).is_some_and(|place| place.plain && all_digits(&place.text))
+    }
+}
+
+/// `expected …, found …; …`.
+pub(super) fn expected(what: &str, found: &str, hint: &str) -> String {
+    let separator = if hint.is_empty() { "" } else { "; " };
+    format!("expected {what}, found {found}{separator}{hint}")
+}
+
+/// A string in quotes, on one line, cut where it is long.
+pub(super) fn quoted(text: &str) -> String {
+    let cut: String = text.chars().take(LONGEST_VALUE).collect();
+    if cut.len() < text.len() { format!("{cut:?}…") } else { format!("{cut:?}") }
+}

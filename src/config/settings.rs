@@ -1,0 +1,202 @@
+//! Reads the keys at the top of the file and the sections of the runner's own.
+
+use std::path::PathBuf;
+
+use super::file::Kind;
+use super::section::Section;
+use super::{
+    Autologin, Deployment, DisplayManager, HostSettings, LogFormat, OnReboot, Restart, RunnerConfig,
+    StatusSocket, Supervision, keys, provider, worker,
+};
+
+/// Where `cacheOverRestarts: true` puts the cache.
+const USUAL_CACHE: &str = "/var/lib/start-worker/run.json";
+
+/// `None` where what is missing or wrong leaves no configuration; it has been reported.
+pub(super) fn read(mut top: Section<'_>) -> Option<RunnerConfig> {
+    let provider = provider::read(top.section(&keys::PROVIDER, "provider"));
+    let worker = worker::read(top.section(&keys::WORKER, "worker"));
+    let worker_config = top.object(&keys::WORKER_CONFIG);
+    let get_secrets = top.boolean(&keys::GET_SECRETS);
+    let cache_over_restarts = cache(&mut top);
+    let start_timeout = top.optional_duration(&keys::START_TIMEOUT);
+    let logging = top.section(&keys::LOGGING, "logging").map(logging);
+    let supervision = top.section(&keys::SUPERVISION, "supervision").map(supervision);
+    let deployment = top.section(&keys::DEPLOYMENT, "deployment").map(deployment);
+    let host = top.section(&keys::HOST, "host").map(host);
+    let autologin = top.section(&keys::AUTOLOGIN, "autologin").map(autologin);
+    let status_socket = top.section(&keys::STATUS, "status").map(status);
+    let metrics_listen = top.section(&keys::METRICS, "metrics").map(metrics);
+    top.finish();
+    Some(RunnerConfig {
+        provider: provider?,
+        worker: worker?,
+        worker_config,
+        get_secrets,
+        cache_over_restarts,
+        logging: logging?,
+        supervision: supervision?,
+        deployment: deployment?,
+        start_timeout,
+        host: host?,
+        autologin: autologin?,
+        status_socket: status_socket?,
+        metrics_listen: metrics_listen?,
+    })
+}
+
+fn cache(top: &mut Section<'_>) -> Option<PathBuf> {
+    let given = top.entry(&keys::CACHE)?;
+    match &given.node.kind {
+        Kind::Boolean(true) => {
+            top.ignore(&keys::CACHE);
+            let message =
+                format!("expected a path, found the boolean true; taken as {USUAL_CACHE}; write the path");
+            top.reader.notes.warning(given.id, &keys::CACHE.path(), message);
+            Some(PathBuf::from(USUAL_CACHE))
+        }
+        // Files in the field say this for no cache.
+        Kind::Boolean(false) => {
+            top.ignore(&keys::CACHE);
+            None
+        }
+        Kind::String(text) if text.is_empty() => {
+            top.ignore(&keys::CACHE);
+            None
+        }
+        _ => top.optional_path(&keys::CACHE),
+    }
+}
+
+fn logging(mut section: Section<'_>) -> LogFormat {
+    // A host must not stop starting over this.
+    let given = section.take(&keys::LOG_FORMAT);
+    let chosen = given.map_or(Ok("stdio"), |given| {
+        section.choose(&keys::LOG_FORMAT, &given.node, given.id).map_err(|hint| (given, hint))
+    });
+    let name = chosen.unwrap_or_else(|(given, hint)| {
+        let found = section.reader.describe(&given.node, false);
+        let hint =
+            if hint.is_empty() { "stdio is used".to_owned() } else { format!("stdio is used; {hint}") };
+        let message = super::reader::expected(&keys::LOG_FORMAT.takes.in_words(), &found, &hint);
+        section.reader.notes.warning(given.id, &keys::LOG_FORMAT.path(), message);
+        "stdio"
+    });
+    section.finish();
+    match name {
+        "json" => LogFormat::Json,
+        "journald" => LogFormat::Journald,
+        _ => LogFormat::Stdio,
+    }
+}
+
+fn supervision(mut section: Section<'_>) -> Supervision {
+    let mut supervision = Supervision {
+        restart: match section.choice(&keys::RESTART) {
+            "never" => Restart::Never,
+            "always" => Restart::Always,
+            _ => Restart::OnFailure,
+        },
+        max_restarts: section.integer(&keys::MAX_RESTARTS),
+        restart_window: section.duration(&keys::RESTART_WINDOW),
+        report_output_lines: section.integer(&keys::REPORT_OUTPUT_LINES),
+        kill_descendants: section.boolean(&keys::KILL_DESCENDANTS),
+        drain_timeout: section.duration(&keys::DRAIN_TIMEOUT),
+        stop_timeout: section.duration(&keys::STOP_TIMEOUT),
+        kill_timeout: section.duration(&keys::KILL_TIMEOUT),
+        drain_idle_timeout: section.duration(&keys::DRAIN_IDLE_TIMEOUT),
+        on_reboot: match section.choice(&keys::ON_REBOOT) {
+            "wait" => OnReboot::Wait,
+            "restart" => OnReboot::Restart,
+            "reboot" => OnReboot::Reboot,
+            "exit" => OnReboot::Exit,
+            _ => OnReboot::Auto,
+        },
+        reboot_timeout: section.duration(&keys::REBOOT_TIMEOUT),
+        ..Supervision::default()
+    };
+    if let Some(backoff) = section.section(&keys::BACKOFF, "supervision.backoff") {
+        read_backoff(backoff, &mut supervision);
+    }
+    section.finish();
+    supervision
+}
+
+fn read_backoff(mut section: Section<'_>, supervision: &mut Supervision) {
+    let both_given = section.has(&keys::BACKOFF_INITIAL) && section.has(&keys::BACKOFF_MAX);
+    let only_initial = section.has(&keys::BACKOFF_INITIAL) && !both_given;
+    let id = section
+        .entry(&keys::BACKOFF_MAX)
+        .or_else(|| section.entry(&keys::BACKOFF_INITIAL))
+        .map(|given| given.id);
+    let initial = section.optional_duration(&keys::BACKOFF_INITIAL);
+    let max = section.optional_duration(&keys::BACKOFF_MAX);
+    if let (Some(initial), Some(max)) = (initial, max) {
+        supervision.backoff_initial = initial;
+        supervision.backoff_max = max;
+        if max < initial {
+            let default = if only_initial { " (the default)" } else { "" };
+            let [initial, max] = [initial, max].map(humantime::format_duration);
+            let message =
+                format!("expected not less than initial ({initial}), found {max}{default}; raise it");
+            section.reader.notes.error(id, &keys::BACKOFF_MAX.path(), message);
+        }
+    }
+    section.finish();
+}
+
+fn deployment(mut section: Section<'_>) -> Deployment {
+    let deployment =
+        Deployment { poll: section.boolean(&keys::POLL), interval: section.duration(&keys::INTERVAL) };
+    section.finish();
+    deployment
+}
+
+fn host(mut section: Section<'_>) -> HostSettings {
+    let host = HostSettings {
+        shutdown_on_start_failure: section.boolean(&keys::SHUTDOWN_ON_START_FAILURE),
+        start_failure_delay: section.duration(&keys::START_FAILURE_DELAY),
+        shutdown_static: section.boolean(&keys::SHUTDOWN_STATIC),
+        shutdown_command: section.strings(&keys::SHUTDOWN_COMMAND),
+        reboot_command: section.strings(&keys::REBOOT_COMMAND),
+    };
+    section.finish();
+    host
+}
+
+fn autologin(mut section: Section<'_>) -> Autologin {
+    let autologin = Autologin {
+        display_manager: match section.choice(&keys::DISPLAY_MANAGER) {
+            "gdm" => DisplayManager::Gdm,
+            "lightdm" => DisplayManager::Lightdm,
+            "sddm" => DisplayManager::Sddm,
+            "getty" => DisplayManager::Getty,
+            "none" => DisplayManager::None,
+            _ => DisplayManager::Auto,
+        },
+        user: section.optional_string(&keys::AUTOLOGIN_USER),
+        session: section.optional_string(&keys::SESSION),
+        tty: section.string(&keys::TTY),
+        root: section.path(&keys::AUTOLOGIN_ROOT),
+        allowed_users: section.optional_string(&keys::ALLOWED_USERS),
+    };
+    section.finish();
+    autologin
+}
+
+fn status(mut section: Section<'_>) -> StatusSocket {
+    let socket = match section.entry(&keys::SOCKET).map(|given| given.node.kind) {
+        None => StatusSocket::Default,
+        Some(Kind::Null) => StatusSocket::None,
+        Some(_) => StatusSocket::At(section.path(&keys::SOCKET)),
+    };
+    section.ignore(&keys::SOCKET);
+    section.finish();
+    socket
+}
+
+fn metrics(mut section: Section<'_>) -> Option<std::net::SocketAddr> {
+    let listen = section.address(&keys::LISTEN);
+    section.finish();
+    listen
+}
