@@ -5,6 +5,8 @@ pub mod config;
 pub mod credentials;
 pub mod event;
 pub mod host;
+pub mod output;
+pub mod protocol;
 pub mod redact;
 pub mod run;
 pub mod worker;

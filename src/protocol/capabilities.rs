@@ -1,0 +1,112 @@
+//! Capabilities: what both sides of the protocol must know before a message may be sent.
+
+use std::fmt;
+
+/// One capability. The order is that of the wire names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Capability {
+    /// The worker reports errors, to be sent on to worker-manager.
+    ErrorReport,
+    /// The runner asks the worker to end.
+    GracefulTermination,
+    /// The worker sends structured log records.
+    Log,
+    /// The runner hands new credentials to the worker.
+    NewCredentials,
+    /// The worker asks for its host to be shut down.
+    Shutdown,
+}
+
+impl Capability {
+    /// All of them, sorted by their wire names.
+    pub const ALL: [Self; 5] =
+        [Self::ErrorReport, Self::GracefulTermination, Self::Log, Self::NewCredentials, Self::Shutdown];
+
+    /// Its name in `welcome` and `hello`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ErrorReport => "error-report",
+            Self::GracefulTermination => "graceful-termination",
+            Self::Log => "log",
+            Self::NewCredentials => "new-credentials",
+            Self::Shutdown => "shutdown",
+        }
+    }
+
+    /// The capability with this wire name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|capability| capability.name() == name)
+    }
+}
+
+/// A set of capabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capabilities(u8);
+
+impl Capabilities {
+    /// The set without any.
+    pub const NONE: Self = Self(0);
+
+    /// This set and one more.
+    #[must_use]
+    pub const fn with(self, capability: Capability) -> Self {
+        Self(self.0 | 1 << capability as u8)
+    }
+
+    /// Whether it is in the set.
+    pub const fn has(self, capability: Capability) -> bool {
+        self.0 & (1 << capability as u8) != 0
+    }
+
+    /// What both sets have: the capabilities in force.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// The wire names, sorted.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Capability::ALL.into_iter().filter(move |capability| self.has(*capability)).map(Capability::name)
+    }
+}
+
+impl FromIterator<Capability> for Capabilities {
+    fn from_iter<T: IntoIterator<Item = Capability>>(capabilities: T) -> Self {
+        capabilities.into_iter().fold(Self::NONE, Self::with)
+    }
+}
+
+impl fmt::Display for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::NONE {
+            return f.write_str("none");
+        }
+        for (index, name) in self.names().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{name}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wire_names_are_sorted_and_read_back() {
+        let all: Capabilities = Capability::ALL.into_iter().collect();
+        let names: Vec<_> = all.names().collect();
+        assert!(names.is_sorted());
+        let read: Capabilities = names.into_iter().filter_map(Capability::named).collect();
+        assert_eq!(read, all);
+    }
+
+    #[test]
+    fn in_force_is_what_both_sides_have() {
+        let ours = Capabilities::NONE.with(Capability::Log).with(Capability::Shutdown);
+        let theirs = Capabilities::NONE.with(Capability::Log).with(Capability::NewCredentials);
+        assert_eq!(ours.and(theirs), Capabilities::NONE.with(Capability::Log));
+    }
+}

@@ -1,0 +1,384 @@
+//! The messages of the protocol, and what can be wrong with one.
+//!
+//! A message is one line: `~`, one JSON object with a string `type`, a newline. A line that is not quite that is the
+//! worker's output ([`parse`] is `None`); one that is, but has a wrong type in a field, is a [`Malformed`].
+
+use std::borrow::Cow;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+
+use super::capabilities::{Capabilities, Capability};
+
+/// From the runner to the worker.
+#[derive(Debug)]
+pub enum ToWorker {
+    /// The first thing that is said.
+    Welcome {
+        /// What the runner can do.
+        capabilities: Capabilities,
+    },
+    /// The worker is to end.
+    GracefulTermination {
+        /// `true`: finish the running tasks first. `false`: clean up and exit at once.
+        finish_tasks: bool,
+    },
+    /// The worker is to use these credentials from now on.
+    NewCredentials {
+        /// `client-id`.
+        client_id: String,
+        /// `access-token`.
+        access_token: SecretString,
+        /// `certificate`: a string that holds JSON.
+        certificate: Option<SecretString>,
+    },
+}
+
+impl ToWorker {
+    /// The line that goes to the worker, newline included.
+    pub fn encode(&self) -> Vec<u8> {
+        let value = match self {
+            Self::Welcome { capabilities } => {
+                json!({"type": "welcome", "capabilities": capabilities.names().collect::<Vec<_>>()})
+            }
+            Self::GracefulTermination { finish_tasks } => {
+                json!({"type": "graceful-termination", "finish-tasks": finish_tasks})
+            }
+            Self::NewCredentials { client_id, access_token, certificate } => {
+                let mut value = json!({
+                    "type": "new-credentials",
+                    "client-id": client_id,
+                    "access-token": access_token.expose_secret(),
+                });
+                if let (Some(certificate), Some(object)) = (certificate, value.as_object_mut()) {
+                    object.insert("certificate".to_owned(), certificate.expose_secret().into());
+                }
+                value
+            }
+        };
+        format!("~{value}\n").into_bytes()
+    }
+}
+
+/// From the worker to the runner, as far as somebody has to act on it. (`log` messages stay with the output.)
+#[derive(Debug, Clone, PartialEq)]
+pub enum FromWorker {
+    /// The worker speaks the protocol.
+    Hello {
+        /// What it can do; unknown names are left out.
+        capabilities: Capabilities,
+    },
+    /// Something went wrong that the pool's owners should know.
+    ErrorReport(ErrorReport),
+    /// The worker asks for its host to go away.
+    Shutdown,
+}
+
+/// The fields of an `error-report`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ErrorReport {
+    /// A short word for the sort of error.
+    pub kind: String,
+    /// One line.
+    pub title: String,
+    /// The whole story.
+    pub description: String,
+    /// Anything more.
+    pub extra: Map<String, Value>,
+}
+
+/// A message whose type is known and whose fields are not what they should be.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("{message}: {field} is {found}, expected {expected}")]
+pub struct Malformed {
+    /// The message's type.
+    pub message: &'static str,
+    /// The field.
+    pub field: &'static str,
+    /// What is there, in words; never the value.
+    pub found: &'static str,
+    /// What should be.
+    pub expected: &'static str,
+}
+
+/// The JSON object of a message line, not yet looked into: its members as they came, `type` apart.
+#[derive(Debug)]
+pub struct RawMessage<'a> {
+    /// The value of `type`.
+    pub kind: Cow<'a, str>,
+    members: Vec<(Cow<'a, str>, &'a RawValue)>,
+}
+
+/// The object of a line that is a message: trimmed of white space it begins with `~{`, ends with `}`, parses as JSON
+/// and has a string `type`. Anything else is output.
+pub fn parse(line: &[u8]) -> Option<RawMessage<'_>> {
+    let trimmed = line.trim_ascii();
+    let object = trimmed.strip_prefix(b"~").filter(|rest| rest.starts_with(b"{") && rest.ends_with(b"}"))?;
+    let Members(members) = serde_json::from_slice(object).ok()?;
+    let mut kind = None;
+    let mut rest = Vec::with_capacity(members.len());
+    for (key, value) in members {
+        if key == "type" {
+            kind = Some(text(value)?);
+        } else {
+            rest.push((key, value));
+        }
+    }
+    Some(RawMessage { kind: kind?, members: rest })
+}
+
+impl<'a> RawMessage<'a> {
+    /// A member as it came; of several with the same name the last.
+    pub fn member(&self, name: &str) -> Option<&'a RawValue> {
+        self.members.iter().rev().find(|(key, _)| key == name).map(|(_, value)| *value)
+    }
+
+    /// `hello`: the capabilities; where they are missing or malformed, that.
+    pub fn hello(&self) -> Result<Capabilities, Malformed> {
+        let wrong = |found| Malformed {
+            message: "hello",
+            field: "capabilities",
+            found,
+            expected: "an array of strings",
+        };
+        let raw = self.member("capabilities").ok_or_else(|| wrong("missing"))?;
+        let names: Vec<Cow<'_, str>> = serde_json::from_str(raw.get()).map_err(|_| wrong(what_is(raw)))?;
+        Ok(names.iter().filter_map(|name| Capability::named(name)).collect())
+    }
+
+    /// `error-report`.
+    pub fn error_report(&self) -> Result<ErrorReport, Malformed> {
+        let extra = match self.member("extra") {
+            None => Map::new(),
+            Some(raw) => {
+                serde_json::from_str(raw.get()).map_err(|_| Self::wrong("extra", Some(raw), "an object"))?
+            }
+        };
+        Ok(ErrorReport {
+            kind: self.string("kind")?,
+            title: self.string("title")?,
+            description: self.string("description")?,
+            extra,
+        })
+    }
+
+    /// `log`: the body, an object as it came.
+    pub fn log_body(&self) -> Result<&'a RawValue, Malformed> {
+        let raw = self.member("body");
+        raw.filter(|raw| raw.get().starts_with('{')).ok_or(Malformed {
+            message: "log",
+            field: "body",
+            found: raw.map_or("missing", what_is),
+            expected: "an object",
+        })
+    }
+
+    fn string(&self, field: &'static str) -> Result<String, Malformed> {
+        let raw = self.member(field);
+        let text = raw.and_then(text).map(Cow::into_owned);
+        text.ok_or_else(|| Self::wrong(field, raw, "a string"))
+    }
+
+    fn wrong(field: &'static str, raw: Option<&RawValue>, expected: &'static str) -> Malformed {
+        Malformed { message: "error-report", field, found: raw.map_or("missing", what_is), expected }
+    }
+}
+
+/// What sort of value it is, in words.
+fn what_is(raw: &RawValue) -> &'static str {
+    match raw.get().as_bytes().first() {
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b'"') => "a string",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        _ => "a number",
+    }
+}
+
+/// A JSON string's text, borrowed where it has no escapes.
+pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
+    let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+    if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
+        return Some(Cow::Borrowed(inner));
+    }
+    serde_json::from_str(raw.get()).ok().map(Cow::Owned)
+}
+
+/// A JSON object's members in the order in which they came, values unparsed.
+#[derive(Debug)]
+pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members<'de>;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::with_capacity(4);
+        while let Some(Key(key)) = map.next_key()? {
+            members.push((key, map.next_value()?));
+        }
+        Ok(Members(members))
+    }
+}
+
+/// A key, borrowed where it has no escapes (serde's own `Cow` always copies).
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+struct KeyVisitor;
+
+impl<'de> Visitor<'de> for KeyVisitor {
+    type Value = Key<'de>;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a key")
+    }
+
+    fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Self::Value, E> {
+        Ok(Key(Cow::Borrowed(key)))
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(Key(Cow::Owned(key.to_owned())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parsed(line: &str) -> RawMessage<'_> {
+        parse(line.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn messages_to_the_worker_are_as_workers_in_the_field_read_them() {
+        let capabilities = Capabilities::NONE.with(Capability::Log).with(Capability::ErrorReport);
+        let welcome = ToWorker::Welcome { capabilities }.encode();
+        let expected = b"~{\"capabilities\":[\"error-report\",\"log\"],\"type\":\"welcome\"}\n";
+        assert_eq!(welcome, expected);
+        let drain = ToWorker::GracefulTermination { finish_tasks: true }.encode();
+        assert_eq!(drain, b"~{\"finish-tasks\":true,\"type\":\"graceful-termination\"}\n");
+        let credentials = ToWorker::NewCredentials {
+            client_id: "c".into(),
+            access_token: "t".into(),
+            certificate: Some("{\"a\":1}".into()),
+        };
+        let expected: &[u8] =
+            br#"~{"access-token":"t","certificate":"{\"a\":1}","client-id":"c","type":"new-credentials"}"#;
+        assert_eq!(credentials.encode().strip_suffix(b"\n").unwrap(), expected);
+    }
+
+    #[test]
+    fn a_line_is_a_message_only_if_all_is_right() {
+        for line in [r#"~{"type":"x"}"#, " ~{\"type\":\"x\",\"a\":[1]} \r", "~{\"a\":1,\"type\":\"x\"}"] {
+            assert_eq!(parsed(line).kind, "x", "{line}");
+        }
+        for line in [
+            "",
+            "~",
+            "~{",
+            "~{}",
+            "{\"type\":\"x\"}",
+            "~ {\"type\":\"x\"}",
+            "~{\"type\":1}",
+            "~{\"type\":null}",
+            "~{\"type\":\"x\"",
+            "~{\"type\":\"x\"}}",
+            "x~{\"type\":\"x\"}",
+            "~[1]",
+            "~{\"type\":\"x\",}",
+            "~{\"type\":\"\\ud800\"}",
+        ] {
+            assert!(parse(line.as_bytes()).is_none(), "{line}");
+        }
+        assert!(parse(b"~{\"type\":\"\xff\"}").is_none());
+    }
+
+    #[test]
+    fn each_malformed_field_is_named_with_what_was_expected() {
+        let hello = |line| parsed(line).hello().unwrap_err().to_string();
+        assert_eq!(
+            hello(r#"~{"type":"hello","capabilities":"x"}"#),
+            "hello: capabilities is a string, expected an array of strings"
+        );
+        assert_eq!(
+            hello(r#"~{"type":"hello","capabilities":[1]}"#),
+            "hello: capabilities is an array, expected an array of strings"
+        );
+        assert_eq!(
+            hello(r#"~{"type":"hello"}"#),
+            "hello: capabilities is missing, expected an array of strings"
+        );
+        let log = |line| parsed(line).log_body().unwrap_err().to_string();
+        assert_eq!(log(r#"~{"type":"log","body":null}"#), "log: body is null, expected an object");
+        assert_eq!(log(r#"~{"type":"log","body":7}"#), "log: body is a number, expected an object");
+        assert_eq!(log(r#"~{"type":"log"}"#), "log: body is missing, expected an object");
+        let report = |line| parsed(line).error_report().unwrap_err().to_string();
+        assert_eq!(
+            report(r#"~{"type":"error-report","kind":null,"title":"t","description":"d"}"#),
+            "error-report: kind is null, expected a string"
+        );
+        assert_eq!(
+            report(r#"~{"type":"error-report","kind":"k","title":"t"}"#),
+            "error-report: description is missing, expected a string"
+        );
+        assert_eq!(
+            report(r#"~{"type":"error-report","kind":"k","title":"t","description":"d","extra":true}"#),
+            "error-report: extra is a boolean, expected an object"
+        );
+    }
+
+    #[test]
+    fn an_error_report_without_extra_has_an_empty_one() {
+        let report = parsed(r#"~{"type":"error-report","kind":"k","title":"t","description":"a\nb"}"#);
+        let report = report.error_report().unwrap();
+        assert_eq!((report.description.as_str(), report.extra.len()), ("a\nb", 0));
+    }
+
+    #[test]
+    fn unknown_capabilities_are_left_out() {
+        let hello = parsed(r#"~{"type":"hello","capabilities":["log","teleport"]}"#).hello();
+        assert_eq!(hello, Ok(Capabilities::NONE.with(Capability::Log)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn no_message_makes_it_panic(kind in "hello|log|error-report|x", value in ".{0,20}") {
+            let line = format!(
+                "~{{\"type\":\"{kind}\",\"capabilities\":{value},\"body\":{value},\"kind\":{value},\"extra\":{value}}}"
+            );
+            if let Some(message) = parse(line.as_bytes()) {
+                let _ = (message.hello(), message.log_body(), message.error_report());
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The runner / worker protocol: messages, capabilities, and the way from bytes to lines. See `docs/protocol.md`.
+
+pub mod capabilities;
+pub mod message;
+pub mod transport;

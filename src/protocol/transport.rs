@@ -1,0 +1,323 @@
+//! From bytes to lines: what a worker writes is cut at newlines, with bounded memory, each byte looked at once.
+
+/// A line of output longer than this is forwarded in pieces of at most this many bytes.
+pub const LONGEST_PIECE: usize = 1024 * 1024;
+
+/// A line that may be a message is held up to this many bytes; a longer one is refused.
+pub const LONGEST_MESSAGE: usize = 4 * 1024 * 1024;
+
+/// What is kept of the buffer after a giant line, in bytes.
+const SMALL: usize = 8 * 1024;
+
+/// What the worker wrote, without newlines.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// A whole line.
+    Line(&'a [u8]),
+    /// A part of a line that is longer than [`LONGEST_PIECE`]. No UTF-8 character is cut.
+    Part {
+        /// The part.
+        bytes: &'a [u8],
+        /// Whether the line begins here.
+        first: bool,
+        /// Whether the line ends here.
+        last: bool,
+    },
+    /// A line that begins like a message was longer than [`LONGEST_MESSAGE`]; this was its length.
+    Refused {
+        /// Bytes, without the newline.
+        size: u64,
+    },
+}
+
+/// Cuts a stream of bytes into lines.
+#[derive(Debug, Default)]
+pub struct Splitter {
+    /// The beginning of a line that has not ended; in a long line, what has not been forwarded.
+    pending: Vec<u8>,
+    mode: Mode,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// `pending` begins where the line begins.
+    #[default]
+    Line,
+    /// Parts of the line have been forwarded.
+    Long,
+    /// The line was refused; so many bytes of it have been seen.
+    Refused(u64),
+}
+
+impl Splitter {
+    /// Takes the next bytes.
+    pub fn feed(&mut self, mut bytes: &[u8], forward: &mut impl FnMut(Piece<'_>)) {
+        while let Some(end) = memchr::memchr(b'\n', bytes) {
+            let (line, rest) = bytes.split_at(end);
+            self.line_ends(line, forward);
+            bytes = rest.get(1..).unwrap_or_default();
+        }
+        self.hold(bytes, forward);
+    }
+
+    /// The stream is at its end: a last line without newline still counts.
+    pub fn finish(&mut self, forward: &mut impl FnMut(Piece<'_>)) {
+        if !self.pending.is_empty() || self.mode != Mode::Line {
+            self.line_ends(&[], forward);
+        }
+    }
+
+    /// Whether it is inside a line of which parts have been forwarded.
+    pub fn is_inside_long_line(&self) -> bool {
+        self.mode == Mode::Long
+    }
+
+    /// Inside a long line: forwards what there is of it.
+    pub fn flush_part(&mut self, forward: &mut impl FnMut(Piece<'_>)) {
+        if self.mode == Mode::Long && !self.pending.is_empty() {
+            self.forward_part(false, forward);
+        }
+    }
+
+    fn line_ends(&mut self, tail: &[u8], forward: &mut impl FnMut(Piece<'_>)) {
+        if self.pending.is_empty() && self.mode == Mode::Line && tail.len() <= LONGEST_PIECE {
+            forward(Piece::Line(tail));
+            return;
+        }
+        self.hold(tail, forward);
+        match std::mem::take(&mut self.mode) {
+            Mode::Line => forward(Piece::Line(&self.pending)),
+            Mode::Long => forward(Piece::Part { bytes: &self.pending, first: false, last: true }),
+            Mode::Refused(size) => forward(Piece::Refused { size }),
+        }
+        self.pending.clear();
+        self.pending.shrink_to(SMALL);
+    }
+
+    /// Keeps the beginning of a line, within bounds.
+    fn hold(&mut self, mut bytes: &[u8], forward: &mut impl FnMut(Piece<'_>)) {
+        while !bytes.is_empty() {
+            if let Mode::Refused(size) = &mut self.mode {
+                *size = size.saturating_add(bytes.len() as u64);
+                return;
+            }
+            let message = self.mode == Mode::Line && self.begins_message(bytes);
+            let limit = if message { LONGEST_MESSAGE } else { LONGEST_PIECE };
+            let room = limit.saturating_sub(self.pending.len());
+            if bytes.len() <= room {
+                self.pending.extend_from_slice(bytes);
+                return;
+            }
+            let (fitting, rest) = bytes.split_at(room);
+            bytes = rest;
+            if message {
+                let seen = self.pending.len() + fitting.len();
+                self.mode = Mode::Refused(seen as u64);
+                self.pending = Vec::new();
+            } else {
+                self.pending.extend_from_slice(fitting);
+                self.forward_part(self.mode == Mode::Line, forward);
+                self.mode = Mode::Long;
+            }
+        }
+    }
+
+    /// Whether the held line begins with `~{`, white space left out.
+    fn begins_message(&self, more: &[u8]) -> bool {
+        let mut start = self.pending.trim_ascii_start().iter().chain(
+            // Only where nothing but white space is held does the beginning lie in what follows.
+            if self.pending.trim_ascii_start().is_empty() { more.trim_ascii_start() } else { more },
+        );
+        start.next() == Some(&b'~') && start.next() == Some(&b'{')
+    }
+
+    fn forward_part(&mut self, first: bool, forward: &mut impl FnMut(Piece<'_>)) {
+        let cut = whole_characters(&self.pending);
+        let (part, _) = self.pending.split_at(cut);
+        forward(Piece::Part { bytes: part, first, last: false });
+        self.pending.drain(..cut);
+    }
+}
+
+/// How many bytes from the start hold only whole UTF-8 characters, where the bytes are UTF-8 so far; all otherwise.
+fn whole_characters(bytes: &[u8]) -> usize {
+    let all = bytes.len();
+    for back in 1..=3.min(all) {
+        let Some(byte) = bytes.get(all - back) else { break };
+        let needs = match byte {
+            0xC2..=0xDF => 2,
+            0xE0..=0xEF => 3,
+            0xF0..=0xF4 => 4,
+            0x80..=0xBF => continue,
+            _ => return all,
+        };
+        // A cut of everything would never end.
+        return if needs > back && all > back { all - back } else { all };
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What came out, owned; the parts of one line joined.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    enum Seen {
+        Line(Vec<u8>),
+        Refused(u64),
+    }
+
+    fn split<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<Seen> {
+        let mut splitter = Splitter::default();
+        let mut seen = Vec::new();
+        let mut long: Vec<u8> = Vec::new();
+        let mut see = |piece: Piece<'_>| match piece {
+            Piece::Line(line) => seen.push(Seen::Line(line.to_vec())),
+            Piece::Part { bytes, first, last } => {
+                assert!(bytes.len() <= LONGEST_PIECE);
+                assert_eq!(first, long.is_empty());
+                long.extend_from_slice(bytes);
+                if last {
+                    seen.push(Seen::Line(std::mem::take(&mut long)));
+                }
+            }
+            Piece::Refused { size } => seen.push(Seen::Refused(size)),
+        };
+        for chunk in chunks {
+            splitter.feed(chunk, &mut see);
+        }
+        splitter.finish(&mut see);
+        seen
+    }
+
+    fn line(text: &[u8]) -> Seen {
+        Seen::Line(text.to_vec())
+    }
+
+    #[test]
+    fn lines_are_cut_at_newlines_wherever_the_reads_end() {
+        assert_eq!(
+            split([&b"a\nb"[..], b"c\n", b"\n", b"d\n"]),
+            [line(b"a"), line(b"bc"), line(b""), line(b"d")]
+        );
+    }
+
+    #[test]
+    fn a_last_line_without_newline_counts() {
+        assert_eq!(split([&b"a\nb"[..]]), [line(b"a"), line(b"b")]);
+        assert_eq!(split([&b"a\n"[..]]), [line(b"a")]);
+        assert_eq!(split([&b""[..]]), []);
+    }
+
+    #[test]
+    fn a_line_of_64_mib_is_forwarded_in_bounded_memory() {
+        let chunk = vec![b'x'; 64 * 1024];
+        let mut splitter = Splitter::default();
+        let mut bytes = 0;
+        let mut forward = |piece: Piece<'_>| match piece {
+            Piece::Part { bytes: part, .. } => bytes += part.len(),
+            other => panic!("{other:?}"),
+        };
+        for _ in 0..1024 {
+            splitter.feed(&chunk, &mut forward);
+            assert!(splitter.pending.capacity() <= 2 * LONGEST_PIECE);
+        }
+        splitter.feed(b"\n", &mut forward);
+        assert_eq!(bytes, 64 * 1024 * 1024);
+        assert!(splitter.pending.capacity() <= 2 * SMALL);
+    }
+
+    #[test]
+    fn a_message_is_held_up_to_4_mib_and_a_longer_one_refused() {
+        let mut long = b" ~{".to_vec();
+        long.resize(LONGEST_MESSAGE, b'x');
+        assert_eq!(split([&long[..], b"\n"]), [line(&long)]);
+        long.resize(LONGEST_MESSAGE + 5, b'x');
+        let after = [Seen::Refused(LONGEST_MESSAGE as u64 + 5), line(b"next")];
+        assert_eq!(split([&long[..], b"\nnext\n"]), after);
+        assert_eq!(split(long.chunks(1000).chain([&b"\nnext"[..]])), after);
+    }
+
+    #[test]
+    fn the_beginning_of_a_message_is_known_over_reads() {
+        let rest = vec![b'x'; LONGEST_PIECE + 10];
+        let chunks = [&b"  "[..], b" ~", b"{", &rest, b"\n"];
+        let whole: Vec<u8> = [&b"   ~{"[..], &rest].concat();
+        assert_eq!(split(chunks), [line(&whole)]);
+    }
+
+    #[test]
+    fn no_character_is_cut_between_parts() {
+        let text = "x".to_owned() + &"ä€😀".repeat(LONGEST_PIECE / 4);
+        let mut splitter = Splitter::default();
+        let mut whole = String::new();
+        let mut forward = |piece: Piece<'_>| match piece {
+            Piece::Part { bytes, .. } => whole.push_str(std::str::from_utf8(bytes).unwrap()),
+            other => panic!("{other:?}"),
+        };
+        for chunk in text.as_bytes().chunks(65_537) {
+            splitter.feed(chunk, &mut forward);
+        }
+        splitter.finish(&mut forward);
+        assert_eq!(whole, text);
+    }
+
+    #[test]
+    fn a_part_can_be_forwarded_before_it_is_full() {
+        let mut splitter = Splitter::default();
+        let mut lengths = Vec::new();
+        let mut forward = |piece: Piece<'_>| {
+            let Piece::Part { bytes, last, .. } = piece else { panic!("{piece:?}") };
+            lengths.push((bytes.len(), last));
+        };
+        splitter.flush_part(&mut forward);
+        splitter.feed(&vec![b'x'; LONGEST_PIECE + 7], &mut forward);
+        splitter.flush_part(&mut forward);
+        splitter.feed(b"yy\n", &mut forward);
+        assert_eq!(lengths, [(LONGEST_PIECE, false), (7, false), (2, true)]);
+    }
+
+    fn stream() -> impl Strategy<Value = Vec<u8>> {
+        let token = prop_oneof![
+            4 => Just(b"\n".to_vec()),
+            2 => Just(b"~{".to_vec()),
+            2 => Just("ä😀".as_bytes().to_vec()),
+            4 => proptest::collection::vec(any::<u8>(), 0..40),
+            1 => (0usize..3).prop_map(|mib| vec![b'z'; mib * 700_000]),
+        ];
+        proptest::collection::vec(token, 0..20).prop_map(|tokens| tokens.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn any_chunking_gives_the_same_lines(bytes in stream(), sizes in proptest::collection::vec(1usize..100_000, 1..20)) {
+            let mut chunks = Vec::new();
+            let mut rest = &bytes[..];
+            for size in sizes.iter().cycle() {
+                if rest.is_empty() { break; }
+                let (chunk, more) = rest.split_at((*size).min(rest.len()));
+                chunks.push(chunk);
+                rest = more;
+            }
+            prop_assert_eq!(split(chunks), split([&bytes[..]]));
+        }
+
+        #[test]
+        fn nothing_is_lost_but_refused_messages(bytes in stream()) {
+            let seen = split([&bytes[..]]);
+            let mut expected: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+            if expected.last().is_some_and(|last| last.is_empty()) { expected.pop(); }
+            prop_assert_eq!(seen.len(), expected.len());
+            for (seen, expected) in seen.iter().zip(expected) {
+                match seen {
+                    Seen::Line(line) => prop_assert_eq!(&line[..], expected),
+                    Seen::Refused(size) => prop_assert_eq!(*size, expected.len() as u64),
+                }
+            }
+        }
+    }
+}
