@@ -1,0 +1,76 @@
+//! The last lines of a worker's output, for the log of the runner that gives up on it.
+
+use std::collections::VecDeque;
+
+/// What is kept of one line, in bytes.
+const LONGEST: usize = 1024;
+
+/// The last lines, oldest first. Taken from the end of each rendered block, so that a flood of lines costs nothing.
+#[derive(Debug)]
+pub(super) struct LastLines {
+    count: usize,
+    lines: VecDeque<Vec<u8>>,
+}
+
+impl LastLines {
+    pub(super) fn new(count: usize) -> Self {
+        Self { count, lines: VecDeque::new() }
+    }
+
+    /// Takes the last lines of a block that ends with a newline.
+    pub(super) fn take(&mut self, block: &[u8]) {
+        let mut rest = block.strip_suffix(b"\n").unwrap_or(block);
+        if self.count == 0 || block.is_empty() {
+            return;
+        }
+        let mut starts = Vec::with_capacity(self.count);
+        while starts.len() < self.count {
+            let start = memchr::memrchr(b'\n', rest).map_or(0, |newline| newline + 1);
+            let (before, line) = rest.split_at(start);
+            starts.push(line);
+            if start == 0 {
+                break;
+            }
+            rest = before.strip_suffix(b"\n").unwrap_or(before);
+        }
+        for line in starts.into_iter().rev() {
+            self.push(line);
+        }
+    }
+
+    fn push(&mut self, line: &[u8]) {
+        let mut kept =
+            if self.lines.len() >= self.count { self.lines.pop_front() } else { None }.unwrap_or_default();
+        kept.clear();
+        kept.extend_from_slice(line.get(..LONGEST).unwrap_or(line));
+        self.lines.push_back(kept);
+    }
+
+    /// The lines as text.
+    pub(super) fn into_text(self) -> Vec<String> {
+        self.lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_of_many_blocks_are_kept_in_order() {
+        let mut last = LastLines::new(3);
+        for block in [&b"a\nb\n"[..], b"", b"c\n", b"d\ne\nf\ng\n", b"h\n"] {
+            last.take(block);
+        }
+        assert_eq!(last.into_text(), ["f", "g", "h"]);
+    }
+
+    #[test]
+    fn an_empty_line_is_a_line_and_a_long_one_is_cut() {
+        let mut last = LastLines::new(2);
+        last.take(b"x\n\n");
+        last.take(&[vec![b'y'; 5000], vec![b'\n']].concat());
+        let text = last.into_text();
+        assert_eq!((text[0].as_str(), text[1].len()), ("", LONGEST));
+    }
+}
