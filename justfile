@@ -1,0 +1,26 @@
+# Names for the commands in CONTRIBUTING.md. `just` lists them.
+
+_default:
+    @just --list --unsorted
+
+# Format, lints and dependencies, without the tests.
+check:
+    cargo fmt --check
+    cargo clippy --all-targets -- -D warnings
+    cargo deny check bans licenses sources
+
+# All tests.
+test *args:
+    cargo test {{args}}
+
+# Measure the release binary; the table is in target/bench/summary.md.
+bench:
+    cargo bench --bench end_to_end
+
+# A worker to play with. Ctrl-C ends it.
+demo:
+    cargo run --release -- config-examples/demo.yml
+
+# All that must pass before a merge.
+ci:
+    .ci/run
