@@ -56,3 +56,118 @@ impl fmt::Display for Exit {
         write!(f, "{}: {}", self.status, self.meaning)
     }
 }
+
+/// How strongly the worker is asked to end. A stronger request overrides a weaker one, never the other way round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Strength {
+    /// Finish the running tasks, claim no more, exit. Never a signal.
+    Drain,
+    /// Clean up and exit at once.
+    Stop,
+    /// SIGKILL to all of it.
+    Kill,
+}
+
+/// Why the worker is asked to end, in the order in which a cause counts when the exit is judged (the last counts most).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// Its credentials run out and cannot be renewed.
+    CredentialsExpiring,
+    /// A person, or systemd, or the host going down.
+    Operator,
+}
+
+impl fmt::Display for Strength {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Drain => "drain",
+            Self::Stop => "stop",
+            Self::Kill => "kill",
+        })
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CredentialsExpiring => "credentials expire",
+            Self::Operator => "operator",
+        })
+    }
+}
+
+/// What happened: what siblings and the worker tell the supervisor, and what it sees itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The worker's files are written; it can be started.
+    Prepared,
+    /// The worker's files cannot be written, or its program cannot be executed.
+    StartFailed,
+    /// The worker's process exists.
+    Started {
+        /// Its process id, and that of its process group.
+        pid: u32,
+    },
+    /// The worker said hello.
+    Hello {
+        /// Whether it understands graceful-termination.
+        graceful_termination: bool,
+    },
+    /// The worker's log tells that a task has started.
+    TaskStarted,
+    /// The worker's log tells that a task has finished.
+    TaskFinished,
+    /// The worker asks for its host to go away.
+    ShutdownAsked,
+    /// SIGTERM or SIGINT.
+    Terminate,
+    /// Somebody wants the worker to end.
+    Asked {
+        /// How strongly.
+        strength: Strength,
+        /// Why.
+        cause: Cause,
+    },
+    /// The worker's process is gone.
+    Exited(Exit),
+    /// After its exit: its output is read, and nothing that it left behind lives any more, or has been given up.
+    Settled {
+        /// Whether the worker can be started again without a boot between.
+        in_place: bool,
+    },
+    /// The machine's deadline has come.
+    Deadline,
+}
+
+/// How a supervised run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The worker had done its work, or had none.
+    Done,
+    /// An operator's stop or drain.
+    Stopped,
+    /// An operator's drain that ended in the worker's own reboot: nothing is to start after the boot.
+    Held,
+    /// The worker could not be started.
+    StartFailed,
+    /// Restarting does not help, or is not allowed.
+    GaveUp,
+    /// The worker's credentials ran out.
+    CredentialsExpired,
+    /// The worker needs a reboot that did not come, or that somebody else is to do.
+    NeedsReboot,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Done => "the worker is done",
+            Self::Stopped => "stopped as asked",
+            Self::Held => "drained as asked; holding after the reboot",
+            Self::StartFailed => "the worker could not be started",
+            Self::GaveUp => "gave up on the worker",
+            Self::CredentialsExpired => "the worker's credentials have run out",
+            Self::NeedsReboot => "the worker needs a reboot",
+        })
+    }
+}

@@ -1,3 +1,100 @@
-//! The `start-worker` command.
+//! The `start-worker` command: arguments, runner configuration, log, run, exit code.
 
-fn main() {}
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use start_worker::clock::SystemClock;
+use start_worker::config::{LogFormat, RunnerConfig};
+use start_worker::event::Outcome;
+use start_worker::host::{oom, private_file};
+use start_worker::observe::logging;
+use start_worker::output::{Format, Output};
+use start_worker::{Host, LAST_LINES_TIME, RunError, config};
+use tracing::{error, info, warn};
+
+mod cli;
+
+use cli::environment::Environment;
+use cli::{Arguments, exit};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.short_version {
+        // Whoever does not read the answer needs none.
+        let _ = writeln!(std::io::stdout(), "{}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    let environment = Environment::read();
+    let level = arguments.log_level.as_ref().or(environment.log_level.as_ref());
+    let filter =
+        match level.map_or_else(|| Ok(logging::Filter::default()), |text| logging::Filter::parse(text)) {
+            Ok(filter) => filter,
+            Err(cause) => {
+                return refuse(exit::USAGE, &format!("error: --log-level (or START_WORKER_LOG): {cause}"));
+            }
+        };
+    let path = arguments.runner_config.unwrap_or_default();
+    match config::load(&path, private_file::Access::Tighten) {
+        Ok(loaded) => start(&path, loaded, environment, filter),
+        Err(cause) => refuse(exit::load_code(&cause), &cli::load_error(&cause)),
+    }
+}
+
+/// Before there is a log: the reason on stderr.
+fn refuse(code: u8, reason: &str) -> ExitCode {
+    // Without a stderr there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{reason}");
+    ExitCode::from(code)
+}
+
+fn start(path: &Path, loaded: config::Loaded, environment: Environment, filter: logging::Filter) -> ExitCode {
+    let config = loaded.config;
+    let format = match config.logging {
+        LogFormat::Json => Format::Json,
+        LogFormat::Stdio | LogFormat::Journald => Format::Text,
+    };
+    let output =
+        match std::io::stderr().as_fd().try_clone_to_owned().and_then(|sink| Output::start(sink, format)) {
+            Ok(output) => output,
+            Err(cause) => return refuse(exit::FAILED, &format!("error: cannot start the log: {cause}")),
+        };
+    logging::install(output.log_sink(), format, filter);
+    let (version, provider) = (env!("CARGO_PKG_VERSION"), config.provider.provider_type());
+    info!(version, config = %path.display(), provider, worker = config.worker.implementation.name(), "start-worker starts");
+    for warning in loaded.warnings {
+        warn!("{warning}");
+    }
+    if config.logging == LogFormat::Journald {
+        warn!("logging.implementation journald: not in this version; using stdio");
+    }
+    let result = run(config, environment, &output);
+    match &result {
+        Ok(outcome @ (Outcome::Done | Outcome::Stopped | Outcome::Held)) => {
+            info!("start-worker ends: {outcome}");
+        }
+        Ok(outcome) => error!(exit_code = exit::code(&result), "start-worker ends: {outcome}"),
+        Err(cause) => error!(exit_code = exit::code(&result), "start-worker ends: {cause}"),
+    }
+    output.close(LAST_LINES_TIME);
+    ExitCode::from(exit::code(&result))
+}
+
+fn run(config: RunnerConfig, environment: Environment, output: &Output) -> Result<Outcome, RunError> {
+    let dummy = matches!(config.worker.implementation, config::Implementation::Dummy { .. });
+    if !dummy {
+        oom::spare_runner();
+        oom::forbid_dumps();
+    }
+    let host = Host {
+        clock: Arc::new(SystemClock),
+        runtime_directory: environment.runtime_directory,
+        state_directory: environment.state_directory,
+    };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Signals)?;
+    runtime.block_on(start_worker::run(config, host, output))
+}

@@ -1,4 +1,8 @@
 //! The host: its files, its processes' standing, its power. Knows nothing of Taskcluster.
 
 pub mod atomic;
+pub mod held;
+pub mod lock;
+pub mod oom;
+pub mod power;
 pub mod private_file;

@@ -1,0 +1,38 @@
+//! What the runner reads from its environment: here, and nowhere else.
+
+use std::env;
+use std::path::PathBuf;
+
+/// The environment, as far as it matters.
+#[derive(Debug)]
+pub(crate) struct Environment {
+    /// `START_WORKER_LOG`: what is logged.
+    pub(crate) log_level: Option<String>,
+    /// systemd's `RUNTIME_DIRECTORY`, else `/run/start-worker` for root and `start-worker` in `XDG_RUNTIME_DIR` for
+    /// others.
+    pub(crate) runtime_directory: Option<PathBuf>,
+    /// systemd's `STATE_DIRECTORY`.
+    pub(crate) state_directory: Option<PathBuf>,
+}
+
+impl Environment {
+    pub(crate) fn read() -> Self {
+        let by_default = || {
+            if nix::unistd::geteuid().is_root() {
+                return Some(PathBuf::from("/run/start-worker"));
+            }
+            directory("XDG_RUNTIME_DIR").map(|folder| folder.join("start-worker"))
+        };
+        Self {
+            log_level: env::var("START_WORKER_LOG").ok().filter(|level| !level.is_empty()),
+            runtime_directory: directory("RUNTIME_DIRECTORY").or_else(by_default),
+            state_directory: directory("STATE_DIRECTORY"),
+        }
+    }
+}
+
+/// systemd names several directories with colons between; the first is the unit's own.
+fn directory(name: &str) -> Option<PathBuf> {
+    let value = env::var_os(name)?;
+    env::split_paths(&value).next().filter(|path| path.is_absolute())
+}

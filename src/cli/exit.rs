@@ -1,0 +1,37 @@
+//! What a run's end means to whoever started the runner: its exit code.
+
+use start_worker::RunError;
+use start_worker::config::{LoadError, LoadErrorKind};
+use start_worker::event::Outcome;
+
+/// Ended as intended.
+const OK: u8 = 0;
+/// Failed at run time.
+pub(crate) const FAILED: u8 = 1;
+/// Wrong arguments.
+pub(crate) const USAGE: u8 = 2;
+/// The runner configuration is missing or invalid, in content or for this host. (sysexits: `EX_USAGE`)
+const CONFIGURATION: u8 = 64;
+/// The worker needs a reboot that did not come. (sysexits: `EX_SOFTWARE`)
+const NEEDS_REBOOT: u8 = 70;
+/// A file's permissions, owner or kind. (sysexits: `EX_NOPERM`)
+const PERMISSIONS: u8 = 77;
+
+/// The exit code of a run.
+pub(crate) fn code(result: &Result<Outcome, RunError>) -> u8 {
+    match result {
+        Ok(Outcome::Done | Outcome::Stopped | Outcome::Held) => OK,
+        Ok(Outcome::NeedsReboot) => NEEDS_REBOOT,
+        Err(RunError::Provider(_) | RunError::Worker(_)) => CONFIGURATION,
+        Ok(Outcome::StartFailed | Outcome::GaveUp | Outcome::CredentialsExpired)
+        | Err(RunError::Locked(_) | RunError::Expired(_) | RunError::Signals(_)) => FAILED,
+    }
+}
+
+/// The exit code of a runner configuration that cannot be loaded.
+pub(crate) fn load_code(error: &LoadError) -> u8 {
+    match error.kind() {
+        LoadErrorKind::Invalid => CONFIGURATION,
+        LoadErrorKind::Permissions => PERMISSIONS,
+    }
+}

@@ -1,0 +1,44 @@
+//! The command line: what may be asked for, and what the answer's exit code is.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use start_worker::chain::Chain;
+use start_worker::config::{self, LoadError};
+
+pub(crate) mod environment;
+pub(crate) mod exit;
+
+/// Starts and supervises the worker of a Taskcluster worker machine.
+#[derive(Debug, Parser)]
+#[command(name = "start-worker", version, disable_version_flag = true, arg_required_else_help = true)]
+#[command(override_usage = "start-worker [OPTIONS] <runnerConfig>")]
+pub(crate) struct Arguments {
+    /// The runner configuration (YAML or JSON); see docs/configuration.md
+    #[arg(value_name = "runnerConfig", required_unless_present = "short_version")]
+    pub(crate) runner_config: Option<PathBuf>,
+
+    /// What is logged: error, warn, info, debug or trace; also per module, as in
+    /// `info,start_worker::supervisor=debug`. Default: `START_WORKER_LOG`, else info
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
+
+    /// Print the name and the version
+    #[arg(long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+
+    /// Print the version alone
+    #[arg(long)]
+    pub(crate) short_version: bool,
+}
+
+/// What is wrong with a runner configuration that cannot be loaded, a line each.
+pub(crate) fn load_error(error: &LoadError) -> String {
+    match error {
+        LoadError::Faults(faults) => {
+            let lines: Vec<String> = faults.diagnostics.iter().map(config::Diagnostic::labelled).collect();
+            lines.join("\n")
+        }
+        LoadError::File(_) => format!("error: {}", Chain(error)),
+    }
+}

@@ -1,0 +1,391 @@
+//! The sections of the runner configuration, as types that cannot be wrong.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+
+/// The whole runner configuration.
+#[derive(Debug, Clone)]
+pub struct RunnerConfig {
+    /// `provider`: who the worker is.
+    pub provider: ProviderConfig,
+    /// `worker`: which program, and how it is started.
+    pub worker: WorkerSettings,
+    /// `workerConfig`: the lowest-precedence source of the worker configuration.
+    pub worker_config: Map<String, Value>,
+    /// `getSecrets`.
+    pub get_secrets: bool,
+    /// `cacheOverRestarts`: where the run is kept over reboots.
+    pub cache_over_restarts: Option<PathBuf>,
+    /// `logging.implementation`.
+    pub logging: LogFormat,
+    /// `supervision`.
+    pub supervision: Supervision,
+    /// `deployment`.
+    pub deployment: Deployment,
+    /// `startTimeout`; `None`: the provider's default (15 min on dynamic hosts, for ever elsewhere).
+    pub start_timeout: Option<Duration>,
+    /// `host`.
+    pub host: HostSettings,
+    /// `autologin`.
+    pub autologin: Autologin,
+    /// `status.socket`; `None`: no socket. (The default is resolved against `$RUNTIME_DIRECTORY`, so it is kept apart.)
+    pub status_socket: StatusSocket,
+    /// `metrics.listen`, an address with a port.
+    pub metrics_listen: Option<std::net::SocketAddr>,
+}
+
+/// `status.socket`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatusSocket {
+    /// Not given: `status.sock` in the runtime directory.
+    Default,
+    /// `null`: none.
+    None,
+    /// A path.
+    At(PathBuf),
+}
+
+/// `provider`, by `providerType`.
+#[derive(Debug, Clone)]
+pub enum ProviderConfig {
+    /// Identity and credentials are in the file.
+    Standalone(StandaloneConfig),
+    /// Identity and a secret to register with are in the file.
+    Static(StaticConfig),
+    /// EC2.
+    Aws(CloudConfig),
+    /// Azure.
+    Azure(CloudConfig),
+    /// GCE.
+    Google(CloudConfig),
+    /// The legacy aws-provisioner.
+    AwsProvisioner(CloudConfig),
+}
+
+impl ProviderConfig {
+    /// The value of `provider.providerType`.
+    pub fn provider_type(&self) -> &'static str {
+        match self {
+            Self::Standalone(_) => "standalone",
+            Self::Static(_) => "static",
+            Self::Aws(_) => "aws",
+            Self::Azure(_) => "azure",
+            Self::Google(_) => "google",
+            Self::AwsProvisioner(_) => "aws-provisioner",
+        }
+    }
+}
+
+/// What `standalone` and `static` both say: who and where the worker is.
+#[derive(Debug, Clone)]
+pub struct FixedIdentity {
+    /// `rootURL`, http or https, trailing slashes stripped.
+    pub root_url: String,
+    /// `workerPoolID`: has a slash with something on both sides.
+    pub worker_pool_id: String,
+    /// `workerGroup`, not empty.
+    pub worker_group: String,
+    /// `workerID`, not empty.
+    pub worker_id: String,
+    /// `providerMetadata`.
+    pub provider_metadata: Map<String, Value>,
+    /// `workerLocation`.
+    pub worker_location: BTreeMap<String, String>,
+}
+
+/// `providerType: standalone`.
+#[derive(Debug, Clone)]
+pub struct StandaloneConfig {
+    /// Who and where.
+    pub identity: FixedIdentity,
+    /// `clientID`, not empty.
+    pub client_id: String,
+    /// `accessToken`, not empty.
+    pub access_token: SecretString,
+    /// `certificate`: a string that holds a JSON object (checked), unchanged.
+    pub certificate: Option<SecretString>,
+}
+
+/// `providerType: static`.
+#[derive(Debug, Clone)]
+pub struct StaticConfig {
+    /// Who and where.
+    pub identity: FixedIdentity,
+    /// `providerID`, not empty.
+    pub provider_id: String,
+    /// `staticSecret`: 44 characters of `[a-zA-Z0-9_-]`.
+    pub static_secret: SecretString,
+}
+
+/// The keys that clouds' providers have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CloudConfig {
+    /// `onRebalance: drain` (aws only; elsewhere an unknown key).
+    pub drain_on_rebalance: bool,
+    /// `acknowledgeEvents` (azure only; elsewhere an unknown key).
+    pub acknowledge_events: bool,
+    /// `finishTasksIfDeadlineOver`: an interruption further away than this lets tasks finish.
+    pub finish_tasks_if_deadline_over: Option<Duration>,
+}
+
+/// `worker`.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// `implementation` and the keys that depend on it.
+    pub implementation: Implementation,
+    /// `args`: extra arguments, after the implementation's own.
+    pub args: Vec<String>,
+    /// `env`: added to the runner's environment.
+    pub env: BTreeMap<String, String>,
+    /// `cwd`.
+    pub cwd: Option<PathBuf>,
+    /// `user`: run the worker as this user.
+    pub user: Option<String>,
+    /// `helloTimeout`, default 30 s.
+    pub hello_timeout: Duration,
+    /// `restartInPlace`.
+    pub restart_in_place: RestartInPlace,
+    /// `oomScoreAdj`, −1000 to 1000, default 0.
+    pub oom_score_adj: i16,
+}
+
+/// `worker.implementation`, with its own keys.
+#[derive(Debug, Clone)]
+pub enum Implementation {
+    /// Starts nothing, shows the run.
+    Dummy {
+        /// `showSecrets`.
+        show_secrets: bool,
+    },
+    /// Taskcluster's generic-worker.
+    GenericWorker {
+        /// `path`; `None` where only `service` or `protocolPipe` is given: a Windows set-up, which loads but cannot
+        /// start here.
+        path: Option<PathBuf>,
+        /// `configPath`.
+        config_path: PathBuf,
+    },
+    /// Taskcluster's docker-worker (legacy).
+    DockerWorker {
+        /// `path`: the unpacked release, or a clone.
+        path: PathBuf,
+        /// `configPath`.
+        config_path: PathBuf,
+    },
+    /// Any program.
+    Command {
+        /// `path`.
+        path: PathBuf,
+        /// `configPath`.
+        config_path: Option<PathBuf>,
+        /// `credentialsInEnvironment`.
+        credentials_in_environment: bool,
+    },
+}
+
+impl Implementation {
+    /// The value of `worker.implementation`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Dummy { .. } => "dummy",
+            Self::GenericWorker { .. } => "generic-worker",
+            Self::DockerWorker { .. } => "docker-worker",
+            Self::Command { .. } => "command",
+        }
+    }
+}
+
+/// `worker.restartInPlace`: whether a worker that ended can be started again without a boot between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RestartInPlace {
+    /// `auto`: found out from the worker and its configuration.
+    #[default]
+    Auto,
+    /// `true`.
+    Yes,
+    /// `false`.
+    No,
+}
+
+/// `logging.implementation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Stdio,
+    /// One JSON object a line.
+    Json,
+    /// The journal's native protocol.
+    Journald,
+}
+
+/// `supervision`. Durations are positive unless said otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Supervision {
+    /// `restart`.
+    pub restart: Restart,
+    /// `maxRestarts`, default 5: restarts after crashes; one more crash is giving up.
+    pub max_restarts: u32,
+    /// `restartWindow`, default 10 min: a run longer than this resets the crash count.
+    pub restart_window: Duration,
+    /// `reportOutputLines`, default 0.
+    pub report_output_lines: u32,
+    /// `killDescendants`, default true.
+    pub kill_descendants: bool,
+    /// `backoff.initial`, default 1 s; may be zero.
+    pub backoff_initial: Duration,
+    /// `backoff.max`, default 1 min; not less than `backoff.initial`.
+    pub backoff_max: Duration,
+    /// `drainTimeout`, default 24 h.
+    pub drain_timeout: Duration,
+    /// `stopTimeout`, default 60 s.
+    pub stop_timeout: Duration,
+    /// `killTimeout`, default 10 s.
+    pub kill_timeout: Duration,
+    /// `drainIdleTimeout`, default 60 s.
+    pub drain_idle_timeout: Duration,
+    /// `onReboot`.
+    pub on_reboot: OnReboot,
+    /// `rebootTimeout`, default 5 min.
+    pub reboot_timeout: Duration,
+}
+
+impl Default for Supervision {
+    fn default() -> Self {
+        Self {
+            restart: Restart::OnFailure,
+            max_restarts: 5,
+            restart_window: Duration::from_secs(600),
+            report_output_lines: 0,
+            kill_descendants: true,
+            backoff_initial: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(24 * 3600),
+            stop_timeout: Duration::from_secs(60),
+            kill_timeout: Duration::from_secs(10),
+            drain_idle_timeout: Duration::from_secs(60),
+            on_reboot: OnReboot::Auto,
+            reboot_timeout: Duration::from_secs(300),
+        }
+    }
+}
+
+/// `supervision.restart`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// Not even after a crash.
+    Never,
+    /// After a crash.
+    OnFailure,
+    /// Also after the worker is done.
+    Always,
+}
+
+/// `supervision.onReboot`: what a worker's exit "reboot required" means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnReboot {
+    /// `restart` where the worker has `disableReboots: true` and can be restarted in place, else `wait`.
+    Auto,
+    /// The worker has asked the operating system already.
+    Wait,
+    /// Start the worker again in place.
+    Restart,
+    /// The runner reboots the host.
+    Reboot,
+    /// Exit 70 at once.
+    Exit,
+}
+
+/// `deployment`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deployment {
+    /// `poll`, default true.
+    pub poll: bool,
+    /// `interval`, default 5 min.
+    pub interval: Duration,
+}
+
+impl Default for Deployment {
+    fn default() -> Self {
+        Self { poll: true, interval: Duration::from_secs(300) }
+    }
+}
+
+/// `host`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSettings {
+    /// `shutdownOnStartFailure`, default true.
+    pub shutdown_on_start_failure: bool,
+    /// `startFailureDelay`, default 10 min; may be zero.
+    pub start_failure_delay: Duration,
+    /// `shutdownStatic`, default false.
+    pub shutdown_static: bool,
+    /// `shutdownCommand`: program and arguments, not empty.
+    pub shutdown_command: Vec<String>,
+    /// `rebootCommand`: program and arguments, not empty.
+    pub reboot_command: Vec<String>,
+}
+
+impl Default for HostSettings {
+    fn default() -> Self {
+        let words = |line: &str| line.split(' ').map(str::to_owned).collect();
+        Self {
+            shutdown_on_start_failure: true,
+            start_failure_delay: Duration::from_secs(600),
+            shutdown_static: false,
+            shutdown_command: words("shutdown -h now"),
+            reboot_command: words("systemctl reboot"),
+        }
+    }
+}
+
+/// `autologin`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Autologin {
+    /// `displayManager`.
+    pub display_manager: DisplayManager,
+    /// `user`: set at every start.
+    pub user: Option<String>,
+    /// `session`.
+    pub session: Option<String>,
+    /// `tty`, for getty; default `tty1`.
+    pub tty: String,
+    /// `root`, below which all files are looked for; default `/`.
+    pub root: PathBuf,
+    /// `allowedUsers`: a glob that a worker's request must match.
+    pub allowed_users: Option<String>,
+}
+
+impl Default for Autologin {
+    fn default() -> Self {
+        Self {
+            display_manager: DisplayManager::Auto,
+            user: None,
+            session: None,
+            tty: "tty1".to_owned(),
+            root: PathBuf::from("/"),
+            allowed_users: None,
+        }
+    }
+}
+
+/// `autologin.displayManager`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DisplayManager {
+    /// The one that the host uses.
+    Auto,
+    /// GNOME's.
+    Gdm,
+    /// `LightDM`.
+    Lightdm,
+    /// KDE's.
+    Sddm,
+    /// A text console.
+    Getty,
+    /// None: requests are refused.
+    None,
+}

@@ -1,0 +1,149 @@
+//! The runner's own log: `tracing` events as finished lines, for people or as JSON, through the output thread.
+
+use std::fmt::{self, Write};
+
+use serde_json::Value;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
+use tracing_subscriber::layer::{Context, SubscriberExt};
+
+use crate::output::{Format, LogSink};
+
+/// Which lines are logged: `info`, or per module `warn,start_worker::supervisor=debug`.
+#[derive(Debug, Clone)]
+pub struct Filter(Targets);
+
+impl Filter {
+    /// Reads a filter as `--log-level` and `START_WORKER_LOG` have it.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        text.parse().map(Self)
+    }
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self(Targets::new().with_default(LevelFilter::INFO))
+    }
+}
+
+/// Makes the runner's log go to `sink` from now on, for the whole process.
+pub fn install(sink: LogSink, format: Format, filter: Filter) {
+    let layer = Lines { sink, format }.with_filter(filter.0);
+    // Fails only where a log is installed already; then that one goes on.
+    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
+}
+
+/// Renders events and hands them to the output thread.
+struct Lines {
+    sink: LogSink,
+    format: Format,
+}
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        let now = jiff::Timestamp::now();
+        let line = match self.format {
+            Format::Text => text_line(now, event),
+            Format::Json => json_line(now, event),
+        };
+        self.sink.line(line.into_bytes());
+    }
+}
+
+/// `2026-11-23T19:12:00.123Z INFO  worker started pid=4711`
+fn text_line(now: jiff::Timestamp, event: &Event<'_>) -> String {
+    let mut fields = TextFields::default();
+    event.record(&mut fields);
+    format!("{now:.3} {:5} {}{}\n", event.metadata().level(), fields.message, fields.rest)
+}
+
+#[derive(Default)]
+struct TextFields {
+    message: String,
+    rest: String,
+}
+
+impl TextFields {
+    fn add(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            escape(&mut self.message, value);
+            return;
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(self.rest, " {}=", field.name());
+        let plain =
+            !value.is_empty() && !value.contains([' ', '"', '=']) && !value.contains(char::is_control);
+        if plain {
+            self.rest.push_str(value);
+        } else {
+            let _ = write!(self.rest, "{value:?}");
+        }
+    }
+}
+
+/// Control characters must not make a line look like another one, or like two.
+fn escape(into: &mut String, text: &str) {
+    for character in text.chars() {
+        if character.is_control() {
+            into.extend(character.escape_default());
+        } else {
+            into.push(character);
+        }
+    }
+}
+
+impl Visit for TextFields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, &format!("{value:?}"));
+    }
+}
+
+/// `{"timestamp":"…","level":"info","message":"worker started","source":"start-worker","pid":4711}`
+fn json_line(now: jiff::Timestamp, event: &Event<'_>) -> String {
+    let mut fields = JsonFields(String::new());
+    event.record(&mut fields);
+    let level = match *event.metadata().level() {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
+    };
+    format!("{{\"timestamp\":\"{now:.3}\",\"level\":\"{level}\",\"source\":\"start-worker\"{}}}\n", fields.0)
+}
+
+struct JsonFields(String);
+
+impl JsonFields {
+    fn add(&mut self, field: &Field, value: &Value) {
+        let _ = write!(self.0, ",{}:{value}", Value::from(field.name()));
+    }
+}
+
+impl Visit for JsonFields {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add(field, &value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add(field, &value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field, &value.into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, &value.into());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, &format!("{value:?}").into());
+    }
+}

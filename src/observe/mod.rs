@@ -1,0 +1,3 @@
+//! What others can see of the runner. Observers decide nothing.
+
+pub mod logging;

@@ -1,0 +1,108 @@
+//! `standalone`: identity and credentials are in the runner configuration; nobody is asked.
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use super::{Identified, ProviderError};
+use crate::config::StandaloneConfig;
+use crate::credentials::Credentials;
+use crate::run::{WorkerIdentity, WorkerPoolId};
+
+/// The providerId of every standalone worker, and its `cloud`.
+const NAME: &str = "standalone";
+
+/// What is read of a certificate. Taskcluster's documentation: "temporary credentials".
+#[derive(Debug, Deserialize)]
+struct Certificate {
+    /// When it ends, in milliseconds since the epoch.
+    expiry: Option<i64>,
+}
+
+pub(super) fn identify(config: &StandaloneConfig) -> Result<Identified, ProviderError> {
+    let fixed = &config.identity;
+    let pool = WorkerPoolId::parse(&fixed.worker_pool_id).ok_or_else(|| ProviderError::Value {
+        key: "workerPoolID",
+        why: format!("expected <provisionerId>/<workerType>, found {:?}", fixed.worker_pool_id),
+    })?;
+    let mut worker_location = fixed.worker_location.clone();
+    worker_location.entry("cloud".to_owned()).or_insert_with(|| NAME.to_owned());
+    Ok(Identified {
+        root_url: fixed.root_url.clone(),
+        identity: WorkerIdentity {
+            provider_id: NAME.to_owned(),
+            worker_pool_id: pool,
+            worker_group: fixed.worker_group.clone(),
+            worker_id: fixed.worker_id.clone(),
+        },
+        worker_location,
+        provider_metadata: fixed.provider_metadata.clone(),
+        credentials: Credentials {
+            client_id: config.client_id.clone(),
+            access_token: config.access_token.clone(),
+            certificate: config.certificate.clone(),
+            expires: config.certificate.as_ref().map(expiry).transpose()?.flatten(),
+        },
+    })
+}
+
+/// When the certificate ends; `None` where it does not say.
+fn expiry(certificate: &SecretString) -> Result<Option<Timestamp>, ProviderError> {
+    let wrong = |why: &str| ProviderError::Value { key: "certificate", why: why.to_owned() };
+    let certificate: Certificate = serde_json::from_str(certificate.expose_secret())
+        .map_err(|_| wrong("expected a string that holds a JSON object, with expiry in milliseconds"))?;
+    certificate
+        .expiry
+        .map(|ms| Timestamp::from_millisecond(ms).map_err(|_| wrong("its expiry is no date that can be")))
+        .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::FixedIdentity;
+
+    fn config(certificate: Option<&str>) -> StandaloneConfig {
+        StandaloneConfig {
+            identity: FixedIdentity {
+                root_url: "https://tc.example.com".into(),
+                worker_pool_id: "pp/ww".into(),
+                worker_group: "wg".into(),
+                worker_id: "wi".into(),
+                provider_metadata: serde_json::Map::new(),
+                worker_location: [("dataCenter".to_owned(), "dc1".to_owned())].into(),
+            },
+            client_id: "c".into(),
+            access_token: "t".into(),
+            certificate: certificate.map(SecretString::from),
+        }
+    }
+
+    #[test]
+    fn the_location_is_the_configured_one_and_the_cloud() {
+        let location = identify(&config(None)).unwrap().worker_location;
+        let expected = [("cloud", "standalone"), ("dataCenter", "dc1")];
+        assert_eq!(location, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+    }
+
+    #[test]
+    fn permanent_credentials_never_expire() {
+        assert_eq!(identify(&config(None)).unwrap().credentials.expires, None);
+    }
+
+    #[test]
+    fn a_certificate_says_when_the_credentials_expire() {
+        let identified = identify(&config(Some(r#"{"version":1,"expiry":1795804367966}"#))).unwrap();
+        assert_eq!(identified.credentials.expires.unwrap().to_string(), "2026-11-27T18:32:47.966Z");
+    }
+
+    #[test]
+    fn a_certificate_that_is_no_json_is_refused_without_being_shown() {
+        let error = identify(&config(Some("signature-secret"))).unwrap_err().to_string();
+        assert!(
+            error.starts_with("provider.certificate: expected a string that holds a JSON object"),
+            "{error}"
+        );
+        assert!(!error.contains("signature-secret"));
+    }
+}

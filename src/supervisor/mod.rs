@@ -1,0 +1,385 @@
+//! The supervisor: the only owner of the worker's process, and the only place where decisions are performed.
+//!
+//! [`supervise`] is one loop. Its `select!` arms only make [`Event`]s; [`state::Machine`] decides; [`Supervisor::perform`]
+//! acts. Siblings (signals, credentials …) never touch the process: they send events.
+
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+use tokio::signal::unix::SignalKind;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{debug, error, info};
+
+use crate::chain::Chain;
+use crate::config::{HostSettings, Supervision};
+use crate::event::{Event, ExitClass, ExitStatus, Outcome};
+use crate::host::{held, power};
+use crate::output::{Output, WorkerEvent};
+use crate::protocol::capabilities::{Capabilities, Capability};
+use crate::protocol::message::{FromWorker, ToWorker};
+use crate::worker::{InPlace, LaunchSpec};
+
+mod child;
+mod clearing;
+mod config_file;
+mod descendants;
+mod spawn;
+pub mod state;
+mod story;
+mod version;
+
+use child::Child;
+use clearing::{Clearing, Surroundings};
+use descendants::Descendants;
+use state::{Action, Machine, Moment, Policy, State};
+
+/// How many of the worker's last lines go into the log when the runner gives up on it.
+const LAST_LINES: usize = 20;
+
+/// Everything that one supervised run needs.
+#[derive(Debug)]
+pub struct Job {
+    /// What is started, and how its exits are understood.
+    pub spec: LaunchSpec,
+    /// `supervision`.
+    pub supervision: Supervision,
+    /// `host`.
+    pub host: HostSettings,
+    /// What the runner can do with this worker.
+    pub offered: Capabilities,
+    /// Where the mark goes that keeps a worker from being started after a drain; `None`: nowhere to put it.
+    pub held_mark: Option<PathBuf>,
+}
+
+/// Starts the worker and keeps it until it needs no more keeping. `events` has what the siblings send.
+pub async fn supervise(job: Job, output: &Output, events: mpsc::Receiver<Event>) -> Outcome {
+    let policy = Policy::new(&job.supervision, &job.spec, job.host.shutdown_static);
+    let (machine, first) = Machine::new(policy);
+    let mut supervisor = Supervisor {
+        job,
+        output,
+        machine,
+        epoch: Instant::now(),
+        child: None,
+        worker_events: None,
+        preparing: None,
+        clearing: None,
+        descendants: Descendants::new(),
+        in_place: None,
+        last_lines: Vec::new(),
+        starts: 0,
+    };
+    supervisor.perform_all(first);
+    supervisor.run(events).await
+}
+
+type Preparing = tokio::task::JoinHandle<Result<(), crate::host::atomic::WriteError>>;
+
+struct Supervisor<'a> {
+    job: Job,
+    output: &'a Output,
+    machine: Machine,
+    epoch: Instant,
+    /// The worker's process; `None` before it is started and after its end was judged.
+    child: Option<Child>,
+    worker_events: Option<mpsc::Receiver<WorkerEvent>>,
+    preparing: Option<Preparing>,
+    clearing: Option<Clearing>,
+    descendants: Descendants,
+    /// What `--version` answered, once it was asked.
+    in_place: Option<bool>,
+    last_lines: Vec<String>,
+    starts: u32,
+}
+
+impl Supervisor<'_> {
+    async fn run(mut self, mut events: mpsc::Receiver<Event>) -> Outcome {
+        let mut orphans = tokio::signal::unix::signal(SignalKind::child()).ok();
+        loop {
+            if let State::Ended(outcome) = *self.machine.state() {
+                self.concluded(outcome);
+                return outcome;
+            }
+            let deadline = self.machine.deadline().map(|moment| self.epoch + moment);
+            let event = tokio::select! {
+                // In this order: what somebody asked for counts before the exit that it caused.
+                biased;
+                Some(event) = events.recv() => Some(event),
+                Some(said) = next(&mut self.worker_events) => self.heard(said),
+                status = exited(&mut self.child, self.clearing.is_none()) => {
+                    Some(Event::Exited((self.job.spec.explain)(status)))
+                }
+                event = prepared(&mut self.preparing) => Some(event),
+                () = tick(&mut self.clearing) => self.advance_clearing(),
+                () = expired(deadline) => Some(Event::Deadline),
+                Some(()) = child_signal(&mut orphans) => {
+                    self.orphan_died();
+                    self.advance_clearing()
+                }
+            };
+            if let Some(event) = event {
+                self.happened(event);
+            }
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.epoch.elapsed()
+    }
+
+    /// Decides and acts. Acting can itself make events (a spawn that fails).
+    fn happened(&mut self, event: Event) {
+        let mut pending = vec![event];
+        while let Some(event) = pending.pop() {
+            let before = *self.machine.state();
+            let actions = self.machine.handle(self.now(), event);
+            let after = *self.machine.state();
+            if before == after {
+                debug!(?event, "event changes nothing");
+            } else {
+                debug!(?event, ?before, ?after, "event");
+            }
+            for action in actions {
+                pending.extend(self.perform(action));
+            }
+        }
+    }
+
+    fn perform_all(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            if let Some(event) = self.perform(action) {
+                self.happened(event);
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Note(note) => story::tell(note),
+            Action::Prepare => return self.prepare(),
+            Action::Spawn => return Some(self.spawn()),
+            Action::Tell { finish_tasks } => {
+                self.with_child(|child| child.tell(&ToWorker::GracefulTermination { finish_tasks }));
+            }
+            Action::Terminate => self.with_child(|child| child.signal_group(Signal::SIGTERM)),
+            Action::Kill => {
+                self.with_child(|child| child.signal_group(Signal::SIGKILL));
+                if self.job.supervision.kill_descendants {
+                    self.descendants.kill();
+                }
+            }
+            Action::Clear { terminate } => self.clear(terminate),
+            Action::KillLeftovers => self.with_clearing(Clearing::kill),
+            Action::AbandonLeftovers => self.with_clearing(Clearing::abandon),
+            Action::ShutDownHost => run_host_command("shutdown", self.job.host.shutdown_command.clone()),
+            Action::RebootHost => run_host_command("reboot", self.job.host.reboot_command.clone()),
+            Action::MarkHeld => held::mark(self.job.held_mark.as_deref()),
+        }
+        None
+    }
+
+    fn with_child(&self, act: impl FnOnce(&Child)) {
+        if let Some(child) = &self.child {
+            act(child);
+        }
+    }
+
+    fn with_clearing(&mut self, act: impl FnOnce(&mut Clearing, &Self)) {
+        if let Some(mut clearing) = self.clearing.take() {
+            act(&mut clearing, self);
+            self.clearing = Some(clearing);
+        }
+    }
+
+    /// Writes the worker's configuration beside the loop: it ends with an fsync, which can take long.
+    fn prepare(&mut self) -> Option<Event> {
+        let Some(file) = self.job.spec.config_file.clone() else { return Some(Event::Prepared) };
+        let owner = self.job.spec.user.clone();
+        self.preparing =
+            Some(tokio::task::spawn_blocking(move || config_file::write(&file, owner.as_deref())));
+        None
+    }
+
+    fn spawn(&mut self) -> Event {
+        let keep_last =
+            LAST_LINES.max(usize::try_from(self.job.supervision.report_output_lines).unwrap_or(LAST_LINES));
+        match Child::spawn(&self.job.spec, self.output, self.job.offered, keep_last) {
+            Ok((child, said)) => {
+                let pid = child.pid();
+                self.starts += 1;
+                let program = self.job.spec.program.display();
+                info!(pid, worker = self.job.spec.implementation, %program, start = self.starts, "worker started");
+                self.child = Some(child);
+                self.worker_events = Some(said);
+                Event::Started { pid }
+            }
+            Err(cause) => {
+                error!(error = %cause, "worker cannot be started");
+                Event::StartFailed
+            }
+        }
+    }
+
+    /// What the output thread passes on.
+    fn heard(&mut self, said: Option<WorkerEvent>) -> Option<Event> {
+        match said {
+            Some(WorkerEvent::Message(message)) => Self::heard_message(message),
+            Some(WorkerEvent::TaskStarted) => Some(Event::TaskStarted),
+            Some(WorkerEvent::TaskFinished) => Some(Event::TaskFinished),
+            Some(WorkerEvent::End { last_lines }) => {
+                self.last_lines = last_lines;
+                self.worker_events = None;
+                self.advance_clearing()
+            }
+            None => {
+                self.worker_events = None;
+                self.advance_clearing()
+            }
+        }
+    }
+
+    fn heard_message(message: FromWorker) -> Option<Event> {
+        match message {
+            FromWorker::Hello { capabilities } => {
+                info!(%capabilities, "worker says hello");
+                let graceful_termination = capabilities.has(Capability::GracefulTermination);
+                Some(Event::Hello { graceful_termination })
+            }
+            FromWorker::ErrorReport(report) => {
+                let (kind, title, description) = (&report.kind, &report.title, &report.description);
+                let extra = serde_json::Value::Object(report.extra.clone());
+                error!(kind, title, description, %extra, "worker reports an error");
+                None
+            }
+            FromWorker::Shutdown => Some(Event::ShutdownAsked),
+        }
+    }
+
+    fn clear(&mut self, terminate: bool) {
+        let leave = !self.job.supervision.kill_descendants;
+        Descendants::reap(None);
+        self.clearing = Some(Clearing::begin(leave, terminate, self));
+    }
+
+    fn advance_clearing(&mut self) -> Option<Event> {
+        let mut clearing = self.clearing.take()?;
+        let Some(in_place) = clearing.advance(self) else {
+            self.clearing = Some(clearing);
+            return None;
+        };
+        if self.restart_is_possible() {
+            self.in_place = Some(in_place);
+        }
+        self.child = None;
+        self.worker_events = None;
+        Some(Event::Settled { in_place })
+    }
+
+    /// Whether the exit that is being cleared can lead to a restart.
+    fn restart_is_possible(&self) -> bool {
+        let State::Clearing(ended, None, _) = self.machine.state() else { return false };
+        matches!(ended.exit.class, ExitClass::Crash | ExitClass::Reboot | ExitClass::Interrupted)
+    }
+
+    fn orphan_died(&mut self) {
+        let worker = self.child.as_ref().filter(|_| self.clearing.is_none()).map(Child::pid);
+        Descendants::reap(worker);
+    }
+
+    fn concluded(&self, outcome: Outcome) {
+        if matches!(outcome, Outcome::GaveUp) && !self.last_lines.is_empty() {
+            let last = self.last_lines.len().min(LAST_LINES);
+            for line in self.last_lines.iter().skip(self.last_lines.len() - last) {
+                error!(line, "the worker's last lines");
+            }
+        }
+    }
+}
+
+impl Surroundings for Supervisor<'_> {
+    fn descendants(&self) -> &Descendants {
+        &self.descendants
+    }
+
+    fn finish_output(&self) {
+        self.with_child(Child::finish_output);
+    }
+
+    fn output_ended(&self) -> bool {
+        self.worker_events.is_none()
+    }
+
+    fn in_place(&self) -> Option<bool> {
+        match self.job.spec.restart_in_place {
+            InPlace::Yes => Some(true),
+            InPlace::AskVersion if self.restart_is_possible() => self.in_place,
+            InPlace::No | InPlace::AskVersion => Some(false),
+        }
+    }
+
+    fn ask_version(&self) -> tokio::task::JoinHandle<bool> {
+        tokio::spawn(version::can_restart_in_place(self.job.spec.clone()))
+    }
+}
+
+async fn next(events: &mut Option<mpsc::Receiver<WorkerEvent>>) -> Option<Option<WorkerEvent>> {
+    match events {
+        Some(events) => Some(events.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn exited(child: &mut Option<Child>, alive: bool) -> ExitStatus {
+    match child {
+        Some(child) if alive => child.wait().await,
+        _ => std::future::pending().await,
+    }
+}
+
+async fn prepared(preparing: &mut Option<Preparing>) -> Event {
+    let Some(task) = preparing else { return std::future::pending().await };
+    let result = task.await;
+    *preparing = None;
+    match result {
+        Ok(Ok(())) => Event::Prepared,
+        Ok(Err(cause)) => {
+            error!(error = %Chain(&cause), "the worker's configuration cannot be written");
+            Event::StartFailed
+        }
+        Err(cause) => {
+            error!(error = %cause, "writing the worker's configuration failed unexpectedly");
+            Event::StartFailed
+        }
+    }
+}
+
+async fn tick(clearing: &mut Option<Clearing>) {
+    match clearing {
+        Some(clearing) => clearing.tick().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn expired(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn child_signal(orphans: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
+    match orphans {
+        Some(orphans) => orphans.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn run_host_command(what: &'static str, command: Vec<String>) {
+    tokio::spawn(async move {
+        info!(what, command = %command.join(" "), "running the host command");
+        if let Err(cause) = power::run(&command).await {
+            error!(what, error = %cause, "the host command failed");
+        }
+    });
+}

@@ -1,0 +1,78 @@
+//! The spawn itself: between fork and exec the worker is set apart from the runner. The only module with `unsafe`.
+#![expect(unsafe_code, reason = "pre_exec runs between fork and exec, and close_range has no safe wrapper")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid};
+
+/// Whom a worker runs as, looked up before the fork.
+#[derive(Debug, Clone)]
+pub(super) struct Account {
+    pub(super) uid: Uid,
+    pub(super) gid: Gid,
+    /// All groups that the account is in.
+    pub(super) groups: Vec<Gid>,
+}
+
+/// Adds what every worker gets: a process group of its own, the parent-death signal, its OOM score, its account, and
+/// none of the runner's open files. (The standard library empties the signal mask and resets SIGPIPE.)
+///
+/// The command must be spawned from a thread that lives as long as the runner: the parent-death signal follows it.
+pub(super) fn set_apart(command: &mut Command, account: Option<Account>, oom_score_adj: i16) {
+    command.process_group(0);
+    let score = CString::new(oom_score_adj.to_string()).unwrap_or_default();
+    let parent = nix::unistd::getpid();
+    let privileged = nix::unistd::geteuid().is_root();
+    let child = move || {
+        close_on_exec();
+        if !privileged {
+            // Else /proc/self belongs to root, for the runner is not dumpable, and the score cannot be written.
+            let _ = prctl::set_dumpable(true);
+        }
+        set_oom_score(&score);
+        if let Some(account) = &account {
+            become_account(account)?;
+        }
+        // After setuid, which clears it.
+        prctl::set_pdeathsig(Signal::SIGTERM)?;
+        if nix::unistd::getppid() != parent {
+            // The runner died before the line above: nobody would tell us.
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes only system calls (setgroups, setgid, setuid, prctl, open, write, close, close_range,
+    // getppid) on data that was allocated before the fork; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(child) };
+}
+
+/// What the runner itself was started with, and has no business in the worker.
+fn close_on_exec() {
+    // SAFETY: close_range with these arguments only sets a flag on descriptors. Kernels without it (before 5.11) answer
+    // with an error, and the descriptors that Rust opened have the flag anyway.
+    unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+/// Best effort: where it is not allowed, nothing is lost.
+fn set_oom_score(score: &CString) {
+    // SAFETY: plain system calls on a string literal and a buffer that outlives them.
+    unsafe {
+        let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if file >= 0 {
+            libc::write(file, score.as_ptr().cast(), score.as_bytes().len());
+            libc::close(file);
+        }
+    }
+}
+
+fn become_account(account: &Account) -> io::Result<()> {
+    nix::unistd::setgroups(&account.groups)?;
+    nix::unistd::setgid(account.gid)?;
+    nix::unistd::setuid(account.uid)?;
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! What an exit means for what comes next: cause × exit. The cause comes first.
+
+use std::time::Duration;
+
+use super::{Action, Ended, LINGER, Machine, Moment, Note, RebootPolicy, Request, State};
+use crate::config::Restart;
+use crate::event::{Cause, ExitClass, Outcome};
+
+/// A worker that wants a reboot after less than this has crashed, whatever it says.
+const SHORT_RUN: Duration = Duration::from_secs(30);
+
+/// How a request ends the supervision where no worker runs.
+pub(super) fn unstarted(cause: Cause) -> Outcome {
+    match cause {
+        Cause::Operator => Outcome::Stopped,
+        Cause::CredentialsExpiring => Outcome::CredentialsExpired,
+    }
+}
+
+impl Machine {
+    pub(super) fn judge(
+        &mut self,
+        now: Moment,
+        ended: Ended,
+        request: Option<Request>,
+        in_place: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(request) = request {
+            let reboots = ended.exit.class == ExitClass::Reboot;
+            let held = request.cause == Cause::Operator && request.hold && reboots;
+            if held {
+                actions.push(Action::MarkHeld);
+            }
+            self.state = State::Ended(if held { Outcome::Held } else { unstarted(request.cause) });
+            return;
+        }
+        if ended.leaving {
+            self.state = State::Ended(Outcome::Done);
+            return;
+        }
+        match ended.exit.class {
+            ExitClass::Done | ExitClass::Idle => self.done(now, ended, actions),
+            ExitClass::Interrupted => {
+                self.state = State::Lingering { ended, in_place, until: now + LINGER };
+            }
+            ExitClass::Reboot => self.reboot(now, ended, in_place, actions),
+            ExitClass::BadConfiguration => {
+                actions.push(Action::Note(Note::BadConfiguration));
+                self.state = State::Ended(Outcome::GaveUp);
+            }
+            ExitClass::Crash => self.crashed(now, ended, in_place, actions),
+        }
+    }
+
+    fn done(&mut self, now: Moment, ended: Ended, actions: &mut Vec<Action>) {
+        if self.policy.restart != Restart::Always {
+            self.state = State::Ended(Outcome::Done);
+            return;
+        }
+        self.crashes = 0;
+        self.back_off(now, ended.ran < SHORT_RUN, actions);
+    }
+
+    fn reboot(&mut self, now: Moment, ended: Ended, in_place: bool, actions: &mut Vec<Action>) {
+        let restart = match self.policy.on_reboot {
+            RebootPolicy::Restart => true,
+            RebootPolicy::RestartIfPossible => in_place,
+            _ => false,
+        };
+        match self.policy.on_reboot {
+            _ if restart && ended.ran < SHORT_RUN => self.crashed(now, ended, in_place, actions),
+            _ if restart => {
+                actions.push(Action::Note(Note::RestartInsteadOfReboot));
+                self.short_runs = 0;
+                self.start(actions);
+            }
+            RebootPolicy::Exit => self.state = State::Ended(Outcome::NeedsReboot),
+            RebootPolicy::Reboot => {
+                actions.push(Action::RebootHost);
+                self.await_reboot(now, in_place, actions);
+            }
+            _ => self.await_reboot(now, in_place, actions),
+        }
+    }
+
+    fn await_reboot(&mut self, now: Moment, in_place: bool, actions: &mut Vec<Action>) {
+        let timeout = self.policy.reboot_timeout;
+        actions.push(Action::Note(Note::AwaitingReboot { timeout }));
+        self.state = State::AwaitingReboot { in_place, until: now + timeout };
+    }
+
+    pub(super) fn reboot_did_not_come(&mut self, in_place: bool, actions: &mut Vec<Action>) {
+        actions.push(Action::Note(Note::RebootDidNotCome { waited: self.policy.reboot_timeout, in_place }));
+        if in_place {
+            self.start(actions);
+        } else {
+            self.state = State::Ended(Outcome::NeedsReboot);
+        }
+    }
+
+    pub(super) fn crashed(&mut self, now: Moment, ended: Ended, in_place: bool, actions: &mut Vec<Action>) {
+        if !in_place {
+            actions.push(Action::Note(Note::CannotRestartInPlace));
+            if self.policy.on_reboot == RebootPolicy::Reboot && self.policy.restart != Restart::Never {
+                actions.push(Action::RebootHost);
+                self.await_reboot(now, in_place, actions);
+            } else {
+                self.state = State::Ended(Outcome::NeedsReboot);
+            }
+            return;
+        }
+        let forgiven = ended.ran > self.policy.restart_window;
+        self.crashes = if forgiven { 1 } else { self.crashes.saturating_add(1) };
+        let allowed = match self.policy.restart {
+            Restart::Never => 0,
+            Restart::OnFailure | Restart::Always => self.policy.max_restarts,
+        };
+        if self.crashes > allowed {
+            let (crashes, window) = (self.crashes, self.policy.restart_window);
+            actions.push(Action::Note(Note::TooManyCrashes { crashes, allowed, window }));
+            self.state = State::Ended(Outcome::GaveUp);
+        } else {
+            self.back_off(now, !forgiven, actions);
+        }
+    }
+
+    /// Waits before the next start: `backoff.initial`, doubled for each short run before, `backoff.max` at most.
+    fn back_off(&mut self, now: Moment, short: bool, actions: &mut Vec<Action>) {
+        self.short_runs = if short { self.short_runs.saturating_add(1) } else { 1 };
+        let doublings = self.short_runs.saturating_sub(1).min(30);
+        let wait = self.policy.backoff_initial.saturating_mul(1 << doublings).min(self.policy.backoff_max);
+        let (crashes, allowed) = (self.crashes, self.policy.max_restarts);
+        actions.push(Action::Note(Note::Restarting { wait, crashes, allowed }));
+        if wait.is_zero() {
+            self.start(actions);
+        } else {
+            self.state = State::BackingOff { until: now + wait };
+        }
+    }
+}

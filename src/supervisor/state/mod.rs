@@ -1,0 +1,424 @@
+//! The supervisor's decisions, and nothing else: [`Machine::handle`] takes what happened and says what to do.
+//!
+//! PURE: no tokio, no clock, no I/O. Time comes in as a [`Moment`]; timers are [`Machine::deadline`], answered by
+//! [`Event::Deadline`]. So property tests run it for millions of events.
+//!
+//! ```text
+//!              ┌────────────────────────── start again ◀───────────────────────────┐
+//!              ▼                                                                   │
+//!  Preparing ──Prepared──▶ Spawning ──Started──▶ Running ──Exited──────┐           │
+//!      │                      │                    │                   │           │
+//!      │                      │                  asked                 ▼           │
+//!      │                      │                    ▼               Clearing ──▶ judge ──▶ BackingOff
+//!      │                      │                 Stopping ──Exited──────▲        │  │ │
+//!      │                      │                  (ladder)              │        │  │ └───▶ AwaitingReboot
+//!      │                      │                                        │        │  │            │
+//!   asked, StartFailed    StartFailed                                  │        │  ▼            │ asked, or
+//!      │                      │                                        │        │ Lingering     │ too late
+//!      └──────────────────────┴────────────────────────────────────────┼────────┴──┬────────────┘
+//!                                                                      │           ▼
+//!                                                                      │         Ended
+//! ```
+//!
+//! * `Preparing`: the worker's files are being written. A request to end is granted at once: nothing runs.
+//! * `Spawning`: the program is being executed. A request is remembered.
+//! * `Running`: alive, nothing asked of it. Its hello is awaited for `helloTimeout`.
+//! * `Stopping`: somebody asked it to end; the ladder in [`stop`] says what was last done about it.
+//! * `Clearing`: the process is gone; what it left behind is ended (SIGTERM, SIGKILL after `killTimeout`, given up
+//!   after another), and its output is read. Requests that come now still count as the cause.
+//! * `Lingering`: it was interrupted, and nobody we know of asked for that: 2 s for our own SIGTERM to arrive.
+//! * `BackingOff`: waiting before the next start. `AwaitingReboot`: the host is said to reboot.
+//! * judge (in [`judge`]): cause × exit → what next. The cause comes first.
+
+use std::time::Duration;
+
+use crate::event::{Cause, Event, Exit, Outcome, Strength};
+
+mod judge;
+mod note;
+mod policy;
+mod stop;
+#[cfg(test)]
+mod tests;
+
+pub use note::Note;
+pub use policy::{Policy, RebootPolicy};
+pub use stop::Ladder;
+
+/// A point in time: how long after the machine was made.
+pub type Moment = Duration;
+
+/// SIGTERM twice within this counts once: wrappers and process groups deliver the same Ctrl-C twice.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
+/// How long an interrupted exit waits for the signal that explains it.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What the supervisor is to do. Each is performed at once, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Write the worker's files; answer with [`Event::Prepared`] or [`Event::StartFailed`].
+    Prepare,
+    /// Execute the worker; answer with [`Event::Started`] or [`Event::StartFailed`].
+    Spawn,
+    /// Send graceful-termination.
+    Tell {
+        /// Its `finish-tasks`.
+        finish_tasks: bool,
+    },
+    /// SIGTERM to the worker's process group.
+    Terminate,
+    /// SIGKILL to the worker's process group and to all its descendants.
+    Kill,
+    /// The worker is gone: end what it left behind, read the rest of its output, then answer with
+    /// [`Event::Settled`].
+    Clear {
+        /// Whether what it left gets SIGTERM.
+        terminate: bool,
+    },
+    /// SIGKILL to what the worker left behind.
+    KillLeftovers,
+    /// Wait no longer for what the worker left behind; [`Event::Settled`] must follow.
+    AbandonLeftovers,
+    /// Run `host.shutdownCommand`.
+    ShutDownHost,
+    /// Run `host.rebootCommand`.
+    RebootHost,
+    /// Leave the mark that keeps a worker from being started after the reboot.
+    MarkHeld,
+    /// Tell the log.
+    Note(Note),
+}
+
+/// What is known of a worker that lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Worker {
+    /// Its process id.
+    pub pid: u32,
+    /// When it was started.
+    pub since: Moment,
+    /// What it said of itself.
+    pub hello: Hello,
+    /// Its tasks, once its log has told of one.
+    pub tasks: Option<Tasks>,
+    /// It asked for its host to go away, and that is being done: its exit adds nothing.
+    pub leaving: bool,
+}
+
+/// What a worker said of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hello {
+    /// Nothing yet; it has until then.
+    Awaited(Moment),
+    /// Nothing in time: treated as one without the protocol.
+    Absent,
+    /// It said hello.
+    Said {
+        /// Whether it understands graceful-termination.
+        graceful_termination: bool,
+    },
+}
+
+/// The tasks that a worker's log told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tasks {
+    /// How many run now.
+    pub running: u32,
+    /// When that last changed.
+    pub changed: Moment,
+}
+
+/// Somebody wants the worker to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// How strongly, by now.
+    pub strength: Strength,
+    /// Why; the cause that counts most.
+    pub cause: Cause,
+    /// An operator asked for a drain at some point: after the worker's own reboot nothing is to start.
+    pub hold: bool,
+}
+
+impl Request {
+    fn new(strength: Strength, cause: Cause) -> Self {
+        let hold = strength == Strength::Drain && cause == Cause::Operator;
+        Self { strength, cause, hold }
+    }
+
+    /// Both requests as one: the stronger strength, the cause that counts more.
+    fn join(self, other: Self) -> Self {
+        Self {
+            strength: self.strength.max(other.strength),
+            cause: self.cause.max(other.cause),
+            hold: self.hold || other.hold,
+        }
+    }
+}
+
+/// A worker that has ended, while its end is being judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// How.
+    pub exit: Exit,
+    /// How long it ran.
+    pub ran: Duration,
+    /// It had asked for its host to go away.
+    pub leaving: bool,
+}
+
+/// How far the end of a worker's leftovers has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clearing {
+    /// Asked to end, or left alone; they have until then.
+    Asked(Moment),
+    /// Killed; they have until then.
+    Killed(Moment),
+    /// Not waited for any more.
+    Abandoned,
+}
+
+/// Where the supervisor stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// The worker's files are being written.
+    Preparing,
+    /// The worker's program is being executed.
+    Spawning(Option<Request>),
+    /// The worker lives, and nothing was asked of it.
+    Running(Worker),
+    /// The worker lives, and was asked to end.
+    Stopping(Worker, Request, Ladder),
+    /// The worker is gone; its leftovers are being ended and its output read.
+    Clearing(Ended, Option<Request>, Clearing),
+    /// The worker was interrupted by nobody we know of: waiting for the signal that explains it.
+    Lingering {
+        /// The worker.
+        ended: Ended,
+        /// Whether it can be started again in place.
+        in_place: bool,
+        /// How long.
+        until: Moment,
+    },
+    /// Waiting before the next start.
+    BackingOff {
+        /// How long.
+        until: Moment,
+    },
+    /// The host is said to reboot.
+    AwaitingReboot {
+        /// Whether the worker can be started again in place, should the reboot not come.
+        in_place: bool,
+        /// How long.
+        until: Moment,
+    },
+    /// The end.
+    Ended(Outcome),
+}
+
+/// The supervisor's decisions.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    policy: Policy,
+    state: State,
+    /// Crashes since the last run that was longer than the restart window.
+    crashes: u32,
+    /// Short runs one after the other, which make the back-off grow.
+    short_runs: u32,
+    /// When SIGTERM or SIGINT was first seen.
+    terminated: Option<Moment>,
+}
+
+impl Machine {
+    /// A machine that is about to start its first worker, and its first actions.
+    #[must_use]
+    pub fn new(policy: Policy) -> (Self, Vec<Action>) {
+        let machine = Self { policy, state: State::Preparing, crashes: 0, short_runs: 0, terminated: None };
+        (machine, vec![Action::Prepare])
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// How many crashes count against `maxRestarts` now.
+    pub fn crashes(&self) -> u32 {
+        self.crashes
+    }
+
+    /// When [`Event::Deadline`] is due.
+    pub fn deadline(&self) -> Option<Moment> {
+        match &self.state {
+            State::Stopping(worker, request, ladder) => {
+                Some(ladder.deadline(worker, request.strength, &self.policy))
+            }
+            State::Running(Worker { hello: Hello::Awaited(until), .. })
+            | State::Clearing(_, _, Clearing::Asked(until) | Clearing::Killed(until))
+            | State::Lingering { until, .. }
+            | State::BackingOff { until }
+            | State::AwaitingReboot { until, .. } => Some(*until),
+            State::Preparing
+            | State::Spawning(_)
+            | State::Running(_)
+            | State::Clearing(_, _, Clearing::Abandoned)
+            | State::Ended(_) => None,
+        }
+    }
+
+    /// Something happened: what to do about it. Events that mean nothing in the present state do nothing.
+    #[must_use]
+    pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Prepared => self.prepared(&mut actions),
+            Event::StartFailed => self.start_failed(),
+            Event::Started { pid } => self.started(now, pid, &mut actions),
+            Event::Hello { graceful_termination } => self.hello(now, graceful_termination, &mut actions),
+            Event::TaskStarted => self.count_task(now, |running| running.saturating_add(1)),
+            Event::TaskFinished => self.count_task(now, |running| running.saturating_sub(1)),
+            Event::ShutdownAsked => self.shutdown_asked(&mut actions),
+            Event::Terminate => self.terminate(now, &mut actions),
+            Event::Asked { strength, cause } => {
+                self.asked(now, Request::new(strength, cause), &mut actions);
+            }
+            Event::Exited(exit) => self.exited(now, exit, &mut actions),
+            Event::Settled { in_place } => self.settled(now, in_place, &mut actions),
+            Event::Deadline => self.deadline_reached(now, &mut actions),
+        }
+        actions
+    }
+
+    fn prepared(&mut self, actions: &mut Vec<Action>) {
+        if self.state == State::Preparing {
+            self.state = State::Spawning(None);
+            actions.push(Action::Spawn);
+        }
+    }
+
+    fn start_failed(&mut self) {
+        self.state = match self.state {
+            State::Preparing => State::Ended(Outcome::StartFailed),
+            State::Spawning(request) => {
+                State::Ended(request.map_or(Outcome::StartFailed, |request| judge::unstarted(request.cause)))
+            }
+            other => other,
+        };
+    }
+
+    fn started(&mut self, now: Moment, pid: u32, actions: &mut Vec<Action>) {
+        let State::Spawning(request) = self.state else { return };
+        let hello = Hello::Awaited(now + self.policy.hello_timeout);
+        let worker = Worker { pid, since: now, hello, tasks: None, leaving: false };
+        self.state = State::Running(worker);
+        if let Some(request) = request {
+            self.begin(now, worker, request, actions);
+        }
+    }
+
+    fn hello(&mut self, now: Moment, graceful_termination: bool, actions: &mut Vec<Action>) {
+        match &mut self.state {
+            State::Running(worker) => worker.hello = Hello::Said { graceful_termination },
+            State::Stopping(worker, request, ladder) => {
+                worker.hello = Hello::Said { graceful_termination };
+                if ladder.awaits_hello() {
+                    let (worker, request) = (*worker, *request);
+                    self.begin(now, worker, request, actions);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn count_task(&mut self, now: Moment, change: impl Fn(u32) -> u32) {
+        if let State::Running(worker) | State::Stopping(worker, ..) = &mut self.state {
+            let running = change(worker.tasks.map_or(0, |tasks| tasks.running));
+            worker.tasks = Some(Tasks { running, changed: now });
+        }
+    }
+
+    fn shutdown_asked(&mut self, actions: &mut Vec<Action>) {
+        let (State::Running(worker) | State::Stopping(worker, ..)) = &mut self.state else { return };
+        if worker.leaving {
+            return;
+        }
+        let granted = self.policy.shutdown_host;
+        actions.push(Action::Note(Note::ShutdownAsked { granted }));
+        if granted {
+            worker.leaving = true;
+            actions.push(Action::ShutDownHost);
+        }
+    }
+
+    fn terminate(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        let strength = match self.terminated {
+            None => Strength::Stop,
+            Some(first) if now < first + SAME_SIGNAL => return,
+            Some(_) => Strength::Kill,
+        };
+        self.terminated.get_or_insert(now);
+        self.asked(now, Request::new(strength, Cause::Operator), actions);
+    }
+
+    fn exited(&mut self, now: Moment, exit: Exit, actions: &mut Vec<Action>) {
+        let (worker, request) = match self.state {
+            State::Running(worker) => (worker, None),
+            State::Stopping(worker, request, _) => (worker, Some(request)),
+            _ => return,
+        };
+        let ended = Ended { exit, ran: now.saturating_sub(worker.since), leaving: worker.leaving };
+        actions.push(Action::Note(Note::Exited { exit, ran: ended.ran, expected: request.is_some() }));
+        let until = now + self.policy.kill_timeout;
+        let killed = request.is_some_and(|request| request.strength == Strength::Kill);
+        let terminate = self.policy.kill_descendants;
+        actions.push(Action::Clear { terminate: terminate && !killed });
+        let clearing = if killed && terminate {
+            actions.push(Action::KillLeftovers);
+            Clearing::Killed(until)
+        } else {
+            Clearing::Asked(until)
+        };
+        self.state = State::Clearing(ended, request, clearing);
+    }
+
+    fn settled(&mut self, now: Moment, in_place: bool, actions: &mut Vec<Action>) {
+        if let State::Clearing(ended, request, _) = self.state {
+            self.judge(now, ended, request, in_place, actions);
+        }
+    }
+
+    fn deadline_reached(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        match self.state {
+            State::Running(worker) => {
+                actions.push(Action::Note(Note::NoHello { waited: self.policy.hello_timeout }));
+                self.state = State::Running(Worker { hello: Hello::Absent, ..worker });
+            }
+            State::Stopping(worker, request, ladder) => self.climb(now, worker, request, ladder, actions),
+            State::Clearing(ended, request, clearing) => {
+                let next = self.clear_harder(now, clearing, actions);
+                self.state = State::Clearing(ended, request, next);
+            }
+            State::Lingering { ended, in_place, .. } => self.crashed(now, ended, in_place, actions),
+            State::BackingOff { .. } => self.start(actions),
+            State::AwaitingReboot { in_place, .. } => self.reboot_did_not_come(in_place, actions),
+            State::Preparing | State::Spawning(_) | State::Ended(_) => {}
+        }
+    }
+
+    fn clear_harder(&self, now: Moment, clearing: Clearing, actions: &mut Vec<Action>) -> Clearing {
+        if matches!(clearing, Clearing::Asked(_)) && self.policy.kill_descendants {
+            actions.push(Action::Note(Note::LeftoversKilled { waited: self.policy.kill_timeout }));
+            actions.push(Action::KillLeftovers);
+            return Clearing::Killed(now + self.policy.kill_timeout);
+        }
+        actions.push(Action::AbandonLeftovers);
+        Clearing::Abandoned
+    }
+
+    fn start(&mut self, actions: &mut Vec<Action>) {
+        self.state = State::Preparing;
+        actions.push(Action::Prepare);
+    }
+}

@@ -1,0 +1,183 @@
+//! The stop ladder: a worker that was asked to end, and how hard it has been asked.
+//!
+//! ```text
+//! drain: AwaitingHello ─hello─▶ Told ─drainTimeout, or no task for drainIdleTimeout─▶ becomes a stop
+//!              └─no hello, no capability─▶ Unasked ─drainTimeout─▶ becomes a stop
+//! stop:  AwaitingHello ─hello─▶ Told ─stopTimeout─▶ Terminated ─killTimeout─▶ Killed ─killTimeout─▶ Killed again
+//!              └─5 s without hello, no capability─▶ Terminated
+//! kill:  Killed
+//! ```
+//!
+//! A drain never signals: to generic-worker SIGTERM means "abort the tasks".
+
+use std::time::Duration;
+
+use super::{Action, Hello, Machine, Moment, Note, Policy, Request, State, Worker, judge};
+use crate::event::{Outcome, Strength};
+
+/// How long a stop waits for the worker's hello.
+const STOP_AWAITS_HELLO: Duration = Duration::from_secs(5);
+
+/// What was last done about a request to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ladder {
+    /// Nothing can be said to the worker before its hello; until then it is waited for.
+    AwaitingHello(Moment),
+    /// A drain of a worker that cannot be asked: it may end by itself until then.
+    Unasked(Moment),
+    /// graceful-termination was sent.
+    Told {
+        /// When.
+        at: Moment,
+        /// How long it may take.
+        until: Moment,
+    },
+    /// SIGTERM was sent; it may take until then.
+    Terminated(Moment),
+    /// SIGKILL was sent; it is sent again then.
+    Killed(Moment),
+}
+
+impl Ladder {
+    /// Whether a hello that comes now changes what can be done.
+    pub(super) fn awaits_hello(self) -> bool {
+        matches!(self, Self::AwaitingHello(_) | Self::Unasked(_))
+    }
+
+    /// When the next rung is due.
+    pub(super) fn deadline(self, worker: &Worker, strength: Strength, policy: &Policy) -> Moment {
+        match self {
+            Self::Told { at, until } if strength == Strength::Drain => {
+                idle_deadline(at, worker, policy).map_or(until, |idle| idle.min(until))
+            }
+            Self::Told { until, .. }
+            | Self::AwaitingHello(until)
+            | Self::Unasked(until)
+            | Self::Terminated(until)
+            | Self::Killed(until) => until,
+        }
+    }
+}
+
+/// When a drain that was told `at` has been idle for too long: a worker whose log tells of its tasks, and none runs.
+fn idle_deadline(at: Moment, worker: &Worker, policy: &Policy) -> Option<Moment> {
+    let tasks = worker.tasks.filter(|tasks| tasks.running == 0)?;
+    Some(tasks.changed.max(at) + policy.drain_idle_timeout)
+}
+
+impl Machine {
+    /// Somebody wants the worker to end.
+    pub(super) fn asked(&mut self, now: Moment, request: Request, actions: &mut Vec<Action>) {
+        match self.state {
+            State::Preparing | State::BackingOff { .. } => {
+                self.state = State::Ended(judge::unstarted(request.cause));
+            }
+            State::Spawning(earlier) => {
+                self.state = State::Spawning(Some(earlier.map_or(request, |earlier| earlier.join(request))));
+            }
+            State::Running(worker) => self.begin(now, worker, request, actions),
+            State::Stopping(worker, earlier, ladder) => {
+                let joined = earlier.join(request);
+                if joined.strength > earlier.strength {
+                    self.begin(now, worker, joined, actions);
+                } else {
+                    self.state = State::Stopping(worker, joined, ladder);
+                }
+            }
+            State::Clearing(ended, earlier, mut clearing) => {
+                let joined = earlier.map_or(request, |earlier| earlier.join(request));
+                if request.strength == Strength::Kill && matches!(clearing, super::Clearing::Asked(_)) {
+                    clearing = self.clear_harder(now, clearing, actions);
+                }
+                self.state = State::Clearing(ended, Some(joined), clearing);
+            }
+            State::Lingering { ended, in_place, .. } => {
+                self.judge(now, ended, Some(request), in_place, actions);
+            }
+            State::AwaitingReboot { .. } => {
+                if request.hold {
+                    actions.push(Action::MarkHeld);
+                    self.state = State::Ended(Outcome::Held);
+                } else {
+                    self.state = State::Ended(judge::unstarted(request.cause));
+                }
+            }
+            State::Ended(_) => {}
+        }
+    }
+
+    /// Takes the first rung that the request's strength and the worker's hello allow.
+    pub(super) fn begin(&mut self, now: Moment, worker: Worker, request: Request, actions: &mut Vec<Action>) {
+        let ladder = match (request.strength, worker.hello) {
+            (Strength::Kill, _) => self.kill(now, actions),
+            (Strength::Drain, Hello::Awaited(until)) => Ladder::AwaitingHello(until.max(now)),
+            (Strength::Stop, Hello::Awaited(until)) => {
+                Ladder::AwaitingHello(until.min(now + STOP_AWAITS_HELLO).max(now))
+            }
+            (strength, Hello::Said { graceful_termination: true }) => self.tell(now, strength, actions),
+            (Strength::Drain, _) => Ladder::Unasked(now + self.policy.drain_timeout),
+            (Strength::Stop, _) => self.terminate_worker(now, actions),
+        };
+        actions.push(Action::Note(Note::Ending { pid: worker.pid, request, ladder }));
+        self.state = State::Stopping(worker, request, ladder);
+    }
+
+    fn tell(&self, now: Moment, strength: Strength, actions: &mut Vec<Action>) -> Ladder {
+        let finish_tasks = strength == Strength::Drain;
+        let time = if finish_tasks { self.policy.drain_timeout } else { self.policy.stop_timeout };
+        actions.push(Action::Tell { finish_tasks });
+        Ladder::Told { at: now, until: now + time }
+    }
+
+    fn terminate_worker(&self, now: Moment, actions: &mut Vec<Action>) -> Ladder {
+        actions.push(Action::Terminate);
+        Ladder::Terminated(now + self.policy.kill_timeout)
+    }
+
+    fn kill(&self, now: Moment, actions: &mut Vec<Action>) -> Ladder {
+        actions.push(Action::Kill);
+        Ladder::Killed(now + self.policy.kill_timeout)
+    }
+
+    /// A rung's time is up: the next one.
+    pub(super) fn climb(
+        &mut self,
+        now: Moment,
+        worker: Worker,
+        request: Request,
+        ladder: Ladder,
+        actions: &mut Vec<Action>,
+    ) {
+        let drain = request.strength == Strength::Drain;
+        let next = match ladder {
+            Ladder::AwaitingHello(_) => {
+                actions.push(Action::Note(Note::NoHello { waited: now.saturating_sub(worker.since) }));
+                let worker = Worker { hello: Hello::Absent, ..worker };
+                return self.begin(now, worker, request, actions);
+            }
+            Ladder::Told { until, .. } | Ladder::Unasked(until) if drain => {
+                let note = if now < until {
+                    Note::DrainIdle { idle: self.policy.drain_idle_timeout }
+                } else {
+                    Note::DrainTooLong { waited: self.policy.drain_timeout }
+                };
+                actions.push(Action::Note(note));
+                let request = Request { strength: Strength::Stop, ..request };
+                return self.begin(now, worker, request, actions);
+            }
+            Ladder::Told { .. } | Ladder::Unasked(_) => {
+                actions.push(Action::Note(Note::StopTooLong { waited: self.policy.stop_timeout }));
+                self.terminate_worker(now, actions)
+            }
+            Ladder::Terminated(_) => {
+                actions.push(Action::Note(Note::TermTooLong { waited: self.policy.kill_timeout }));
+                self.kill(now, actions)
+            }
+            Ladder::Killed(_) => {
+                actions.push(Action::Note(Note::KillTooLong { pid: worker.pid }));
+                self.kill(now, actions)
+            }
+        };
+        self.state = State::Stopping(worker, request, next);
+    }
+}

@@ -1,0 +1,160 @@
+//! What must hold whatever happens, checked from outside: from events, actions and the state alone.
+
+use super::world::{Truth, World};
+use super::*;
+
+/// A broken invariant, by name.
+pub(super) type Broken = &'static str;
+
+pub(super) const TWO_WORKERS: Broken = "at most one worker lives";
+pub(super) const CHILD_LOST: Broken = "no end while a worker lives or is being cleared";
+pub(super) const WEAKER: Broken = "a stop is never weakened, and nothing is asked twice";
+pub(super) const DRAIN_SIGNALS: Broken = "a drain sends no signal before its time is up";
+pub(super) const NO_END: Broken = "every operator's stop ends in bounded time";
+pub(super) const AFTER_END: Broken = "nothing happens after the end";
+pub(super) const POWER_TWICE: Broken = "the host is shut down once, and only where that is allowed";
+pub(super) const RESTART_AFTER_STOP: Broken = "no worker is started after an operator's request";
+pub(super) const TOO_MANY_RESTARTS: Broken = "restarts after crashes are bounded";
+pub(super) const DEADLINE_SPINS: Broken = "a deadline that was answered does not come again at once";
+
+/// Follows one machine.
+pub(super) struct Checker {
+    policy: Policy,
+    /// The strongest thing that was done to the present worker.
+    rung: u8,
+    started: Moment,
+    strongest_asked: Option<Strength>,
+    first_drain: Option<Moment>,
+    operator: bool,
+    shutdowns: u32,
+    crashes: u32,
+    deadlines_now: (Moment, u32),
+    ended: Option<State>,
+}
+
+impl Checker {
+    pub(super) fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            rung: 0,
+            started: Duration::ZERO,
+            strongest_asked: None,
+            first_drain: None,
+            operator: false,
+            shutdowns: 0,
+            crashes: 0,
+            deadlines_now: (Duration::ZERO, 0),
+            ended: None,
+        }
+    }
+
+    /// One event, with what came of it. `world` is as it was before the event.
+    pub(super) fn check(
+        &mut self,
+        world: &World,
+        event: Event,
+        actions: &[Action],
+        state: &State,
+    ) -> Result<(), Broken> {
+        if let Some(ended) = &self.ended {
+            return if actions.is_empty() && state == ended { Ok(()) } else { Err(AFTER_END) };
+        }
+        self.note_event(world.now, event);
+        let mut truth = world.truth;
+        match event {
+            Event::Started { .. } => truth = Truth::Alive,
+            Event::Exited(_) => truth = Truth::Gone,
+            Event::Settled { .. } | Event::StartFailed => truth = Truth::Nothing,
+            _ => {}
+        }
+        for action in actions {
+            self.check_action(world.now, truth, action)?;
+        }
+        if let State::Ended(_) = state {
+            if matches!(truth, Truth::Alive | Truth::Gone) {
+                return Err(CHILD_LOST);
+            }
+            self.ended = Some(*state);
+        }
+        Ok(())
+    }
+
+    /// A due deadline was answered: the next one must be later, sooner or later.
+    pub(super) fn check_deadline(&mut self, now: Moment, next: Option<Moment>) -> Result<(), Broken> {
+        let (moment, count) = self.deadlines_now;
+        let spins = next.is_some_and(|next| next <= now);
+        self.deadlines_now = (now, if spins && moment == now { count + 1 } else { 0 });
+        if self.deadlines_now.1 > 5 { Err(DEADLINE_SPINS) } else { Ok(()) }
+    }
+
+    fn note_event(&mut self, now: Moment, event: Event) {
+        match event {
+            Event::Started { .. } => (self.rung, self.started) = (0, now),
+            Event::Terminate => {
+                self.operator = true;
+                self.strongest_asked = self.strongest_asked.max(Some(Strength::Stop));
+            }
+            Event::Asked { strength, cause } => {
+                self.operator |= cause == Cause::Operator;
+                self.strongest_asked = self.strongest_asked.max(Some(strength));
+                if strength == Strength::Drain {
+                    self.first_drain.get_or_insert(now);
+                }
+            }
+            Event::Exited(exit) => {
+                if now.saturating_sub(self.started) > self.policy.restart_window {
+                    self.crashes = 0;
+                }
+                match exit.class {
+                    ExitClass::Crash => self.crashes += 1,
+                    ExitClass::Done | ExitClass::Idle => self.crashes = 0,
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn check_action(&mut self, now: Moment, truth: Truth, action: &Action) -> Result<(), Broken> {
+        match action {
+            Action::Prepare | Action::Spawn => {
+                if matches!(truth, Truth::Alive | Truth::Gone) {
+                    return Err(TWO_WORKERS);
+                }
+                if self.operator {
+                    return Err(RESTART_AFTER_STOP);
+                }
+                if self.crashes > self.policy.max_restarts {
+                    return Err(TOO_MANY_RESTARTS);
+                }
+                Ok(())
+            }
+            Action::Tell { finish_tasks: true } => self.climb(1),
+            Action::Tell { finish_tasks: false } => self.climb(2),
+            Action::Terminate => self.signal(now, 3),
+            Action::Kill => self.signal(now, 4),
+            Action::ShutDownHost => {
+                self.shutdowns += 1;
+                let allowed = self.policy.shutdown_host && self.shutdowns == 1;
+                if allowed || self.rung == 0 && self.policy.shutdown_host { Ok(()) } else { Err(POWER_TWICE) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn signal(&mut self, now: Moment, rung: u8) -> Result<(), Broken> {
+        let only_drained = self.strongest_asked.is_none_or(|strength| strength == Strength::Drain);
+        let patience = self.policy.drain_idle_timeout.min(self.policy.drain_timeout);
+        let too_early = self.first_drain.is_none_or(|drain| now < drain + patience);
+        if only_drained && too_early { Err(DRAIN_SIGNALS) } else { self.climb(rung) }
+    }
+
+    /// Only SIGKILL is ever repeated.
+    fn climb(&mut self, rung: u8) -> Result<(), Broken> {
+        if rung < self.rung || (rung == self.rung && rung != 4) {
+            return Err(WEAKER);
+        }
+        self.rung = rung;
+        Ok(())
+    }
+}

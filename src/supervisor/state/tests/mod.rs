@@ -1,0 +1,342 @@
+//! Tests of the state machine: a world that behaves as badly as it may, invariants, and planted faults.
+
+use std::time::Duration;
+
+use super::*;
+use crate::config::Restart;
+use crate::event::{Cause, ExitClass, ExitStatus};
+
+mod invariants;
+mod random;
+mod table;
+mod world;
+
+/// A policy with times that are easy to tell apart.
+pub(super) fn policy() -> Policy {
+    Policy {
+        restart: Restart::OnFailure,
+        max_restarts: 3,
+        restart_window: secs(600),
+        backoff_initial: secs(1),
+        backoff_max: secs(8),
+        kill_descendants: true,
+        drain_timeout: secs(3600),
+        drain_idle_timeout: secs(60),
+        stop_timeout: secs(50),
+        kill_timeout: secs(10),
+        hello_timeout: secs(30),
+        on_reboot: RebootPolicy::Wait,
+        reboot_timeout: secs(300),
+        shutdown_host: false,
+    }
+}
+
+pub(super) fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub(super) fn exit(class: ExitClass) -> Exit {
+    Exit { status: ExitStatus::Code(0), class, meaning: "test" }
+}
+
+/// A machine driven by hand.
+pub(super) struct Driven {
+    pub(super) machine: Machine,
+    pub(super) now: Moment,
+}
+
+impl Driven {
+    pub(super) fn new(policy: Policy) -> Self {
+        Self { machine: Machine::new(policy).0, now: Duration::ZERO }
+    }
+
+    /// One whose worker runs.
+    pub(super) fn running(policy: Policy) -> Self {
+        let mut driven = Self::new(policy);
+        driven.start();
+        driven
+    }
+
+    /// One whose worker runs and has said hello.
+    pub(super) fn greeted(policy: Policy) -> Self {
+        let mut driven = Self::running(policy);
+        driven.event(Event::Hello { graceful_termination: true });
+        driven
+    }
+
+    pub(super) fn start(&mut self) {
+        assert_eq!(self.event(Event::Prepared), [Action::Spawn]);
+        assert_eq!(self.event(Event::Started { pid: 7 }), []);
+    }
+
+    /// What an event makes it do, notes left out.
+    pub(super) fn event(&mut self, event: Event) -> Vec<Action> {
+        let actions = self.machine.handle(self.now, event);
+        actions.into_iter().filter(|action| !matches!(action, Action::Note(_))).collect()
+    }
+
+    pub(super) fn after(&mut self, time: Duration, event: Event) -> Vec<Action> {
+        self.now += time;
+        self.event(event)
+    }
+
+    /// Waits for the deadline, which must be `time` away.
+    pub(super) fn deadline_in(&mut self, time: Duration) -> Vec<Action> {
+        assert_eq!(self.machine.deadline(), Some(self.now + time), "{:?}", self.machine.state());
+        self.after(time, Event::Deadline)
+    }
+
+    /// The worker exits after `ran`, and all that it left is gone.
+    pub(super) fn exits(&mut self, ran: Duration, class: ExitClass, in_place: bool) -> Vec<Action> {
+        self.after(ran, Event::Exited(exit(class)));
+        self.event(Event::Settled { in_place })
+    }
+
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        match self.machine.state() {
+            State::Ended(outcome) => Some(*outcome),
+            _ => None,
+        }
+    }
+}
+
+const DRAIN: Event = Event::Asked { strength: Strength::Drain, cause: Cause::Operator };
+const TELL_STOP: Action = Action::Tell { finish_tasks: false };
+const TELL_DRAIN: Action = Action::Tell { finish_tasks: true };
+
+#[test]
+fn a_stop_climbs_from_message_to_sigterm_to_sigkill() {
+    let mut driven = Driven::greeted(policy());
+    assert_eq!(driven.event(Event::Terminate), [TELL_STOP]);
+    assert_eq!(driven.deadline_in(secs(50)), [Action::Terminate]);
+    assert_eq!(driven.deadline_in(secs(10)), [Action::Kill]);
+    assert_eq!(driven.deadline_in(secs(10)), [Action::Kill]);
+    driven.exits(secs(1), ExitClass::Crash, true);
+    assert_eq!(driven.outcome(), Some(Outcome::Stopped));
+}
+
+#[test]
+fn a_worker_without_graceful_termination_gets_sigterm_at_once() {
+    let mut driven = Driven::running(policy());
+    driven.event(Event::Hello { graceful_termination: false });
+    assert_eq!(driven.event(Event::Terminate), [Action::Terminate]);
+}
+
+#[test]
+fn a_stop_waits_five_seconds_for_the_hello() {
+    let mut driven = Driven::running(policy());
+    assert_eq!(driven.event(Event::Terminate), []);
+    assert_eq!(driven.deadline_in(secs(5)), [Action::Terminate]);
+}
+
+#[test]
+fn a_hello_in_time_turns_the_waiting_stop_into_a_message() {
+    let mut driven = Driven::running(policy());
+    driven.event(Event::Terminate);
+    assert_eq!(driven.after(secs(4), Event::Hello { graceful_termination: true }), [TELL_STOP]);
+    assert_eq!(driven.deadline_in(secs(50)), [Action::Terminate]);
+}
+
+#[test]
+fn a_second_sigterm_within_a_second_is_the_same_one() {
+    let mut driven = Driven::greeted(policy());
+    driven.event(Event::Terminate);
+    assert_eq!(driven.after(Duration::from_millis(999), Event::Terminate), []);
+    assert_eq!(driven.after(Duration::from_millis(1), Event::Terminate), [Action::Kill]);
+}
+
+#[test]
+fn a_drain_waits_for_the_hello_and_then_for_the_worker_without_any_signal() {
+    let mut driven = Driven::running(policy());
+    assert_eq!(driven.event(DRAIN), []);
+    assert_eq!(driven.deadline_in(secs(30)), []);
+    // A hello that comes late is still honoured.
+    assert_eq!(driven.after(secs(100), Event::Hello { graceful_termination: true }), [TELL_DRAIN]);
+    assert_eq!(driven.event(DRAIN), []);
+    assert_eq!(driven.deadline_in(secs(3600)), [TELL_STOP]);
+}
+
+#[test]
+fn a_drain_of_a_worker_without_the_capability_only_waits() {
+    let mut driven = Driven::running(policy());
+    driven.event(Event::Hello { graceful_termination: false });
+    assert_eq!(driven.event(DRAIN), []);
+    assert_eq!(driven.deadline_in(secs(3600)), [Action::Terminate]);
+}
+
+#[test]
+fn a_drain_becomes_a_stop_when_no_task_has_run_for_the_idle_time() {
+    let mut driven = Driven::greeted(policy());
+    driven.event(Event::TaskStarted);
+    driven.event(DRAIN);
+    driven.after(secs(1000), Event::TaskFinished);
+    assert_eq!(driven.deadline_in(secs(60)), [TELL_STOP]);
+}
+
+#[test]
+fn a_drain_of_a_worker_that_has_been_idle_for_long_gives_it_the_idle_time_from_the_asking() {
+    let mut driven = Driven::greeted(policy());
+    driven.event(Event::TaskStarted);
+    driven.event(Event::TaskFinished);
+    driven.after(secs(500), DRAIN);
+    assert_eq!(driven.deadline_in(secs(60)), [TELL_STOP]);
+}
+
+#[test]
+fn an_idle_worker_has_its_whole_time_to_stop() {
+    let mut driven = Driven::greeted(Policy { stop_timeout: secs(300), ..policy() });
+    driven.event(Event::TaskStarted);
+    driven.event(Event::TaskFinished);
+    driven.event(Event::Terminate);
+    assert_eq!(driven.deadline_in(secs(300)), [Action::Terminate]);
+}
+
+#[test]
+fn a_running_task_keeps_the_drain_going() {
+    let mut driven = Driven::greeted(policy());
+    driven.event(Event::TaskStarted);
+    driven.event(Event::TaskStarted);
+    driven.event(DRAIN);
+    driven.after(secs(5), Event::TaskFinished);
+    assert_eq!(driven.machine.deadline(), Some(secs(3600)));
+}
+
+#[test]
+fn a_sigterm_strengthens_a_drain_and_a_drain_never_weakens_a_stop() {
+    let mut driven = Driven::greeted(policy());
+    assert_eq!(driven.event(DRAIN), [TELL_DRAIN]);
+    assert_eq!(driven.event(Event::Terminate), [TELL_STOP]);
+    assert_eq!(driven.event(DRAIN), []);
+    assert_eq!(driven.deadline_in(secs(50)), [Action::Terminate]);
+}
+
+#[test]
+fn what_a_worker_left_is_killed_after_the_kill_time_and_then_given_up() {
+    let mut driven = Driven::greeted(policy());
+    let cleared = driven.event(Event::Exited(exit(ExitClass::Done)));
+    assert_eq!(cleared, [Action::Clear { terminate: true }]);
+    assert_eq!(driven.deadline_in(secs(10)), [Action::KillLeftovers]);
+    assert_eq!(driven.deadline_in(secs(10)), [Action::AbandonLeftovers]);
+    assert_eq!(driven.machine.deadline(), None);
+    driven.event(Event::Settled { in_place: true });
+    assert_eq!(driven.outcome(), Some(Outcome::Done));
+}
+
+#[test]
+fn a_kill_while_leftovers_are_ending_kills_them() {
+    let mut driven = Driven::greeted(policy());
+    driven.event(Event::Terminate);
+    driven.after(secs(2), Event::Exited(exit(ExitClass::Done)));
+    assert_eq!(driven.event(Event::Terminate), [Action::KillLeftovers]);
+}
+
+#[test]
+fn leftovers_are_left_alone_where_the_operator_says_so() {
+    let mut driven = Driven::greeted(Policy { kill_descendants: false, ..policy() });
+    assert_eq!(driven.event(Event::Exited(exit(ExitClass::Done))), [Action::Clear { terminate: false }]);
+    assert_eq!(driven.deadline_in(secs(10)), [Action::AbandonLeftovers]);
+}
+
+#[test]
+fn an_interrupted_worker_waits_two_seconds_for_the_signal_that_explains_it() {
+    let mut driven = Driven::greeted(policy());
+    driven.exits(secs(60), ExitClass::Interrupted, true);
+    assert_eq!(driven.after(secs(1), Event::Terminate), []);
+    assert_eq!(driven.outcome(), Some(Outcome::Stopped));
+}
+
+#[test]
+fn an_interrupted_worker_without_an_explanation_has_crashed() {
+    let mut driven = Driven::greeted(policy());
+    driven.exits(secs(60), ExitClass::Interrupted, true);
+    assert_eq!(driven.deadline_in(secs(2)), []);
+    assert_eq!(driven.deadline_in(secs(1)), [Action::Prepare]);
+}
+
+#[test]
+fn the_back_off_doubles_up_to_its_maximum() {
+    let mut driven = Driven::greeted(Policy { max_restarts: 9, ..policy() });
+    for wait in [1, 2, 4, 8, 8] {
+        assert_eq!(driven.exits(secs(1), ExitClass::Crash, true), []);
+        assert_eq!(driven.deadline_in(secs(wait)), [Action::Prepare]);
+        driven.start();
+    }
+}
+
+#[test]
+fn one_crash_more_than_allowed_is_giving_up() {
+    let mut driven = Driven::greeted(policy());
+    for wait in [1, 2, 4] {
+        driven.exits(secs(100), ExitClass::Crash, true);
+        driven.deadline_in(secs(wait));
+        driven.start();
+    }
+    driven.exits(secs(100), ExitClass::Crash, true);
+    assert_eq!(driven.outcome(), Some(Outcome::GaveUp));
+}
+
+#[test]
+fn a_run_longer_than_the_window_makes_crashes_forgotten() {
+    let mut driven = Driven::greeted(policy());
+    for _ in 0..20 {
+        driven.exits(secs(601), ExitClass::Crash, true);
+        assert_eq!(driven.deadline_in(secs(1)), [Action::Prepare]);
+        driven.start();
+    }
+}
+
+#[test]
+fn a_request_before_the_start_starts_nothing() {
+    let mut driven = Driven::new(policy());
+    assert_eq!(driven.event(Event::Terminate), []);
+    assert_eq!(driven.outcome(), Some(Outcome::Stopped));
+}
+
+#[test]
+fn a_request_during_the_start_reaches_the_worker() {
+    let mut driven = Driven::new(policy());
+    driven.event(Event::Prepared);
+    driven.event(Event::Terminate);
+    driven.event(Event::Started { pid: 7 });
+    assert_eq!(driven.event(Event::Hello { graceful_termination: true }), [TELL_STOP]);
+}
+
+#[test]
+fn a_shutdown_message_is_granted_once_and_only_where_the_operator_allows_it() {
+    let mut driven = Driven::greeted(policy());
+    assert_eq!(driven.event(Event::ShutdownAsked), []);
+    let mut driven = Driven::greeted(Policy { shutdown_host: true, ..policy() });
+    assert_eq!(driven.event(Event::ShutdownAsked), [Action::ShutDownHost]);
+    assert_eq!(driven.event(Event::ShutdownAsked), []);
+    driven.exits(secs(1), ExitClass::Crash, true);
+    assert_eq!(driven.outcome(), Some(Outcome::Done));
+}
+
+#[test]
+fn a_drain_while_the_reboot_is_awaited_is_remembered_over_it() {
+    let mut driven = Driven::greeted(policy());
+    driven.exits(secs(60), ExitClass::Reboot, false);
+    assert_eq!(driven.event(DRAIN), [Action::MarkHeld]);
+    assert_eq!(driven.outcome(), Some(Outcome::Held));
+}
+
+#[test]
+fn a_drain_is_remembered_although_the_hosts_sigterm_overtakes_the_workers_reboot_exit() {
+    let mut driven = Driven::greeted(policy());
+    driven.event(DRAIN);
+    driven.event(Event::Terminate);
+    assert_eq!(driven.exits(secs(1), ExitClass::Reboot, false), [Action::MarkHeld]);
+}
+
+#[test]
+fn a_worker_that_is_always_restarted_is_started_again_when_done_with_a_growing_wait_while_its_runs_are_short()
+{
+    let mut driven = Driven::greeted(Policy { restart: Restart::Always, max_restarts: 1, ..policy() });
+    for wait in [1, 2, 4, 8, 8] {
+        driven.exits(secs(5), ExitClass::Done, true);
+        assert_eq!(driven.deadline_in(secs(wait)), [Action::Prepare]);
+        driven.start();
+    }
+    driven.exits(secs(31), ExitClass::Done, true);
+    assert_eq!(driven.deadline_in(secs(1)), [Action::Prepare]);
+}

@@ -1,0 +1,352 @@
+//! Random sequences of events against the invariants, the coverage of the diagram, and a planted fault for each
+//! invariant.
+
+use std::collections::BTreeMap;
+
+use super::invariants::*;
+use super::world::{Decides, Random, Truth, World};
+use super::*;
+
+const SEQUENCES: u64 = 200_000;
+const EVENTS: u64 = 50;
+
+/// More deadlines than this after a stop, and it does not end.
+const LADDER: u32 = 40;
+
+fn random_policy(random: &mut Random) -> Policy {
+    let on_reboot = [
+        RebootPolicy::Wait,
+        RebootPolicy::RestartIfPossible,
+        RebootPolicy::Restart,
+        RebootPolicy::Reboot,
+        RebootPolicy::Exit,
+    ];
+    Policy {
+        restart: random.one_of(&[Restart::Never, Restart::OnFailure, Restart::Always]),
+        max_restarts: u32::try_from(random.below(4)).unwrap(),
+        kill_descendants: !random.chance(4),
+        backoff_initial: secs(random.below(2)),
+        drain_timeout: secs(random.one_of(&[5, 100, 3600])),
+        on_reboot: random.one_of(&on_reboot),
+        shutdown_host: random.chance(2),
+        ..policy()
+    }
+}
+
+type Edge = (&'static str, &'static str);
+
+fn name(state: &State) -> &'static str {
+    match state {
+        State::Preparing => "Preparing",
+        State::Spawning(_) => "Spawning",
+        State::Running(_) => "Running",
+        State::Stopping(_, _, Ladder::AwaitingHello(_)) => "AwaitingHello",
+        State::Stopping(_, _, Ladder::Unasked(_)) => "Unasked",
+        State::Stopping(_, _, Ladder::Told { .. }) => "Told",
+        State::Stopping(_, _, Ladder::Terminated(_)) => "Terminated",
+        State::Stopping(_, _, Ladder::Killed(_)) => "Killed",
+        State::Clearing(..) => "Clearing",
+        State::Lingering { .. } => "Lingering",
+        State::BackingOff { .. } => "BackingOff",
+        State::AwaitingReboot { .. } => "AwaitingReboot",
+        State::Ended(_) => "Ended",
+    }
+}
+
+/// Runs one sequence; then an operator's stop must end it, although the worker only dies of SIGKILL.
+fn sequence(
+    seed: u64,
+    make: &impl Fn(Policy) -> Box<dyn Decides>,
+    edges: &mut BTreeMap<Edge, u64>,
+) -> Result<(), Broken> {
+    let mut random = Random::new(seed);
+    let policy = random_policy(&mut random);
+    let mut machine = make(policy.clone());
+    let mut checker = Checker::new(policy);
+    // In every third sequence nobody asks for anything before the end: workers crash and are started again.
+    let mut world = World::new(seed.is_multiple_of(3));
+    let mut step = |world: &mut World, machine: &mut Box<dyn Decides>, event: Event| {
+        let before = machine.state();
+        let actions = machine.handle(world.now, event);
+        let after = machine.state();
+        checker.check(world, event, &actions, &after)?;
+        if event == Event::Deadline {
+            checker.check_deadline(world.now, machine.deadline())?;
+        }
+        world.advance(event, &actions);
+        *edges.entry((name(&before), name(&after))).or_default() += 1;
+        Ok::<_, Broken>(actions)
+    };
+    for _ in 0..EVENTS {
+        let event = world.next(&mut random, machine.deadline());
+        step(&mut world, &mut machine, event)?;
+    }
+    step(&mut world, &mut machine, Event::Terminate)?;
+    for _ in 0..LADDER {
+        if matches!(machine.state(), State::Ended(_)) {
+            return Ok(());
+        }
+        let event = match world.truth {
+            Truth::Preparing => Event::Prepared,
+            Truth::Spawning => Event::Started { pid: 7 },
+            Truth::Gone if machine.deadline().is_none() => Event::Settled { in_place: true },
+            _ => {
+                world.now = machine.deadline().ok_or(NO_END)?.max(world.now);
+                Event::Deadline
+            }
+        };
+        let actions = step(&mut world, &mut machine, event)?;
+        if actions.contains(&Action::Kill) {
+            step(&mut world, &mut machine, Event::Exited(exit(ExitClass::Crash)))?;
+        }
+        if actions.contains(&Action::AbandonLeftovers) {
+            step(&mut world, &mut machine, Event::Settled { in_place: true })?;
+        }
+    }
+    Err(NO_END)
+}
+
+/// The first broken invariant of many sequences, with its seed.
+fn first_broken(sequences: u64, make: impl Fn(Policy) -> Box<dyn Decides>) -> Option<(u64, Broken)> {
+    let mut edges = BTreeMap::new();
+    (0..sequences).find_map(|seed| sequence(seed, &make, &mut edges).err().map(|broken| (seed, broken)))
+}
+
+/// Every edge of the diagrams in `state` and `state::stop`.
+const DIAGRAM: [Edge; 45] = [
+    ("Preparing", "Spawning"),
+    ("Preparing", "Ended"),
+    ("Spawning", "Running"),
+    ("Spawning", "AwaitingHello"),
+    ("Spawning", "Ended"),
+    ("Running", "AwaitingHello"),
+    ("Running", "Unasked"),
+    ("Running", "Told"),
+    ("Running", "Terminated"),
+    ("Spawning", "Killed"),
+    ("Running", "Clearing"),
+    ("AwaitingHello", "Told"),
+    ("AwaitingHello", "Unasked"),
+    ("AwaitingHello", "Terminated"),
+    ("AwaitingHello", "Killed"),
+    ("AwaitingHello", "Clearing"),
+    ("Unasked", "Told"),
+    ("Unasked", "Terminated"),
+    ("Unasked", "Clearing"),
+    ("Told", "Terminated"),
+    ("Told", "Killed"),
+    ("Told", "Clearing"),
+    ("Terminated", "Killed"),
+    ("Terminated", "Clearing"),
+    ("Killed", "Killed"),
+    ("Killed", "Clearing"),
+    ("Clearing", "Clearing"),
+    ("Clearing", "Lingering"),
+    ("Clearing", "BackingOff"),
+    ("Clearing", "AwaitingReboot"),
+    ("Clearing", "Preparing"),
+    ("Clearing", "Ended"),
+    ("Lingering", "BackingOff"),
+    ("Lingering", "AwaitingReboot"),
+    ("Lingering", "Preparing"),
+    ("Lingering", "Ended"),
+    ("BackingOff", "Preparing"),
+    ("BackingOff", "Ended"),
+    ("AwaitingReboot", "Preparing"),
+    ("AwaitingReboot", "Ended"),
+    ("Told", "Told"),
+    ("Running", "Running"),
+    ("AwaitingHello", "AwaitingHello"),
+    ("Unasked", "Unasked"),
+    ("Terminated", "Terminated"),
+];
+
+#[test]
+fn no_sequence_of_events_breaks_an_invariant_and_every_edge_is_taken() {
+    let make = |policy| -> Box<dyn Decides> { Box::new(Machine::new(policy).0) };
+    let mut edges = BTreeMap::new();
+    for seed in 0..SEQUENCES {
+        if let Err(broken) = sequence(seed, &make, &mut edges) {
+            panic!("seed {seed}: {broken}");
+        }
+    }
+    for edge in DIAGRAM {
+        let count = edges.get(&edge).copied().unwrap_or_default();
+        assert!(count > 0, "never taken: {edge:?}");
+        println!("{count:>10}  {} -> {}", edge.0, edge.1);
+    }
+    for (edge, count) in edges {
+        let known = DIAGRAM.contains(&edge) || edge.0 == edge.1;
+        assert!(known, "taken {count} times and not in the diagram: {edge:?}");
+    }
+}
+
+/// The machine with a fault planted into what it answers.
+struct Faulty<F> {
+    machine: Machine,
+    ended_early: bool,
+    fault: F,
+}
+
+/// What a fault sees, and may change.
+struct Answer<'a> {
+    before: State,
+    event: Event,
+    actions: &'a mut Vec<Action>,
+    end_early: &'a mut bool,
+}
+
+impl<F: FnMut(&mut Answer<'_>)> Decides for Faulty<F> {
+    fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        let before = *self.machine.state();
+        let mut actions = self.machine.handle(now, event);
+        (self.fault)(&mut Answer { before, event, actions: &mut actions, end_early: &mut self.ended_early });
+        actions
+    }
+
+    fn deadline(&self) -> Option<Moment> {
+        self.machine.deadline()
+    }
+
+    fn state(&self) -> State {
+        if self.ended_early { State::Ended(Outcome::Done) } else { *self.machine.state() }
+    }
+}
+
+fn caught(fault: impl FnMut(&mut Answer<'_>) + Clone + 'static) -> Broken {
+    let make = move |policy| -> Box<dyn Decides> {
+        Box::new(Faulty { machine: Machine::new(policy).0, ended_early: false, fault: fault.clone() })
+    };
+    first_broken(2000, make).expect("the planted fault is not caught").1
+}
+
+#[test]
+fn a_second_worker_is_caught() {
+    let fault = |answer: &mut Answer<'_>| {
+        if matches!((answer.before, answer.event), (State::Running(_), Event::TaskStarted)) {
+            answer.actions.push(Action::Spawn);
+        }
+    };
+    assert_eq!(caught(fault), TWO_WORKERS);
+}
+
+#[test]
+fn an_end_while_the_worker_lives_is_caught() {
+    let fault = |answer: &mut Answer<'_>| {
+        *answer.end_early |= matches!((answer.before, answer.event), (State::Running(_), Event::Terminate));
+    };
+    assert_eq!(caught(fault), CHILD_LOST);
+}
+
+#[test]
+fn a_weakened_stop_is_caught() {
+    let fault = |answer: &mut Answer<'_>| {
+        let drain = matches!(answer.event, Event::Asked { strength: Strength::Drain, .. });
+        if drain && matches!(answer.before, State::Stopping(_, _, Ladder::Terminated(_))) {
+            answer.actions.push(Action::Tell { finish_tasks: true });
+        }
+    };
+    assert_eq!(caught(fault), WEAKER);
+}
+
+#[test]
+fn a_message_sent_twice_is_caught() {
+    let fault = |answer: &mut Answer<'_>| {
+        if let Some(tell) =
+            answer.actions.iter().copied().find(|action| matches!(action, Action::Tell { .. }))
+        {
+            answer.actions.push(tell);
+        }
+    };
+    assert_eq!(caught(fault), WEAKER);
+}
+
+#[test]
+fn a_drain_that_signals_is_caught() {
+    let fault = |answer: &mut Answer<'_>| {
+        let drain = matches!(answer.event, Event::Asked { strength: Strength::Drain, .. });
+        if drain && matches!(answer.before, State::Running(_)) {
+            answer.actions.push(Action::Terminate);
+        }
+    };
+    assert_eq!(caught(fault), DRAIN_SIGNALS);
+}
+
+#[test]
+fn a_stop_that_never_ends_is_caught() {
+    struct Deaf(Machine);
+    impl Decides for Deaf {
+        fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+            let kills = matches!(self.0.state(), State::Stopping(_, _, Ladder::Terminated(_)));
+            if event == Event::Deadline && kills { Vec::new() } else { self.0.handle(now, event) }
+        }
+        fn deadline(&self) -> Option<Moment> {
+            let kills = matches!(self.0.state(), State::Stopping(_, _, Ladder::Terminated(_)));
+            if kills { None } else { self.0.deadline() }
+        }
+        fn state(&self) -> State {
+            *self.0.state()
+        }
+    }
+    let broken = first_broken(2000, |policy| -> Box<dyn Decides> { Box::new(Deaf(Machine::new(policy).0)) });
+    assert_eq!(broken.expect("not caught").1, NO_END);
+}
+
+#[test]
+fn an_action_after_the_end_is_caught() {
+    let fault = |answer: &mut Answer<'_>| {
+        if matches!(answer.before, State::Ended(_)) {
+            answer.actions.push(Action::MarkHeld);
+        }
+    };
+    assert_eq!(caught(fault), AFTER_END);
+}
+
+#[test]
+fn a_second_shutdown_of_the_host_is_caught() {
+    let fault = |answer: &mut Answer<'_>| {
+        if matches!((answer.before, answer.event), (State::Stopping(..), Event::ShutdownAsked)) {
+            answer.actions.push(Action::ShutDownHost);
+        }
+    };
+    assert_eq!(caught(fault), POWER_TWICE);
+}
+
+#[test]
+fn a_restart_after_an_operators_stop_is_caught() {
+    let fault = |answer: &mut Answer<'_>| {
+        let stopped =
+            matches!(answer.before, State::Clearing(_, Some(Request { cause: Cause::Operator, .. }), _));
+        if stopped && matches!(answer.event, Event::Settled { .. }) {
+            answer.actions.push(Action::Prepare);
+        }
+    };
+    assert_eq!(caught(fault), RESTART_AFTER_STOP);
+}
+
+#[test]
+fn a_crash_loop_without_end_is_caught() {
+    let make = |policy: Policy| -> Box<dyn Decides> {
+        let lax = Policy { max_restarts: policy.max_restarts + 1, ..policy };
+        Box::new(Machine::new(lax).0)
+    };
+    assert_eq!(first_broken(SEQUENCES, make).expect("not caught").1, TOO_MANY_RESTARTS);
+}
+
+#[test]
+fn a_deadline_that_spins_is_caught() {
+    struct Spins(Machine);
+    impl Decides for Spins {
+        fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+            if event == Event::Deadline { Vec::new() } else { self.0.handle(now, event) }
+        }
+        fn deadline(&self) -> Option<Moment> {
+            self.0.deadline()
+        }
+        fn state(&self) -> State {
+            *self.0.state()
+        }
+    }
+    let broken = first_broken(2000, |policy| -> Box<dyn Decides> { Box::new(Spins(Machine::new(policy).0)) });
+    assert_eq!(broken.expect("not caught").1, DEADLINE_SPINS);
+}

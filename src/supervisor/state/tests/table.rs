@@ -1,0 +1,180 @@
+//! The table cause × exit of a host that is not dynamic, every cell.
+
+use super::*;
+
+/// What came of an exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Ends(Outcome),
+    Marks,
+    StartsAgain,
+    BacksOff,
+    Awaits,
+    RebootsHost,
+}
+
+fn then(driven: &mut Driven, actions: &[Action]) -> Then {
+    match driven.machine.state() {
+        State::Ended(Outcome::Held) if actions == [Action::MarkHeld] => Then::Marks,
+        State::Ended(outcome) => Then::Ends(*outcome),
+        State::BackingOff { .. } => Then::BacksOff,
+        State::AwaitingReboot { .. } if actions == [Action::RebootHost] => Then::RebootsHost,
+        State::AwaitingReboot { .. } => Then::Awaits,
+        State::Preparing => Then::StartsAgain,
+        State::Lingering { .. } => {
+            let actions = driven.deadline_in(secs(2));
+            then(driven, &actions)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn after_exit(policy: Policy, cause: Option<Event>, class: ExitClass, in_place: bool) -> Then {
+    let mut driven = Driven::greeted(policy);
+    if let Some(event) = cause {
+        driven.event(event);
+    }
+    let actions = driven.exits(secs(60), class, in_place);
+    then(&mut driven, &actions)
+}
+
+const CLASSES: [ExitClass; 6] = [
+    ExitClass::Done,
+    ExitClass::Interrupted,
+    ExitClass::Reboot,
+    ExitClass::Idle,
+    ExitClass::BadConfiguration,
+    ExitClass::Crash,
+];
+
+#[test]
+fn an_operators_stop_ends_well_whatever_the_exit() {
+    for class in CLASSES {
+        for in_place in [true, false] {
+            let then = after_exit(policy(), Some(Event::Terminate), class, in_place);
+            assert_eq!(then, Then::Ends(Outcome::Stopped), "{class:?}");
+        }
+    }
+}
+
+#[test]
+fn an_operators_drain_ends_well_and_is_remembered_over_the_workers_reboot() {
+    for class in CLASSES {
+        let expected = if class == ExitClass::Reboot { Then::Marks } else { Then::Ends(Outcome::Stopped) };
+        assert_eq!(after_exit(policy(), Some(DRAIN), class, true), expected, "{class:?}");
+    }
+}
+
+#[test]
+fn credentials_that_run_out_are_a_failure_whatever_the_exit() {
+    for strength in [Strength::Drain, Strength::Stop] {
+        for class in CLASSES {
+            let cause = Event::Asked { strength, cause: Cause::CredentialsExpiring };
+            let then = after_exit(policy(), Some(cause), class, true);
+            assert_eq!(then, Then::Ends(Outcome::CredentialsExpired), "{class:?}");
+        }
+    }
+}
+
+#[test]
+fn the_operators_cause_counts_more_than_the_credentials() {
+    let mut driven = Driven::greeted(policy());
+    driven.event(Event::Terminate);
+    driven.event(Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring });
+    driven.exits(secs(1), ExitClass::Done, true);
+    assert_eq!(driven.outcome(), Some(Outcome::Stopped));
+}
+
+#[test]
+fn without_a_cause_the_exit_decides() {
+    use ExitClass::{BadConfiguration, Crash, Done, Idle, Interrupted};
+    use Restart::{Always, Never, OnFailure};
+    let done = Then::Ends(Outcome::Done);
+    let gave_up = Then::Ends(Outcome::GaveUp);
+    let needs_reboot = Then::Ends(Outcome::NeedsReboot);
+    for (class, restart, in_place, expected) in [
+        (Done, Never, true, done),
+        (Done, OnFailure, true, done),
+        (Done, OnFailure, false, done),
+        (Done, Always, true, Then::BacksOff),
+        (Idle, Never, true, done),
+        (Idle, OnFailure, true, done),
+        (Idle, Always, true, Then::BacksOff),
+        (BadConfiguration, Never, true, gave_up),
+        (BadConfiguration, OnFailure, true, gave_up),
+        (BadConfiguration, OnFailure, false, gave_up),
+        (BadConfiguration, Always, true, gave_up),
+        (Crash, Never, true, gave_up),
+        (Crash, OnFailure, true, Then::BacksOff),
+        (Crash, Always, true, Then::BacksOff),
+        (Crash, Never, false, needs_reboot),
+        (Crash, OnFailure, false, needs_reboot),
+        (Crash, Always, false, needs_reboot),
+        (Interrupted, Never, true, gave_up),
+        (Interrupted, OnFailure, true, Then::BacksOff),
+        (Interrupted, OnFailure, false, needs_reboot),
+        (Interrupted, Always, true, Then::BacksOff),
+    ] {
+        let policy = Policy { restart, ..policy() };
+        assert_eq!(after_exit(policy, None, class, in_place), expected, "{class:?} {restart:?} {in_place}");
+    }
+}
+
+#[test]
+fn a_reboot_exit_is_what_on_reboot_says() {
+    use RebootPolicy::{Exit, Reboot, Restart, RestartIfPossible, Wait};
+    for (on_reboot, in_place, expected) in [
+        (Wait, true, Then::Awaits),
+        (Wait, false, Then::Awaits),
+        (RestartIfPossible, true, Then::StartsAgain),
+        (RestartIfPossible, false, Then::Awaits),
+        (Restart, true, Then::StartsAgain),
+        (Restart, false, Then::StartsAgain),
+        (Reboot, true, Then::RebootsHost),
+        (Reboot, false, Then::RebootsHost),
+        (Exit, true, Then::Ends(Outcome::NeedsReboot)),
+        (Exit, false, Then::Ends(Outcome::NeedsReboot)),
+    ] {
+        let policy = Policy { on_reboot, ..policy() };
+        assert_eq!(
+            after_exit(policy, None, ExitClass::Reboot, in_place),
+            expected,
+            "{on_reboot:?} {in_place}"
+        );
+    }
+}
+
+#[test]
+fn a_crash_that_needs_a_reboot_gets_one_where_the_runner_reboots() {
+    let policy = Policy { on_reboot: RebootPolicy::Reboot, ..policy() };
+    assert_eq!(after_exit(policy, None, ExitClass::Crash, false), Then::RebootsHost);
+}
+
+#[test]
+fn a_reboot_that_does_not_come_is_made_up_for_in_place_or_told() {
+    let mut driven = Driven::greeted(policy());
+    driven.exits(secs(60), ExitClass::Reboot, true);
+    assert_eq!(driven.deadline_in(secs(300)), [Action::Prepare]);
+    let mut driven = Driven::greeted(policy());
+    driven.exits(secs(60), ExitClass::Reboot, false);
+    assert_eq!(driven.deadline_in(secs(300)), []);
+    assert_eq!(driven.outcome(), Some(Outcome::NeedsReboot));
+}
+
+#[test]
+fn the_sigterm_of_a_reboot_that_comes_ends_well() {
+    let mut driven = Driven::greeted(policy());
+    driven.exits(secs(60), ExitClass::Reboot, false);
+    driven.after(secs(3), Event::Terminate);
+    assert_eq!(driven.outcome(), Some(Outcome::Stopped));
+}
+
+#[test]
+fn a_restart_after_a_reboot_exit_counts_as_a_crash_when_the_run_was_short() {
+    let policy = Policy { on_reboot: RebootPolicy::Restart, max_restarts: 0, ..policy() };
+    let mut driven = Driven::greeted(policy.clone());
+    driven.exits(secs(29), ExitClass::Reboot, true);
+    assert_eq!(driven.outcome(), Some(Outcome::GaveUp));
+    let mut driven = Driven::greeted(policy);
+    assert_eq!(driven.exits(secs(30), ExitClass::Reboot, true), [Action::Prepare]);
+}

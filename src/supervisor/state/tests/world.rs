@@ -1,0 +1,151 @@
+//! A world for the machine: it knows what is true (does a worker live?) and makes events that can happen in it.
+
+use super::*;
+
+/// Whatever decides: the machine, or one with a planted fault.
+pub(super) trait Decides {
+    fn handle(&mut self, now: Moment, event: Event) -> Vec<Action>;
+    fn deadline(&self) -> Option<Moment>;
+    fn state(&self) -> State;
+}
+
+impl Decides for Machine {
+    fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        Machine::handle(self, now, event)
+    }
+
+    fn deadline(&self) -> Option<Moment> {
+        Machine::deadline(self)
+    }
+
+    fn state(&self) -> State {
+        *Machine::state(self)
+    }
+}
+
+/// A small generator of random numbers (xorshift64*): fast, and the same everywhere.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
+    }
+
+    pub(super) fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[usize::try_from(self.below(all.len() as u64)).unwrap()]
+    }
+
+    pub(super) fn chance(&mut self, one_in: u64) -> bool {
+        self.below(one_in) == 0
+    }
+}
+
+/// Where the worker truly is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Truth {
+    Nothing,
+    Preparing,
+    Spawning,
+    Alive,
+    /// Its leftovers are being cleared.
+    Gone,
+}
+
+/// The world around one machine.
+pub(super) struct World {
+    pub(super) truth: Truth,
+    pub(super) now: Moment,
+    calm: bool,
+}
+
+const CLASSES: [ExitClass; 6] = [
+    ExitClass::Done,
+    ExitClass::Interrupted,
+    ExitClass::Reboot,
+    ExitClass::Idle,
+    ExitClass::BadConfiguration,
+    ExitClass::Crash,
+];
+
+impl World {
+    /// `calm`: nobody asks the worker to end.
+    pub(super) fn new(calm: bool) -> Self {
+        Self { truth: Truth::Preparing, now: Duration::ZERO, calm }
+    }
+
+    /// An event that can happen now; time may pass before it.
+    pub(super) fn next(&mut self, random: &mut Random, deadline: Option<Moment>) -> Event {
+        if random.chance(3) {
+            self.now += random.one_of(&[1, 10, 900, 1100, 5_000, 31_000, 400_000]).milliseconds();
+        }
+        if let Some(deadline) = deadline.filter(|deadline| self.now >= *deadline || random.chance(4)) {
+            self.now = self.now.max(deadline);
+            return Event::Deadline;
+        }
+        if random.chance(2)
+            && let Some(event) = self.progress(random)
+        {
+            return event;
+        }
+        match random.below(16) {
+            0..=3 if self.calm => Event::Deadline,
+            0 => Event::Terminate,
+            1 => Event::Asked { strength: Strength::Drain, cause: Cause::Operator },
+            2 => Event::Asked { strength: Strength::Drain, cause: Cause::CredentialsExpiring },
+            3 => Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring },
+            4..=6 => Event::Hello { graceful_termination: random.chance(2) },
+            7..=8 => Event::TaskStarted,
+            9..=10 => Event::TaskFinished,
+            11 => Event::ShutdownAsked,
+            12 => Event::Deadline,
+            _ => self.progress(random).unwrap_or(Event::TaskFinished),
+        }
+    }
+
+    /// What is under way comes to its end.
+    fn progress(&mut self, random: &mut Random) -> Option<Event> {
+        Some(match self.truth {
+            Truth::Nothing => return None,
+            Truth::Preparing | Truth::Spawning if random.chance(50) => Event::StartFailed,
+            Truth::Preparing => Event::Prepared,
+            Truth::Spawning => Event::Started { pid: 7 },
+            Truth::Alive if random.chance(2) => return None,
+            Truth::Alive => Event::Exited(exit(random.one_of(&CLASSES))),
+            Truth::Gone => Event::Settled { in_place: random.chance(2) },
+        })
+    }
+
+    /// What an event and the actions that followed have made true.
+    pub(super) fn advance(&mut self, event: Event, actions: &[Action]) {
+        self.truth = match event {
+            Event::StartFailed | Event::Settled { .. } => Truth::Nothing,
+            Event::Started { .. } => Truth::Alive,
+            Event::Exited(_) => Truth::Gone,
+            _ => self.truth,
+        };
+        for action in actions {
+            match action {
+                Action::Prepare => self.truth = Truth::Preparing,
+                Action::Spawn => self.truth = Truth::Spawning,
+                _ => {}
+            }
+        }
+    }
+}
+
+trait Milliseconds {
+    fn milliseconds(self) -> Duration;
+}
+
+impl Milliseconds for u64 {
+    fn milliseconds(self) -> Duration {
+        Duration::from_millis(self)
+    }
+}

@@ -1,0 +1,127 @@
+//! The supervisor's story in the log: each [`Note`] in an operator's words.
+
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::state::{Ladder, Note, Request};
+use crate::event::{Cause, ExitClass, Strength};
+
+/// Logs one note.
+pub(super) fn tell(note: Note) {
+    match note {
+        Note::Ending { pid, request, ladder } => ending(pid, request, ladder),
+        Note::NoHello { waited } => warn!(
+            waited = %span(waited),
+            "worker has said no hello: it is treated as one that does not speak the protocol"
+        ),
+        Note::DrainIdle { idle } => warn!(
+            idle = %span(idle),
+            "worker was asked to finish its tasks, none is running, and yet it does not end: the drain becomes a stop"
+        ),
+        Note::DrainTooLong { waited } => warn!(
+            waited = %span(waited),
+            "worker has not finished its tasks within supervision.drainTimeout: the drain becomes a stop"
+        ),
+        Note::StopTooLong { waited } => {
+            warn!(waited = %span(waited), "worker has not ended within supervision.stopTimeout: sending SIGTERM");
+        }
+        Note::TermTooLong { waited } => {
+            warn!(waited = %span(waited), "worker has not ended within supervision.killTimeout of SIGTERM: sending SIGKILL");
+        }
+        Note::KillTooLong { pid } => {
+            error!(
+                pid,
+                "worker is still alive after SIGKILL, probably stuck in the kernel: sending SIGKILL again"
+            );
+        }
+        Note::LeftoversKilled { waited } => {
+            warn!(waited = %span(waited), "processes that the worker left behind have not ended: sending SIGKILL");
+        }
+        Note::ShutdownAsked { granted: true } => info!("worker asks for its host to be shut down: doing so"),
+        Note::ShutdownAsked { granted: false } => info!(
+            "worker asks for its host to be shut down: not done on this host (host.shutdownStatic is false); waiting for the worker to exit"
+        ),
+        other => after_exit(other),
+    }
+}
+
+fn after_exit(note: Note) {
+    match note {
+        Note::Exited { exit, ran, expected } => {
+            let harmless =
+                expected || matches!(exit.class, ExitClass::Done | ExitClass::Idle | ExitClass::Reboot);
+            if harmless {
+                info!(status = %exit.status, meaning = exit.meaning, ran = %span(ran), "worker exited");
+            } else {
+                warn!(status = %exit.status, meaning = exit.meaning, ran = %span(ran), "worker exited");
+            }
+        }
+        Note::BadConfiguration => {
+            error!(
+                "worker cannot work with its configuration: not started again; see its last lines and worker.configPath"
+            );
+        }
+        Note::TooManyCrashes { crashes, allowed: 0, .. } => {
+            error!(crashes, "worker crashed, and supervision allows no restart: giving up");
+        }
+        Note::TooManyCrashes { crashes, allowed, window } => error!(
+            crashes, max_restarts = allowed, restart_window = %span(window),
+            "worker crashed too often: giving up"
+        ),
+        Note::CannotRestartInPlace => error!(
+            "worker cannot be started again without a reboot (worker.restartInPlace says otherwise where that is wrong)"
+        ),
+        Note::Restarting { wait, crashes: 0, .. } => {
+            info!(wait = %span(wait), "worker is started again (supervision.restart is always)");
+        }
+        Note::Restarting { wait, crashes, allowed } => {
+            info!(wait = %span(wait), crashes, max_restarts = allowed, "worker is started again after a crash");
+        }
+        Note::RestartInsteadOfReboot => info!("worker wants a reboot: started again in place instead"),
+        Note::AwaitingReboot { timeout } => {
+            info!(timeout = %span(timeout), "worker wants a reboot: waiting for the host to go down");
+        }
+        Note::RebootDidNotCome { waited, in_place: true } => {
+            warn!(waited = %span(waited), "the reboot has not come within supervision.rebootTimeout: starting the worker again in place");
+        }
+        Note::RebootDidNotCome { waited, in_place: false } => error!(
+            waited = %span(waited),
+            "the reboot has not come within supervision.rebootTimeout, and the worker cannot go on without one: reboot the host"
+        ),
+        _ => {}
+    }
+}
+
+fn ending(pid: u32, request: Request, ladder: Ladder) {
+    let cause = request.cause;
+    match (request.strength, ladder) {
+        (Strength::Drain, Ladder::Told { .. }) => {
+            info!(pid, %cause, "asked the worker to finish its tasks and exit");
+        }
+        (Strength::Drain, Ladder::AwaitingHello(_)) => {
+            info!(pid, %cause, "asking the worker to finish its tasks as soon as it has said hello");
+        }
+        (Strength::Drain, _) => info!(
+            pid, %cause,
+            "worker cannot be asked to finish its tasks (no graceful-termination): waiting for it to end by itself"
+        ),
+        (Strength::Stop, Ladder::Told { .. }) => info!(pid, %cause, "asked the worker to stop at once"),
+        (Strength::Stop, Ladder::AwaitingHello(_)) => {
+            info!(pid, %cause, "asking the worker to stop as soon as it has said hello");
+        }
+        (Strength::Stop, _) => {
+            info!(pid, %cause, "worker cannot be asked to stop (no graceful-termination): sent SIGTERM");
+        }
+        (Strength::Kill, _) if cause == Cause::Operator => {
+            warn!(pid, "second request to stop: killing the worker and all its processes");
+        }
+        (Strength::Kill, _) => warn!(pid, %cause, "killing the worker and all its processes"),
+    }
+}
+
+/// A duration as people write it, to the millisecond: `1m 30s`.
+pub(super) fn span(duration: Duration) -> humantime::FormattedDuration {
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    humantime::format_duration(Duration::from_millis(millis))
+}
