@@ -1,0 +1,167 @@
+//! What the machine knows and says: its states with their data, and its actions.
+
+use std::time::Duration;
+
+use super::{Ladder, Moment, Note};
+use crate::event::{Cause, Exit, Outcome, Strength};
+
+/// What the supervisor is to do. Each is performed at once, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Write the worker's files; answer with [`Event::Prepared`] or [`Event::StartFailed`].
+    Prepare,
+    /// Execute the worker; answer with [`Event::Started`] or [`Event::StartFailed`].
+    Spawn,
+    /// Send graceful-termination.
+    Tell {
+        /// Its `finish-tasks`.
+        finish_tasks: bool,
+    },
+    /// SIGTERM to the worker's process group.
+    Terminate,
+    /// SIGKILL to the worker's process group and to all its descendants.
+    Kill,
+    /// The worker is gone: end what it left behind, read the rest of its output, then answer with
+    /// [`Event::Settled`].
+    Clear {
+        /// Whether what it left gets SIGTERM.
+        terminate: bool,
+    },
+    /// SIGKILL to what the worker left behind.
+    KillLeftovers,
+    /// Wait no longer for what the worker left behind; [`Event::Settled`] must follow.
+    AbandonLeftovers,
+    /// Run `host.shutdownCommand`.
+    ShutDownHost,
+    /// Run `host.rebootCommand`.
+    RebootHost,
+    /// Leave the mark that keeps a worker from being started after the reboot.
+    MarkHeld,
+    /// Tell the log.
+    Note(Note),
+}
+
+/// What is known of a worker that lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Worker {
+    /// Its process id.
+    pub pid: u32,
+    /// When it was started.
+    pub since: Moment,
+    /// What it said of itself.
+    pub hello: Hello,
+    /// Its tasks, once its log has told of one.
+    pub tasks: Option<Tasks>,
+    /// It asked for its host to go away, and that is being done: its exit adds nothing.
+    pub leaving: bool,
+}
+
+/// What a worker said of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hello {
+    /// Nothing yet; it has until then.
+    Awaited(Moment),
+    /// Nothing in time: treated as one without the protocol.
+    Absent,
+    /// It said hello.
+    Said {
+        /// Whether it understands graceful-termination.
+        graceful_termination: bool,
+    },
+}
+
+/// The tasks that a worker's log told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tasks {
+    /// How many run now.
+    pub running: u32,
+    /// When that last changed.
+    pub changed: Moment,
+}
+
+/// Somebody wants the worker to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// How strongly, by now.
+    pub strength: Strength,
+    /// Why; the cause that counts most.
+    pub cause: Cause,
+    /// An operator asked for a drain at some point: after the worker's own reboot nothing is to start.
+    pub hold: bool,
+}
+
+impl Request {
+    pub(super) fn new(strength: Strength, cause: Cause) -> Self {
+        let hold = strength == Strength::Drain && cause == Cause::Operator;
+        Self { strength, cause, hold }
+    }
+
+    /// Both requests as one: the stronger strength, the cause that counts more.
+    pub(super) fn join(self, other: Self) -> Self {
+        Self {
+            strength: self.strength.max(other.strength),
+            cause: self.cause.max(other.cause),
+            hold: self.hold || other.hold,
+        }
+    }
+}
+
+/// A worker that has ended, while its end is being judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// How.
+    pub exit: Exit,
+    /// How long it ran.
+    pub ran: Duration,
+    /// It had asked for its host to go away.
+    pub leaving: bool,
+}
+
+/// How far the end of a worker's leftovers has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clearing {
+    /// Asked to end, or left alone; they have until then.
+    Asked(Moment),
+    /// Killed; they have until then.
+    Killed(Moment),
+    /// Not waited for any more.
+    Abandoned,
+}
+
+/// Where the supervisor stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// The worker's files are being written.
+    Preparing,
+    /// The worker's program is being executed.
+    Spawning(Option<Request>),
+    /// The worker lives, and nothing was asked of it.
+    Running(Worker),
+    /// The worker lives, and was asked to end.
+    Stopping(Worker, Request, Ladder),
+    /// The worker is gone; its leftovers are being ended and its output read.
+    Clearing(Ended, Option<Request>, Clearing),
+    /// The worker was interrupted by nobody we know of: waiting for the signal that explains it.
+    Lingering {
+        /// The worker.
+        ended: Ended,
+        /// Whether it can be started again in place.
+        in_place: bool,
+        /// How long.
+        until: Moment,
+    },
+    /// Waiting before the next start.
+    BackingOff {
+        /// How long.
+        until: Moment,
+    },
+    /// The host is said to reboot.
+    AwaitingReboot {
+        /// Whether the worker can be started again in place, should the reboot not come.
+        in_place: bool,
+        /// How long.
+        until: Moment,
+    },
+    /// The end.
+    Ended(Outcome),
+}
