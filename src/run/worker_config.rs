@@ -8,7 +8,11 @@ use serde_json::Value;
 use super::Object;
 
 mod forms;
+#[cfg(test)]
+mod forms_tests;
 mod json;
+#[cfg(test)]
+mod tests;
 
 pub use forms::{FormError, FormWarning, Taken, take_provider_form, take_secret_form};
 pub use json::parse_outside_json;
