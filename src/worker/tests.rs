@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::credentials::Credentials;
+use crate::run::files::{FileEntry, FileOrigin, ShippedFile};
 use crate::run::worker_config::{Source, take_provider_form, take_secret_form};
 use crate::run::{Object, WorkerIdentity, WorkerPoolId};
 
@@ -453,4 +454,57 @@ fn every_other_workers_exit_is_classified_plainly() {
         assert_eq!(class(ExitStatus::Signal(libc::SIGINT)), ExitClass::Interrupted);
         assert_eq!(class(ExitStatus::Signal(libc::SIGABRT)), ExitClass::Crash);
     }
+}
+
+#[test]
+fn a_dummy_run_shows_everything_but_secrets() {
+    let (mut run, _) = standalone_run();
+    run.credentials.certificate = Some("the-certificate".into());
+    run.credentials.expires = Some("2026-11-27T18:17:47.967Z".parse().unwrap());
+    let layer = json!({"fromSecret": {"a": "hush", "n": 5, "e": {}}, "list": ["hush"]});
+    run.worker_config.merge(object(layer), &Source::Secret("s".to_owned()));
+    let holder = json!({"url": "https://c:fake-token@example.com", "on": {}, "odd key": []});
+    run.worker_config.merge(object(holder), &Source::Provider);
+    let entry = |path: &str| FileEntry {
+        description: "a tool".to_owned(),
+        path: path.to_owned(),
+        content: "aGVsbG8=".to_owned(),
+        encoding: "base64".to_owned(),
+        format: "file".to_owned(),
+    };
+    let files = [
+        ShippedFile { entry: entry("/public"), origin: FileOrigin::Provider },
+        ShippedFile { entry: entry("/private"), origin: FileOrigin::Secret },
+    ];
+    let dummy = settings(Implementation::Dummy { show_secrets: false });
+    assert!(matches!(launch(&run, &dummy).unwrap(), Launch::Show { secrets: false }));
+    let registration = SecretString::from("registration-secret");
+    let shown = |secrets| {
+        let registration_secret = Some(&registration);
+        dummy::show(&dummy::Shown { run: &run, registration_secret, files: &files, secrets })
+    };
+    assert_eq!(shown(false), include_str!("../../tests/fixtures/dummy-run.yml"));
+    let yaml: Value = serde_yaml::from_str(&shown(false)).unwrap();
+    assert_eq!(yaml["WorkerConfig"]["nested"]["big"], json!(12_345_678_901_234_567_u64));
+    let with_secrets = shown(true);
+    assert!(!with_secrets.contains("masked"));
+    let yaml: Value = serde_yaml::from_str(&with_secrets).unwrap();
+    assert_eq!(yaml["WorkerConfig"], Value::Object(run.worker_config.object().clone()));
+    assert_eq!(yaml["Credentials"]["accessToken"], "fake-token");
+    assert_eq!(yaml["RegistrationSecret"], "registration-secret");
+    assert_eq!(yaml["Files"][1]["content"], "aGVsbG8=");
+}
+
+#[test]
+fn a_dummy_run_has_the_keys_of_the_cache_file() {
+    let (run, _) = standalone_run();
+    let shown = dummy::Shown { run: &run, registration_secret: None, files: &[], secrets: true };
+    let Value::Object(mut cache) = serde_json::from_str(GO_STANDALONE).unwrap() else { panic!() };
+    let mut yaml: Object = serde_yaml::from_str(&dummy::show(&shown)).unwrap();
+    // The worker implementation has set keys of its own there; no files are null there.
+    for object in [&mut cache, &mut yaml] {
+        object.remove("WorkerConfig");
+        object.remove("Files");
+    }
+    assert_eq!(yaml, cache);
 }
