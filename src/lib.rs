@@ -37,6 +37,7 @@ use crate::worker::Launch;
 use crate::worker::dummy::Shown;
 
 pub mod chain;
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod credentials;
@@ -95,6 +96,7 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     let _stop_at_the_end = stop.clone().drop_guard();
     siblings.spawn(until_stopped(stop.clone(), "signals", signals.forward(sender.clone())));
 
+    worker::usable(&config.worker)?;
     let run = prepare::prepare(&config)?;
     let spec = match worker::launch(&run, &config.worker)? {
         Launch::Start(spec) => *spec,

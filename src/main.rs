@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 mod cli;
 
 use cli::environment::Environment;
-use cli::{Arguments, exit};
+use cli::{Arguments, Command, exit};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -27,6 +27,9 @@ fn main() -> ExitCode {
         // Whoever does not read the answer needs none.
         let _ = writeln!(std::io::stdout(), "{}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
+    }
+    if let Some(Command::Check(arguments)) = &arguments.command {
+        return ExitCode::from(cli::check::run(arguments));
     }
     let environment = Environment::read();
     let level = arguments.log_level.as_ref().or(environment.log_level.as_ref());

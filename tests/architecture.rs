@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// module of its own floor.
 const FLOORS: &[(u8, &[&str])] = &[
     (6, &["main", "cli"]),
-    (5, &["lib"]),
+    (5, &["lib", "check"]),
     (4, &["supervisor", "watch", "observe", "prepare"]),
     (3, &["provider", "worker", "output"]),
     (2, &["event", "taskcluster", "run", "protocol", "config"]),

@@ -5,13 +5,13 @@ use start_worker::config::{LoadError, LoadErrorKind};
 use start_worker::event::Outcome;
 
 /// Ended as intended.
-const OK: u8 = 0;
+pub(crate) const OK: u8 = 0;
 /// Failed at run time.
 pub(crate) const FAILED: u8 = 1;
 /// Wrong arguments.
 pub(crate) const USAGE: u8 = 2;
 /// The runner configuration is missing or invalid, in content or for this host. (sysexits: `EX_USAGE`)
-const CONFIGURATION: u8 = 64;
+pub(crate) const CONFIGURATION: u8 = 64;
 /// The worker needs a reboot that did not come. (sysexits: `EX_SOFTWARE`)
 const NEEDS_REBOOT: u8 = 70;
 /// A file's permissions, owner or kind. (sysexits: `EX_NOPERM`)

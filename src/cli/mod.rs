@@ -2,18 +2,29 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use start_worker::chain::Chain;
 use start_worker::config::{self, LoadError};
 
+pub(crate) mod check;
 pub(crate) mod environment;
 pub(crate) mod exit;
 
 /// Starts and supervises the worker of a Taskcluster worker machine.
 #[derive(Debug, Parser)]
 #[command(name = "start-worker", version, disable_version_flag = true, arg_required_else_help = true)]
-#[command(override_usage = "start-worker [OPTIONS] <runnerConfig>")]
+#[command(
+    override_usage = "start-worker [OPTIONS] <runnerConfig>\n       start-worker check [OPTIONS] <runnerConfig>"
+)]
+#[command(
+    subcommand_negates_reqs = true,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
     /// The runner configuration (YAML or JSON); see docs/configuration.md
     #[arg(value_name = "runnerConfig", required_unless_present = "short_version")]
     pub(crate) runner_config: Option<PathBuf>,
@@ -30,6 +41,13 @@ pub(crate) struct Arguments {
     /// Print the version alone
     #[arg(long)]
     pub(crate) short_version: bool,
+}
+
+/// What can be done beside running a worker.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show what a runner configuration means, and what is wrong or doubtful in it; change and contact nothing
+    Check(check::Arguments),
 }
 
 /// What is wrong with a runner configuration that cannot be loaded, a line each.

@@ -28,6 +28,11 @@ impl WorkerPoolId {
         halves.then(|| Self { whole: text.to_owned(), slash })
     }
 
+    /// Stands for the pool of a worker whose provider has not been asked yet.
+    pub fn unknown() -> Self {
+        Self { whole: "unknown/unknown".to_owned(), slash: "unknown".len() }
+    }
+
     /// The whole id.
     pub fn as_str(&self) -> &str {
         &self.whole

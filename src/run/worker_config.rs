@@ -6,6 +6,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::Object;
+use crate::redact;
 
 mod forms;
 #[cfg(test)]
@@ -175,6 +176,22 @@ impl Merged {
             replace_leaves(key_path("", key), key, (value, origin), &mut change);
         }
         object
+    }
+}
+
+impl Merged {
+    /// The same with a mask in the place of each leaf that is, or may be, secret: what came from a secret, what holds
+    /// one of the `known` secrets, and strings whose key says so.
+    #[must_use]
+    pub fn masked(&self, known: &[&str]) -> Self {
+        let mut object = Value::Object(self.map_leaves(|leaf| {
+            let text = leaf.value.as_str().unwrap_or_default();
+            let secret = leaf.source.holds_secrets() || known.iter().any(|secret| text.contains(secret));
+            if secret { Value::from(redact::MASK) } else { leaf.value.clone() }
+        }));
+        redact::mask_by_key(&mut object);
+        let Value::Object(object) = object else { return Self::new() };
+        Self { object, origins: self.origins.clone() }
     }
 }
 

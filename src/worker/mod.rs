@@ -130,16 +130,28 @@ pub fn launch(run: &Run, settings: &WorkerSettings) -> Result<Launch, WorkerErro
     Ok(Launch::Start(Box::new(assemble(start, &config, run, settings))))
 }
 
+/// Whether this kind of worker can be started on this kind of host at all.
+///
+/// # Errors
+///
+/// It cannot.
+pub fn usable(settings: &WorkerSettings) -> Result<(), WorkerError> {
+    match settings.implementation {
+        Implementation::GenericWorker { path: None, .. } => Err(WorkerError::WindowsOnly),
+        _ => Ok(()),
+    }
+}
+
 /// The worker configuration with what the implementation sets: the whole that `check` shows and the cache keeps.
 ///
 /// # Errors
 ///
 /// The worker cannot be started on this kind of host.
 pub fn final_config(run: &Run, settings: &WorkerSettings) -> Result<Merged, WorkerError> {
+    usable(settings)?;
     let mut config = run.worker_config.clone();
     match &settings.implementation {
         Implementation::Dummy { .. } => {}
-        Implementation::GenericWorker { path: None, .. } => return Err(WorkerError::WindowsOnly),
         Implementation::GenericWorker { .. } => generic_worker::configure(&mut config, run),
         Implementation::DockerWorker { .. } => docker_worker::configure(&mut config, run),
         Implementation::Command { .. } => command::configure(&mut config, run),

@@ -1,0 +1,194 @@
+//! `start-worker check`: what a runner configuration means, told without starting or contacting anything.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+use crate::config::{self, Diagnostic, FixedIdentity, Implementation, ProviderConfig, RunnerConfig};
+use crate::credentials::Credentials;
+use crate::provider;
+use crate::run::worker_config::{Merged, Source};
+use crate::run::{Run, WorkerIdentity, WorkerPoolId};
+use crate::worker;
+
+/// What `check` found out.
+#[derive(Debug)]
+pub struct Report {
+    /// The runner configuration in effect, masked unless secrets are to be shown.
+    runner: Value,
+    /// The worker configuration as far as it is known offline, masked likewise.
+    worker: Merged,
+    /// What is added to it at start, a sentence each.
+    added: Vec<String>,
+    /// Why this host cannot start it, where that is known.
+    refused: Option<String>,
+}
+
+impl Report {
+    /// Looks at a configuration that loads.
+    pub fn new(config: &RunnerConfig, show_secrets: bool) -> Self {
+        let (run, refused) = match provider::identify(&config.provider) {
+            Ok(identified) => (crate::prepare::run_of(identified, config), None),
+            Err(cause) => (placeholder(config), Some(cause.to_string())),
+        };
+        let known = refused.is_none();
+        let (final_config, refused) = match worker::final_config(&run, &config.worker) {
+            Ok(merged) => (Some(merged), refused),
+            // The first thing that a start would stumble over.
+            Err(cause) => (None, Some(cause.to_string())),
+        };
+        let offline = final_config.as_ref().filter(|_| known).unwrap_or(&run.worker_config);
+        let secrets = [Some(&run.credentials.access_token), run.credentials.certificate.as_ref()];
+        let secrets: Vec<&str> = secrets.into_iter().flatten().map(ExposeSecret::expose_secret).collect();
+        Self {
+            runner: config::effective::effective(config, show_secrets),
+            worker: if show_secrets { offline.clone() } else { offline.masked(&secrets) },
+            added: added(config, final_config.as_ref().filter(|_| !known)),
+            refused,
+        }
+    }
+
+    /// For people: YAML, with comments that say where each value of the worker configuration came from.
+    pub fn text(&self) -> String {
+        let mut text = format!("# runner configuration in effect\n{}", config::to_yaml(&self.runner));
+        text.push_str(
+            "\n# worker configuration as far as it is known offline, and the source of each value\n",
+        );
+        let lines: Vec<(String, String)> = self
+            .worker
+            .leaves()
+            .map(|leaf| (format!("{}: {}", leaf.path, leaf.value), leaf.source.to_string()))
+            .collect();
+        let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or_default().min(WIDEST);
+        for (line, source) in lines {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{line:width$}  # {source}");
+        }
+        for added in &self.added {
+            let _ = writeln!(text, "# added at start: {added}");
+        }
+        if let Some(refused) = &self.refused {
+            let _ = writeln!(text, "\n# this host cannot start it: {refused}");
+        }
+        text
+    }
+
+    /// For programs.
+    pub fn json(&self, diagnostics: &[Diagnostic]) -> String {
+        let leaves: Vec<Value> = self
+            .worker
+            .leaves()
+            .map(|leaf| json!({"path": leaf.path, "value": leaf.value, "source": leaf.source.to_string()}))
+            .collect();
+        let report = json!({
+            "runnerConfiguration": self.runner,
+            "workerConfiguration": leaves,
+            "addedAtStart": self.added,
+            "cannotStart": self.refused,
+            "diagnostics": diagnostics.iter().map(diagnostic).collect::<Vec<_>>(),
+        });
+        format!("{report:#}\n")
+    }
+}
+
+/// A longer value does not push all sources to the right.
+const WIDEST: usize = 60;
+
+/// A configuration that does not load, for programs.
+pub fn faults_json(diagnostics: &[Diagnostic]) -> String {
+    format!("{:#}\n", json!({"diagnostics": diagnostics.iter().map(diagnostic).collect::<Vec<_>>()}))
+}
+
+fn diagnostic(diagnostic: &Diagnostic) -> Value {
+    json!({
+        "level": match diagnostic.level {
+            config::Level::Error => "error",
+            config::Level::UnknownKey | config::Level::Warning => "warning",
+        },
+        "file": diagnostic.file,
+        "line": diagnostic.line,
+        "path": diagnostic.path,
+        "message": diagnostic.message,
+    })
+}
+
+/// What comes to the worker configuration at start, in the order in which it is merged. `with_placeholders`: the
+/// configuration that the implementation would make for a worker of whom only the pool is known.
+fn added(config: &RunnerConfig, with_placeholders: Option<&Merged>) -> Vec<String> {
+    let mut added = Vec::new();
+    match &config.provider {
+        ProviderConfig::Standalone(_) => {}
+        ProviderConfig::AwsProvisioner(_) => added.push("data of the user-data (provider)".to_owned()),
+        ProviderConfig::Static(_)
+        | ProviderConfig::Aws(_)
+        | ProviderConfig::Azure(_)
+        | ProviderConfig::Google(_) => {
+            added.push("workerConfig and files that registerWorker returns (provider)".to_owned());
+        }
+    }
+    if config.get_secrets {
+        added.push("secrets: none, for this version does not fetch them (getSecrets)".to_owned());
+    }
+    let leaves = with_placeholders.map(|merged| {
+        let ours = merged.leaves().filter(|leaf| *leaf.source == Source::Implementation);
+        ours.map(|leaf| leaf.path).collect::<Vec<_>>()
+    });
+    if let Some(leaves) = leaves.filter(|leaves| !leaves.is_empty()) {
+        let name = config.worker.implementation.name();
+        added.push(format!("what start-worker sets for {name}: {}", leaves.join(", ")));
+    }
+    if let Implementation::Command { config_path: None, .. } = config.worker.implementation {
+        added.push("nothing is written: worker.configPath is not given".to_owned());
+    }
+    added
+}
+
+fn fixed(provider: &ProviderConfig) -> Option<&FixedIdentity> {
+    match provider {
+        ProviderConfig::Standalone(config) => Some(&config.identity),
+        ProviderConfig::Static(config) => Some(&config.identity),
+        _ => None,
+    }
+}
+
+/// A run of which only the runner configuration's part is known: what is added at start is found by making it.
+fn placeholder(config: &RunnerConfig) -> Run {
+    const UNKNOWN: &str = "known at start";
+    /// What providers tell of a machine, as far as workers are told.
+    const METADATA: [&str; 7] = [
+        "public-ipv4",
+        "local-ipv4",
+        "instance-type",
+        "instance-id",
+        "region",
+        "availability-zone",
+        "public-hostname",
+    ];
+    let metadata = match fixed(&config.provider) {
+        Some(identity) => identity.provider_metadata.clone(),
+        None => METADATA.into_iter().map(|key| (key.to_owned(), UNKNOWN.into())).collect(),
+    };
+    let mut worker_config = Merged::new();
+    worker_config.merge(config.worker_config.clone(), &Source::RunnerFile);
+    let pool = fixed(&config.provider).and_then(|identity| WorkerPoolId::parse(&identity.worker_pool_id));
+    Run {
+        root_url: UNKNOWN.to_owned(),
+        identity: WorkerIdentity {
+            provider_id: config.provider.provider_type().to_owned(),
+            worker_pool_id: pool.unwrap_or_else(WorkerPoolId::unknown),
+            worker_group: UNKNOWN.to_owned(),
+            worker_id: UNKNOWN.to_owned(),
+        },
+        credentials: Credentials {
+            client_id: UNKNOWN.to_owned(),
+            access_token: UNKNOWN.into(),
+            certificate: Some(UNKNOWN.into()),
+            expires: None,
+        },
+        worker_location: BTreeMap::new(),
+        provider_metadata: metadata,
+        worker_config,
+    }
+}

@@ -1,0 +1,75 @@
+//! `start-worker check`: loads, diagnoses, shows; the diagnostics on stderr, the rest on stdout.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use start_worker::check::{Report, faults_json};
+use start_worker::config::{self, Diagnostic, Level, LoadError};
+use start_worker::host::private_file::Access;
+
+use super::exit;
+
+/// What `check` can be asked for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The runner configuration (YAML or JSON)
+    #[arg(value_name = "runnerConfig")]
+    runner_config: PathBuf,
+
+    /// Unknown keys are errors
+    #[arg(long)]
+    strict: bool,
+
+    /// Print one JSON object, diagnostics included
+    #[arg(long)]
+    json: bool,
+
+    /// Do not mask secrets
+    #[arg(long)]
+    show_secrets: bool,
+}
+
+/// Runs the command; its exit code.
+pub(crate) fn run(arguments: &Arguments) -> u8 {
+    match config::load(&arguments.runner_config, Access::Observe) {
+        Ok(loaded) => {
+            let diagnostics = strictly(loaded.warnings, arguments.strict);
+            let report = Report::new(&loaded.config, arguments.show_secrets);
+            print(&if arguments.json { report.json(&diagnostics) } else { report.text() });
+            tell(&diagnostics, arguments.json);
+            let faulty = diagnostics.iter().any(|diagnostic| diagnostic.level == Level::Error);
+            if faulty { exit::CONFIGURATION } else { exit::OK }
+        }
+        Err(cause) => {
+            if let (LoadError::Faults(faults), true) = (&cause, arguments.json) {
+                print(&faults_json(&faults.diagnostics));
+            } else {
+                // Without a stderr there is nobody to tell.
+                let _ = writeln!(std::io::stderr(), "{}", super::load_error(&cause));
+            }
+            exit::load_code(&cause)
+        }
+    }
+}
+
+fn strictly(mut diagnostics: Vec<Diagnostic>, strict: bool) -> Vec<Diagnostic> {
+    if strict {
+        for diagnostic in diagnostics.iter_mut().filter(|diagnostic| diagnostic.level == Level::UnknownKey) {
+            diagnostic.level = Level::Error;
+        }
+    }
+    diagnostics
+}
+
+fn tell(diagnostics: &[Diagnostic], json: bool) {
+    if !json {
+        for diagnostic in diagnostics {
+            let _ = writeln!(std::io::stderr(), "{}", diagnostic.labelled());
+        }
+    }
+}
+
+/// A reader that goes away (`| head`) needs no more.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
