@@ -71,6 +71,8 @@ pub enum Strength {
 /// Why the worker is asked to end, in the order in which a cause counts when the exit is judged (the last counts most).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Cause {
+    /// A part of the runner itself has failed: whoever started it should start it afresh.
+    RunnerFault,
     /// Its credentials run out and cannot be renewed.
     CredentialsExpiring,
     /// A person, or systemd, or the host going down.
@@ -90,6 +92,7 @@ impl fmt::Display for Strength {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::RunnerFault => "a part of start-worker has failed",
             Self::CredentialsExpiring => "credentials expire",
             Self::Operator => "operator",
         })
@@ -154,6 +157,8 @@ pub enum Outcome {
     GaveUp,
     /// The worker's credentials ran out.
     CredentialsExpired,
+    /// A part of the runner failed, and the worker was let finish.
+    RunnerFailed,
     /// The worker needs a reboot that did not come, or that somebody else is to do.
     NeedsReboot,
 }
@@ -167,6 +172,7 @@ impl fmt::Display for Outcome {
             Self::StartFailed => "the worker could not be started",
             Self::GaveUp => "gave up on the worker",
             Self::CredentialsExpired => "the worker's credentials have run out",
+            Self::RunnerFailed => "a part of start-worker has failed",
             Self::NeedsReboot => "the worker needs a reboot",
         })
     }

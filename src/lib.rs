@@ -22,12 +22,13 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::RunnerConfig;
-use crate::event::{Event, Outcome};
+use crate::event::{Cause, Event, Outcome, Strength};
 use crate::host::lock::{Lock, LockError};
 use crate::output::Output;
 use crate::run::Run;
@@ -91,10 +92,8 @@ pub enum RunError {
 pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Outcome, RunError> {
     let signals = Signals::catch().map_err(RunError::Signals)?;
     let (sender, mut events) = mpsc::channel(WAITING_EVENTS);
-    let siblings = TaskTracker::new();
-    let stop = tokio_util::sync::CancellationToken::new();
-    let _stop_at_the_end = stop.clone().drop_guard();
-    siblings.spawn(until_stopped(stop.clone(), "signals", signals.forward(sender.clone())));
+    let siblings = Siblings::new(sender.clone());
+    siblings.spawn("signals", signals.forward(sender.clone()));
 
     worker::usable(&config.worker)?;
     let run = prepare::prepare(&config)?;
@@ -115,10 +114,8 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
         let now = host.clock.now();
         let schedule = watch::credentials::Schedule::new(now, expires).ok_or(RunError::Expired(expires))?;
         warn!(%expires, drain = %schedule.drain, stop = %schedule.stop, "the credentials expire, and this provider cannot renew them");
-        let watch = watch::credentials::watch(schedule, host.clock.clone(), sender.clone());
-        siblings.spawn(until_stopped(stop.clone(), "credentials", watch));
+        siblings.spawn("credentials", watch::credentials::watch(schedule, host.clock.clone(), sender));
     }
-    drop(sender);
     let job = Job { spec, supervision: config.supervision, host: config.host, offered: offered(), held_mark };
     let outcome = supervisor::supervise(job, output, events).await;
     Ok(outcome)
@@ -138,20 +135,37 @@ fn offered() -> protocol::capabilities::Capabilities {
     [ErrorReport, GracefulTermination, Log, Shutdown].into_iter().collect()
 }
 
-/// A sibling ends when it is told to; one that ends by a panic is told about.
-async fn until_stopped(
-    stop: tokio_util::sync::CancellationToken,
-    sibling: &'static str,
-    task: impl Future<Output = ()> + Send + 'static,
-) {
-    let task = tokio::spawn(task);
-    let abort = task.abort_handle();
-    tokio::select! {
-        () = stop.cancelled() => abort.abort(),
-        result = task => match result {
-            Ok(()) => debug!(sibling, "sibling task has ended"),
-            Err(cause) => error!(sibling, error = %cause, "sibling task has failed"),
-        }
+/// The sibling tasks of one run: they end with it, and one that fails is an event, not silence.
+struct Siblings {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    events: mpsc::Sender<Event>,
+}
+
+impl Siblings {
+    fn new(events: mpsc::Sender<Event>) -> Self {
+        Self { tasks: TaskTracker::new(), stop: CancellationToken::new(), events }
+    }
+
+    fn spawn(&self, sibling: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let (stop, events) = (self.stop.clone(), self.events.clone());
+        self.tasks.spawn(async move {
+            let mut task = tokio::spawn(task);
+            let ended = tokio::select! {
+                () = stop.cancelled() => return task.abort(),
+                ended = &mut task => ended,
+            };
+            let Err(cause) = ended else { return };
+            error!(sibling, error = %cause, "a part of start-worker has failed: the worker is asked to finish");
+            // Without a supervisor there is no worker either.
+            let _ = events.send(Event::Asked { strength: Strength::Drain, cause: Cause::RunnerFault }).await;
+        });
+    }
+}
+
+impl Drop for Siblings {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 
@@ -162,6 +176,15 @@ fn tell_what_is_not_built(config: &RunnerConfig) {
     }
     if let Some(path) = &config.cache_over_restarts {
         warn!(path = %path.display(), "cacheOverRestarts: nothing is cached by this version");
+    }
+    if let Some(address) = config.metrics_listen {
+        warn!(%address, "metrics.listen: this version has no metrics");
+    }
+    if let Some(user) = &config.autologin.user {
+        warn!(user, "autologin.user: this version sets no automatic login");
+    }
+    if let config::StatusSocket::At(path) = &config.status_socket {
+        warn!(path = %path.display(), "status.socket: this version has no status socket");
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn code(result: &Result<Outcome, RunError>) -> u8 {
         Ok(Outcome::Done | Outcome::Stopped | Outcome::Held) => OK,
         Ok(Outcome::NeedsReboot) => NEEDS_REBOOT,
         Err(RunError::Provider(_) | RunError::Worker(_)) => CONFIGURATION,
-        Ok(Outcome::StartFailed | Outcome::GaveUp | Outcome::CredentialsExpired)
+        Ok(Outcome::StartFailed | Outcome::GaveUp | Outcome::CredentialsExpired | Outcome::RunnerFailed)
         | Err(RunError::Locked(_) | RunError::Expired(_) | RunError::Signals(_)) => FAILED,
     }
 }

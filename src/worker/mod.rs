@@ -6,7 +6,7 @@
 //! [`launch`].
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -116,18 +116,25 @@ pub fn launch(run: &Run, settings: &WorkerSettings) -> Result<Launch, WorkerErro
     let config = final_config(run, settings)?;
     let start = match &settings.implementation {
         Implementation::Dummy { show_secrets } => return Ok(Launch::Show { secrets: *show_secrets }),
-        Implementation::GenericWorker { path, config_path } => {
-            generic_worker::start(path.as_deref().ok_or(WorkerError::WindowsOnly)?, config_path, &config)
-        }
+        Implementation::GenericWorker { path, config_path } => generic_worker::start(
+            path.as_deref().ok_or(WorkerError::WindowsOnly)?,
+            &from_here(config_path),
+            &config,
+        ),
         Implementation::DockerWorker { path, config_path } => {
-            docker_worker::start(path, config_path, &config)
+            docker_worker::start(&from_here(path), &from_here(config_path), &config)
         }
         Implementation::Command { path, config_path, credentials_in_environment } => {
             let credentials = credentials_in_environment.then_some(&run.credentials);
-            command::start(path, config_path.as_deref(), &config, credentials)
+            command::start(path, config_path.as_deref().map(from_here).as_deref(), &config, credentials)
         }
     };
     Ok(Launch::Start(Box::new(assemble(start, &config, run, settings))))
+}
+
+/// A path as it is meant: from where the runner is, wherever the worker starts (`worker.cwd`).
+fn from_here(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Whether this kind of worker can be started on this kind of host at all.

@@ -14,6 +14,7 @@ pub(super) fn unstarted(cause: Cause) -> Outcome {
     match cause {
         Cause::Operator => Outcome::Stopped,
         Cause::CredentialsExpiring => Outcome::CredentialsExpired,
+        Cause::RunnerFault => Outcome::RunnerFailed,
     }
 }
 

@@ -77,6 +77,18 @@ fn credentials_that_run_out_are_a_failure_whatever_the_exit() {
 }
 
 #[test]
+fn a_runner_that_is_broken_fails_whatever_the_exit() {
+    for class in CLASSES {
+        let cause = Event::Asked { strength: Strength::Drain, cause: Cause::RunnerFault };
+        assert_eq!(
+            after_exit(policy(), Some(cause), class, true),
+            Then::Ends(Outcome::RunnerFailed),
+            "{class:?}"
+        );
+    }
+}
+
+#[test]
 fn the_operators_cause_counts_more_than_the_credentials() {
     let mut driven = Driven::greeted(policy());
     driven.event(Event::Terminate);

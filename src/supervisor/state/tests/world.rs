@@ -99,6 +99,7 @@ impl World {
             0 => Event::Terminate,
             1 => Event::Asked { strength: Strength::Drain, cause: Cause::Operator },
             2 => Event::Asked { strength: Strength::Drain, cause: Cause::CredentialsExpiring },
+            3 if random.chance(4) => Event::Asked { strength: Strength::Drain, cause: Cause::RunnerFault },
             3 => Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring },
             4..=6 => Event::Hello { graceful_termination: random.chance(2) },
             7..=8 => Event::TaskStarted,
