@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ mod thread;
 /// The runner's own lines that wait for the sink; more are dropped and counted.
 const WAITING_LINES: usize = 1024;
 
-/// Things for the thread to do; there are two for each start of a worker.
+/// Things for the thread to do; there are three for each start of a worker.
 const WAITING_COMMANDS: usize = 256;
 
 /// How the log looks.
@@ -43,7 +43,6 @@ pub enum Format {
 #[derive(Debug)]
 pub struct Output {
     handle: Handle,
-    lines: LogSink,
     ended: std_mpsc::Receiver<()>,
 }
 
@@ -87,22 +86,30 @@ pub struct Attachment {
 
 /// Takes finished lines of the runner's own log.
 #[derive(Debug, Clone)]
-pub struct LogSink {
-    lines: std_mpsc::SyncSender<Vec<u8>>,
-    dropped: Arc<AtomicU64>,
-    wake: Arc<EventFd>,
-}
+pub struct LogSink(Handle);
 
 #[derive(Debug, Clone)]
 struct Handle {
-    commands: std_mpsc::SyncSender<Command>,
-    next_id: Arc<AtomicU64>,
-    wake: Arc<EventFd>,
+    queue: std_mpsc::SyncSender<Command>,
+    shared: Arc<Shared>,
 }
 
+/// What both sides count.
+#[derive(Debug)]
+struct Shared {
+    wake: EventFd,
+    next_id: AtomicU64,
+    /// Lines in the queue. They leave room for other commands.
+    waiting_lines: AtomicUsize,
+    dropped_lines: AtomicU64,
+}
+
+/// In one queue, so that their order stays.
 #[derive(Debug)]
 enum Command {
+    Line(Vec<u8>),
     Attach { id: u64, pipes: WorkerPipes, events: mpsc::Sender<WorkerEvent> },
+    CatchUp { id: u64 },
     Finish { id: u64 },
     Close,
 }
@@ -110,31 +117,33 @@ enum Command {
 impl Output {
     /// Starts the thread; everything goes to `sink` from now on.
     pub fn start(sink: OwnedFd, format: Format) -> io::Result<Self> {
-        let wake =
-            Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let (command_sender, commands) = std_mpsc::sync_channel(WAITING_COMMANDS);
-        let (line_sender, lines) = std_mpsc::sync_channel(WAITING_LINES);
+        let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let shared = Arc::new(Shared {
+            wake,
+            next_id: AtomicU64::new(0),
+            waiting_lines: AtomicUsize::new(0),
+            dropped_lines: AtomicU64::new(0),
+        });
+        let (queue, commands) = std_mpsc::sync_channel(WAITING_LINES + WAITING_COMMANDS);
         let (end_sender, ended) = std_mpsc::sync_channel(1);
-        let inputs = thread::Inputs { commands, lines, dropped: dropped.clone(), wake: wake.clone() };
+        let for_thread = shared.clone();
         std::thread::Builder::new().name("output".to_owned()).spawn(move || {
-            thread::run(inputs, sink, format);
+            thread::run(commands, for_thread, sink, format);
             // Nobody may be waiting any more.
             let _ = end_sender.send(());
         })?;
-        let handle = Handle { commands: command_sender, next_id: Arc::default(), wake: wake.clone() };
-        Ok(Self { handle, lines: LogSink { lines: line_sender, dropped, wake }, ended })
+        Ok(Self { handle: Handle { queue, shared }, ended })
     }
 
     /// Where the runner's own lines go.
     pub fn log_sink(&self) -> LogSink {
-        self.lines.clone()
+        LogSink(self.handle.clone())
     }
 
     /// Gives a worker's pipes into the thread's care. Never blocks; an error means that the sink has been stalled for
     /// hundreds of workers.
     pub fn attach(&self, pipes: WorkerPipes, events: mpsc::Sender<WorkerEvent>) -> io::Result<Attachment> {
-        let id = self.handle.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = self.handle.shared.next_id.fetch_add(1, Ordering::Relaxed);
         self.handle.send(Command::Attach { id, pipes, events })?;
         Ok(Attachment { id, handle: self.handle.clone() })
     }
@@ -147,8 +156,14 @@ impl Output {
 }
 
 impl Attachment {
-    /// The worker's process is gone: what is in its pipes is read, for 1 s at most where somebody else still writes
-    /// into them; then [`WorkerEvent::End`] follows.
+    /// What the worker has written by now stands before the lines that are logged after this.
+    pub fn catch_up(&self) {
+        // Full only while the sink is stalled; then the order of lines is the smallest trouble.
+        let _ = self.handle.send(Command::CatchUp { id: self.id });
+    }
+
+    /// The worker's process is gone: what it wrote is read to its end, whoever else still writes into its pipes; then
+    /// [`WorkerEvent::End`] follows.
     pub fn finish(&self) {
         // Full only while the sink is stalled; then the supervisor goes on by its own clock.
         let _ = self.handle.send(Command::Finish { id: self.id });
@@ -158,23 +173,21 @@ impl Attachment {
 impl LogSink {
     /// Takes a finished line, newline included. Never blocks.
     pub fn line(&self, line: Vec<u8>) {
-        if self.lines.try_send(line).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        let Self(handle) = self;
+        let waiting = handle.shared.waiting_lines.fetch_add(1, Ordering::Relaxed);
+        if waiting >= WAITING_LINES || handle.send(Command::Line(line)).is_err() {
+            handle.shared.waiting_lines.fetch_sub(1, Ordering::Relaxed);
+            handle.shared.dropped_lines.fetch_add(1, Ordering::Relaxed);
         }
-        wake_up(&self.wake);
     }
 }
 
 impl Handle {
     fn send(&self, command: Command) -> io::Result<()> {
         let stalled = |_| io::Error::new(io::ErrorKind::WouldBlock, "the log has been stalled for too long");
-        self.commands.try_send(command).map_err(stalled)?;
-        wake_up(&self.wake);
+        self.queue.try_send(command).map_err(stalled)?;
+        // Fails only where the counter is full: then the thread is awake.
+        let _ = self.shared.wake.write(1);
         Ok(())
     }
-}
-
-fn wake_up(wake: &EventFd) {
-    // Fails only where the counter is full: then the thread is awake.
-    let _ = wake.write(1);
 }

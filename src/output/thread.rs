@@ -1,19 +1,19 @@
 //! The thread's loop: what the runner says and what the workers write, block by block into the sink.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::EventFd;
 use tracing::warn;
 
 use super::render::Renderer;
 use super::sink::Sink;
 use super::source::Source;
-use super::{Command, Format};
+use super::{Command, Format, Shared};
 
 /// Reads begin so small, and grow at the first read that fills the buffer, in bytes.
 const FIRST_READ: usize = 8 * 1024;
@@ -22,23 +22,17 @@ const LARGE_READ: usize = 64 * 1024;
 /// How long a line that is forwarded in parts may keep the sink to itself.
 const KEEPS_SINK: Duration = Duration::from_secs(1);
 
-/// What comes to the thread.
-#[derive(Debug)]
-pub(super) struct Inputs {
-    pub(super) commands: Receiver<Command>,
-    pub(super) lines: Receiver<Vec<u8>>,
-    pub(super) dropped: Arc<AtomicU64>,
-    pub(super) wake: Arc<EventFd>,
-}
-
 struct OutputThread {
-    inputs: Inputs,
+    commands: Receiver<Command>,
+    shared: Arc<Shared>,
     sink: Sink,
     renderer: Renderer,
     sources: Vec<Source>,
     buffer: Vec<u8>,
     /// The pipe inside a long line, which has the sink to itself until then.
     keeper: Option<Keeper>,
+    /// The runner's own lines that wait for the keeper.
+    held_lines: VecDeque<Vec<u8>>,
     closing: bool,
 }
 
@@ -55,14 +49,16 @@ struct PipeId {
 }
 
 /// Runs until it is told to close.
-pub(super) fn run(inputs: Inputs, sink: OwnedFd, format: Format) {
+pub(super) fn run(commands: Receiver<Command>, shared: Arc<Shared>, sink: OwnedFd, format: Format) {
     let mut thread = OutputThread {
-        inputs,
+        commands,
+        shared,
         sink: Sink::new(sink),
         renderer: Renderer::new(format),
         sources: Vec::new(),
         buffer: vec![0; FIRST_READ],
         keeper: None,
+        held_lines: VecDeque::new(),
         closing: false,
     };
     while thread.turn() {}
@@ -71,12 +67,11 @@ pub(super) fn run(inputs: Inputs, sink: OwnedFd, format: Format) {
 impl OutputThread {
     /// One turn; `false` after the last.
     fn turn(&mut self) -> bool {
-        self.take_commands();
-        self.tell_dropped();
-        self.take_lines();
         let ready = self.wait();
         let now = Instant::now();
         self.renderer.set_time(jiff::Timestamp::now());
+        // What was said before the worker wrote stands before it.
+        self.take_commands(now);
         for pipe in &ready {
             self.read(*pipe, now);
         }
@@ -86,13 +81,16 @@ impl OutputThread {
         for end in ends {
             end.tell();
         }
+        self.tell_dropped();
         !(self.closing && self.sources.is_empty() && self.write_last_lines())
     }
 
-    fn take_commands(&mut self) {
-        while let Ok(command) = self.inputs.commands.try_recv() {
+    fn take_commands(&mut self, now: Instant) {
+        while let Ok(command) = self.commands.try_recv() {
             match command {
+                Command::Line(line) => self.held_lines.push_back(line),
                 Command::Attach { id, pipes, events } => self.sources.push(Source::new(id, pipes, events)),
+                Command::CatchUp { id } => self.catch_up(id, now),
                 Command::Finish { id } => {
                     self.sources.iter_mut().filter(|source| source.id == id).for_each(Source::finish);
                 }
@@ -101,21 +99,39 @@ impl OutputThread {
                     self.sources.iter_mut().for_each(Source::finish);
                 }
             }
+            self.render_lines();
         }
+        self.render_lines();
     }
 
     /// The runner's own lines wait while a long line has the sink to itself.
-    fn take_lines(&mut self) {
+    fn render_lines(&mut self) {
         if self.keeper.is_some() {
             return;
         }
-        while let Ok(line) = self.inputs.lines.try_recv() {
+        for line in self.held_lines.drain(..) {
             self.renderer.out.extend_from_slice(&line);
+            self.shared.waiting_lines.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads what is in a source's pipes now.
+    fn catch_up(&mut self, source: u64, now: Instant) {
+        // A pipe holds 1 MiB at most where nobody changed that; somebody may be writing all the time.
+        const MOST_READS: usize = 128;
+        for index in 0..2 {
+            let pipe = PipeId { source, index };
+            let allowed = self.keeper.is_none_or(|keeper| keeper.pipe == pipe);
+            for _ in 0..if allowed { MOST_READS } else { 0 } {
+                if self.read(pipe, now) == 0 {
+                    break;
+                }
+            }
         }
     }
 
     fn tell_dropped(&self) {
-        let lines = self.inputs.dropped.swap(0, Ordering::Relaxed);
+        let lines = self.shared.dropped_lines.swap(0, Ordering::Relaxed);
         if lines > 0 {
             warn!(lines, "lines of the runner's own log are missing here: the log was stalled");
         }
@@ -124,7 +140,7 @@ impl OutputThread {
     /// Waits for something to read, or to do; the pipes that can be read now.
     fn wait(&mut self) -> Vec<PipeId> {
         let timeout = self.timeout();
-        let mut waiting = vec![PollFd::new(self.inputs.wake.as_fd(), PollFlags::POLLIN)];
+        let mut waiting = vec![PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN)];
         let mut pipes = Vec::new();
         for source in &self.sources {
             for (index, fd) in source.open() {
@@ -139,13 +155,14 @@ impl OutputThread {
         let _ = poll(&mut waiting, timeout);
         let mut readable = waiting.iter().map(|fd| fd.any().unwrap_or(false));
         if readable.next() == Some(true) {
-            let _ = self.inputs.wake.read();
+            let _ = self.shared.wake.read();
         }
         pipes.into_iter().zip(readable).filter_map(|(pipe, ready)| ready.then_some(pipe)).collect()
     }
 
     fn timeout(&self) -> PollTimeout {
-        let something_to_do = !self.renderer.out.is_empty() || self.closing;
+        let lines_can_go = self.keeper.is_none() && !self.held_lines.is_empty();
+        let something_to_do = lines_can_go || !self.renderer.out.is_empty() || self.closing;
         if something_to_do || self.sources.iter().any(Source::is_finishing) {
             return PollTimeout::ZERO;
         }
@@ -155,8 +172,9 @@ impl OutputThread {
         PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO)
     }
 
-    fn read(&mut self, pipe: PipeId, now: Instant) {
-        let Some(source) = self.sources.iter_mut().find(|source| source.id == pipe.source) else { return };
+    /// Reads once; how many bytes that were.
+    fn read(&mut self, pipe: PipeId, now: Instant) -> usize {
+        let Some(source) = self.sources.iter_mut().find(|source| source.id == pipe.source) else { return 0 };
         let reading = source.read(pipe.index, &mut self.buffer, &mut self.renderer);
         if reading.bytes == self.buffer.len() && self.buffer.len() < LARGE_READ {
             self.buffer = vec![0; LARGE_READ];
@@ -167,6 +185,7 @@ impl OutputThread {
         } else if reading.keeps_sink && self.keeper.is_none() {
             self.keeper = Some(Keeper { pipe, until: now + KEEPS_SINK });
         }
+        reading.bytes
     }
 
     fn give_way(&mut self, now: Instant) {
@@ -196,8 +215,7 @@ impl OutputThread {
 
     /// What was said while the last sources ended. Whether nothing is left to write.
     fn write_last_lines(&mut self) -> bool {
-        self.tell_dropped();
-        self.take_lines();
+        self.take_commands(Instant::now());
         self.sink.write(&mut self.renderer.out);
         true
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -14,7 +15,7 @@ use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 use tokio::process::ChildStdin;
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::spawn::{Account, set_apart};
 use crate::event::ExitStatus;
@@ -28,6 +29,9 @@ const UNREAD_MESSAGES: usize = 16;
 
 /// What the output thread may send before it waits for the supervisor.
 const WORKER_EVENTS: usize = 64;
+
+/// A worker that has closed its input, and lives longer than this, has done so on purpose.
+const STILL_ALIVE: Duration = Duration::from_secs(1);
 
 /// What systemd tells the runner, and a worker must not take for itself.
 const RUNNERS_OWN: [&str; 7] = [
@@ -94,6 +98,8 @@ impl Child {
         // The command holds the pipes' other ends: while it lives there is no end of file.
         drop(command);
         let pid = process.id().unwrap_or_default();
+        // Before its first line.
+        info!(pid, worker = spec.implementation, program = %spec.program.display(), "worker started");
         // Taken at once: tokio closes an untaken stdin when it waits for the process.
         let stdin = process.stdin.take();
         let (messages, unread) = mpsc::channel(UNREAD_MESSAGES);
@@ -146,6 +152,11 @@ impl Child {
         }
     }
 
+    /// What it has written stands in the log before what is logged from now on.
+    pub(super) fn catch_up(&self) {
+        self.attachment.catch_up();
+    }
+
     /// The process is gone: its output is read to its end, and [`WorkerEvent::End`] follows.
     pub(super) fn finish_output(&self) {
         self.attachment.finish();
@@ -155,17 +166,16 @@ impl Child {
 async fn write_messages(stdin: Option<ChildStdin>, mut unread: mpsc::Receiver<Vec<u8>>) {
     let Some(mut stdin) = stdin else { return };
     while let Some(message) = unread.recv().await {
-        if let Err(error) = stdin.write_all(&message).await {
-            if error.kind() == io::ErrorKind::BrokenPipe {
-                warn!("worker has closed its input: messages to it are lost");
-            } else {
-                warn!(%error, "cannot write to the worker's input: messages to it are lost");
-            }
-            break;
+        let Err(error) = stdin.write_all(&message).await else { continue };
+        // A worker that has just died is told about by its exit: only one that lives on has closed its input.
+        let dead =
+            tokio::time::timeout(STILL_ALIVE, async { while unread.recv().await.is_some() {} }).await.is_ok();
+        if !dead {
+            warn!(%error, "worker has closed its input: messages to it are lost");
+            while unread.recv().await.is_some() {}
         }
+        return;
     }
-    // Nothing more can be said; the rest is taken and dropped, so that nobody waits.
-    while unread.recv().await.is_some() {}
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {

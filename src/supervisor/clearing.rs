@@ -58,7 +58,9 @@ impl Clearing {
         }
         if terminate {
             let processes = descendants.signal(Signal::SIGTERM);
-            info!(processes, "worker left processes behind: sent them SIGTERM");
+            if processes > 0 {
+                info!(processes, "worker left processes behind: sent them SIGTERM");
+            }
         }
         Self { phase: Phase::Leftovers { killed: false } }
     }

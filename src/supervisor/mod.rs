@@ -68,7 +68,6 @@ pub async fn supervise(job: Job, output: &Output, events: mpsc::Receiver<Event>)
         descendants: Descendants::new(),
         in_place: None,
         last_lines: Vec::new(),
-        starts: 0,
     };
     supervisor.perform_all(first);
     supervisor.run(events).await
@@ -90,7 +89,6 @@ struct Supervisor<'a> {
     /// What `--version` answered, once it was asked.
     in_place: Option<bool>,
     last_lines: Vec<String>,
-    starts: u32,
 }
 
 impl Supervisor<'_> {
@@ -108,6 +106,7 @@ impl Supervisor<'_> {
                 Some(event) = events.recv() => Some(event),
                 Some(said) = next(&mut self.worker_events) => self.heard(said),
                 status = exited(&mut self.child, self.clearing.is_none()) => {
+                    self.with_child(Child::catch_up);
                     Some(Event::Exited((self.job.spec.explain)(status)))
                 }
                 event = prepared(&mut self.preparing) => Some(event),
@@ -169,7 +168,7 @@ impl Supervisor<'_> {
                     self.descendants.kill();
                 }
             }
-            Action::Clear { terminate } => self.clear(terminate),
+            Action::Clear { terminate } => return self.clear(terminate),
             Action::KillLeftovers => self.with_clearing(Clearing::kill),
             Action::AbandonLeftovers => self.with_clearing(Clearing::abandon),
             Action::ShutDownHost => run_host_command("shutdown", self.job.host.shutdown_command.clone()),
@@ -207,9 +206,6 @@ impl Supervisor<'_> {
         match Child::spawn(&self.job.spec, self.output, self.job.offered, keep_last) {
             Ok((child, said)) => {
                 let pid = child.pid();
-                self.starts += 1;
-                let program = self.job.spec.program.display();
-                info!(pid, worker = self.job.spec.implementation, %program, start = self.starts, "worker started");
                 self.child = Some(child);
                 self.worker_events = Some(said);
                 Event::Started { pid }
@@ -256,10 +252,12 @@ impl Supervisor<'_> {
         }
     }
 
-    fn clear(&mut self, terminate: bool) {
+    fn clear(&mut self, terminate: bool) -> Option<Event> {
         let leave = !self.job.supervision.kill_descendants;
         Descendants::reap(None);
         self.clearing = Some(Clearing::begin(leave, terminate, self));
+        // Its output may have ended before it did.
+        self.advance_clearing()
     }
 
     fn advance_clearing(&mut self) -> Option<Event> {

@@ -176,14 +176,19 @@ impl Machine {
     }
 
     fn shutdown_asked(&mut self, actions: &mut Vec<Action>) {
-        let (State::Running(worker) | State::Stopping(worker, ..)) = &mut self.state else { return };
-        if worker.leaving {
+        let leaving = match &mut self.state {
+            State::Running(worker) | State::Stopping(worker, ..) => &mut worker.leaving,
+            // Its last words may be read after its exit.
+            State::Clearing(ended, ..) => &mut ended.leaving,
+            _ => return,
+        };
+        if *leaving {
             return;
         }
         let granted = self.policy.shutdown_host;
+        *leaving = granted;
         actions.push(Action::Note(Note::ShutdownAsked { granted }));
         if granted {
-            worker.leaving = true;
             actions.push(Action::ShutDownHost);
         }
     }

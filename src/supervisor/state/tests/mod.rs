@@ -313,6 +313,15 @@ fn a_shutdown_message_is_granted_once_and_only_where_the_operator_allows_it() {
 }
 
 #[test]
+fn a_shutdown_message_that_is_read_after_the_exit_counts() {
+    let mut driven = Driven::greeted(Policy { shutdown_host: true, ..policy() });
+    driven.event(Event::Exited(exit(ExitClass::Crash)));
+    assert_eq!(driven.event(Event::ShutdownAsked), [Action::ShutDownHost]);
+    driven.event(Event::Settled { in_place: true });
+    assert_eq!(driven.outcome(), Some(Outcome::Done));
+}
+
+#[test]
 fn a_drain_while_the_reboot_is_awaited_is_remembered_over_it() {
     let mut driven = Driven::greeted(policy());
     driven.exits(secs(60), ExitClass::Reboot, false);

@@ -1,0 +1,359 @@
+//! The log as an operator reads it: whole runs of the real program, every line held to its words.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use insta::assert_snapshot;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Longer than any run here takes, however loaded the machine is.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A run of start-worker with a worker that is a shell script.
+struct Story {
+    folder: tempfile::TempDir,
+    runner: Child,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+}
+
+impl Story {
+    /// `worker` and `supervision` are YAML in flow style, without the braces.
+    fn begin(worker: &str, supervision: &str, script: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("worker.sh");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        let config = folder.path().join("runner.yml");
+        let text = format!(
+            r#"
+provider: {{providerType: standalone, rootURL: "https://tc.example.com", clientID: c, accessToken: hush, workerPoolID: pp/ww, workerGroup: wg, workerID: wi}}
+getSecrets: false
+worker: {{path: {path}, {worker}}}
+supervision: {{{supervision}}}
+host: {{shutdownCommand: ["true"], rebootCommand: ["true"]}}
+"#,
+            path = path.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        std::fs::set_permissions(&config, Permissions::from_mode(0o600)).unwrap();
+        let mut runner = Command::new(env!("CARGO_BIN_EXE_start-worker"))
+            .arg(&config)
+            .env("RUNTIME_DIRECTORY", folder.path())
+            .env_remove("STATE_DIRECTORY")
+            .env_remove("START_WORKER_LOG")
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = channel();
+        let stderr = BufReader::new(runner.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        Self { folder, runner, lines, seen: Vec::new() }
+    }
+
+    fn wait_for(&mut self, text: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        while !self.seen.last().is_some_and(|line| line.contains(text)) {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.seen.push(line),
+                Err(error) => panic!("no line with {text:?}: {error}; seen: {:#?}", self.seen),
+            }
+        }
+    }
+
+    /// Makes the file that a script waits for.
+    fn go(&self) {
+        std::fs::write(self.folder.path().join("go"), "").unwrap();
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.runner.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Like [`Story::end`], where two threads have their say and the order of lines is left to chance.
+    fn end_in_any_order(self) -> String {
+        let text = self.end();
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.sort_unstable();
+        lines.join("\n")
+    }
+
+    /// All lines, what differs from run to run replaced, and the exit code.
+    fn end(mut self) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(error) => panic!("{error}; seen: {:#?}", self.seen),
+            }
+        }
+        let code = self.runner.wait().unwrap().code();
+        let folder = self.folder.path();
+        let lines: Vec<String> = self.seen.iter().map(|line| always_the_same(line, folder)).collect();
+        format!("{}\nexit code {}", lines.join("\n"), code.unwrap())
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        // A test that failed leaves nothing behind: the worker goes with its runner.
+        let _ = self.runner.kill();
+        let _ = self.runner.wait();
+    }
+}
+
+/// Without the time, process ids, measured times and the test's own folder.
+fn always_the_same(line: &str, folder: &Path) -> String {
+    let (time, rest) = line.split_once(' ').unwrap();
+    let parsed: Result<jiff::Timestamp, _> = time.parse();
+    assert!(parsed.is_ok() && time.len() == "2026-11-23T19:12:00.123Z".len(), "{line}");
+    let mut rest = rest.replace(folder.to_str().unwrap(), "DIR");
+    if let Some((before, quoted)) = rest.split_once(" line=\"") {
+        let (_, quoted) = quoted.split_once(' ').unwrap();
+        rest = format!("{before} line=\"… {quoted}");
+    }
+    for key in [" pid=", " from_pid=", " ran=", " version="] {
+        let Some(start) = rest.find(key).map(|at| at + key.len()) else { continue };
+        let value = &rest[start..];
+        let length = match value.strip_prefix('"') {
+            Some(quoted) => quoted.find('"').unwrap() + 2,
+            None => value.find(' ').unwrap_or(value.len()),
+        };
+        rest.replace_range(start..start + length, "…");
+    }
+    rest
+}
+
+const COMMAND: &str = "implementation: command";
+
+#[test]
+fn a_worker_that_does_its_work() {
+    let script = r#"
+read welcome
+echo '~{"type":"hello","capabilities":["graceful-termination","log","teleport"]}'
+while [ ! -e "$(dirname "$0")/go" ]; do sleep 0.01; done
+echo working
+echo '~{"type":"log","body":{"textPayload":"task resolved","taskId":"abc"}}'
+"#;
+    let mut story = Story::begin(COMMAND, "", script);
+    story.wait_for("says hello");
+    story.go();
+    assert_snapshot!(story.end(), @r#"
+    INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=command
+    INFO  worker started pid=… worker=command program=DIR/worker.sh
+    INFO  worker says hello capabilities=graceful-termination,log
+    [worker] working
+    [worker] task resolved; taskId: abc
+    INFO  worker exited status="exit code 0" meaning=done ran=…
+    INFO  start-worker ends: the worker is done
+    exit code 0
+    "#);
+}
+
+#[test]
+fn an_operator_who_stops_the_runner() {
+    let script = r#"
+read welcome
+echo '~{"type":"hello","capabilities":["graceful-termination"]}'
+read message
+echo "told: $message"
+"#;
+    let mut story = Story::begin(COMMAND, "", script);
+    story.wait_for("says hello");
+    story.signal(Signal::SIGTERM);
+    assert_snapshot!(story.end(), @r#"
+    INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=command
+    INFO  worker started pid=… worker=command program=DIR/worker.sh
+    INFO  worker says hello capabilities=graceful-termination
+    INFO  received a signal to stop signal=SIGTERM from_pid=…
+    INFO  asked the worker to stop at once pid=… cause=operator
+    [worker] told: ~{"finish-tasks":false,"type":"graceful-termination"}
+    INFO  worker exited status="exit code 0" meaning=done ran=…
+    INFO  start-worker ends: stopped as asked
+    exit code 0
+    "#);
+}
+
+#[test]
+fn a_worker_that_does_not_want_to_end() {
+    let script = r#"
+trap '' TERM
+read welcome
+echo '~{"type":"hello","capabilities":["graceful-termination"]}'
+exec sleep 1000
+"#;
+    let mut story = Story::begin(COMMAND, "stopTimeout: 100ms, killTimeout: 100ms", script);
+    story.wait_for("says hello");
+    story.signal(Signal::SIGTERM);
+    assert_snapshot!(story.end(), @r#"
+    INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=command
+    INFO  worker started pid=… worker=command program=DIR/worker.sh
+    INFO  worker says hello capabilities=graceful-termination
+    INFO  received a signal to stop signal=SIGTERM from_pid=…
+    INFO  asked the worker to stop at once pid=… cause=operator
+    WARN  worker has not ended within supervision.stopTimeout: sending SIGTERM waited=100ms
+    WARN  worker has not ended within supervision.killTimeout of SIGTERM: sending SIGKILL waited=100ms
+    INFO  worker exited status=SIGKILL meaning=killed ran=…
+    INFO  start-worker ends: stopped as asked
+    exit code 0
+    "#);
+}
+
+#[test]
+fn a_drain_of_a_worker_that_cannot_be_asked() {
+    let script = r#"
+read welcome
+echo '~{"type":"hello","capabilities":[]}'
+read message
+"#;
+    let mut story = Story::begin(COMMAND, "drainTimeout: 100ms, killTimeout: 30s", script);
+    story.wait_for("says hello");
+    story.signal(Signal::SIGUSR1);
+    assert_snapshot!(story.end(), @r#"
+    INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=command
+    INFO  worker started pid=… worker=command program=DIR/worker.sh
+    INFO  worker says hello capabilities=none
+    INFO  received a signal to drain signal=SIGUSR1 from_pid=…
+    INFO  worker cannot be asked to finish its tasks (no graceful-termination): waiting for it to end by itself pid=… cause=operator
+    WARN  worker has not finished its tasks within supervision.drainTimeout: the drain becomes a stop waited=100ms
+    INFO  worker cannot be asked to stop (no graceful-termination): sent SIGTERM pid=… cause=operator
+    INFO  worker exited status=SIGTERM meaning="told to stop" ran=…
+    INFO  start-worker ends: stopped as asked
+    exit code 0
+    "#);
+}
+
+#[test]
+fn a_worker_that_crashes_again_and_again() {
+    let script = "echo 'no disk'; echo 'giving up'; exit 3";
+    let supervision = "maxRestarts: 1, backoff: {initial: 10ms, max: 10ms}";
+    assert_snapshot!(Story::begin(COMMAND, supervision, script).end(), @r#"
+    INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=command
+    INFO  worker started pid=… worker=command program=DIR/worker.sh
+    [worker] no disk
+    [worker] giving up
+    WARN  worker exited status="exit code 3" meaning=failed ran=…
+    INFO  worker is started again after a crash wait=10ms crashes=1 max_restarts=1
+    INFO  worker started pid=… worker=command program=DIR/worker.sh
+    [worker] no disk
+    [worker] giving up
+    WARN  worker exited status="exit code 3" meaning=failed ran=…
+    ERROR worker crashed too often: giving up crashes=2 max_restarts=1 restart_window=10m
+    ERROR the worker's last lines line="… [worker] no disk"
+    ERROR the worker's last lines line="… [worker] giving up"
+    ERROR start-worker ends: gave up on the worker exit_code=1
+    exit code 1
+    "#);
+}
+
+#[test]
+fn a_worker_that_cannot_use_its_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("gw.json");
+    let worker = format!("implementation: generic-worker, configPath: {}", config.display());
+    assert_snapshot!(Story::begin(&worker, "", "exit 73").end(), @r#"
+    INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=generic-worker
+    INFO  worker started pid=… worker=generic-worker program=DIR/worker.sh
+    WARN  worker exited status="exit code 73" meaning="invalid configuration" ran=…
+    ERROR worker cannot work with its configuration: not started again; see its last lines and worker.configPath
+    ERROR start-worker ends: gave up on the worker exit_code=1
+    exit code 1
+    "#);
+}
+
+#[test]
+fn a_worker_whose_reboot_does_not_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("gw.json");
+    let worker =
+        format!("implementation: generic-worker, configPath: {}, restartInPlace: false", config.display());
+    assert_snapshot!(Story::begin(&worker, "rebootTimeout: 100ms", "exit 67").end(), @r#"
+    INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=generic-worker
+    INFO  worker started pid=… worker=generic-worker program=DIR/worker.sh
+    INFO  worker exited status="exit code 67" meaning="reboot required" ran=…
+    INFO  worker wants a reboot: waiting for the host to go down timeout=100ms
+    ERROR the reboot has not come within supervision.rebootTimeout, and the worker cannot go on without one: reboot the host waited=100ms
+    ERROR start-worker ends: the worker needs a reboot exit_code=70
+    exit code 70
+    "#);
+}
+
+#[test]
+fn a_worker_that_leaves_processes_behind() {
+    let script = r#"
+mark="$(dirname "$0")/up"
+read welcome
+setsid sh -c "trap '' TERM; touch '$mark'; exec sleep 1000" &
+while [ ! -e "$mark" ]; do sleep 0.01; done
+"#;
+    assert_snapshot!(Story::begin(COMMAND, "killTimeout: 100ms", script).end(), @r#"
+    INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=command
+    INFO  worker started pid=… worker=command program=DIR/worker.sh
+    INFO  worker exited status="exit code 0" meaning=done ran=…
+    INFO  worker left processes behind: sent them SIGTERM processes=1
+    WARN  processes that the worker left behind have not ended: sending SIGKILL waited=100ms
+    INFO  start-worker ends: the worker is done
+    exit code 0
+    "#);
+}
+
+#[test]
+fn a_worker_that_cannot_be_executed() {
+    let worker = "implementation: command, cwd: /nowhere/at/all";
+    assert_snapshot!(Story::begin(worker, "", "exit 0").end(), @r#"
+    INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=command
+    ERROR worker cannot be started error="cannot execute DIR/worker.sh: No such file or directory (os error 2) (worker.cwd is no folder); see worker.path"
+    ERROR start-worker ends: the worker could not be started exit_code=1
+    exit code 1
+    "#);
+}
+
+#[test]
+fn a_worker_that_sends_nonsense() {
+    let script = r#"
+cat <<'END'
+~{"type":"hello","capabilities":"x"}
+~{"type":"hello","capabilities":["log","error-report"]}
+~{"type":"log","body":null}
+~{"type":"error-report","kind":null,"title":"t","description":"d"}
+~{"type":"error-report","kind":"k","title":"t","description":"line 1\nline 2","extra":{"a":[1]}}
+~{"type":"unheard-of"}
+~{"type":"log"
+~{"type":"log","body":{"textPayload":"two\nlines"}}
+END
+read welcome
+read never
+"#;
+    let mut story = Story::begin(COMMAND, "", script);
+    story.wait_for("worker reports an error");
+    story.signal(Signal::SIGTERM);
+    assert_snapshot!(story.end_in_any_order(), @r#"
+    ERROR worker reports an error kind=k title=t description="line 1\nline 2" extra="{\"a\":[1]}"
+    INFO  received a signal to stop signal=SIGTERM from_pid=…
+    INFO  start-worker ends: stopped as asked
+    INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=command
+    INFO  worker cannot be asked to stop (no graceful-termination): sent SIGTERM pid=… cause=operator
+    INFO  worker exited status=SIGTERM meaning="told to stop" ran=…
+    INFO  worker says hello capabilities=error-report,log
+    INFO  worker says hello capabilities=none
+    INFO  worker started pid=… worker=command program=DIR/worker.sh
+    WARN  worker sent a malformed message: ignored error="error-report: kind is null, expected a string" message_text="~{\"type\":\"error-report\",\"kind\":null,\"title\":\"t\",\"description\":\"d\"}"
+    WARN  worker sent a malformed message: ignored error="log: body is null, expected an object" message_text="~{\"type\":\"log\",\"body\":null}"
+    WARN  worker's hello is malformed: taken as one without capabilities error="hello: capabilities is a string, expected an array of strings"
+    [worker] lines
+    [worker] two
+    [worker] ~{"type":"log"
+    exit code 0
+    "#);
+}
