@@ -6,9 +6,6 @@ use std::path::{Path, PathBuf};
 
 use super::file::Document;
 
-/// Each line takes a pass over the file: a file with thousands of faults gets its first ones with a line.
-const MOST_LINES: usize = 50;
-
 /// How bad a diagnostic is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
@@ -124,15 +121,14 @@ impl Notes {
     pub(super) fn finish(self, file: &Path, document: &Document) -> Vec<Diagnostic> {
         let mut notes = self.0.into_inner();
         notes.sort_by_key(|note| (note.id, note.level != Level::Error));
-        let line_of = |(index, note): (usize, Note)| {
-            let place = note.id.filter(|_| index < MOST_LINES).and_then(|id| document.place(id));
-            let line = place.map(|place| place.line);
+        let line_of = |note: Note| {
+            let line = note.id.and_then(|id| document.place(id)).map(|place| place.line);
             // What an alias brings in stands elsewhere than its number says.
             let order = line.unwrap_or(if note.id.is_some() { usize::MAX } else { 0 });
             let file = file.to_owned();
             (order, Diagnostic { level: note.level, file, line, path: note.path, message: note.message })
         };
-        let mut ordered: Vec<_> = notes.into_iter().enumerate().map(line_of).collect();
+        let mut ordered: Vec<_> = notes.into_iter().map(line_of).collect();
         ordered.sort_by_key(|(order, _)| *order);
         ordered.into_iter().map(|(_, diagnostic)| diagnostic).collect()
     }

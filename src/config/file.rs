@@ -19,6 +19,10 @@ const MOST_NODES: usize = 200_000;
 /// that.
 const MOST_OPEN_BRACKETS: usize = 2_000;
 
+/// Every place takes a pass over the text: a large file with thousands of faults gets the first ones only. At most
+/// a second or two.
+const MOST_BYTES_AGAIN: usize = 8 << 20;
+
 /// A value in the file.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
@@ -103,6 +107,8 @@ pub(super) struct SyntaxError {
 pub(super) struct Document {
     text: String,
     pub(super) root: Node,
+    /// How many bytes have been parsed once more.
+    parsed_again: Cell<usize>,
 }
 
 impl Document {
@@ -110,11 +116,16 @@ impl Document {
         let text = checked_text(bytes)?;
         let walk = Walk::default();
         let root = walk.run(text).map_err(|error| walk.explain(&error))?;
-        Ok(Self { text: text.to_owned(), root })
+        Ok(Self { text: text.to_owned(), root, parsed_again: Cell::new(0) })
     }
 
-    /// Where the node with number `id` is. Parses the whole text.
+    /// Where the node with number `id` is. Parses the whole text; `None` where that has been done too often.
     pub(super) fn place(&self, id: usize) -> Option<Place> {
+        let parsed_again = self.parsed_again.get().saturating_add(self.text.len());
+        if parsed_again > MOST_BYTES_AGAIN {
+            return None;
+        }
+        self.parsed_again.set(parsed_again);
         let walk = Walk { target: Some(id), ..Walk::default() };
         let location = walk.run(&self.text).err()?.location()?;
         let plain = self.text.get(location.index()..).is_some_and(starts_plain);

@@ -108,7 +108,7 @@ pub fn parse(name: &Path, text: &[u8]) -> Result<Loaded, Faults> {
     })?;
     let reader = reader::Reader { document: &document, notes: diagnostics::Notes::default() };
     reader.report_flaws(&document.root, &trail::Trail::Start(""));
-    let config = settings::read(section::Section::top(&reader));
+    let config = section::Section::top(&reader).and_then(settings::read);
     let diagnostics = reader.notes.finish(name, &document);
     let faulty = diagnostics.iter().any(|diagnostic| diagnostic.level == Level::Error);
     match config {

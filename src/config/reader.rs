@@ -67,7 +67,7 @@ impl Reader<'_> {
             Kind::HugeInteger => return "an integer of more than 64 bits".to_owned(),
             Kind::Sequence(_) => return "a list".to_owned(),
             Kind::Mapping(_) => return "an object".to_owned(),
-            Kind::Tagged(tag) => return format!("a value with the tag {}", quoted(tag)),
+            Kind::Tagged(tag) => return format!("a value with the tag {}", tag_text(tag)),
             Kind::Boolean(_) => "boolean",
             Kind::Integer(_) => "integer",
             Kind::Float(_) => "number",
@@ -80,7 +80,6 @@ impl Reader<'_> {
         match &node.kind {
             Kind::String(text) => quoted(text),
             Kind::Boolean(boolean) => format!("the boolean {boolean}"),
-            Kind::Integer(number) => format!("the integer {number}"),
             _ => format!("the {kind} {}", self.document.place(node.id).unwrap_or_default().text),
         }
     }
@@ -93,8 +92,8 @@ impl Reader<'_> {
     /// An integer's text where it is written in the usual way; `0x1F` is not.
     pub(super) fn integer_text(&self, node: &Node, number: i128) -> Option<String> {
         let text = number.to_string();
-        let written = self.document.place(node.id)?.text;
-        (written == text).then_some(text)
+        let written = self.document.place(node.id);
+        written.is_none_or(|place| place.text == text).then_some(text)
     }
 
     /// The value as JSON. What JSON cannot hold is an error and becomes null.
@@ -119,7 +118,7 @@ impl Reader<'_> {
                 Value::Array(items.iter().enumerate().map(item).collect())
             }
             Kind::Mapping(_) => Value::Object(self.json_object(node, trail)),
-            Kind::Tagged(tag) => refuse(&format!("the tag {} has no meaning here; remove it", quoted(tag))),
+            Kind::Tagged(tag) => refuse(&format!("the tag {} has no meaning here; remove it", tag_text(tag))),
         }
     }
 
@@ -144,7 +143,7 @@ impl Reader<'_> {
             Kind::String(text) => all_digits(text),
             _ => false,
         };
-        suspect && self.document.place(node.id).is_some_and(|place| place.plain && all_digits(&place.text))
+        suspect && self.document.place(node.id).is_none_or(|place| place.plain && all_digits(&place.text))
     }
 }
 
@@ -158,4 +157,9 @@ pub(super) fn expected(what: &str, found: &str, hint: &str) -> String {
 pub(super) fn quoted(text: &str) -> String {
     let cut: String = text.chars().take(LONGEST_VALUE).collect();
     if cut.len() < text.len() { format!("{cut:?}…") } else { format!("{cut:?}") }
+}
+
+/// A tag as it is written; the YAML crate takes the mark away.
+fn tag_text(tag: &str) -> String {
+    quoted(&format!("!{tag}"))
 }

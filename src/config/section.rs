@@ -4,6 +4,8 @@
 //! Every method takes a [`Key`], which says what it takes and what it is when not given. A value that does not do is
 //! reported and replaced by some other, so that one pass finds all faults; the result is thrown away then.
 
+use std::collections::BTreeSet;
+
 use super::file::{Document, Entry, Kind, Node};
 use super::keys::{self, Default, Key, Takes};
 use super::near::{near, same_letters};
@@ -31,25 +33,19 @@ pub(super) struct Given {
 }
 
 impl<'r> Section<'r> {
-    /// The top of the file.
-    pub(super) fn top(reader: &'r Reader<'r>) -> Self {
+    /// The top of the file; `None` where it has no sections, which has been reported.
+    pub(super) fn top(reader: &'r Reader<'r>) -> Option<Self> {
         let root = &reader.document.root;
-        let mut top = Self::new(reader, "", None);
-        match &root.kind {
-            Kind::Mapping(mapping) => top.entries.clone_from(&mapping.entries),
-            Kind::Null => {
-                reader.notes.error(
-                    None,
-                    "",
-                    "the file is empty; give it at least the sections provider and worker",
-                );
+        let message = match &root.kind {
+            Kind::Mapping(mapping) => {
+                let top = Self::new(reader, "", None);
+                return Some(Section { entries: mapping.entries.clone(), ..top });
             }
-            _ => {
-                let found = reader.describe(root, true);
-                reader.notes.error(root.id, "", expected("sections", &found, "begin with `provider:`"));
-            }
-        }
-        top
+            Kind::Null => "nothing in it; give it at least the sections provider and worker".to_owned(),
+            _ => expected("sections", &reader.describe(root, true), "begin with `provider:`"),
+        };
+        reader.notes.error(root.id, "", message);
+        None
     }
 
     fn new(reader: &'r Reader<'r>, name: &'static str, id: Option<usize>) -> Self {
@@ -121,7 +117,7 @@ impl<'r> Section<'r> {
     /// Tells which keys are missing and which are unknown.
     pub(super) fn finish(mut self) {
         let entries = std::mem::take(&mut self.entries);
-        let given: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
+        let given: BTreeSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
         for entry in &entries {
             if !self.read.contains(&entry.key.as_str()) {
                 self.report_leftover(entry, &given);
@@ -136,7 +132,7 @@ impl<'r> Section<'r> {
         }
     }
 
-    fn report_leftover(&mut self, entry: &Entry, given: &[&str]) {
+    fn report_leftover(&mut self, entry: &Entry, given: &BTreeSet<&str>) {
         let notes = &self.reader.notes;
         let path = Trail::Start(self.name).key(&entry.key).to_string();
         let meant = near(&entry.key, self.missing.iter().map(|key| key.name));
@@ -160,7 +156,7 @@ impl<'r> Section<'r> {
         let owners: Vec<_> = of_others.iter().flat_map(|key| key.only).copied().collect();
         let message = match (self.variant, meant, elsewhere) {
             (Some(variant), ..) if !owners.is_empty() => {
-                format!("unknown key with {variant}, ignored; only {} has it; remove it", owners.join(", "))
+                format!("unknown key with {variant}, ignored; it is one of {}; remove it", owners.join(", "))
             }
             (_, Some(meant), _) if same_letters(meant, &entry.key) => {
                 format!("unknown key, ignored; it is spelled {meant}")
