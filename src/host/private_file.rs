@@ -218,3 +218,164 @@ fn kind_in_words(kind: std::fs::FileType) -> &'static str {
         "something else"
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use nix::sys::stat::Mode;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const LIMIT: u64 = 100;
+
+    fn file(mode: u32) -> (TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "secret").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        (folder, path)
+    }
+
+    fn mode_of(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    /// The error without the folder, which is another each time.
+    fn refused(path: &Path, access: Access) -> (ErrorKind, String) {
+        let error = read(path, access, LIMIT).unwrap_err();
+        (error.kind(), error.to_string().replace(path.parent().unwrap().to_str().unwrap(), "/etc"))
+    }
+
+    #[test]
+    fn private_modes_are_left_alone() {
+        for mode in [0o400, 0o500, 0o600, 0o700] {
+            let (_folder, path) = file(mode);
+            for access in [Access::Tighten, Access::Observe, Access::Refuse] {
+                let contents = read(&path, access, LIMIT).unwrap();
+                assert_eq!(contents.bytes, b"secret");
+                assert_eq!(contents.warning, None);
+            }
+            assert_eq!(mode_of(&path), mode);
+        }
+    }
+
+    #[test]
+    fn access_of_others_is_taken_away_with_a_warning() {
+        for mode in [0o640, 0o604, 0o602, 0o601, 0o777, 0o444] {
+            let (_folder, path) = file(mode);
+            let contents = read(&path, Access::Tighten, LIMIT).unwrap();
+            assert_eq!(contents.warning, Some(Warning::Tightened { mode }));
+            assert_eq!(contents.bytes, b"secret");
+            assert_eq!(mode_of(&path), 0o600);
+        }
+    }
+
+    #[test]
+    fn looking_changes_nothing() {
+        let (_folder, path) = file(0o644);
+        let contents = read(&path, Access::Observe, LIMIT).unwrap();
+        assert_eq!(contents.warning, Some(Warning::Loose { mode: 0o644, ours: true }));
+        assert_eq!(mode_of(&path), 0o644);
+    }
+
+    #[test]
+    fn access_of_others_is_refused_where_it_must_not_have_been() {
+        let (_folder, path) = file(0o640);
+        let (kind, text) = refused(&path, Access::Refuse);
+        assert_eq!(kind, ErrorKind::Permissions);
+        insta::assert_snapshot!(text, @"/etc/file: mode is 0640, others have access; chmod it 0600 and rotate the secrets that are in it");
+        assert_eq!(mode_of(&path), 0o640);
+    }
+
+    #[test]
+    fn a_file_that_its_owner_may_not_read_is_refused() {
+        let (_folder, path) = file(0o266);
+        for access in [Access::Tighten, Access::Refuse] {
+            let (kind, text) = refused(&path, access);
+            assert_eq!(kind, ErrorKind::Permissions);
+            // Root gets as far as the mode; others are stopped by open() itself.
+            assert!(text.starts_with("/etc/file: "), "{text}");
+        }
+        assert_eq!(mode_of(&path), 0o266);
+    }
+
+    #[test]
+    fn another_users_file_is_not_tightened() {
+        if !nix::unistd::geteuid().is_root() {
+            return; // only root can give files away
+        }
+        let (_folder, path) = file(0o644);
+        std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+        let (kind, text) = refused(&path, Access::Tighten);
+        assert_eq!(kind, ErrorKind::Permissions);
+        insta::assert_snapshot!(text, @"/etc/file: mode is 0644, others have access, and it belongs to another user (uid 12345); chmod it 0600 and rotate the secrets that are in it");
+        assert_eq!(mode_of(&path), 0o644);
+        let contents = read(&path, Access::Observe, LIMIT).unwrap();
+        assert_eq!(contents.warning, Some(Warning::Loose { mode: 0o644, ours: false }));
+
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(read(&path, Access::Tighten, LIMIT).unwrap().warning, None);
+    }
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let (folder, path) = file(0o600);
+        let at = |name: &str| folder.path().join(name);
+        symlink(&path, at("link")).unwrap();
+        symlink("nowhere", at("dangling")).unwrap();
+        nix::unistd::mkfifo(&at("pipe"), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        let _listener = UnixListener::bind(at("socket")).unwrap();
+        std::fs::create_dir(at("folder")).unwrap();
+        let texts = ["link", "dangling", "pipe", "socket", "folder"].map(|name| {
+            let (kind, text) = refused(&at(name), Access::Observe);
+            assert_eq!(kind, ErrorKind::Permissions, "{name}");
+            text
+        });
+        insta::assert_snapshot!(texts.join("\n"), @"
+    /etc/link: expected a regular file, found a symbolic link; put a regular file there
+    /etc/dangling: expected a regular file, found a symbolic link; put a regular file there
+    /etc/pipe: expected a regular file, found a named pipe; put a regular file there
+    /etc/socket: expected a regular file, found a socket or a device; put a regular file there
+    /etc/folder: expected a regular file, found a directory; put a regular file there
+    ");
+        let error = read(Path::new("/dev/null"), Access::Observe, LIMIT).unwrap_err();
+        insta::assert_snapshot!(error, @"/dev/null: expected a regular file, found a device; put a regular file there");
+    }
+
+    #[test]
+    fn what_is_not_there_or_too_large_is_not_a_matter_of_permissions() {
+        let (folder, path) = file(0o600);
+        let (kind, text) = refused(&folder.path().join("other"), Access::Tighten);
+        assert_eq!(kind, ErrorKind::Missing);
+        insta::assert_snapshot!(text, @"/etc/other: no such file; create it, or give the right path");
+        assert_eq!(read(&path, Access::Tighten, 6).unwrap().bytes, b"secret");
+        let error = read(&path, Access::Tighten, 5).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unreadable);
+    }
+
+    #[test]
+    fn what_was_read_is_not_shown() {
+        let (_folder, path) = file(0o600);
+        let contents = read(&path, Access::Tighten, LIMIT).unwrap();
+        assert!(!format!("{contents:?}").contains("secret"));
+    }
+
+    #[test]
+    fn warnings_say_what_to_do() {
+        let warnings = [
+            Warning::Tightened { mode: 0o644 },
+            Warning::Loose { mode: 0o644, ours: true },
+            Warning::Loose { mode: 0o644, ours: false },
+            Warning::NoOwnerRead { mode: 0o200 },
+        ];
+        insta::assert_snapshot!(warnings.map(|warning| warning.to_string()).join("\n"), @"
+    mode was 0644, others had access: it is 0600 now; rotate the secrets that are in it
+    mode is 0644, others have access: chmod it 0600 and rotate the secrets that are in it
+    mode is 0644, others have access, and it belongs to another user: a start refuses it; chmod it 0600 and rotate the secrets that are in it
+    mode is 0200, its owner may not read it: a start refuses it; chmod it 0600
+    ");
+    }
+}
