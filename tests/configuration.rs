@@ -1,8 +1,11 @@
 //! Runner configurations from outside: what loads, what does not, and what is said about it.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use start_worker::config::{self, Loaded, RunnerConfig};
+use start_worker::config::{self, LoadError, LoadErrorKind, Loaded, RunnerConfig};
+use start_worker::host::private_file::Access;
 
 fn fixture(name: &str) -> Loaded {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/runner-configs").join(name);
@@ -271,9 +274,9 @@ fn locations_are_strings() {
 #[test]
 fn a_key_of_another_provider_is_a_warning() {
     insta::assert_snapshot!(said("provider: {providerType: google, onRebalance: drain, acknowledgeEvents: true, staticSecret: x}\nworker: {implementation: dummy}\n"), @"
-    warning: r.yml:1: provider.onRebalance: unknown key with google, ignored; it is one of aws; remove it
-    warning: r.yml:1: provider.acknowledgeEvents: unknown key with google, ignored; it is one of azure; remove it
-    warning: r.yml:1: provider.staticSecret: unknown key with google, ignored; it is one of static; remove it
+    warning: r.yml:1: provider.onRebalance: unknown key with google, ignored; it is for aws only; remove it
+    warning: r.yml:1: provider.acknowledgeEvents: unknown key with google, ignored; it is for azure only; remove it
+    warning: r.yml:1: provider.staticSecret: unknown key with google, ignored; it is for static only; remove it
     ");
     insta::assert_snapshot!(said("provider: {providerType: aws, onRebalance: sometimes, finishTasksIfDeadlineOver: 10}\nworker: {implementation: dummy}\n"), @r#"
     error: r.yml:1: provider.onRebalance: expected one of drain, ignore, found "sometimes"
@@ -300,9 +303,9 @@ fn a_worker_needs_the_keys_of_its_implementation() {
 #[test]
 fn a_key_of_another_implementation_is_a_warning() {
     insta::assert_snapshot!(said_of_worker("implementation: dummy\npath: /bin/true\nservice: x\ncredentialsInEnvironment: true"), @"
-    warning: r.yml:4: worker.path: unknown key with dummy, ignored; it is one of generic-worker, docker-worker, command; remove it
-    warning: r.yml:5: worker.service: unknown key with dummy, ignored; it is one of generic-worker; remove it
-    warning: r.yml:6: worker.credentialsInEnvironment: unknown key with dummy, ignored; it is one of command; remove it
+    warning: r.yml:4: worker.path: unknown key with dummy, ignored; it is for generic-worker, docker-worker, command only; remove it
+    warning: r.yml:5: worker.service: unknown key with dummy, ignored; it is for generic-worker only; remove it
+    warning: r.yml:6: worker.credentialsInEnvironment: unknown key with dummy, ignored; it is for command only; remove it
     ");
 }
 
@@ -646,4 +649,61 @@ fn the_first_fault_and_their_number_stand_for_all() {
     insta::assert_snapshot!(faults, @"r.yml:4: worker.helloTimeout: expected a duration, found the integer 30; add a unit, as in 90s (and 4 more)");
     let fault = config::parse(Path::new("r.yml"), b"nothing").expect_err("a fault");
     insta::assert_snapshot!(fault, @"r.yml:1: expected sections, found a string; begin with `provider:`");
+}
+
+/// Writes a configuration with this mode, and loads it.
+fn load_with_mode(text: &str, mode: u32, access: Access) -> (String, u32) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("r.yml");
+    std::fs::write(&path, text).expect("a file");
+    std::fs::set_permissions(&path, Permissions::from_mode(mode)).expect("its mode");
+    let said = match config::load(&path, access) {
+        Ok(loaded) => lines(&loaded.warnings),
+        Err(LoadError::Faults(faults)) => lines(&faults.diagnostics),
+        Err(error) => format!("{:?}: {error}", error.kind()),
+    };
+    let mode = std::fs::metadata(&path).expect("the file").mode() & 0o7777;
+    (said.replace(folder.path().to_str().expect("a path"), "/etc"), mode)
+}
+
+#[test]
+fn a_file_that_others_can_read_is_tightened_with_a_warning() {
+    let (said, mode) = load_with_mode(&small(""), 0o644, Access::Tighten);
+    insta::assert_snapshot!(said, @"warning: /etc/r.yml: mode was 0644, others had access: it is 0600 now; rotate the secrets that are in it");
+    assert_eq!(mode, 0o600);
+}
+
+#[test]
+fn looking_at_a_file_that_others_can_read_changes_nothing() {
+    let (said, mode) = load_with_mode(&small(""), 0o640, Access::Observe);
+    insta::assert_snapshot!(said, @"warning: /etc/r.yml: mode is 0640, others have access: chmod it 0600 and rotate the secrets that are in it");
+    assert_eq!(mode, 0o640);
+}
+
+#[test]
+fn a_warning_about_the_file_comes_with_the_faults() {
+    let (said, _) = load_with_mode(&small("startTimeout: 5"), 0o604, Access::Tighten);
+    insta::assert_snapshot!(said, @"
+    warning: /etc/r.yml: mode was 0604, others had access: it is 0600 now; rotate the secrets that are in it
+    error: /etc/r.yml:3: startTimeout: expected a duration, found the integer 5; add a unit, as in 90s
+    ");
+}
+
+#[test]
+fn a_file_that_its_owner_may_not_read_is_a_matter_of_permissions() {
+    let (said, _) = load_with_mode(&small(""), 0o200, Access::Tighten);
+    assert!(said.starts_with("Permissions: "), "{said}");
+}
+
+#[test]
+fn a_missing_file_is_an_invalid_configuration() {
+    let error = config::load(Path::new("/nonexistent/r.yml"), Access::Tighten).expect_err("no file");
+    assert_eq!(error.kind(), LoadErrorKind::Invalid);
+    insta::assert_snapshot!(error, @"cannot read the runner configuration: /nonexistent/r.yml: no such file; create it, or give the right path");
+}
+
+#[test]
+fn a_file_of_more_than_a_mebibyte_is_no_runner_configuration() {
+    let (said, _) = load_with_mode(&"#".repeat((1 << 20) + 1), 0o600, Access::Tighten);
+    insta::assert_snapshot!(said, @"Invalid: cannot read the runner configuration: /etc/r.yml: larger than 1048576 bytes; give the right path");
 }

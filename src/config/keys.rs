@@ -126,6 +126,34 @@ impl Takes {
     }
 }
 
+/// A key of the runner configuration, in words.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyInfo {
+    /// `supervision.stopTimeout`.
+    pub path: String,
+    /// What it takes: `a duration`.
+    pub takes: String,
+    /// What it is when it is not given, in backticks where that could be written; `required`.
+    pub default: String,
+    /// The provider types or worker implementations that have it; empty: all.
+    pub only: &'static [&'static str],
+}
+
+/// Every key that the reader knows. A key that depends on the provider or the worker may be here more than once.
+pub fn known_keys() -> Vec<KeyInfo> {
+    let info = |key: &&Key| KeyInfo {
+        path: key.path(),
+        takes: key.takes.in_words(),
+        default: match key.default {
+            Default::Required => "required".to_owned(),
+            Default::Absent(meaning) => meaning.to_owned(),
+            Default::Value(text) => format!("`{text}`"),
+        },
+        only: key.only,
+    };
+    ALL.iter().map(info).collect()
+}
+
 const FIXED: &[&str] = &["standalone", "static"];
 const CLOUDS: &[&str] = &["aws", "azure", "google", "aws-provisioner"];
 const WITH_FILES: &[&str] = &["generic-worker", "docker-worker", "command"];

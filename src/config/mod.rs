@@ -27,6 +27,7 @@ mod worker;
 
 pub use diagnostics::{Diagnostic, Faults, Level};
 pub use file::to_yaml;
+pub use keys::{KeyInfo, known_keys};
 pub use model::*;
 
 /// A runner configuration is some kilobytes.

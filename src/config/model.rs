@@ -1,4 +1,4 @@
-//! The sections of the runner configuration, as types that cannot be wrong.
+//! What a runner configuration holds: types that cannot hold a wrong one.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -156,7 +156,10 @@ impl<'r> Section<'r> {
         let owners: Vec<_> = of_others.iter().flat_map(|key| key.only).copied().collect();
         let message = match (self.variant, meant, elsewhere) {
             (Some(variant), ..) if !owners.is_empty() => {
-                format!("unknown key with {variant}, ignored; it is one of {}; remove it", owners.join(", "))
+                format!(
+                    "unknown key with {variant}, ignored; it is for {} only; remove it",
+                    owners.join(", ")
+                )
             }
             (_, Some(meant), _) if same_letters(meant, &entry.key) => {
                 format!("unknown key, ignored; it is spelled {meant}")
