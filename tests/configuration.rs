@@ -521,6 +521,11 @@ fn what_an_alias_brings_is_told_where_it_stands() {
 }
 
 #[test]
+fn anchors_that_are_given_twice_are_a_warning() {
+    insta::assert_snapshot!(said_of("workerConfig:\n  a: &x 1\n  b: *x\n  c: &x 2\n  d: *x\n"), @"warning: r.yml:6: the anchor &x is given twice, and aliases may mix them up; use each name once");
+}
+
+#[test]
 fn what_yaml_calls_a_string_is_one() {
     for (written, meant) in [
         ("1234", "1234"),

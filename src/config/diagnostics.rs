@@ -94,37 +94,59 @@ pub(super) struct Notes(RefCell<Vec<Note>>);
 #[derive(Debug)]
 struct Note {
     level: Level,
-    /// The node that it is about.
-    id: Option<usize>,
+    about: About,
     path: String,
     message: String,
 }
 
+/// Where the line of a diagnostic comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum About {
+    File,
+    Line(usize),
+    /// The node with this number.
+    Node(usize),
+}
+
+impl From<Option<usize>> for About {
+    fn from(id: Option<usize>) -> Self {
+        id.map_or(Self::File, Self::Node)
+    }
+}
+
 impl Notes {
     pub(super) fn error(&self, id: impl Into<Option<usize>>, path: &str, message: impl Into<String>) {
-        self.add(Level::Error, id.into(), path, message.into());
+        self.add(Level::Error, id.into().into(), path, message.into());
     }
 
     pub(super) fn warning(&self, id: impl Into<Option<usize>>, path: &str, message: impl Into<String>) {
-        self.add(Level::Warning, id.into(), path, message.into());
+        self.add(Level::Warning, id.into().into(), path, message.into());
+    }
+
+    pub(super) fn warning_in_line(&self, line: usize, message: String) {
+        self.add(Level::Warning, About::Line(line), "", message);
     }
 
     pub(super) fn unknown_key(&self, id: impl Into<Option<usize>>, path: &str, message: impl Into<String>) {
-        self.add(Level::UnknownKey, id.into(), path, message.into());
+        self.add(Level::UnknownKey, id.into().into(), path, message.into());
     }
 
-    fn add(&self, level: Level, id: Option<usize>, path: &str, message: String) {
-        self.0.borrow_mut().push(Note { level, id, path: path.to_owned(), message });
+    fn add(&self, level: Level, about: About, path: &str, message: String) {
+        self.0.borrow_mut().push(Note { level, about, path: path.to_owned(), message });
     }
 
     /// The diagnostics, with their lines, in the order of these.
     pub(super) fn finish(self, file: &Path, document: &Document) -> Vec<Diagnostic> {
         let mut notes = self.0.into_inner();
-        notes.sort_by_key(|note| (note.id, note.level != Level::Error));
+        notes.sort_by_key(|note| (note.about, note.level != Level::Error));
         let line_of = |note: Note| {
-            let line = note.id.and_then(|id| document.place(id)).map(|place| place.line);
+            let line = match note.about {
+                About::File => None,
+                About::Line(line) => Some(line),
+                About::Node(id) => document.place(id).map(|place| place.line),
+            };
             // What an alias brings in stands elsewhere than its number says.
-            let order = line.unwrap_or(if note.id.is_some() { usize::MAX } else { 0 });
+            let order = line.unwrap_or(if note.about == About::File { 0 } else { usize::MAX });
             let file = file.to_owned();
             (order, Diagnostic { level: note.level, file, line, path: note.path, message: note.message })
         };

@@ -10,7 +10,7 @@ use std::fmt;
 
 use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 
-use super::merge;
+use super::{anchors, merge};
 
 /// Aliases can make a small text a huge tree.
 const MOST_NODES: usize = 200_000;
@@ -130,6 +130,11 @@ impl Document {
         let location = walk.run(&self.text).err()?.location()?;
         let plain = self.text.get(location.index()..).is_some_and(starts_plain);
         Some(Place { line: location.line(), text: walk.found.take()?, plain })
+    }
+
+    /// An anchor that is given twice, and in which line.
+    pub(super) fn repeated_anchor(&self) -> Option<(&str, usize)> {
+        anchors::repeated(&self.text)
     }
 }
 

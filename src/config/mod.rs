@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::host::private_file;
 
+mod anchors;
 pub mod diagnostics;
 pub mod effective;
 mod file;
@@ -109,6 +110,11 @@ pub fn parse(name: &Path, text: &[u8]) -> Result<Loaded, Faults> {
     })?;
     let reader = reader::Reader { document: &document, notes: diagnostics::Notes::default() };
     reader.report_flaws(&document.root, &trail::Trail::Start(""));
+    if let Some((name, line)) = document.repeated_anchor() {
+        let message =
+            format!("the anchor &{name} is given twice, and aliases may mix them up; use each name once");
+        reader.notes.warning_in_line(line, message);
+    }
     let config = section::Section::top(&reader).and_then(settings::read);
     let diagnostics = reader.notes.finish(name, &document);
     let faulty = diagnostics.iter().any(|diagnostic| diagnostic.level == Level::Error);

@@ -1,0 +1,64 @@
+//! Finds anchors that are given twice, which the YAML crate mixes up.
+//!
+//! YAML lets an anchor be given anew. The crate numbers anchors by how many names it has seen, so that from the
+//! second repetition on two of them can share a number, and an alias can then bring what stands further below. It
+//! says nothing of anchors to its callers; so the text is searched, and what is found may be no anchor (`&` in a
+//! script): good enough for a warning.
+
+use std::collections::BTreeMap;
+
+/// An anchor's name, and the line of its second place, where it is given twice and used.
+pub(super) fn repeated(text: &str) -> Option<(&str, usize)> {
+    let mut times = BTreeMap::new();
+    let mut repeated = None;
+    for (line, mark, name) in marked_words(text) {
+        if mark == '&' {
+            let count: &mut usize = times.entry(name).or_default();
+            *count += 1;
+            if *count == 2 && repeated.is_none() {
+                repeated = Some((name, line));
+            }
+        }
+    }
+    repeated.filter(|_| marked_words(text).any(|(_, mark, name)| mark == '*' && times.get(name) > Some(&1)))
+}
+
+/// The words with `&` or `*` before them that stand where a value may begin; with their line.
+fn marked_words(text: &str) -> impl Iterator<Item = (usize, char, &str)> {
+    let separators = |c: char| c.is_whitespace() || "[]{},".contains(c);
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#'));
+    lines.flat_map(move |(index, line)| {
+        line.split(separators).filter_map(move |word| {
+            let mark = word.chars().next().filter(|mark| ['&', '*'].contains(mark))?;
+            let name = word.get(1..)?;
+            let plain = name.starts_with(char::is_alphanumeric)
+                && name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
+            plain.then_some((index + 1, mark, name))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anchors_that_are_given_twice_and_used_are_found() {
+        assert_eq!(repeated("a: &x 1\nb: *x\nc: &x 2\nd: *x\n"), Some(("x", 3)));
+        assert_eq!(repeated("[&x 1, &y 2, &y 3, {<<: *y}]"), Some(("y", 1)));
+    }
+
+    #[test]
+    fn other_ampersands_and_stars_are_not() {
+        for text in [
+            "a: &x 1\nb: *x\n",
+            "a: &x 1\nc: &x 2\n",
+            "a: x & y & y\n",
+            "# &x &x *x\n",
+            "a: b && c && d *\n",
+            "",
+        ] {
+            assert_eq!(repeated(text), None, "{text}");
+        }
+    }
+}
