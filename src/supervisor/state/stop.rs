@@ -4,11 +4,12 @@
 //! drain: AwaitingHello ─hello─▶ Told ─drainTimeout, or no task for drainIdleTimeout─▶ becomes a stop
 //!              └─no hello, no capability─▶ Unasked ─drainTimeout─▶ becomes a stop
 //! stop:  AwaitingHello ─hello─▶ Told ─stopTimeout─▶ Terminated ─killTimeout─▶ Killed ─killTimeout─▶ Killed again
-//!              └─5 s without hello, no capability─▶ Terminated
+//!              └─5 s without hello, no capability─▶ Terminated ─stopTimeout─▶ Killed
 //! kill:  Killed
 //! ```
 //!
-//! A drain never signals: to generic-worker SIGTERM means "abort the tasks".
+//! A drain never signals: to generic-worker SIGTERM means "abort the tasks". Where SIGTERM stands for the message, it has
+//! the message's time.
 
 use std::time::Duration;
 
@@ -32,8 +33,13 @@ pub enum Ladder {
         /// How long it may take.
         until: Moment,
     },
-    /// SIGTERM was sent; it may take until then.
-    Terminated(Moment),
+    /// SIGTERM was sent.
+    Terminated {
+        /// When.
+        at: Moment,
+        /// How long it may take.
+        until: Moment,
+    },
     /// SIGKILL was sent; it is sent again then.
     Killed(Moment),
 }
@@ -53,7 +59,7 @@ impl Ladder {
             Self::Told { until, .. }
             | Self::AwaitingHello(until)
             | Self::Unasked(until)
-            | Self::Terminated(until)
+            | Self::Terminated { until, .. }
             | Self::Killed(until) => until,
         }
     }
@@ -116,7 +122,7 @@ impl Machine {
             }
             (strength, Hello::Said { graceful_termination: true }) => self.tell(now, strength, actions),
             (Strength::Drain, _) => Ladder::Unasked(now + self.policy.drain_timeout),
-            (Strength::Stop, _) => self.terminate_worker(now, actions),
+            (Strength::Stop, _) => terminate(now, self.policy.stop_timeout, actions),
         };
         actions.push(Action::Note(Note::Ending { pid: worker.pid, request, ladder }));
         self.state = State::Stopping(worker, request, ladder);
@@ -127,11 +133,6 @@ impl Machine {
         let time = if finish_tasks { self.policy.drain_timeout } else { self.policy.stop_timeout };
         actions.push(Action::Tell { finish_tasks });
         Ladder::Told { at: now, until: now + time }
-    }
-
-    fn terminate_worker(&self, now: Moment, actions: &mut Vec<Action>) -> Ladder {
-        actions.push(Action::Terminate);
-        Ladder::Terminated(now + self.policy.kill_timeout)
     }
 
     fn kill(&self, now: Moment, actions: &mut Vec<Action>) -> Ladder {
@@ -167,10 +168,10 @@ impl Machine {
             }
             Ladder::Told { .. } | Ladder::Unasked(_) => {
                 actions.push(Action::Note(Note::StopTooLong { waited: self.policy.stop_timeout }));
-                self.terminate_worker(now, actions)
+                terminate(now, self.policy.kill_timeout, actions)
             }
-            Ladder::Terminated(_) => {
-                actions.push(Action::Note(Note::TermTooLong { waited: self.policy.kill_timeout }));
+            Ladder::Terminated { at, .. } => {
+                actions.push(Action::Note(Note::TermTooLong { waited: now.saturating_sub(at) }));
                 self.kill(now, actions)
             }
             Ladder::Killed(_) => {
@@ -180,4 +181,9 @@ impl Machine {
         };
         self.state = State::Stopping(worker, request, next);
     }
+}
+
+fn terminate(now: Moment, time: Duration, actions: &mut Vec<Action>) -> Ladder {
+    actions.push(Action::Terminate);
+    Ladder::Terminated { at: now, until: now + time }
 }

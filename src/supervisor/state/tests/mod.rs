@@ -120,6 +120,8 @@ fn a_worker_without_graceful_termination_gets_sigterm_at_once() {
     let mut driven = Driven::running(policy());
     driven.event(Event::Hello { graceful_termination: false });
     assert_eq!(driven.event(Event::Terminate), [Action::Terminate]);
+    // It stands for the message, and has its time.
+    assert_eq!(driven.deadline_in(secs(50)), [Action::Kill]);
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn name(state: &State) -> &'static str {
         State::Stopping(_, _, Ladder::AwaitingHello(_)) => "AwaitingHello",
         State::Stopping(_, _, Ladder::Unasked(_)) => "Unasked",
         State::Stopping(_, _, Ladder::Told { .. }) => "Told",
-        State::Stopping(_, _, Ladder::Terminated(_)) => "Terminated",
+        State::Stopping(_, _, Ladder::Terminated { .. }) => "Terminated",
         State::Stopping(_, _, Ladder::Killed(_)) => "Killed",
         State::Clearing(..) => "Clearing",
         State::Lingering { .. } => "Lingering",
@@ -242,7 +242,7 @@ fn an_end_while_the_worker_lives_is_caught() {
 fn a_weakened_stop_is_caught() {
     let fault = |answer: &mut Answer<'_>| {
         let drain = matches!(answer.event, Event::Asked { strength: Strength::Drain, .. });
-        if drain && matches!(answer.before, State::Stopping(_, _, Ladder::Terminated(_))) {
+        if drain && matches!(answer.before, State::Stopping(_, _, Ladder::Terminated { .. })) {
             answer.actions.push(Action::Tell { finish_tasks: true });
         }
     };
@@ -277,11 +277,11 @@ fn a_stop_that_never_ends_is_caught() {
     struct Deaf(Machine);
     impl Decides for Deaf {
         fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
-            let kills = matches!(self.0.state(), State::Stopping(_, _, Ladder::Terminated(_)));
+            let kills = matches!(self.0.state(), State::Stopping(_, _, Ladder::Terminated { .. }));
             if event == Event::Deadline && kills { Vec::new() } else { self.0.handle(now, event) }
         }
         fn deadline(&self) -> Option<Moment> {
-            let kills = matches!(self.0.state(), State::Stopping(_, _, Ladder::Terminated(_)));
+            let kills = matches!(self.0.state(), State::Stopping(_, _, Ladder::Terminated { .. }));
             if kills { None } else { self.0.deadline() }
         }
         fn state(&self) -> State {
