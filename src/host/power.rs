@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::io::AsyncReadExt;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 /// How long such a command may take; it only asks.
 const TIME: Duration = Duration::from_secs(60);
@@ -42,33 +42,84 @@ pub enum PowerError {
     },
 }
 
-/// Runs `host.shutdownCommand` or `host.rebootCommand` and waits for it, 60 s at most.
-pub async fn run(command: &[String]) -> Result<(), PowerError> {
+/// A host command that runs.
+#[derive(Debug)]
+pub struct Running {
+    program: String,
+    process: Child,
+}
+
+/// Starts `host.shutdownCommand` or `host.rebootCommand`.
+pub fn start(command: &[String]) -> Result<Running, PowerError> {
     let (program, args) =
         command.split_first().map(|(first, rest)| (first.clone(), rest)).unwrap_or_default();
-    let mut process = Command::new(&program)
+    let spawned = Command::new(&program)
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|cause| PowerError::Execute { program: program.clone(), cause })?;
-    let stderr = process.stderr.take();
-    let read = async {
-        let mut message = Vec::new();
-        if let Some(stderr) = stderr {
-            // What cannot be read is not worth failing for.
-            let _ = stderr.take(MESSAGE).read_to_end(&mut message).await;
+        .spawn();
+    match spawned {
+        Ok(process) => Ok(Running { program, process }),
+        Err(cause) => Err(PowerError::Execute { program, cause }),
+    }
+}
+
+impl Running {
+    /// Its process id.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.id()
+    }
+
+    /// Waits for its end, 60 s at most.
+    pub async fn end(mut self) -> Result<(), PowerError> {
+        let stderr = self.process.stderr.take();
+        let read = async {
+            let mut message = Vec::new();
+            if let Some(stderr) = stderr {
+                // What cannot be read is not worth failing for.
+                let _ = stderr.take(MESSAGE).read_to_end(&mut message).await;
+            }
+            (self.process.wait().await, message)
+        };
+        let ended = tokio::time::timeout(TIME, read).await;
+        let program = self.program;
+        match ended {
+            Err(_) => Err(PowerError::Hangs { program }),
+            Ok((Err(cause), _)) => Err(PowerError::Execute { program, cause }),
+            Ok((Ok(status), _)) if status.success() => Ok(()),
+            Ok((Ok(status), message)) => {
+                let message = String::from_utf8_lossy(&message).trim().replace('\n', "; ");
+                Err(PowerError::Failed { program, status, message })
+            }
         }
-        (process.wait().await, message)
-    };
-    match tokio::time::timeout(TIME, read).await {
-        Err(_) => Err(PowerError::Hangs { program }),
-        Ok((Err(cause), _)) => Err(PowerError::Execute { program, cause }),
-        Ok((Ok(status), _)) if status.success() => Ok(()),
-        Ok((Ok(status), message)) => {
-            let message = String::from_utf8_lossy(&message).trim().replace('\n', "; ");
-            Err(PowerError::Failed { program, status, message })
-        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn run(words: &[&str]) -> Result<(), PowerError> {
+        let command: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        start(&command)?.end().await
+    }
+
+    #[tokio::test]
+    async fn a_command_that_succeeds_is_no_error() {
+        run(&["true"]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_command_that_fails_says_why() {
+        let error =
+            run(&["sh", "-c", "echo 'no permission' >&2; echo really >&2; exit 3"]).await.unwrap_err();
+        assert_eq!(error.to_string(), "sh failed (exit status: 3): no permission; really");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_not_exist_is_named() {
+        let error = run(&["/nowhere/shutdown", "-h", "now"]).await.unwrap_err().to_string();
+        assert!(error.starts_with("cannot execute /nowhere/shutdown: No such file"), "{error}");
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -18,6 +19,42 @@ use tracing::{debug, warn};
 pub(super) struct Descendants {
     /// Children that the runner had before it started any worker, by pid and start time: a wrapper's, not ours.
     foreign: HashSet<(i32, u64)>,
+    helpers: Helpers,
+}
+
+/// The runner's own short-lived children (host commands, `--version`): no worker left them behind, and whoever started
+/// them waits for them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Helpers(Arc<Mutex<HashSet<i32>>>);
+
+/// A helper, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Helper {
+    pid: i32,
+    helpers: Helpers,
+}
+
+impl Helpers {
+    /// From the moment of its spawn.
+    pub(super) fn add(&self, pid: Option<u32>) -> Helper {
+        let pid = pid.and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
+        self.set().insert(pid);
+        Helper { pid, helpers: self.clone() }
+    }
+
+    fn has(&self, pid: i32) -> bool {
+        self.set().contains(&pid)
+    }
+
+    fn set(&self) -> MutexGuard<'_, HashSet<i32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.helpers.set().remove(&self.pid);
+    }
 }
 
 /// One line of `/proc/PID/stat`, as far as it is needed.
@@ -36,7 +73,7 @@ impl Descendants {
         if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
             warn!(%error, "cannot become a subreaper: daemons that a worker leaves behind will not be found");
         }
-        let mut this = Self { foreign: HashSet::new() };
+        let mut this = Self { foreign: HashSet::new(), helpers: Helpers::default() };
         if has_children() {
             let own = nix::unistd::getpid().as_raw();
             let children = processes().into_iter().filter(|stat| stat.parent == own);
@@ -45,12 +82,17 @@ impl Descendants {
         this
     }
 
-    /// Reaps orphans that came to the runner and have died. `worker` is left to tokio.
-    pub(super) fn reap(worker: Option<u32>) {
+    /// Where the runner's own short-lived children are noted.
+    pub(super) fn helpers(&self) -> Helpers {
+        self.helpers.clone()
+    }
+
+    /// Reaps orphans that came to the runner and have died. `worker` and helpers are left to tokio.
+    pub(super) fn reap(&self, worker: Option<u32>) {
         let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         while let Ok(status) = waitid(Id::All, peek) {
             let Some(pid) = status.pid().filter(|_| status != WaitStatus::StillAlive) else { return };
-            if u32::try_from(pid.as_raw()).ok() == worker {
+            if u32::try_from(pid.as_raw()).ok() == worker || self.helpers.has(pid.as_raw()) {
                 return;
             }
             if let Err(error) = waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
@@ -74,7 +116,7 @@ impl Descendants {
         let mut parents = vec![nix::unistd::getpid().as_raw()];
         while let Some(parent) = parents.pop() {
             for stat in children.remove(&parent).unwrap_or_default() {
-                if self.foreign.contains(&(stat.pid, stat.start)) {
+                if self.foreign.contains(&(stat.pid, stat.start)) || self.helpers.has(stat.pid) {
                     continue;
                 }
                 parents.push(stat.pid);

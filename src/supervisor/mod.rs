@@ -4,11 +4,13 @@
 //! acts. Siblings (signals, credentials …) never touch the process: they send events.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info};
 
 use crate::chain::Chain;
@@ -36,6 +38,9 @@ use state::{Action, Machine, Moment, Policy, State};
 
 /// How many of the worker's last lines go into the log when the runner gives up on it.
 const LAST_LINES: usize = 20;
+
+/// How long a host command may take when all else has ended.
+const LAST_COMMANDS: Duration = Duration::from_secs(10);
 
 /// Everything that one supervised run needs.
 #[derive(Debug)]
@@ -68,6 +73,7 @@ pub async fn supervise(job: Job, output: &Output, events: mpsc::Receiver<Event>)
         descendants: Descendants::new(),
         in_place: None,
         last_lines: Vec::new(),
+        host_commands: TaskTracker::new(),
     };
     supervisor.perform_all(first);
     supervisor.run(events).await
@@ -89,6 +95,7 @@ struct Supervisor<'a> {
     /// What `--version` answered, once it was asked.
     in_place: Option<bool>,
     last_lines: Vec<String>,
+    host_commands: TaskTracker,
 }
 
 impl Supervisor<'_> {
@@ -97,6 +104,9 @@ impl Supervisor<'_> {
         loop {
             if let State::Ended(outcome) = *self.machine.state() {
                 self.concluded(outcome);
+                self.host_commands.close();
+                // What one of them has to complain about belongs in the log.
+                let _ = tokio::time::timeout(LAST_COMMANDS, self.host_commands.wait()).await;
                 return outcome;
             }
             let deadline = self.machine.deadline().map(|moment| self.epoch + moment);
@@ -171,8 +181,8 @@ impl Supervisor<'_> {
             Action::Clear { terminate } => return self.clear(terminate),
             Action::KillLeftovers => self.with_clearing(Clearing::kill),
             Action::AbandonLeftovers => self.with_clearing(Clearing::abandon),
-            Action::ShutDownHost => run_host_command("shutdown", self.job.host.shutdown_command.clone()),
-            Action::RebootHost => run_host_command("reboot", self.job.host.reboot_command.clone()),
+            Action::ShutDownHost => self.run_host_command("shutdown", &self.job.host.shutdown_command),
+            Action::RebootHost => self.run_host_command("reboot", &self.job.host.reboot_command),
             Action::MarkHeld => held::mark(self.job.held_mark.as_deref()),
         }
         None
@@ -254,7 +264,7 @@ impl Supervisor<'_> {
 
     fn clear(&mut self, terminate: bool) -> Option<Event> {
         let leave = !self.job.supervision.kill_descendants;
-        Descendants::reap(None);
+        self.descendants.reap(None);
         self.clearing = Some(Clearing::begin(leave, terminate, self));
         // Its output may have ended before it did.
         self.advance_clearing()
@@ -282,7 +292,23 @@ impl Supervisor<'_> {
 
     fn orphan_died(&mut self) {
         let worker = self.child.as_ref().filter(|_| self.clearing.is_none()).map(Child::pid);
-        Descendants::reap(worker);
+        self.descendants.reap(worker);
+    }
+
+    /// Runs beside the loop; its end is told to the log alone.
+    fn run_host_command(&self, what: &'static str, command: &[String]) {
+        info!(what, command = %command.join(" "), "running the host command");
+        let failed = move |cause| error!(what, error = %cause, "the host command failed");
+        match power::start(command) {
+            Ok(running) => {
+                let helper = self.descendants.helpers().add(running.pid());
+                self.host_commands.spawn(async move {
+                    running.end().await.unwrap_or_else(failed);
+                    drop(helper);
+                });
+            }
+            Err(cause) => failed(cause),
+        }
     }
 
     fn concluded(&self, outcome: Outcome) {
@@ -317,7 +343,7 @@ impl Surroundings for Supervisor<'_> {
     }
 
     fn ask_version(&self) -> tokio::task::JoinHandle<bool> {
-        tokio::spawn(version::can_restart_in_place(self.job.spec.clone()))
+        tokio::spawn(version::can_restart_in_place(self.job.spec.clone(), self.descendants.helpers()))
     }
 }
 
@@ -371,13 +397,4 @@ async fn child_signal(orphans: &mut Option<tokio::signal::unix::Signal>) -> Opti
         Some(orphans) => orphans.recv().await,
         None => std::future::pending().await,
     }
-}
-
-fn run_host_command(what: &'static str, command: Vec<String>) {
-    tokio::spawn(async move {
-        info!(what, command = %command.join(" "), "running the host command");
-        if let Err(cause) = power::run(&command).await {
-            error!(what, error = %cause, "the host command failed");
-        }
-    });
 }

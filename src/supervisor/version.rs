@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tracing::{debug, warn};
 
+use super::descendants::Helpers;
 use super::spawn::set_apart;
 use crate::worker::LaunchSpec;
 use crate::worker::generic_worker::engine_named_in;
@@ -20,9 +21,9 @@ const LONGEST_ANSWER: u64 = 64 * 1024;
 
 /// Whether the worker can be started again without a boot between: it names an engine, and not `multiuser`. In doubt,
 /// it cannot.
-pub(super) async fn can_restart_in_place(spec: LaunchSpec) -> bool {
+pub(super) async fn can_restart_in_place(spec: LaunchSpec, helpers: Helpers) -> bool {
     let program = spec.program.display().to_string();
-    match tokio::time::timeout(TIME, ask(&spec)).await {
+    match tokio::time::timeout(TIME, ask(&spec, &helpers)).await {
         Ok(Ok(answer)) => {
             let engine = engine_named_in(&answer);
             debug!(program, engine = engine.unwrap_or("none"), "asked the worker for its version");
@@ -39,13 +40,14 @@ pub(super) async fn can_restart_in_place(spec: LaunchSpec) -> bool {
     }
 }
 
-async fn ask(spec: &LaunchSpec) -> std::io::Result<String> {
+async fn ask(spec: &LaunchSpec, helpers: &Helpers) -> std::io::Result<String> {
     let mut command = Command::new(&spec.program);
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let (account, _) =
         spec.user.as_deref().map(super::child::account).transpose().map_err(std::io::Error::other)?.unzip();
     set_apart(&mut command, account, spec.oom_score_adj);
     let mut process = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
+    let _helper = helpers.add(process.id());
     let _group = Group(process.id());
     let mut answer = Vec::new();
     if let Some(stdout) = process.stdout.take() {
