@@ -13,9 +13,8 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info};
 
-use crate::chain::Chain;
 use crate::config::{HostSettings, Supervision};
-use crate::event::{Event, ExitClass, ExitStatus, Outcome};
+use crate::event::{Event, ExitClass, Outcome};
 use crate::host::{held, power};
 use crate::output::{Output, WorkerEvent};
 use crate::protocol::capabilities::{Capabilities, Capability};
@@ -30,11 +29,13 @@ mod spawn;
 pub mod state;
 mod story;
 mod version;
+mod wait;
 
 use child::Child;
 use clearing::{Clearing, Surroundings};
 use descendants::Descendants;
 use state::{Action, Machine, Moment, Policy, State};
+use wait::{Preparing, child_signal, exited, expired, next, prepared, tick};
 
 /// How many of the worker's last lines go into the log when the runner gives up on it.
 const LAST_LINES: usize = 20;
@@ -78,8 +79,6 @@ pub async fn supervise(job: Job, output: &Output, events: mpsc::Receiver<Event>)
     supervisor.perform_all(first);
     supervisor.run(events).await
 }
-
-type Preparing = tokio::task::JoinHandle<Result<(), crate::host::atomic::WriteError>>;
 
 struct Supervisor<'a> {
     job: Job,
@@ -344,57 +343,5 @@ impl Surroundings for Supervisor<'_> {
 
     fn ask_version(&self) -> tokio::task::JoinHandle<bool> {
         tokio::spawn(version::can_restart_in_place(self.job.spec.clone(), self.descendants.helpers()))
-    }
-}
-
-async fn next(events: &mut Option<mpsc::Receiver<WorkerEvent>>) -> Option<Option<WorkerEvent>> {
-    match events {
-        Some(events) => Some(events.recv().await),
-        None => std::future::pending().await,
-    }
-}
-
-async fn exited(child: &mut Option<Child>, alive: bool) -> ExitStatus {
-    match child {
-        Some(child) if alive => child.wait().await,
-        _ => std::future::pending().await,
-    }
-}
-
-async fn prepared(preparing: &mut Option<Preparing>) -> Event {
-    let Some(task) = preparing else { return std::future::pending().await };
-    let result = task.await;
-    *preparing = None;
-    match result {
-        Ok(Ok(())) => Event::Prepared,
-        Ok(Err(cause)) => {
-            error!(error = %Chain(&cause), "the worker's configuration cannot be written");
-            Event::StartFailed
-        }
-        Err(cause) => {
-            error!(error = %cause, "writing the worker's configuration failed unexpectedly");
-            Event::StartFailed
-        }
-    }
-}
-
-async fn tick(clearing: &mut Option<Clearing>) {
-    match clearing {
-        Some(clearing) => clearing.tick().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn expired(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn child_signal(orphans: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
-    match orphans {
-        Some(orphans) => orphans.recv().await,
-        None => std::future::pending().await,
     }
 }
