@@ -1,0 +1,48 @@
+//! The README's first command, and the examples beside it.
+
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::support::Scene;
+
+fn example(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config-examples").join(name);
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn the_demonstration_runs_and_ctrl_c_ends_it_gracefully() {
+    // A copy, for the runner tightens the file's mode. The worker's path in it is relative to the checkout.
+    let runner = Scene::new().text(&example("demo.yml")).start();
+    runner.wait_for_log("demo worker is up");
+    runner.wait_for_log("task finished; seconds: 1; task: 1");
+    runner.signal_group(Signal::SIGINT);
+    let ended = runner.ended();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(ended.log.contains("asked to stop (stopping): cleaning up"), "{}", ended.log);
+    assert!(ended.log.contains("demo worker ends after"), "{}", ended.log);
+    runner.assert_nothing_left();
+}
+
+#[test]
+fn the_demonstration_finishes_its_task_when_it_is_drained() {
+    let runner = Scene::new().text(&example("demo.yml")).start();
+    runner.wait_for_log("task 1: working");
+    runner.wait_for_log("hello");
+    runner.signal(Signal::SIGUSR1);
+    let ended = runner.ended();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(ended.log.contains("demo worker ends after 1 tasks"), "{}", ended.log);
+}
+
+#[test]
+fn the_dummy_example_shows_a_run_with_its_secrets_masked() {
+    let ended = Scene::new().text(&example("dummy-standalone.yml")).start().ended();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(ended.log.contains("example/linux"), "{}", ended.log);
+    assert!(!ended.log.contains("not-a-real-token"), "{}", ended.log);
+    let open = example("dummy-standalone.yml").replace("# showSecrets: true", "showSecrets: true");
+    let ended = Scene::new().text(&open).start().ended();
+    assert!(ended.log.contains("not-a-real-token"), "{}", ended.log);
+}

@@ -1,0 +1,28 @@
+//! End to end: the real binary, with a worker that behaves or misbehaves as each test asks.
+//!
+//! [`support`] is the harness. `tests/support/test_worker.rs` describes the worker's language.
+
+#[cfg(test)]
+mod command_line;
+#[cfg(test)]
+mod demo;
+#[cfg(test)]
+mod exits;
+#[cfg(test)]
+mod leftovers;
+#[cfg(test)]
+mod output;
+#[cfg(test)]
+mod protocol;
+#[cfg(test)]
+mod restarts;
+#[cfg(test)]
+mod start;
+#[cfg(test)]
+mod stop;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod tired_worker;
+#[cfg(test)]
+mod worker_file;

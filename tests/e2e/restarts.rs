@@ -1,0 +1,91 @@
+//! Crashes: pauses that grow, a limit, and what counts as recovered.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::support::{Ended, Scene, named};
+
+/// From each exit of the worker to its next start.
+fn pauses(ended: &Ended) -> Vec<Duration> {
+    let (exits, starts) = (named(&ended.events, "exit"), named(&ended.events, "start"));
+    exits.iter().zip(starts.iter().skip(1)).map(|(exit, start)| start.after(exit)).collect()
+}
+
+#[test]
+fn a_worker_that_crashes_again_and_again_is_given_up_on() {
+    let scene = Scene::new().worker(["print crashing", "exit 7"]).set("supervision.maxRestarts", 3);
+    let ended = scene.start().ended();
+    assert_eq!((ended.code, ended.starts()), (Some(1), 4), "{}", ended.log);
+    assert_eq!(ended.host_commands, [""; 0]);
+}
+
+#[test]
+fn the_pause_before_a_restart_grows() {
+    let scene = Scene::new().worker(["exit 7"]).set("supervision.maxRestarts", 4);
+    let scene = scene.set("supervision.backoff", json!({"initial": "100ms", "max": "400ms"}));
+    let ended = scene.start().ended();
+    let pauses = pauses(&ended);
+    assert_eq!((ended.code, pauses.len()), (Some(1), 4));
+    for (pause, least) in pauses.iter().zip([100, 200, 400, 400]) {
+        // Jitter may shorten it.
+        assert!(*pause >= Duration::from_millis(least * 3 / 4), "{pauses:?}");
+    }
+}
+
+#[test]
+fn a_long_run_makes_the_crashes_before_it_forgotten() {
+    let script = ["start 1: exit 7", "start 2: sleep 600ms ; exit 7", "start 3: exit 0"];
+    for (window, expected) in [("300ms", (Some(0), 3)), ("1h", (Some(1), 2))] {
+        let scene = Scene::new().worker(script).set("supervision.maxRestarts", 1);
+        let ended = scene.set("supervision.restartWindow", window).start().ended();
+        assert_eq!((ended.code, ended.starts()), expected, "{window}\n{}", ended.log);
+    }
+}
+
+#[test]
+fn without_restarts_one_crash_is_enough() {
+    let ended = Scene::new().worker(["exit 7"]).set("supervision.restart", "never").start().ended();
+    assert_eq!((ended.code, ended.starts()), (Some(1), 1), "{}", ended.log);
+}
+
+#[test]
+fn with_restart_always_a_worker_that_is_done_is_started_again() {
+    let scene =
+        Scene::new().worker(["on now: exit 0", "start 1: exit 0", "hello all", "print ready", "wait"]);
+    let runner = scene.set("supervision.restart", "always").start();
+    runner.wait_for_log("ready");
+    runner.signal(Signal::SIGTERM);
+    let ended = runner.ended();
+    assert_eq!((ended.code, ended.starts()), (Some(0), 2), "{}", ended.log);
+}
+
+#[test]
+fn each_start_finds_the_configuration_file_and_its_own_welcome() {
+    let script = ["await welcome", "start 1: exit 7", "exit 0"];
+    let ended = Scene::generic_worker().worker(script).start().ended();
+    assert_eq!((ended.code, ended.starts()), (Some(0), 2), "{}", ended.log);
+    assert_eq!(named(&ended.events, "message").len(), 2);
+}
+
+#[test]
+fn a_hello_of_the_worker_before_does_not_count_for_the_next() {
+    let script = ["start 1: hello all ; exit 7", "on SIGTERM: exit 0", "hello", "print ready", "wait"];
+    let runner = Scene::new().worker(script).start();
+    runner.wait_for_log("ready");
+    runner.signal(Signal::SIGTERM);
+    let ended = runner.ended();
+    assert_eq!((ended.code, ended.starts()), (Some(0), 2));
+    assert_eq!(crate::support::signals(&ended.events), ["SIGTERM"]);
+}
+
+#[test]
+fn a_worker_may_ask_for_its_host_to_be_shut_down_once_and_where_that_is_allowed() {
+    let shutdown = r#"send {"type":"shutdown"}"#;
+    for (allowed, expected) in [(false, vec![]), (true, vec!["shutdown".to_owned()])] {
+        let scene = Scene::new().worker(["hello all", shutdown, shutdown, "sleep 200ms", "exit 0"]);
+        let ended = scene.set("host.shutdownStatic", allowed).start().ended();
+        assert_eq!((ended.code, ended.host_commands), (Some(0), expected), "{}", ended.log);
+    }
+}
