@@ -27,7 +27,7 @@ pub(super) fn tell(note: Note) {
             warn!(waited = %span(waited), "worker has not ended within supervision.stopTimeout: sending SIGTERM");
         }
         Note::TermTooLong { waited } => {
-            warn!(waited = %span(waited), "worker has not ended after SIGTERM: sending SIGKILL");
+            warn!(waited = %span(waited), "worker has not ended within supervision.killTimeout of SIGTERM (stopTimeout, where it could not be asked): sending SIGKILL");
         }
         Note::KillTooLong { pid } => {
             error!(

@@ -64,24 +64,26 @@ impl Machine {
     }
 
     fn reboot(&mut self, now: Moment, ended: Ended, in_place: bool, actions: &mut Vec<Action>) {
-        let restart = match self.policy.on_reboot {
-            RebootPolicy::Restart => true,
-            RebootPolicy::RestartIfPossible => in_place,
-            _ => false,
-        };
         match self.policy.on_reboot {
-            _ if restart && ended.ran < SHORT_RUN => self.crashed(now, ended, in_place, actions),
-            _ if restart => {
+            RebootPolicy::Restart | RebootPolicy::RestartIfPossible if in_place => {
+                if ended.ran < SHORT_RUN {
+                    return self.crashed(now, ended, in_place, actions);
+                }
                 actions.push(Action::Note(Note::RestartInsteadOfReboot));
                 self.short_runs = 0;
                 self.start(actions);
+            }
+            RebootPolicy::Restart => {
+                // Started again it would only wait for a login that never comes.
+                actions.push(Action::Note(Note::CannotRestartInPlace));
+                self.state = State::Ended(Outcome::NeedsReboot);
             }
             RebootPolicy::Exit => self.state = State::Ended(Outcome::NeedsReboot),
             RebootPolicy::Reboot => {
                 actions.push(Action::RebootHost);
                 self.await_reboot(now, in_place, actions);
             }
-            _ => self.await_reboot(now, in_place, actions),
+            RebootPolicy::Wait | RebootPolicy::RestartIfPossible => self.await_reboot(now, in_place, actions),
         }
     }
 

@@ -45,7 +45,7 @@ pub enum RebootPolicy {
     Wait,
     /// Start the worker again in place; where it cannot be, `Wait`.
     RestartIfPossible,
-    /// Start the worker again in place: the operator says so.
+    /// Start the worker again in place; where it cannot be, somebody has to reboot the host.
     Restart,
     /// The runner reboots the host.
     Reboot,

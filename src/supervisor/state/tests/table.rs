@@ -141,7 +141,7 @@ fn a_reboot_exit_is_what_on_reboot_says() {
         (RestartIfPossible, true, Then::StartsAgain),
         (RestartIfPossible, false, Then::Awaits),
         (Restart, true, Then::StartsAgain),
-        (Restart, false, Then::StartsAgain),
+        (Restart, false, Then::Ends(Outcome::NeedsReboot)),
         (Reboot, true, Then::RebootsHost),
         (Reboot, false, Then::RebootsHost),
         (Exit, true, Then::Ends(Outcome::NeedsReboot)),
