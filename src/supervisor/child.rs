@@ -224,6 +224,9 @@ fn execute_error(spec: &LaunchSpec, cause: io::Error) -> SpawnError {
         io::ErrorKind::NotFound if spec.cwd.as_deref().is_some_and(|folder| !folder.is_dir()) => {
             " (worker.cwd is no folder)"
         }
+        _ if spec.program.components().nth(1).is_none() => {
+            " (looked up in PATH; for a file in the runner's folder write ./ before it)"
+        }
         io::ErrorKind::NotFound if exists => " (the file is there: the interpreter in its first line is not)",
         io::ErrorKind::PermissionDenied if spec.program.is_dir() => " (it is a folder)",
         io::ErrorKind::PermissionDenied if spec.user.is_some() => {

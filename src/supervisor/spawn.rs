@@ -20,7 +20,7 @@ pub(super) struct Account {
 }
 
 /// Adds what every worker gets: a process group of its own, the parent-death signal, its OOM score, its account, and
-/// none of the runner's open files. (The standard library empties the signal mask and resets SIGPIPE.)
+/// none of the runner's open files and ignored signals. (The standard library empties the signal mask.)
 ///
 /// The command must be spawned from a thread that lives as long as the runner: the parent-death signal follows it.
 pub(super) fn set_apart(command: &mut Command, account: Option<Account>, oom_score_adj: i16) {
@@ -30,6 +30,7 @@ pub(super) fn set_apart(command: &mut Command, account: Option<Account>, oom_sco
     let privileged = nix::unistd::geteuid().is_root();
     let child = move || {
         close_on_exec();
+        heed_signals();
         if !privileged {
             // Else /proc/self belongs to root, for the runner is not dumpable, and the score cannot be written.
             let _ = prctl::set_dumpable(true);
@@ -47,7 +48,7 @@ pub(super) fn set_apart(command: &mut Command, account: Option<Account>, oom_sco
         Ok(())
     };
     // SAFETY: the closure makes only system calls (setgroups, setgid, setuid, prctl, open, write, close, close_range,
-    // getppid) on data that was allocated before the fork; it neither allocates nor takes a lock.
+    // sigaction, getppid) on data that was allocated before the fork; it neither allocates nor takes a lock.
     unsafe { command.pre_exec(child) };
 }
 
@@ -56,6 +57,16 @@ fn close_on_exec() {
     // SAFETY: close_range with these arguments only sets a flag on descriptors. Kernels without it (before 5.11) answer
     // with an error, and the descriptors that Rust opened have the flag anyway.
     unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+/// A wrapper (`nohup`, a shell's `&`) may have made the runner ignore signals; a worker, and every task of it, would
+/// inherit that. (The standard library resets SIGPIPE alone.)
+fn heed_signals() {
+    const LAST: i32 = 64;
+    for signal in 1..=LAST {
+        // SAFETY: SIG_DFL is no function of ours. For SIGKILL, SIGSTOP and glibc's own two it fails, and changes nothing.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 /// Best effort: where it is not allowed, nothing is lost.
