@@ -156,3 +156,22 @@ fn of_the_command_worker_only_0_67_and_signals_are_understood() {
         assert_eq!(result(&ended), expected, "{end}\n{}", ended.log);
     }
 }
+
+#[test]
+fn the_engine_decides_whether_a_worker_can_be_restarted_in_place() {
+    let cells = [
+        ("generic-worker (multiuser engine) 106.0.1 [ revision: 0123abc ]", false, NEEDS_REBOOT),
+        ("generic-worker (insecure engine) 106.0.1 [ revision: 0123abc ]", false, STARTED_AGAIN),
+        ("generic-worker (simple engine) 60.0.0", false, STARTED_AGAIN),
+        ("generic-worker (multiuser engine) 106.0.1 [ revision: 0123abc ]", true, STARTED_AGAIN),
+        ("what is this?", false, NEEDS_REBOOT),
+    ];
+    for (version, headless, expected) in cells {
+        let scene = Scene::generic_worker().worker(["start 1: exit 69", "start 2: exit 0"]);
+        let scene = scene.set("worker.restartInPlace", "auto").set("workerConfig.headlessTasks", headless);
+        let ended = scene.env("TEST_WORKER_VERSION", version).start().ended();
+        assert_eq!(result(&ended), expected, "{version}, headlessTasks {headless}\n{}", ended.log);
+        let asked = ended.events.iter().filter(|event| event.name() == "version").count();
+        assert_eq!(asked, usize::from(!headless), "{version}");
+    }
+}

@@ -89,3 +89,14 @@ fn a_worker_may_ask_for_its_host_to_be_shut_down_once_and_where_that_is_allowed(
         assert_eq!((ended.code, ended.host_commands), (Some(0), expected), "{}", ended.log);
     }
 }
+
+#[test]
+fn a_reboot_command_that_works_is_not_called_a_failure() {
+    for _ in 0..5 {
+        let scene = Scene::generic_worker().worker(["exit 67"]).set("supervision.onReboot", "reboot");
+        let scene = scene.set("worker.restartInPlace", false).set("supervision.rebootTimeout", "200ms");
+        let ended = scene.start().ended();
+        assert_eq!((ended.code, ended.host_commands), (Some(70), vec!["reboot".to_owned()]), "{}", ended.log);
+        assert!(!ended.log.contains("host command failed"), "{}", ended.log);
+    }
+}

@@ -45,7 +45,7 @@ fn one_that_heard_only_the_drain_is_killed_by_the_stop_that_follows() {
     assert_eq!(signals(&ended.events), ["SIGTERM"]);
     assert!(named(&ended.events, "exit").is_empty(), "it obeyed after all");
     assert!((Duration::from_millis(700)..Duration::from_secs(8)).contains(&took), "{took:?}");
-    assert!(ended.log.contains("stopTimeout") && ended.log.contains("killTimeout"), "{}", ended.log);
+    assert!(ended.log.contains("sending SIGTERM") && ended.log.contains("sending SIGKILL"), "{}", ended.log);
 }
 
 #[test]
