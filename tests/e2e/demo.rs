@@ -46,3 +46,21 @@ fn the_dummy_example_shows_a_run_with_its_secrets_masked() {
     let ended = Scene::new().text(&open).start().ended();
     assert!(ended.log.contains("not-a-real-token"), "{}", ended.log);
 }
+
+#[test]
+fn every_example_passes_the_strict_check() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config-examples");
+    let mut checked = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "yml") {
+            continue;
+        }
+        let scene = Scene::new().text(&std::fs::read_to_string(&path).unwrap());
+        let copy = scene.write();
+        let ended = scene.start_with(["check".as_ref(), "--strict".as_ref(), copy.as_os_str()]).ended();
+        assert_eq!((ended.code, ended.log.as_str()), (Some(0), ""), "{}", path.display());
+        checked += 1;
+    }
+    assert_eq!(checked, 5);
+}
