@@ -42,13 +42,22 @@ impl LastLines {
         let mut kept =
             if self.lines.len() >= self.count { self.lines.pop_front() } else { None }.unwrap_or_default();
         kept.clear();
-        kept.extend_from_slice(line.get(..LONGEST).unwrap_or(line));
+        kept.extend_from_slice(cut(line));
         self.lines.push_back(kept);
     }
 
     /// The lines as text.
     pub(super) fn into_text(self) -> Vec<String> {
         self.lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect()
+    }
+}
+
+/// The line, or as much of it as is kept, without half a character at its end.
+fn cut(line: &[u8]) -> &[u8] {
+    let Some(kept) = line.get(..LONGEST) else { return line };
+    match std::str::from_utf8(kept) {
+        Err(error) if error.error_len().is_none() => kept.get(..error.valid_up_to()).unwrap_or(kept),
+        _ => kept,
     }
 }
 
@@ -72,5 +81,12 @@ mod tests {
         last.take(&[vec![b'y'; 5000], vec![b'\n']].concat());
         let text = last.into_text();
         assert_eq!((text[0].as_str(), text[1].len()), ("", LONGEST));
+    }
+
+    #[test]
+    fn a_cut_does_not_leave_half_a_character() {
+        let mut last = LastLines::new(1);
+        last.take(&["x", &"ä".repeat(LONGEST), "\n"].concat().into_bytes());
+        assert_eq!(last.into_text(), ["x".to_owned() + &"ä".repeat((LONGEST - 1) / 2)]);
     }
 }

@@ -8,12 +8,14 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc;
+use tracing::dispatcher;
+use tracing::subscriber::NoSubscriber;
 
 use crate::protocol::capabilities::Capabilities;
 use crate::protocol::message::FromWorker;
@@ -22,13 +24,14 @@ mod last_lines;
 mod render;
 mod sink;
 mod source;
+mod speaker;
 mod thread;
 
 /// The runner's own lines that wait for the sink; more are dropped and counted.
 const WAITING_LINES: usize = 1024;
 
-/// Things for the thread to do; there are three for each start of a worker.
-const WAITING_COMMANDS: usize = 256;
+/// Room in the queue for other commands than lines; there are two for each start of a worker.
+const WAITING_COMMANDS: usize = 64;
 
 /// How the log looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,10 +42,11 @@ pub enum Format {
     Json,
 }
 
-/// The output thread. Close it to see the last lines written.
+/// The output thread. Close it to see the last lines written; dropped, it ends by itself, at some later time.
 #[derive(Debug)]
 pub struct Output {
     handle: Handle,
+    next_id: AtomicU64,
     ended: std_mpsc::Receiver<()>,
 }
 
@@ -77,10 +81,13 @@ pub enum WorkerEvent {
     },
 }
 
-/// A worker's pipes in the thread's care.
+/// A worker's pipes in the thread's care. Dropped, it is as if it were finished.
 #[derive(Debug)]
+#[must_use = "dropped, it ends the worker's output"]
 pub struct Attachment {
     id: u64,
+    /// Not in the queue: it must not be lost when that is full.
+    finished: Arc<AtomicBool>,
     handle: Handle,
 }
 
@@ -94,45 +101,66 @@ struct Handle {
     shared: Arc<Shared>,
 }
 
-/// What both sides count.
+/// What both sides see.
 #[derive(Debug)]
 struct Shared {
     wake: EventFd,
-    next_id: AtomicU64,
-    /// Lines in the queue. They leave room for other commands.
+    /// Lines in the queue, or taken out of it and not rendered. They leave room for other commands.
     waiting_lines: AtomicUsize,
+    /// Lines that there was no room for, ever.
     dropped_lines: AtomicU64,
+    /// No worker will be attached any more, and no line follows.
+    closing: AtomicBool,
 }
 
 /// In one queue, so that their order stays.
 #[derive(Debug)]
 enum Command {
     Line(Vec<u8>),
-    Attach { id: u64, pipes: WorkerPipes, events: mpsc::Sender<WorkerEvent> },
-    CatchUp { id: u64 },
-    Finish { id: u64 },
-    Close,
+    /// Boxed, for the queue's places are as large as the largest command.
+    Attach(Box<NewWorker>),
+    CatchUp {
+        id: u64,
+    },
+}
+
+/// A worker whose output is to be read.
+#[derive(Debug)]
+struct NewWorker {
+    id: u64,
+    pipes: WorkerPipes,
+    events: mpsc::Sender<WorkerEvent>,
+    finished: Arc<AtomicBool>,
 }
 
 impl Output {
-    /// Starts the thread; everything goes to `sink` from now on.
+    /// Starts the thread; everything goes to `sink` from now on. The thread logs what it has to say where the caller
+    /// does: with its `tracing` dispatcher, or, where it has none yet, with the one that is installed later.
+    ///
+    /// # Errors
+    ///
+    /// The system has no eventfd or no thread to give.
     pub fn start(sink: OwnedFd, format: Format) -> io::Result<Self> {
-        let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let shared = Arc::new(Shared {
-            wake,
-            next_id: AtomicU64::new(0),
+            wake: EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             waiting_lines: AtomicUsize::new(0),
             dropped_lines: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
         });
         let (queue, commands) = std_mpsc::sync_channel(WAITING_LINES + WAITING_COMMANDS);
         let (end_sender, ended) = std_mpsc::sync_channel(1);
         let for_thread = shared.clone();
+        let dispatch = dispatcher::get_default(Clone::clone);
         std::thread::Builder::new().name("output".to_owned()).spawn(move || {
-            thread::run(commands, for_thread, sink, format);
+            if dispatch.is::<NoSubscriber>() {
+                thread::run(commands, for_thread, sink, format);
+            } else {
+                dispatcher::with_default(&dispatch, || thread::run(commands, for_thread, sink, format));
+            }
             // Nobody may be waiting any more.
             let _ = end_sender.send(());
         })?;
-        Ok(Self { handle: Handle { queue, shared }, ended })
+        Ok(Self { handle: Handle { queue, shared }, next_id: AtomicU64::new(0), ended })
     }
 
     /// Where the runner's own lines go.
@@ -140,18 +168,36 @@ impl Output {
         LogSink(self.handle.clone())
     }
 
-    /// Gives a worker's pipes into the thread's care. Never blocks; an error means that the sink has been stalled for
-    /// hundreds of workers.
+    /// Gives a worker's pipes into the thread's care. What is read from them goes to the log at once, and what the
+    /// supervisor has to know to `events`. While that is full, nothing is read.
+    ///
+    /// # Errors
+    ///
+    /// The sink has been stalled for many workers. Never blocks.
     pub fn attach(&self, pipes: WorkerPipes, events: mpsc::Sender<WorkerEvent>) -> io::Result<Attachment> {
-        let id = self.handle.shared.next_id.fetch_add(1, Ordering::Relaxed);
-        self.handle.send(Command::Attach { id, pipes, events })?;
-        Ok(Attachment { id, handle: self.handle.clone() })
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let finished = Arc::new(AtomicBool::new(false));
+        let worker = NewWorker { id, pipes, events, finished: finished.clone() };
+        self.handle.send(Command::Attach(Box::new(worker)))?;
+        Ok(Attachment { id, finished, handle: self.handle.clone() })
     }
 
-    /// Writes what is waiting, then ends the thread. Gives up after `patience`, where the sink is stalled: `false`.
+    /// Finishes all workers, writes what is waiting, then ends the thread: `true`. Gives up after `patience`, where the
+    /// sink is stalled or somebody has stopped to receive a worker's events: `false`.
     pub fn close(self, patience: Duration) -> bool {
-        let asked = self.handle.send(Command::Close).is_ok();
-        asked && self.ended.recv_timeout(patience).is_ok()
+        self.begin_closing();
+        self.ended.recv_timeout(patience).is_ok()
+    }
+
+    fn begin_closing(&self) {
+        self.handle.shared.closing.store(true, Ordering::Release);
+        self.handle.wake_up();
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.begin_closing();
     }
 }
 
@@ -163,15 +209,21 @@ impl Attachment {
     }
 
     /// The worker's process is gone: what it wrote is read to its end, whoever else still writes into its pipes; then
-    /// [`WorkerEvent::End`] follows.
+    /// [`WorkerEvent::End`] follows. While the sink is stalled, that takes until it moves again.
     pub fn finish(&self) {
-        // Full only while the sink is stalled; then the supervisor goes on by its own clock.
-        let _ = self.handle.send(Command::Finish { id: self.id });
+        self.finished.store(true, Ordering::Release);
+        self.handle.wake_up();
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.finish();
     }
 }
 
 impl LogSink {
-    /// Takes a finished line, newline included. Never blocks.
+    /// Takes a finished line, newline included. Never blocks: while too many are waiting, it is dropped and counted.
     pub fn line(&self, line: Vec<u8>) {
         let Self(handle) = self;
         let waiting = handle.shared.waiting_lines.fetch_add(1, Ordering::Relaxed);
@@ -186,8 +238,12 @@ impl Handle {
     fn send(&self, command: Command) -> io::Result<()> {
         let stalled = |_| io::Error::new(io::ErrorKind::WouldBlock, "the log has been stalled for too long");
         self.queue.try_send(command).map_err(stalled)?;
+        self.wake_up();
+        Ok(())
+    }
+
+    fn wake_up(&self) {
         // Fails only where the counter is full: then the thread is awake.
         let _ = self.shared.wake.write(1);
-        Ok(())
     }
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::value::RawValue;
 
 use super::Format;
-use crate::protocol::message::{Members, text};
+use crate::protocol::json::{Members, text};
 
 /// Which of the worker's pipes a line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
             Self::Stderr => "stderr",
@@ -80,14 +80,19 @@ impl Renderer {
         });
     }
 
-    /// A line of output, as it is where it is UTF-8, with replacement characters where it is not.
-    pub(super) fn line(&mut self, stream: Stream, line: &[u8]) {
+    /// A line of output, as it is.
+    pub(super) fn line(&mut self, stream: Stream, line: &str) {
         self.begin(stream);
         match self.format {
-            Format::Text => self.push_lossy(line),
-            Format::Json => self.push_message(line),
+            Format::Text => self.out.extend_from_slice(line.as_bytes()),
+            Format::Json => self.push_message(line.as_bytes()),
         }
         self.end();
+    }
+
+    /// A line of output that is not UTF-8: with replacement characters.
+    pub(super) fn bytes(&mut self, stream: Stream, line: &[u8]) {
+        self.line(stream, &String::from_utf8_lossy(line));
     }
 
     /// A part of a line that is forwarded in parts.
@@ -108,75 +113,84 @@ impl Renderer {
         self.end();
     }
 
+    /// Whether records are rendered from their [`members`](Self::members): in JSON they go as they came.
+    pub(super) fn takes_members(&self) -> bool {
+        self.format == Format::Text
+    }
+
     /// The body of a `log` message, an object.
     pub(super) fn record(&mut self, body: &RawValue) {
-        match self.format {
-            Format::Json => {
-                self.begin(Stream::Stdout);
-                self.out.extend_from_slice(b"\"body\":");
-                self.push_compact(body.get());
-                self.end();
-            }
-            Format::Text => self.text_record(body),
+        if self.format == Format::Json {
+            self.begin(Stream::Stdout);
+            self.out.extend_from_slice(b"\"body\":");
+            self.out.extend_from_slice(body.get().as_bytes());
+            return self.end();
+        }
+        match serde_json::from_str(body.get()) {
+            Ok(mut members) => self.members(&mut members),
+            // A key that is not Unicode.
+            Err(_) => self.line(Stream::Stdout, body.get()),
         }
     }
 
-    /// `textPayload` first, then the other keys in sorted order, each as `key: value`.
-    fn text_record(&mut self, body: &RawValue) {
-        let Ok(Members(mut members)) = serde_json::from_str::<Members<'_>>(body.get()) else {
-            // The body was parsed as JSON before; an object it is.
-            return self.line(Stream::Stdout, body.get().as_bytes());
-        };
-        members.sort_by(|(one, _), (other, _)| one.cmp(other));
+    /// The body as text: `textPayload` first, then the other keys in sorted order, each as `key: value`.
+    pub(super) fn members(&mut self, Members(members): &mut Members<'_>) {
         self.begin(Stream::Stdout);
         if members.is_empty() {
             self.out.extend_from_slice(b"{}");
             return self.end();
         }
-        let payload = |(key, value): &(Cow<'_, str>, &RawValue)| {
-            (key == "textPayload").then(|| text(value)).flatten().is_some()
-        };
+        sort(members);
+        let text_payload = members.iter().position(|(key, _)| key == "textPayload");
+        let payload = text_payload.and_then(|index| Some((index, text(members.get(index)?.1)?)));
         let mut separator: &[u8] = b"";
-        if let Some((_, value)) = members.iter().rev().find(|member| payload(member)) {
-            self.push_text(&text(value).unwrap_or_default());
+        if let Some((_, payload)) = &payload {
+            self.push_value(payload);
             separator = b"; ";
         }
-        for (index, member) in members.iter().enumerate() {
-            // Of several with the same name the last counts, as everywhere in JSON.
-            let repeated = members.get(index + 1).is_some_and(|(next, _)| *next == member.0);
-            if repeated || payload(member) {
+        for (index, (key, value)) in members.iter().enumerate() {
+            if payload.as_ref().is_some_and(|(payload, _)| *payload == index) {
                 continue;
             }
             self.out.extend_from_slice(separator);
             separator = b"; ";
-            self.push_text(&member.0);
+            self.push_value(key);
             self.out.extend_from_slice(b": ");
-            match text(member.1) {
-                Some(value) => self.push_text(&value),
-                None => self.push_compact(member.1.get()),
+            match text(value) {
+                Some(value) => self.push_value(&value),
+                None => self.push_compact(value.get()),
             }
         }
         self.end();
     }
 
     fn end(&mut self) {
-        if self.format == Format::Json {
-            self.out.push(b'}');
-        }
-        self.out.push(b'\n');
+        self.out.extend_from_slice(match self.format {
+            Format::Json => b"}\n",
+            Format::Text => b"\n",
+        });
     }
 
-    /// Text of a record: a line break in it begins a line that is tagged like all others.
+    #[expect(clippy::ptr_arg, reason = "that it is borrowed says that it had no escapes")]
+    fn push_value(&mut self, text: &Cow<'_, str>) {
+        match text {
+            // It had no escapes, so there is no line break in it.
+            Cow::Borrowed(text) => self.out.extend_from_slice(text.as_bytes()),
+            Cow::Owned(text) => self.push_text(text),
+        }
+    }
+
+    /// Text of a record: a line break in it begins a line that is tagged like all others, so that a worker's text is
+    /// still read line by line, and none of its lines looks like the runner's own. A last line break ends no line.
     fn push_text(&mut self, text: &str) {
-        let mut lines = text.strip_suffix('\n').unwrap_or(text).split('\n');
-        if let Some(first) = lines.next() {
-            self.out.extend_from_slice(first.as_bytes());
-        }
-        for line in lines {
-            self.out.push(b'\n');
-            self.begin(Stream::Stdout);
+        let mut rest = text.strip_suffix('\n').unwrap_or(text);
+        while let Some(end) = memchr::memchr(b'\n', rest.as_bytes()) {
+            let (line, more) = rest.split_at(end + 1);
             self.out.extend_from_slice(line.as_bytes());
+            self.begin(Stream::Stdout);
+            rest = more;
         }
+        self.out.extend_from_slice(rest.as_bytes());
     }
 
     fn push_lossy(&mut self, bytes: &[u8]) {
@@ -195,7 +209,7 @@ impl Renderer {
 
     /// JSON without the white space between its tokens. Numbers stay as they were written.
     fn push_compact(&mut self, json: &str) {
-        if memchr::memchr2(b' ', b'\t', json.as_bytes()).is_none() {
+        if memchr::memchr3(b' ', b'\t', b'\r', json.as_bytes()).is_none() {
             self.out.extend_from_slice(json.as_bytes());
             return;
         }
@@ -212,6 +226,21 @@ impl Renderer {
             }
         }
     }
+}
+
+/// By key; of several with the same key the last is kept, as everywhere in JSON.
+fn sort(members: &mut Vec<(Cow<'_, str>, &RawValue)>) {
+    if members.is_sorted_by(|(one, _), (other, _)| one < other) {
+        return;
+    }
+    members.sort_by(|(one, _), (other, _)| one.cmp(other));
+    members.dedup_by(|later, earlier| {
+        let same = later.0 == earlier.0;
+        if same {
+            std::mem::swap(later, earlier);
+        }
+        same
+    });
 }
 
 #[cfg(test)]
@@ -240,7 +269,12 @@ mod tests {
             ("{}", "{}"),
             (r#"{"textPayload":7,"a":true}"#, "a: true; textPayload: 7"),
             (r#"{"n":12345678901234567890123,"f":1.0}"#, "f: 1.0; n: 12345678901234567890123"),
-            (r#"{"a":1,"a":2}"#, "a: 2"),
+            (r#"{"a":1,"b":0,"a":2,"a":3}"#, "a: 3; b: 0"),
+            (r#"{"textPayload":"x","textPayload":1}"#, "textPayload: 1"),
+            (r#"{"textPayload":"","a":{}}"#, "; a: {}"),
+            (r#"{"a":"\ud800 x"}"#, r#"a: "\ud800 x""#),
+            (r#"{"\ud800":1}"#, r#"{"\ud800":1}"#),
+            ("{\"a\":[1,\r\t2]}", "a: [1,2]"),
             (r#"{"q":"say \"hi\"","e":["\\\" x"]}"#, r#"e: ["\\\" x"]; q: say "hi""#),
         ] {
             assert_eq!(record(Format::Text, body), format!("{PREFIX}{expected}\n"), "{body}");
@@ -260,19 +294,19 @@ mod tests {
     #[test]
     fn a_structured_record_stays_structured_in_json() {
         let line = record(Format::Json, r#"{"textPayload":"a\nb","n": 1.0}"#);
-        let expected = r#"{"timestamp":"1970-01-01T00:00:00.123Z","level":"info","source":"worker","stream":"stdout","body":{"textPayload":"a\nb","n":1.0}}"#;
+        let expected = r#"{"timestamp":"1970-01-01T00:00:00.123Z","level":"info","source":"worker","stream":"stdout","body":{"textPayload":"a\nb","n": 1.0}}"#;
         assert_eq!(line, format!("{expected}\n"));
     }
 
     #[test]
     fn output_is_lossless_where_it_is_utf8() {
         let mut text = renderer(Format::Text);
-        text.line(Stream::Stderr, "grüße \u{1b}[1m😀\r".as_bytes());
-        text.line(Stream::Stdout, b"a\xffb");
+        text.line(Stream::Stderr, "grüße \u{1b}[1m😀\r");
+        text.bytes(Stream::Stdout, b"a\xffb");
         let expected = "1970-01-01T00:00:00.123Z [stderr] grüße \u{1b}[1m😀\r\n1970-01-01T00:00:00.123Z [worker] a\u{fffd}b\n";
         assert_eq!(String::from_utf8(text.out).unwrap(), expected);
         let mut json = renderer(Format::Json);
-        json.line(Stream::Stdout, b"a\"\x01\xff");
+        json.bytes(Stream::Stdout, b"a\"\x01\xff");
         let value: serde_json::Value = serde_json::from_slice(&json.out).unwrap();
         assert_eq!(value["message"], "a\"\u{1}\u{fffd}");
     }

@@ -1,4 +1,5 @@
-//! Where the log goes: written whole, whatever the sink is; one that fails is told about when it works again.
+//! Where the log goes: blocks that are written whole, whatever the sink is. One that fails is told about when it works
+//! again.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -6,41 +7,87 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::warn;
 
-/// Buffers above this are given back after a block, in bytes.
-const SMALL: usize = 512 * 1024;
+use super::Format;
+use super::render::Renderer;
+
+/// A block that has grown so large is written before more is rendered, in bytes.
+const BLOCK: usize = 256 * 1024;
+
+/// What is rendered, and where it goes.
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) renderer: Renderer,
+    sink: Sink,
+}
 
 /// The sink, and what was lost on it.
 #[derive(Debug)]
-pub(super) struct Sink {
+struct Sink {
     fd: OwnedFd,
+    /// Bytes since it last worked.
     lost: u64,
+    /// The last thing that was written is a part of a line whose rest was lost.
+    inside_line: bool,
+}
+
+impl Log {
+    pub(super) fn new(sink: OwnedFd, format: Format) -> Self {
+        let sink = Sink { fd: sink, lost: 0, inside_line: false };
+        Self { renderer: Renderer::new(format), sink }
+    }
+
+    /// Whether it is time to write.
+    pub(super) fn is_full(&self) -> bool {
+        self.renderer.out.len() >= BLOCK
+    }
+
+    /// How much is waiting to be written, in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.renderer.out.len()
+    }
+
+    /// What has been rendered since [`len`](Self::len) was `from`.
+    pub(super) fn since(&self, from: usize) -> &[u8] {
+        self.renderer.out.get(from..).unwrap_or_default()
+    }
+
+    /// Writes all that is rendered, and waits for a sink that is slow.
+    pub(super) fn flush(&mut self) {
+        let block = &mut self.renderer.out;
+        if block.is_empty() {
+            return;
+        }
+        if self.sink.inside_line {
+            block.insert(0, b'\n');
+        }
+        self.sink.write(block);
+        block.clear();
+        block.shrink_to(BLOCK);
+    }
 }
 
 impl Sink {
-    pub(super) fn new(fd: OwnedFd) -> Self {
-        Self { fd, lost: 0 }
-    }
-
-    /// Writes the block, and waits for a sink that is slow. What cannot be written (a full disk, a reader that is gone)
-    /// is dropped: the worker goes on.
-    pub(super) fn write(&mut self, block: &mut Vec<u8>) {
-        let mut rest = &block[..];
+    /// What cannot be written (a full disk, a reader that is gone) is dropped: the worker goes on.
+    fn write(&mut self, block: &[u8]) {
+        let mut rest = block;
         while !rest.is_empty() {
             match nix::unistd::write(self.fd.as_fd(), rest) {
+                Ok(0) => return self.lose(rest),
                 Ok(written) => {
-                    rest = rest.get(written..).unwrap_or_default();
+                    let (done, more) = rest.split_at(written.min(rest.len()));
+                    self.inside_line = done.last() != Some(&b'\n');
+                    rest = more;
                     self.works_again();
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => self.wait(),
-                Err(_) => {
-                    self.lost += rest.len() as u64;
-                    break;
-                }
+                Err(_) => return self.lose(rest),
             }
         }
-        block.clear();
-        block.shrink_to(SMALL);
+    }
+
+    fn lose(&mut self, rest: &[u8]) {
+        self.lost = self.lost.saturating_add(rest.len() as u64);
     }
 
     fn works_again(&mut self) {
@@ -54,5 +101,40 @@ impl Sink {
         let mut ready = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
         // Woken or failed: the next write tells.
         let _ = poll(&mut ready, PollTimeout::NONE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn what_follows_a_loss_begins_on_a_line_of_its_own() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut log = Log::new(writer.into(), Format::Text);
+        log.sink.inside_line = true;
+        log.sink.lost = 7;
+        log.renderer.out.extend_from_slice(b"next\n");
+        log.flush();
+        log.renderer.out.extend_from_slice(b"after\n");
+        log.flush();
+        drop(log);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "\nnext\nafter\n");
+    }
+
+    #[test]
+    fn a_sink_without_reader_loses_what_is_written_and_counts_it() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut log = Log::new(writer.into(), Format::Text);
+        for _ in 0..2 {
+            log.renderer.out.extend_from_slice(b"1234\n");
+            log.flush();
+        }
+        assert_eq!((log.sink.lost, log.len()), (10, 0));
     }
 }

@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::warn;
 
-use super::render::Renderer;
-use super::sink::Sink;
-use super::source::Source;
-use super::{Command, Format, Shared};
+use super::sink::Log;
+use super::source::{End, Source};
+use super::{Command, Format, Shared, WAITING_LINES};
 
 /// Reads begin so small, and grow at the first read that fills the buffer, in bytes.
 const FIRST_READ: usize = 8 * 1024;
@@ -25,15 +24,17 @@ const KEEPS_SINK: Duration = Duration::from_secs(1);
 struct OutputThread {
     commands: Receiver<Command>,
     shared: Arc<Shared>,
-    sink: Sink,
-    renderer: Renderer,
+    log: Log,
     sources: Vec<Source>,
     buffer: Vec<u8>,
     /// The pipe inside a long line, which has the sink to itself until then.
     keeper: Option<Keeper>,
     /// The runner's own lines that wait for the keeper.
     held_lines: VecDeque<Vec<u8>>,
-    closing: bool,
+    /// More commands may be waiting than one turn takes.
+    commands_left: bool,
+    /// How many of the dropped lines have been told.
+    told: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,13 +54,13 @@ pub(super) fn run(commands: Receiver<Command>, shared: Arc<Shared>, sink: OwnedF
     let mut thread = OutputThread {
         commands,
         shared,
-        sink: Sink::new(sink),
-        renderer: Renderer::new(format),
+        log: Log::new(sink, format),
         sources: Vec::new(),
         buffer: vec![0; FIRST_READ],
         keeper: None,
         held_lines: VecDeque::new(),
-        closing: false,
+        commands_left: false,
+        told: 0,
     };
     while thread.turn() {}
 }
@@ -67,39 +68,52 @@ pub(super) fn run(commands: Receiver<Command>, shared: Arc<Shared>, sink: OwnedF
 impl OutputThread {
     /// One turn; `false` after the last.
     fn turn(&mut self) -> bool {
-        let ready = self.wait();
+        // Before the pipes are looked at: only then does an empty one mean that all is read. And before the queue is:
+        // then it has all lines that came first.
+        let closing = self.shared.closing.load(Ordering::Acquire);
+        self.finish_sources(closing);
+        let looked_at = self.wait(closing);
         let now = Instant::now();
-        self.renderer.set_time(jiff::Timestamp::now());
+        self.log.renderer.set_time(jiff::Timestamp::now());
         // What was said before the worker wrote stands before it.
         self.take_commands(now);
-        for pipe in &ready {
-            self.read(*pipe, now);
+        for (pipe, ready) in looked_at {
+            self.look(pipe, ready, now);
         }
         self.give_way(now);
-        let ends = self.finished(&ready);
-        self.sink.write(&mut self.renderer.out);
-        for end in ends {
-            end.tell();
-        }
+        let ends = self.ended();
+        self.log.flush();
+        self.sources.iter_mut().for_each(Source::tell_late);
+        ends.into_iter().for_each(End::tell);
         self.tell_dropped();
-        !(self.closing && self.sources.is_empty() && self.write_last_lines())
+        if closing && self.sources.is_empty() && !self.commands_left {
+            self.write_last_lines(now);
+            return false;
+        }
+        true
+    }
+
+    fn finish_sources(&mut self, closing: bool) {
+        for source in &mut self.sources {
+            if closing || source.is_told_to_finish() {
+                source.finish();
+            }
+        }
     }
 
     fn take_commands(&mut self, now: Instant) {
-        while let Ok(command) = self.commands.try_recv() {
-            match command {
-                Command::Line(line) => self.held_lines.push_back(line),
-                Command::Attach { id, pipes, events } => self.sources.push(Source::new(id, pipes, events)),
-                Command::CatchUp { id } => self.catch_up(id, now),
-                Command::Finish { id } => {
-                    self.sources.iter_mut().filter(|source| source.id == id).for_each(Source::finish);
-                }
-                Command::Close => {
-                    self.closing = true;
-                    self.sources.iter_mut().for_each(Source::finish);
+        self.commands_left = true;
+        for _ in 0..WAITING_LINES {
+            self.render_lines();
+            match self.commands.try_recv() {
+                Ok(Command::Line(line)) => self.held_lines.push_back(line),
+                Ok(Command::Attach(worker)) => self.sources.push(Source::new(*worker)),
+                Ok(Command::CatchUp { id }) => self.catch_up(id, now),
+                Err(_) => {
+                    self.commands_left = false;
+                    return;
                 }
             }
-            self.render_lines();
         }
         self.render_lines();
     }
@@ -110,8 +124,11 @@ impl OutputThread {
             return;
         }
         for line in self.held_lines.drain(..) {
-            self.renderer.out.extend_from_slice(&line);
+            self.log.renderer.out.extend_from_slice(&line);
             self.shared.waiting_lines.fetch_sub(1, Ordering::Relaxed);
+        }
+        if self.log.is_full() {
+            self.log.flush();
         }
     }
 
@@ -130,52 +147,78 @@ impl OutputThread {
         }
     }
 
-    fn tell_dropped(&self) {
-        let lines = self.shared.dropped_lines.swap(0, Ordering::Relaxed);
-        if lines > 0 {
+    fn tell_dropped(&mut self) {
+        let dropped = self.shared.dropped_lines.load(Ordering::Relaxed);
+        if dropped > self.told {
+            let lines = dropped - self.told;
+            // Should this line find no room either, the next one tells of it.
             warn!(lines, "lines of the runner's own log are missing here: the log was stalled");
+            self.told = dropped;
         }
     }
 
-    /// Waits for something to read, or to do; the pipes that can be read now.
-    fn wait(&mut self) -> Vec<PipeId> {
-        let timeout = self.timeout();
+    /// What was said in the last turn.
+    fn write_last_lines(&mut self, now: Instant) {
+        self.take_commands(now);
+        self.log.flush();
+        // And what the sink had to say of that.
+        self.take_commands(now);
+        self.log.flush();
+    }
+
+    /// Waits for something to read, or to do. The pipes that were looked at, and whether there is something in them.
+    fn wait(&mut self, closing: bool) -> Vec<(PipeId, bool)> {
         let mut waiting = vec![PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN)];
         let mut pipes = Vec::new();
+        let lines_can_go = self.keeper.is_none() && !self.held_lines.is_empty();
+        let mut something_to_do = closing || lines_can_go || self.commands_left;
         for source in &self.sources {
             for (index, fd) in source.open() {
                 let pipe = PipeId { source: source.id, index };
                 if self.keeper.is_none_or(|keeper| keeper.pipe == pipe) {
                     waiting.push(PollFd::new(fd, PollFlags::POLLIN));
                     pipes.push(pipe);
+                    // A pipe that is to be read to its end is either readable now or empty.
+                    something_to_do |= source.is_finishing();
                 }
             }
         }
-        // An error is EINTR, or a lack of memory that the next turn may not have.
-        let _ = poll(&mut waiting, timeout);
-        let mut readable = waiting.iter().map(|fd| fd.any().unwrap_or(false));
+        let timeout = if something_to_do { PollTimeout::ZERO } else { self.until_keeper_gives_way() };
+        if poll(&mut waiting, timeout).is_err() {
+            // EINTR, or a lack of memory that the next turn may not have: nothing is known of the pipes.
+            return Vec::new();
+        }
+        let mut readable = waiting.iter().map(|fd| fd.any().unwrap_or(true));
         if readable.next() == Some(true) {
             let _ = self.shared.wake.read();
         }
-        pipes.into_iter().zip(readable).filter_map(|(pipe, ready)| ready.then_some(pipe)).collect()
+        pipes.into_iter().zip(readable).collect()
     }
 
-    fn timeout(&self) -> PollTimeout {
-        let lines_can_go = self.keeper.is_none() && !self.held_lines.is_empty();
-        let something_to_do = lines_can_go || !self.renderer.out.is_empty() || self.closing;
-        if something_to_do || self.sources.iter().any(Source::is_finishing) {
-            return PollTimeout::ZERO;
-        }
+    fn until_keeper_gives_way(&self) -> PollTimeout {
         let Some(keeper) = self.keeper else { return PollTimeout::NONE };
         let left = keeper.until.saturating_duration_since(Instant::now());
         // Rounded up, so that it does not wake too early and then spin.
         PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO)
     }
 
+    fn look(&mut self, pipe: PipeId, ready: bool, now: Instant) {
+        // Another pipe may have begun to keep the sink since this one was looked at.
+        if self.keeper.is_some_and(|keeper| keeper.pipe != pipe) {
+            return;
+        }
+        if ready {
+            self.read(pipe, now);
+        } else if let Some(source) = self.sources.iter_mut().find(|source| source.id == pipe.source) {
+            source.found_empty(pipe.index, &mut self.log);
+            self.keeper = self.keeper.filter(|_| source.is_open(pipe.index));
+        }
+    }
+
     /// Reads once; how many bytes that were.
     fn read(&mut self, pipe: PipeId, now: Instant) -> usize {
         let Some(source) = self.sources.iter_mut().find(|source| source.id == pipe.source) else { return 0 };
-        let reading = source.read(pipe.index, &mut self.buffer, &mut self.renderer);
+        let reading = source.read(pipe.index, &mut self.buffer, &mut self.log);
         if reading.bytes == self.buffer.len() && self.buffer.len() < LARGE_READ {
             self.buffer = vec![0; LARGE_READ];
         }
@@ -192,31 +235,16 @@ impl OutputThread {
         let Some(keeper) = self.keeper.filter(|keeper| now >= keeper.until) else { return };
         self.keeper = None;
         if let Some(source) = self.sources.iter_mut().find(|source| source.id == keeper.pipe.source) {
-            source.give_way(keeper.pipe.index, &mut self.renderer);
+            source.give_way(keeper.pipe.index, &mut self.log);
         }
     }
 
-    /// Takes out the sources of which nothing more is to be read; `ready` are the pipes that had something just now.
-    fn finished(&mut self, ready: &[PipeId]) -> Vec<super::source::End> {
+    /// Takes out the sources of which nothing more is to be read.
+    fn ended(&mut self) -> Vec<End> {
         let mut ends = Vec::new();
-        let keeper = self.keeper.map(|keeper| keeper.pipe.source);
-        let is_done = |source: &Source| {
-            // While another pipe keeps the sink this one was not looked at.
-            let looked_at = keeper.is_none_or(|keeper| keeper == source.id);
-            source.is_done(looked_at && !ready.iter().any(|pipe| pipe.source == source.id))
-        };
-        while let Some(index) = self.sources.iter().position(is_done) {
-            let source = self.sources.swap_remove(index);
-            self.keeper = self.keeper.filter(|keeper| keeper.pipe.source != source.id);
-            ends.push(source.end(&mut self.renderer));
+        while let Some(index) = self.sources.iter().position(Source::is_done) {
+            ends.push(self.sources.swap_remove(index).end());
         }
         ends
-    }
-
-    /// What was said while the last sources ended. Whether nothing is left to write.
-    fn write_last_lines(&mut self) -> bool {
-        self.take_commands(Instant::now());
-        self.sink.write(&mut self.renderer.out);
-        true
     }
 }

@@ -6,13 +6,12 @@
 use std::borrow::Cow;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::capabilities::{Capabilities, Capability};
+use super::json::{Members, object, text};
 
 /// From the runner to the worker.
 #[derive(Debug)]
@@ -115,10 +114,8 @@ pub struct RawMessage<'a> {
 
 /// The object of a line that is a message: trimmed of white space it begins with `~{`, ends with `}`, parses as JSON
 /// and has a string `type`. Anything else is output.
-pub fn parse(line: &[u8]) -> Option<RawMessage<'_>> {
-    let trimmed = line.trim_ascii();
-    let object = trimmed.strip_prefix(b"~").filter(|rest| rest.starts_with(b"{") && rest.ends_with(b"}"))?;
-    let Members(members) = serde_json::from_slice(object).ok()?;
+pub fn parse(line: &str) -> Option<RawMessage<'_>> {
+    let Members(members) = serde_json::from_str(object(line)?).ok()?;
     let mut kind = None;
     let mut rest = Vec::with_capacity(members.len());
     for (key, value) in members {
@@ -184,7 +181,13 @@ impl<'a> RawMessage<'a> {
     }
 
     fn wrong(field: &'static str, raw: Option<&RawValue>, expected: &'static str) -> Malformed {
-        Malformed { message: "error-report", field, found: raw.map_or("missing", what_is), expected }
+        let found = match raw.map_or("missing", what_is) {
+            // Nested too deeply, a number too large, or half a surrogate pair.
+            "an object" if expected == "an object" => "an object that cannot be read",
+            "a string" if expected == "a string" => "a string that cannot be read",
+            found => found,
+        };
+        Malformed { message: "error-report", field, found, expected }
     }
 }
 
@@ -200,70 +203,6 @@ fn what_is(raw: &RawValue) -> &'static str {
     }
 }
 
-/// A JSON string's text, borrowed where it has no escapes.
-pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
-    let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
-    if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
-        return Some(Cow::Borrowed(inner));
-    }
-    serde_json::from_str(raw.get()).ok().map(Cow::Owned)
-}
-
-/// A JSON object's members in the order in which they came, values unparsed.
-#[derive(Debug)]
-pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(MembersVisitor)
-    }
-}
-
-struct MembersVisitor;
-
-impl<'de> Visitor<'de> for MembersVisitor {
-    type Value = Members<'de>;
-
-    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::with_capacity(4);
-        while let Some(Key(key)) = map.next_key()? {
-            members.push((key, map.next_value()?));
-        }
-        Ok(Members(members))
-    }
-}
-
-/// A key, borrowed where it has no escapes (serde's own `Cow` always copies).
-struct Key<'a>(Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Key<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(KeyVisitor)
-    }
-}
-
-struct KeyVisitor;
-
-impl<'de> Visitor<'de> for KeyVisitor {
-    type Value = Key<'de>;
-
-    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("a key")
-    }
-
-    fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Self::Value, E> {
-        Ok(Key(Cow::Borrowed(key)))
-    }
-
-    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(Key(Cow::Owned(key.to_owned())))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -271,7 +210,7 @@ mod tests {
     use super::*;
 
     fn parsed(line: &str) -> RawMessage<'_> {
-        parse(line.as_bytes()).unwrap()
+        parse(line).unwrap()
     }
 
     #[test]
@@ -313,9 +252,8 @@ mod tests {
             "~{\"type\":\"x\",}",
             "~{\"type\":\"\\ud800\"}",
         ] {
-            assert!(parse(line.as_bytes()).is_none(), "{line}");
+            assert!(parse(line).is_none(), "{line}");
         }
-        assert!(parse(b"~{\"type\":\"\xff\"}").is_none());
     }
 
     #[test]
@@ -337,7 +275,7 @@ mod tests {
         assert_eq!(log(r#"~{"type":"log","body":null}"#), "log: body is null, expected an object");
         assert_eq!(log(r#"~{"type":"log","body":7}"#), "log: body is a number, expected an object");
         assert_eq!(log(r#"~{"type":"log"}"#), "log: body is missing, expected an object");
-        let report = |line| parsed(line).error_report().unwrap_err().to_string();
+        let report = |line: &str| parsed(line).error_report().unwrap_err().to_string();
         assert_eq!(
             report(r#"~{"type":"error-report","kind":null,"title":"t","description":"d"}"#),
             "error-report: kind is null, expected a string"
@@ -349,6 +287,15 @@ mod tests {
         assert_eq!(
             report(r#"~{"type":"error-report","kind":"k","title":"t","description":"d","extra":true}"#),
             "error-report: extra is a boolean, expected an object"
+        );
+        assert_eq!(
+            report(r#"~{"type":"error-report","kind":"\ud800","title":"t","description":"d"}"#),
+            "error-report: kind is a string that cannot be read, expected a string"
+        );
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        assert_eq!(
+            report(&format!(r#"~{{"type":"error-report","extra":{{"x":{deep}}}}}"#)),
+            "error-report: extra is an object that cannot be read, expected an object"
         );
     }
 
@@ -367,8 +314,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
-            let _ = parse(&bytes);
+        fn no_line_makes_it_panic(line in ".*") {
+            let _ = (parse(&line), parse(&format!("~{{{line}}}")));
         }
 
         #[test]
@@ -376,7 +323,7 @@ mod tests {
             let line = format!(
                 "~{{\"type\":\"{kind}\",\"capabilities\":{value},\"body\":{value},\"kind\":{value},\"extra\":{value}}}"
             );
-            if let Some(message) = parse(line.as_bytes()) {
+            if let Some(message) = parse(&line) {
                 let _ = (message.hello(), message.log_body(), message.error_report());
             }
         }

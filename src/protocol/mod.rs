@@ -1,5 +1,6 @@
 //! The runner / worker protocol: messages, capabilities, and the way from bytes to lines. See `docs/protocol.md`.
 
 pub mod capabilities;
+pub mod json;
 pub mod message;
 pub mod transport;

@@ -10,10 +10,12 @@ pub const LONGEST_MESSAGE: usize = 4 * 1024 * 1024;
 const SMALL: usize = 8 * 1024;
 
 /// What the worker wrote, without newlines.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece<'a> {
     /// A whole line.
-    Line(&'a [u8]),
+    Line(&'a str),
+    /// A whole line that is not UTF-8.
+    Bytes(&'a [u8]),
     /// A part of a line that is longer than [`LONGEST_PIECE`]. No UTF-8 character is cut.
     Part {
         /// The part.
@@ -31,38 +33,101 @@ pub enum Piece<'a> {
 }
 
 /// Cuts a stream of bytes into lines.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Splitter {
     /// The beginning of a line that has not ended; in a long line, what has not been forwarded.
     pending: Vec<u8>,
     mode: Mode,
+    /// What a line is taken for before its first byte is seen.
+    fresh: Beginning,
 }
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     /// `pending` begins where the line begins.
-    #[default]
-    Line,
+    Line(Beginning),
     /// Parts of the line have been forwarded.
     Long,
     /// The line was refused; so many bytes of it have been seen.
     Refused(u64),
 }
 
-impl Splitter {
-    /// Takes the next bytes.
-    pub fn feed(&mut self, mut bytes: &[u8], forward: &mut impl FnMut(Piece<'_>)) {
-        while let Some(end) = memchr::memchr(b'\n', bytes) {
-            let (line, rest) = bytes.split_at(end);
-            self.line_ends(line, forward);
-            bytes = rest.get(1..).unwrap_or_default();
+/// What the beginning of a line says about the rest. It is remembered, so that no byte is looked at for it twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beginning {
+    /// Nothing but white space so far.
+    Blank,
+    /// A `~`.
+    Tilde,
+    /// `~{`.
+    Message,
+    Output,
+}
+
+impl Beginning {
+    fn and_then(mut self, bytes: &[u8]) -> Self {
+        for byte in bytes {
+            self = match (self, byte) {
+                (Self::Blank, byte) if byte.is_ascii_whitespace() => Self::Blank,
+                (Self::Blank, b'~') => Self::Tilde,
+                (Self::Tilde, b'{') => Self::Message,
+                (Self::Message, _) => return self,
+                _ => return Self::Output,
+            };
         }
-        self.hold(bytes, forward);
+        self
+    }
+}
+
+impl Splitter {
+    /// For a stream with protocol messages among its lines.
+    pub fn with_messages() -> Self {
+        Self::new(Beginning::Blank)
+    }
+
+    /// For a stream of output alone: what looks like a message is a line like any other.
+    pub fn without_messages() -> Self {
+        Self::new(Beginning::Output)
+    }
+
+    fn new(fresh: Beginning) -> Self {
+        Self { pending: Vec::new(), mode: Mode::Line(fresh), fresh }
+    }
+
+    /// Takes the next bytes.
+    pub fn feed(&mut self, bytes: &[u8], forward: &mut impl FnMut(Piece<'_>)) {
+        let Some(last) = memchr::memrchr(b'\n', bytes) else { return self.hold(bytes, forward) };
+        let (mut lines, rest) = bytes.split_at(last + 1);
+        if !self.is_fresh()
+            && let Some(end) = memchr::memchr(b'\n', lines)
+        {
+            self.line_ends(lines.get(..end).unwrap_or_default(), forward);
+            lines = lines.get(end + 1..).unwrap_or_default();
+        }
+        // One look at all lines costs a fraction of one look at each.
+        match std::str::from_utf8(lines) {
+            Ok(lines) if lines.len() <= LONGEST_PIECE => whole_lines(lines, forward),
+            _ => self.each_line(lines, forward),
+        }
+        self.hold(rest, forward);
+    }
+
+    /// Whether nothing of a line has been seen yet.
+    fn is_fresh(&self) -> bool {
+        self.pending.is_empty() && self.mode == Mode::Line(self.fresh)
+    }
+
+    fn each_line(&mut self, lines: &[u8], forward: &mut impl FnMut(Piece<'_>)) {
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', lines) {
+            self.line_ends(lines.get(start..end).unwrap_or_default(), forward);
+            start = end + 1;
+        }
     }
 
     /// The stream is at its end: a last line without newline still counts.
     pub fn finish(&mut self, forward: &mut impl FnMut(Piece<'_>)) {
-        if !self.pending.is_empty() || self.mode != Mode::Line {
+        if !self.is_fresh() {
             self.line_ends(&[], forward);
         }
     }
@@ -80,13 +145,12 @@ impl Splitter {
     }
 
     fn line_ends(&mut self, tail: &[u8], forward: &mut impl FnMut(Piece<'_>)) {
-        if self.pending.is_empty() && self.mode == Mode::Line && tail.len() <= LONGEST_PIECE {
-            forward(Piece::Line(tail));
-            return;
+        if self.is_fresh() && tail.len() <= LONGEST_PIECE {
+            return forward(whole_line(tail));
         }
         self.hold(tail, forward);
-        match std::mem::take(&mut self.mode) {
-            Mode::Line => forward(Piece::Line(&self.pending)),
+        match std::mem::replace(&mut self.mode, Mode::Line(self.fresh)) {
+            Mode::Line(_) => forward(whole_line(&self.pending)),
             Mode::Long => forward(Piece::Part { bytes: &self.pending, first: false, last: true }),
             Mode::Refused(size) => forward(Piece::Refused { size }),
         }
@@ -97,45 +161,58 @@ impl Splitter {
     /// Keeps the beginning of a line, within bounds.
     fn hold(&mut self, mut bytes: &[u8], forward: &mut impl FnMut(Piece<'_>)) {
         while !bytes.is_empty() {
-            if let Mode::Refused(size) = &mut self.mode {
-                *size = size.saturating_add(bytes.len() as u64);
-                return;
-            }
-            let message = self.mode == Mode::Line && self.begins_message(bytes);
-            let limit = if message { LONGEST_MESSAGE } else { LONGEST_PIECE };
+            let limit = match &mut self.mode {
+                Mode::Refused(size) => {
+                    *size = size.saturating_add(bytes.len() as u64);
+                    return;
+                }
+                Mode::Long => LONGEST_PIECE,
+                Mode::Line(beginning) => {
+                    // What a piece cannot hold says nothing: then it does not matter how the reads were cut.
+                    let room = LONGEST_PIECE.saturating_sub(self.pending.len());
+                    *beginning = beginning.and_then(bytes.get(..room).unwrap_or(bytes));
+                    if *beginning == Beginning::Message { LONGEST_MESSAGE } else { LONGEST_PIECE }
+                }
+            };
             let room = limit.saturating_sub(self.pending.len());
             if bytes.len() <= room {
                 self.pending.extend_from_slice(bytes);
                 return;
             }
+            if limit == LONGEST_MESSAGE {
+                self.mode = Mode::Refused(self.pending.len() as u64);
+                self.pending = Vec::new();
+                continue;
+            }
             let (fitting, rest) = bytes.split_at(room);
             bytes = rest;
-            if message {
-                let seen = self.pending.len() + fitting.len();
-                self.mode = Mode::Refused(seen as u64);
-                self.pending = Vec::new();
-            } else {
-                self.pending.extend_from_slice(fitting);
-                self.forward_part(self.mode == Mode::Line, forward);
-                self.mode = Mode::Long;
-            }
+            self.pending.extend_from_slice(fitting);
+            self.forward_part(self.mode != Mode::Long, forward);
+            self.mode = Mode::Long;
         }
-    }
-
-    /// Whether the held line begins with `~{`, white space left out.
-    fn begins_message(&self, more: &[u8]) -> bool {
-        let mut start = self.pending.trim_ascii_start().iter().chain(
-            // Only where nothing but white space is held does the beginning lie in what follows.
-            if self.pending.trim_ascii_start().is_empty() { more.trim_ascii_start() } else { more },
-        );
-        start.next() == Some(&b'~') && start.next() == Some(&b'{')
     }
 
     fn forward_part(&mut self, first: bool, forward: &mut impl FnMut(Piece<'_>)) {
         let cut = whole_characters(&self.pending);
+        if cut == 0 {
+            return;
+        }
         let (part, _) = self.pending.split_at(cut);
         forward(Piece::Part { bytes: part, first, last: false });
         self.pending.drain(..cut);
+    }
+}
+
+fn whole_line(line: &[u8]) -> Piece<'_> {
+    std::str::from_utf8(line).map_or(Piece::Bytes(line), Piece::Line)
+}
+
+/// Lines that are complete, none longer than a piece.
+fn whole_lines(lines: &str, forward: &mut impl FnMut(Piece<'_>)) {
+    let mut start = 0;
+    for end in memchr::memchr_iter(b'\n', lines.as_bytes()) {
+        forward(Piece::Line(lines.get(start..end).unwrap_or_default()));
+        start = end + 1;
     }
 }
 
@@ -151,8 +228,7 @@ fn whole_characters(bytes: &[u8]) -> usize {
             0x80..=0xBF => continue,
             _ => return all,
         };
-        // A cut of everything would never end.
-        return if needs > back && all > back { all - back } else { all };
+        return if needs > back { all - back } else { all };
     }
     all
 }
@@ -171,11 +247,15 @@ mod tests {
     }
 
     fn split<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<Seen> {
-        let mut splitter = Splitter::default();
+        let mut splitter = Splitter::with_messages();
         let mut seen = Vec::new();
         let mut long: Vec<u8> = Vec::new();
         let mut see = |piece: Piece<'_>| match piece {
-            Piece::Line(line) => seen.push(Seen::Line(line.to_vec())),
+            Piece::Line(line) => seen.push(Seen::Line(line.as_bytes().to_vec())),
+            Piece::Bytes(line) => {
+                assert!(std::str::from_utf8(line).is_err());
+                seen.push(Seen::Line(line.to_vec()));
+            }
             Piece::Part { bytes, first, last } => {
                 assert!(bytes.len() <= LONGEST_PIECE);
                 assert_eq!(first, long.is_empty());
@@ -215,7 +295,7 @@ mod tests {
     #[test]
     fn a_line_of_64_mib_is_forwarded_in_bounded_memory() {
         let chunk = vec![b'x'; 64 * 1024];
-        let mut splitter = Splitter::default();
+        let mut splitter = Splitter::with_messages();
         let mut bytes = 0;
         let mut forward = |piece: Piece<'_>| match piece {
             Piece::Part { bytes: part, .. } => bytes += part.len(),
@@ -242,6 +322,33 @@ mod tests {
     }
 
     #[test]
+    fn where_messages_are_not_expected_a_long_line_that_looks_like_one_is_output() {
+        let mut line = b"~{".to_vec();
+        line.resize(LONGEST_MESSAGE + 5, b'x');
+        let mut splitter = Splitter::without_messages();
+        let mut bytes = 0;
+        let mut forward = |piece: Piece<'_>| match piece {
+            Piece::Part { bytes: part, .. } => bytes += part.len(),
+            other => panic!("{other:?}"),
+        };
+        splitter.feed(&line, &mut forward);
+        splitter.finish(&mut forward);
+        assert_eq!(bytes, LONGEST_MESSAGE + 5);
+    }
+
+    #[test]
+    fn white_space_before_a_message_is_not_looked_at_again_with_every_read() {
+        // 1 MiB byte by byte: were all of it looked at again with each, this would take minutes.
+        let mut splitter = Splitter::with_messages();
+        let mut forward = |piece: Piece<'_>| panic!("{piece:?}");
+        for _ in 0..LONGEST_PIECE - 1 {
+            splitter.feed(b" ", &mut forward);
+        }
+        splitter.feed(b"~{}", &mut |piece| assert!(matches!(piece, Piece::Part { first: true, .. })));
+        assert!(splitter.is_inside_long_line());
+    }
+
+    #[test]
     fn the_beginning_of_a_message_is_known_over_reads() {
         let rest = vec![b'x'; LONGEST_PIECE + 10];
         let chunks = [&b"  "[..], b" ~", b"{", &rest, b"\n"];
@@ -252,7 +359,7 @@ mod tests {
     #[test]
     fn no_character_is_cut_between_parts() {
         let text = "x".to_owned() + &"ä€😀".repeat(LONGEST_PIECE / 4);
-        let mut splitter = Splitter::default();
+        let mut splitter = Splitter::with_messages();
         let mut whole = String::new();
         let mut forward = |piece: Piece<'_>| match piece {
             Piece::Part { bytes, .. } => whole.push_str(std::str::from_utf8(bytes).unwrap()),
@@ -266,8 +373,24 @@ mod tests {
     }
 
     #[test]
+    fn half_a_character_waits_for_its_other_half() {
+        let mut splitter = Splitter::with_messages();
+        let mut parts = Vec::new();
+        let mut forward = |piece: Piece<'_>| {
+            let Piece::Part { bytes, .. } = piece else { panic!("{piece:?}") };
+            parts.push(bytes.len());
+        };
+        splitter.feed(&vec![b'x'; LONGEST_PIECE + 1], &mut forward);
+        splitter.feed(b"\xf0\x9f", &mut forward);
+        splitter.flush_part(&mut forward);
+        splitter.flush_part(&mut forward);
+        splitter.feed(b"\x98\x80\n", &mut forward);
+        assert_eq!(parts, [LONGEST_PIECE, 1, 4]);
+    }
+
+    #[test]
     fn a_part_can_be_forwarded_before_it_is_full() {
-        let mut splitter = Splitter::default();
+        let mut splitter = Splitter::with_messages();
         let mut lengths = Vec::new();
         let mut forward = |piece: Piece<'_>| {
             let Piece::Part { bytes, last, .. } = piece else { panic!("{piece:?}") };
@@ -284,6 +407,7 @@ mod tests {
         let token = prop_oneof![
             4 => Just(b"\n".to_vec()),
             2 => Just(b"~{".to_vec()),
+            1 => (0usize..3).prop_map(|mib| vec![b' '; mib * 700_000]),
             2 => Just("ä😀".as_bytes().to_vec()),
             4 => proptest::collection::vec(any::<u8>(), 0..40),
             1 => (0usize..3).prop_map(|mib| vec![b'z'; mib * 700_000]),
