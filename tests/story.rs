@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A run of start-worker with a worker that is a shell script.
 struct Story {
-    folder: tempfile::TempDir,
+    folder: Option<tempfile::TempDir>,
     runner: Child,
     lines: Receiver<String>,
     seen: Vec<String>,
@@ -44,10 +44,15 @@ host: {{shutdownCommand: ["true"], rebootCommand: ["true"]}}
         );
         std::fs::write(&config, text).unwrap();
         std::fs::set_permissions(&config, Permissions::from_mode(0o600)).unwrap();
+        Self::run(folder)
+    }
+
+    /// The same runner once more, in the same place.
+    fn run(folder: tempfile::TempDir) -> Self {
         let mut runner = Command::new(env!("CARGO_BIN_EXE_start-worker"))
-            .arg(&config)
+            .arg(folder.path().join("runner.yml"))
             .env("RUNTIME_DIRECTORY", folder.path())
-            .env_remove("STATE_DIRECTORY")
+            .env("STATE_DIRECTORY", folder.path())
             .env_remove("START_WORKER_LOG")
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -58,7 +63,7 @@ host: {{shutdownCommand: ["true"], rebootCommand: ["true"]}}
         std::thread::spawn(move || {
             stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
-        Self { folder, runner, lines, seen: Vec::new() }
+        Self { folder: Some(folder), runner, lines, seen: Vec::new() }
     }
 
     fn wait_for(&mut self, text: &str) {
@@ -73,7 +78,7 @@ host: {{shutdownCommand: ["true"], rebootCommand: ["true"]}}
 
     /// Makes the file that a script waits for.
     fn go(&self) {
-        std::fs::write(self.folder.path().join("go"), "").unwrap();
+        std::fs::write(self.folder.as_ref().unwrap().path().join("go"), "").unwrap();
     }
 
     fn signal(&self, signal: Signal) {
@@ -89,7 +94,12 @@ host: {{shutdownCommand: ["true"], rebootCommand: ["true"]}}
     }
 
     /// All lines, what differs from run to run replaced, and the exit code.
-    fn end(mut self) -> String {
+    fn end(self) -> String {
+        self.end_keeping().0
+    }
+
+    /// The same, and the folder, for another run.
+    fn end_keeping(mut self) -> (String, tempfile::TempDir) {
         let deadline = Instant::now() + DEADLINE;
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -99,9 +109,9 @@ host: {{shutdownCommand: ["true"], rebootCommand: ["true"]}}
             }
         }
         let code = self.runner.wait().unwrap().code();
-        let folder = self.folder.path();
-        let lines: Vec<String> = self.seen.iter().map(|line| always_the_same(line, folder)).collect();
-        format!("{}\nexit code {}", lines.join("\n"), code.unwrap())
+        let folder = self.folder.take().unwrap();
+        let lines: Vec<String> = self.seen.iter().map(|line| always_the_same(line, folder.path())).collect();
+        (format!("{}\nexit code {}", lines.join("\n"), code.unwrap()), folder)
     }
 }
 
@@ -203,7 +213,7 @@ exec sleep 1000
     INFO  received a signal to stop signal=SIGTERM from_pid=…
     INFO  asked the worker to stop at once pid=… cause=operator
     WARN  worker has not ended within supervision.stopTimeout: sending SIGTERM waited=100ms
-    WARN  worker has not ended within supervision.killTimeout of SIGTERM (stopTimeout, where it could not be asked): sending SIGKILL waited=100ms
+    WARN  worker has not ended within supervision.killTimeout of SIGTERM (stopTimeout, where it could not be asked): sending SIGKILL waited=101ms
     INFO  worker exited status=SIGKILL meaning=killed ran=…
     INFO  start-worker ends: stopped as asked
     exit code 0
@@ -232,6 +242,47 @@ read message
     INFO  start-worker ends: stopped as asked
     exit code 0
     "#);
+}
+
+#[test]
+fn a_drain_that_ends_in_the_workers_reboot() {
+    let script = r#"
+read welcome
+echo '~{"type":"hello","capabilities":["graceful-termination"]}'
+read message
+exit 67
+"#;
+    let mut story = Story::begin(COMMAND, "", script);
+    story.wait_for("says hello");
+    story.signal(Signal::SIGUSR1);
+    let (before, folder) = story.end_keeping();
+    assert_snapshot!(before, @r#"
+    INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=command
+    INFO  worker started pid=… worker=command program=DIR/worker.sh
+    INFO  worker says hello capabilities=graceful-termination
+    INFO  received a signal to drain signal=SIGUSR1 from_pid=…
+    INFO  asked the worker to finish its tasks and exit pid=… cause=operator
+    INFO  worker exited status="exit code 67" meaning="reboot required" ran=…
+    INFO  drained, and the worker reboots the host: no worker is started after the boot until the mark is removed mark=DIR/held
+    INFO  start-worker ends: drained as asked; holding after the reboot
+    exit code 0
+    "#);
+    let mut after_the_boot = Story::run(folder);
+    after_the_boot.wait_for("holding");
+    after_the_boot.signal(Signal::SIGTERM);
+    let (held, folder) = after_the_boot.end_keeping();
+    assert_snapshot!(held, @r#"
+    INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=command
+    WARN  holding: this host was drained before it rebooted; to let the worker start again, remove the mark and restart the service mark=DIR/held
+    INFO  received a signal to stop signal=SIGTERM from_pid=…
+    INFO  start-worker ends: stopped as asked
+    exit code 0
+    "#);
+    std::fs::remove_file(folder.path().join("held")).unwrap();
+    let mut released = Story::run(folder);
+    released.wait_for("says hello");
+    released.signal(Signal::SIGTERM);
+    assert!(released.end().contains("worker started"));
 }
 
 #[test]

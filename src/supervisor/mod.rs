@@ -40,8 +40,8 @@ use wait::{Preparing, child_signal, exited, expired, next, prepared, tick};
 /// How many of the worker's last lines go into the log when the runner gives up on it.
 const LAST_LINES: usize = 20;
 
-/// How long a host command may take when all else has ended.
-const LAST_COMMANDS: Duration = Duration::from_secs(10);
+/// How long host commands and the mark of a drain may take when all else has ended.
+const LAST_THINGS: Duration = Duration::from_secs(10);
 
 /// Everything that one supervised run needs.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ pub async fn supervise(job: Job, output: &Output, events: mpsc::Receiver<Event>)
         descendants: Descendants::new(),
         in_place: None,
         last_lines: Vec::new(),
-        host_commands: TaskTracker::new(),
+        at_the_end: TaskTracker::new(),
     };
     supervisor.perform_all(first);
     supervisor.run(events).await
@@ -94,7 +94,8 @@ struct Supervisor<'a> {
     /// What `--version` answered, once it was asked.
     in_place: Option<bool>,
     last_lines: Vec<String>,
-    host_commands: TaskTracker,
+    /// What must be over before the runner ends: host commands, the mark of a drain.
+    at_the_end: TaskTracker,
 }
 
 impl Supervisor<'_> {
@@ -103,9 +104,9 @@ impl Supervisor<'_> {
         loop {
             if let State::Ended(outcome) = *self.machine.state() {
                 self.concluded(outcome);
-                self.host_commands.close();
-                // What one of them has to complain about belongs in the log.
-                let _ = tokio::time::timeout(LAST_COMMANDS, self.host_commands.wait()).await;
+                self.at_the_end.close();
+                // What they have to complain about belongs in the log.
+                let _ = tokio::time::timeout(LAST_THINGS, self.at_the_end.wait()).await;
                 return outcome;
             }
             let deadline = self.machine.deadline().map(|moment| self.epoch + moment);
@@ -182,7 +183,7 @@ impl Supervisor<'_> {
             Action::AbandonLeftovers => self.with_clearing(Clearing::abandon),
             Action::ShutDownHost => self.run_host_command("shutdown", &self.job.host.shutdown_command),
             Action::RebootHost => self.run_host_command("reboot", &self.job.host.reboot_command),
-            Action::MarkHeld => held::mark(self.job.held_mark.as_deref()),
+            Action::MarkHeld => self.mark_held(),
         }
         None
     }
@@ -294,6 +295,12 @@ impl Supervisor<'_> {
         self.descendants.reap(worker);
     }
 
+    /// Beside the loop, for it ends with an fsync; waited for at the end.
+    fn mark_held(&self) {
+        let place = self.job.held_mark.clone();
+        self.at_the_end.spawn_blocking(move || held::mark(place.as_deref()));
+    }
+
     /// Runs beside the loop; its end is told to the log alone.
     fn run_host_command(&self, what: &'static str, command: &[String]) {
         info!(what, command = %command.join(" "), "running the host command");
@@ -301,7 +308,7 @@ impl Supervisor<'_> {
         match power::start(command) {
             Ok(running) => {
                 let helper = self.descendants.helpers().add(running.pid());
-                self.host_commands.spawn(async move {
+                self.at_the_end.spawn(async move {
                     running.end().await.unwrap_or_else(failed);
                     drop(helper);
                 });
