@@ -213,7 +213,7 @@ exec sleep 1000
     INFO  received a signal to stop signal=SIGTERM from_pid=…
     INFO  asked the worker to stop at once pid=… cause=operator
     WARN  worker has not ended within supervision.stopTimeout: sending SIGTERM waited=100ms
-    WARN  worker has not ended within supervision.killTimeout of SIGTERM (stopTimeout, where it could not be asked): sending SIGKILL waited=101ms
+    WARN  worker has not ended within supervision.killTimeout of SIGTERM (stopTimeout, where it could not be asked): sending SIGKILL waited=100ms
     INFO  worker exited status=SIGKILL meaning=killed ran=…
     INFO  start-worker ends: stopped as asked
     exit code 0

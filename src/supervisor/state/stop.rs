@@ -170,8 +170,8 @@ impl Machine {
                 actions.push(Action::Note(Note::StopTooLong { waited: self.policy.stop_timeout }));
                 terminate(now, self.policy.kill_timeout, actions)
             }
-            Ladder::Terminated { at, .. } => {
-                actions.push(Action::Note(Note::TermTooLong { waited: now.saturating_sub(at) }));
+            Ladder::Terminated { at, until } => {
+                actions.push(Action::Note(Note::TermTooLong { waited: until.saturating_sub(at) }));
                 self.kill(now, actions)
             }
             Ladder::Killed(_) => {
