@@ -247,3 +247,6 @@ impl Handle {
         let _ = self.shared.wake.write(1);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,8 +59,10 @@ impl Machine {
             self.state = State::Ended(Outcome::Done);
             return;
         }
-        self.crashes = 0;
-        self.back_off(now, ended.ran < SHORT_RUN, actions);
+        if ended.ran > self.policy.restart_window {
+            self.crashes = 0;
+        }
+        self.back_off(now, ended.ran < SHORT_RUN, 0, actions);
     }
 
     fn reboot(&mut self, now: Moment, ended: Ended, in_place: bool, actions: &mut Vec<Action>) {
@@ -124,16 +126,16 @@ impl Machine {
             actions.push(Action::Note(Note::TooManyCrashes { crashes, allowed, window }));
             self.state = State::Ended(Outcome::GaveUp);
         } else {
-            self.back_off(now, !forgiven, actions);
+            self.back_off(now, !forgiven, self.crashes, actions);
         }
     }
 
     /// Waits before the next start: `backoff.initial`, doubled for each short run before, `backoff.max` at most.
-    fn back_off(&mut self, now: Moment, short: bool, actions: &mut Vec<Action>) {
+    fn back_off(&mut self, now: Moment, short: bool, crashes: u32, actions: &mut Vec<Action>) {
         self.short_runs = if short { self.short_runs.saturating_add(1) } else { 1 };
         let doublings = self.short_runs.saturating_sub(1).min(30);
         let wait = self.policy.backoff_initial.saturating_mul(1 << doublings).min(self.policy.backoff_max);
-        let (crashes, allowed) = (self.crashes, self.policy.max_restarts);
+        let allowed = self.policy.max_restarts;
         actions.push(Action::Note(Note::Restarting { wait, crashes, allowed }));
         if wait.is_zero() {
             self.start(actions);

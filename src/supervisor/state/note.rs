@@ -83,7 +83,7 @@ pub enum Note {
     Restarting {
         /// After so long.
         wait: Duration,
-        /// Crashes so far.
+        /// Crashes so far; 0: it had not crashed, it was done.
         crashes: u32,
         /// How many restarts after crashes are allowed.
         allowed: u32,

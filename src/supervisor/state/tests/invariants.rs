@@ -105,10 +105,8 @@ impl Checker {
                 if now.saturating_sub(self.started) > self.policy.restart_window {
                     self.crashes = 0;
                 }
-                match exit.class {
-                    ExitClass::Crash => self.crashes += 1,
-                    ExitClass::Done | ExitClass::Idle => self.crashes = 0,
-                    _ => {}
+                if exit.class == ExitClass::Crash {
+                    self.crashes += 1;
                 }
             }
             _ => {}

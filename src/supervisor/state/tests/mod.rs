@@ -288,6 +288,20 @@ fn a_run_longer_than_the_window_makes_crashes_forgotten() {
 }
 
 #[test]
+fn a_short_run_that_ends_well_makes_no_crash_forgotten() {
+    let mut driven = Driven::greeted(Policy { restart: Restart::Always, ..policy() });
+    for _ in 0..3 {
+        for class in [ExitClass::Crash, ExitClass::Done] {
+            driven.exits(secs(100), class, true);
+            driven.after(secs(60), Event::Deadline);
+            driven.start();
+        }
+    }
+    driven.exits(secs(100), ExitClass::Crash, true);
+    assert_eq!(driven.outcome(), Some(Outcome::GaveUp));
+}
+
+#[test]
 fn a_request_before_the_start_starts_nothing() {
     let mut driven = Driven::new(policy());
     assert_eq!(driven.event(Event::Terminate), []);

@@ -1,0 +1,34 @@
+//! The thread with pipes that a test holds.
+
+use std::fs::File;
+use std::io::Write;
+
+use super::*;
+
+fn attach(output: &Output) -> (Attachment, [File; 2], mpsc::Receiver<WorkerEvent>) {
+    let (stdout, stdout_writer) = nix::unistd::pipe().unwrap();
+    let (stderr, stderr_writer) = nix::unistd::pipe().unwrap();
+    let (events, received) = mpsc::channel(8);
+    let offered = Capabilities::NONE;
+    let pipes = WorkerPipes { stdout, stderr, offered, counts_tasks: false, keep_last: 1 };
+    let attachment = output.attach(pipes, events).unwrap();
+    (attachment, [stdout_writer.into(), stderr_writer.into()], received)
+}
+
+#[test]
+fn what_a_worker_wrote_is_read_also_while_its_other_pipe_keeps_the_sink() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let output = Output::start(log.reopen().unwrap().into(), Format::Text).unwrap();
+    let (attachment, [mut stdout, mut stderr], mut events) = attach(&output);
+    // More than a piece has been read once this is written, for the rest does not fit into the pipe.
+    stderr.write_all(&vec![b'x'; 2 * 1024 * 1024]).unwrap();
+    stdout.write_all(b"the last words\n").unwrap();
+    // The writers stay open, as a process would keep them that outlives the worker.
+    attachment.catch_up();
+    attachment.finish();
+    let Some(WorkerEvent::End { .. }) = events.blocking_recv() else { unreachable!("no other event") };
+    assert!(output.close(Duration::from_secs(60)));
+    let text = std::fs::read_to_string(log.path()).unwrap();
+    assert!(text.contains("[worker] the last words\n"));
+    assert_eq!(text.matches('x').count(), 2 * 1024 * 1024);
+}
