@@ -1,66 +1,116 @@
-//! Measures the runner as a whole, beside references that run at the same time, and writes a table with
-//! today's figures to `target/bench/summary.md`.
+//! Measures the release binary as whole processes, and prints the table of `docs/performance.md`.
 //!
-//! `cargo bench --bench end_to_end`. Other work on the machine moves all figures; the references move with them, so
-//! compare with those. Some of what is read in /proc needs root.
-#![expect(clippy::print_stdout, reason = "the table is what this program is for")]
+//! `cargo bench --bench end_to_end` measures everything and writes `target/bench/summary.md`; with `-- WORD…` only the
+//! groups whose names hold one of the words. `START_WORKER` names another binary to measure. What a measurement is
+//! compared with runs beside it, in turns, so that what disturbs one disturbs the other. No test depends on any of it.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
-mod measure;
-mod rows;
-mod runner;
-
+use std::error::Error;
 use std::fmt::Write as _;
 use std::path::Path;
-use std::process::Command;
-use std::time::Instant;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use rows::Row;
-use runner::Binaries;
+use table::Row;
 
-fn main() {
-    // `cargo test --all-targets` starts benchmarks, too, without this argument: nothing is measured in a test.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return;
+mod life;
+mod measure;
+mod output;
+mod rest;
+mod scene;
+mod table;
+mod worker;
+
+/// Whatever goes wrong ends the benchmark.
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Rows that are measured together, and their name on the command line.
+struct Group {
+    name: &'static str,
+    measure: fn() -> Result<Vec<Row>>,
+}
+
+/// In the order of the table.
+const GROUPS: [Group; 10] = [
+    Group { name: "start-up", measure: life::start_up },
+    Group { name: "full-cycle", measure: life::full_cycle },
+    Group { name: "rest", measure: rest::at_rest },
+    Group { name: "binary", measure: rest::binary_size },
+    Group { name: "output-null", measure: output::into_null },
+    Group { name: "output-pipe", measure: output::into_pipe },
+    Group { name: "structured", measure: output::structured },
+    Group { name: "long-line", measure: output::long_line },
+    Group { name: "crash", measure: life::crash_to_exec },
+    Group { name: "signal", measure: life::signal_to_message },
+];
+
+/// Longer than all of it takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(170);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((worker::MARK, rest)) = arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return worker::live(rest);
     }
-    let binaries = Binaries::find();
-    build_worker(&binaries);
-    let start = Instant::now();
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        println!("measures only under `cargo bench`");
+        return ExitCode::SUCCESS;
+    }
+    let words: Vec<&str> =
+        arguments.iter().map(String::as_str).filter(|word| !word.starts_with('-')).collect();
+    match measure_all(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure_all(words: &[&str]) -> Result<()> {
+    end_after(LIMIT);
+    let began = Instant::now();
+    let load_before = load_average();
     let mut rows = Vec::new();
-    for measure in rows::ALL {
-        rows.extend(measure(&binaries));
+    for group in &GROUPS {
+        if words.is_empty() || words.iter().any(|word| group.name.contains(word)) {
+            eprintln!("measuring {}", group.name);
+            let measured = (group.measure)().map_err(|error| format!("{}: {error}", group.name))?;
+            rows.extend(measured);
+        }
     }
-    let table = table(&rows, &binaries);
-    println!("{table}\nmeasured in {} s", start.elapsed().as_secs());
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
-    std::fs::create_dir_all(&folder).expect("cannot make target/bench");
-    std::fs::write(folder.join("summary.md"), table).expect("cannot write target/bench/summary.md");
-}
-
-/// `cargo bench` builds the runner and this program, but not the worker.
-fn build_worker(binaries: &Binaries) {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--example", "test-worker", "--profile"]).arg(binaries.profile());
-    let status = command.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cannot run cargo");
-    assert!(status.success(), "the test worker cannot be built");
-}
-
-fn table(rows: &[Row], binaries: &Binaries) -> String {
-    let mut text = format!("Profile `{}`, {} cores.\n\n", binaries.profile(), cores());
-    text += "| what | today | reference in the same run | target | met |\n| --- | --- | --- | --- | --- |\n";
-    for row in rows {
-        let met = match row.met {
-            Some(true) => "yes",
-            Some(false) => "**no**",
-            None => "?",
-        };
-        let (what, today, reference, target) = (&row.what, &row.today, &row.reference, &row.target);
-        writeln!(text, "| {what} | {today} | {reference} | {target} | {met} |")
-            .expect("a String takes everything");
+    let mut summary = table::render(&rows);
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    writeln!(
+        summary,
+        "\nMeasured on {cores} cores, Linux {}, in {:.0} s; load average {load_before} before, {} after.",
+        kernel.trim(),
+        began.elapsed().as_secs_f64(),
+        load_average()
+    )?;
+    println!("{summary}");
+    if words.is_empty() {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no target folder")?;
+        let folder = target.join("bench");
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join("summary.md"), summary)?;
     }
-    text
+    Ok(())
 }
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(0, usize::from)
+/// How busy the machine was in the last minute.
+fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// A runner that hangs must not hang whoever waits for the benchmark. Its worker ends by itself, and it after that.
+fn end_after(limit: Duration) {
+    std::thread::spawn(move || {
+        measure::pause(limit);
+        eprintln!("error: not done after {limit:?}: something hangs");
+        #[expect(clippy::exit, clippy::disallowed_methods, reason = "what hangs cannot be closed")]
+        std::process::exit(1);
+    });
 }

@@ -1,0 +1,134 @@
+//! A folder with a runner configuration, and the runner that uses it.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{Result, worker};
+
+/// Where files cost no disk's time: the worker's configuration is synced before each start.
+/// (What a disk needs for that is not the runner's doing.)
+const MEMORY: &str = "/dev/shm";
+
+/// What a runner needs.
+pub(crate) struct Scene {
+    folder: TempDir,
+}
+
+/// The binary that is measured.
+pub(crate) fn binary() -> PathBuf {
+    std::env::var_os("START_WORKER").map_or(env!("CARGO_BIN_EXE_start-worker").into(), PathBuf::from)
+}
+
+/// A worker on its own: this executable again.
+pub(crate) fn worker_alone(arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(worker::MARK).args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    Ok(command)
+}
+
+impl Scene {
+    /// A runner whose worker is this executable, with these arguments. `RECORD` stands for [`Scene::record`].
+    pub(crate) fn with_worker(arguments: &[&str]) -> Result<Self> {
+        let scene = Self::new()?;
+        let record = scene.record().to_string_lossy().into_owned();
+        let arguments = arguments.iter().map(|&word| if word == "RECORD" { record.as_str() } else { word });
+        let arguments: Vec<&str> = std::iter::once(worker::MARK).chain(arguments).collect();
+        scene.configure_worker(&std::env::current_exe()?, &arguments)?;
+        Ok(scene)
+    }
+
+    /// A runner whose worker is `cat` of a file, which is returned, too: so many lines of so many bytes.
+    pub(crate) fn with_cat(lines: usize, line: usize) -> Result<(Self, PathBuf)> {
+        let scene = Self::new()?;
+        let file = scene.folder.path().join("output");
+        fs::write(&file, format!("{}\n", "x".repeat(line - 1)).repeat(lines))?;
+        scene.configure_worker(Path::new("cat"), &[&file.to_string_lossy()])?;
+        Ok((scene, file))
+    }
+
+    /// A runner that starts no worker.
+    pub(crate) fn with_dummy() -> Result<Self> {
+        let scene = Self::new()?;
+        scene.configure(&json!({"implementation": "dummy"}))?;
+        Ok(scene)
+    }
+
+    fn new() -> Result<Self> {
+        let folder = if Path::new(MEMORY).is_dir() { TempDir::new_in(MEMORY) } else { TempDir::new() };
+        Ok(Self { folder: folder? })
+    }
+
+    fn configure_worker(&self, program: &Path, arguments: &[&str]) -> Result<()> {
+        self.configure(&json!({
+            "implementation": "command",
+            "path": program,
+            "args": arguments,
+            "configPath": self.folder.path().join("worker-configuration.json"),
+        }))
+    }
+
+    fn configure(&self, worker: &Value) -> Result<()> {
+        let configuration = json!({
+            "provider": {
+                "providerType": "standalone",
+                "rootURL": "https://tc.example.com",
+                "clientID": "project/example/worker",
+                "accessToken": "not-a-real-token",
+                "workerPoolID": "example/linux",
+                "workerGroup": "office",
+                "workerID": "bench-01",
+            },
+            "getSecrets": false,
+            "worker": worker,
+            "workerConfig": {"cachesDir": "/caches", "tasksDir": "/tasks", "sentryProject": "example"},
+            // Every crash is followed by a restart at once, as often as the benchmark wants.
+            "supervision": {"maxRestarts": CRASHES, "backoff": {"initial": "0s", "max": "0s"}},
+            "host": {"shutdownCommand": ["true"], "rebootCommand": ["true"]},
+        });
+        fs::write(self.path(), configuration.to_string())?;
+        fs::set_permissions(self.path(), Permissions::from_mode(0o600))?;
+        Ok(())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("runner.yml")
+    }
+
+    /// Where the worker writes what happened when.
+    pub(crate) fn record(&self) -> PathBuf {
+        self.folder.path().join("record")
+    }
+
+    /// The moments at which this happened, in nanoseconds; they are forgotten.
+    pub(crate) fn take_moments(&self, names: &[&str]) -> Result<Vec<Vec<f64>>> {
+        let text = fs::read_to_string(self.record())?;
+        fs::remove_file(self.record())?;
+        let moments = |name: &&str| {
+            let values = text.lines().filter_map(|line| line.strip_prefix(*name)?.strip_prefix(' '));
+            Ok(values.map(str::parse).collect::<std::result::Result<_, _>>()?)
+        };
+        names.iter().map(moments).collect()
+    }
+
+    /// The runner; its log goes nowhere.
+    pub(crate) fn runner(&self) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .arg(self.path())
+            .env("RUNTIME_DIRECTORY", self.folder.path())
+            .env("STATE_DIRECTORY", self.folder.path())
+            .env_remove("START_WORKER_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+}
+
+/// How often a worker is started again after a crash.
+pub(crate) const CRASHES: u32 = 200;
