@@ -17,6 +17,10 @@ test *args:
 bench:
     cargo bench --bench end_to_end
 
+# Measure, and put the table into docs/performance.md.
+bench-docs: bench
+    sed -i -e '/^<!-- figures/,/^<!-- end of figures/{//!d}' -e '/^<!-- figures/r target/bench/summary.md' docs/performance.md
+
 # A worker to play with. Ctrl-C ends it.
 demo:
     cargo run --release -- config-examples/demo.yml
