@@ -30,6 +30,9 @@ mod thread;
 /// The runner's own lines that wait for the sink; more are dropped and counted.
 const WAITING_LINES: usize = 1024;
 
+/// No line is taken while so many bytes are waiting: a worker's long report makes a long line.
+const WAITING_BYTES: usize = 1024 * 1024;
+
 /// Room in the queue for other commands than lines; there are two for each start of a worker.
 const WAITING_COMMANDS: usize = 64;
 
@@ -107,6 +110,8 @@ struct Shared {
     wake: EventFd,
     /// Lines in the queue, or taken out of it and not rendered. They leave room for other commands.
     waiting_lines: AtomicUsize,
+    /// What they are together, in bytes.
+    waiting_bytes: AtomicUsize,
     /// Lines that there was no room for, ever.
     dropped_lines: AtomicU64,
     /// No worker will be attached any more, and no line follows.
@@ -144,6 +149,7 @@ impl Output {
         let shared = Arc::new(Shared {
             wake: EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             waiting_lines: AtomicUsize::new(0),
+            waiting_bytes: AtomicUsize::new(0),
             dropped_lines: AtomicU64::new(0),
             closing: AtomicBool::new(false),
         });
@@ -223,14 +229,25 @@ impl Drop for Attachment {
 }
 
 impl LogSink {
-    /// Takes a finished line, newline included. Never blocks: while too many are waiting, it is dropped and counted.
+    /// Takes a finished line, newline included. Never blocks: while too much is waiting, it is dropped and counted.
     pub fn line(&self, line: Vec<u8>) {
-        let Self(handle) = self;
-        let waiting = handle.shared.waiting_lines.fetch_add(1, Ordering::Relaxed);
-        if waiting >= WAITING_LINES || handle.send(Command::Line(line)).is_err() {
-            handle.shared.waiting_lines.fetch_sub(1, Ordering::Relaxed);
-            handle.shared.dropped_lines.fetch_add(1, Ordering::Relaxed);
+        let shared = &self.0.shared;
+        let bytes = line.len();
+        let lines_before = shared.waiting_lines.fetch_add(1, Ordering::Relaxed);
+        let bytes_before = shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let room = lines_before < WAITING_LINES && bytes_before < WAITING_BYTES;
+        if !room || self.0.send(Command::Line(line)).is_err() {
+            shared.waits_no_more(bytes);
+            shared.dropped_lines.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+impl Shared {
+    /// A line of so many bytes was rendered, or dropped.
+    fn waits_no_more(&self, bytes: usize) {
+        self.waiting_lines.fetch_sub(1, Ordering::Relaxed);
+        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 

@@ -32,3 +32,19 @@ fn what_a_worker_wrote_is_read_also_while_its_other_pipe_keeps_the_sink() {
     assert!(text.contains("[worker] the last words\n"));
     assert_eq!(text.matches('x').count(), 2 * 1024 * 1024);
 }
+
+#[test]
+fn lines_that_wait_for_a_stalled_log_are_bounded_in_bytes() {
+    let (log, sink) = nix::unistd::pipe().unwrap();
+    let output = Output::start(sink, Format::Text).unwrap();
+    let lines = output.log_sink();
+    // The first ones fill the pipe and then the queue; the rest finds no room.
+    for _ in 0..100 {
+        lines.line(vec![b'x'; 512 * 1024]);
+    }
+    let waiting = lines.0.shared.waiting_bytes.load(Ordering::Relaxed);
+    assert!(waiting <= 2 * WAITING_BYTES, "{waiting}");
+    assert!(lines.0.shared.dropped_lines.load(Ordering::Relaxed) >= 90);
+    drop(log);
+    assert!(output.close(Duration::from_secs(60)));
+}

@@ -125,7 +125,7 @@ impl OutputThread {
         }
         for line in self.held_lines.drain(..) {
             self.log.renderer.out.extend_from_slice(&line);
-            self.shared.waiting_lines.fetch_sub(1, Ordering::Relaxed);
+            self.shared.waits_no_more(line.len());
         }
         if self.log.is_full() {
             self.log.flush();
