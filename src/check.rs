@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use crate::config::{self, Diagnostic, FixedIdentity, Implementation, ProviderConfig, RunnerConfig};
@@ -22,6 +21,8 @@ pub struct Report {
     worker: Merged,
     /// What is added to it at start, a sentence each.
     added: Vec<String>,
+    /// Which of its keys are not written for the worker.
+    left_out: Vec<&'static str>,
     /// Why this host cannot start it, where that is known.
     refused: Option<String>,
 }
@@ -40,12 +41,12 @@ impl Report {
             Err(cause) => (None, Some(cause.to_string())),
         };
         let offline = final_config.as_ref().filter(|_| known).unwrap_or(&run.worker_config);
-        let secrets = [Some(&run.credentials.access_token), run.credentials.certificate.as_ref()];
-        let secrets: Vec<&str> = secrets.into_iter().flatten().map(ExposeSecret::expose_secret).collect();
+        let secrets = config::effective::secrets(&config.provider);
         Self {
             runner: config::effective::effective(config, show_secrets),
             worker: if show_secrets { offline.clone() } else { offline.masked(&secrets) },
             added: added(config, final_config.as_ref().filter(|_| !known)),
+            left_out: worker::left_out(offline, &config.worker),
             refused,
         }
     }
@@ -69,6 +70,9 @@ impl Report {
         for added in &self.added {
             let _ = writeln!(text, "# added at start: {added}");
         }
+        for key in &self.left_out {
+            let _ = writeln!(text, "# for start-worker, not in the worker's file: {key}");
+        }
         if let Some(refused) = &self.refused {
             let _ = writeln!(text, "\n# this host cannot start it: {refused}");
         }
@@ -86,6 +90,7 @@ impl Report {
             "runnerConfiguration": self.runner,
             "workerConfiguration": leaves,
             "addedAtStart": self.added,
+            "notWritten": self.left_out,
             "cannotStart": self.refused,
             "diagnostics": diagnostics.iter().map(diagnostic).collect::<Vec<_>>(),
         });

@@ -22,6 +22,16 @@ pub fn mask_by_key(value: &mut Value) {
     mask(value, false);
 }
 
+/// Replaces the strings that hold one of these secrets.
+pub fn mask_known(value: &mut Value, known: &[&str]) {
+    match value {
+        Value::Object(object) => object.values_mut().for_each(|value| mask_known(value, known)),
+        Value::Array(array) => array.iter_mut().for_each(|value| mask_known(value, known)),
+        Value::String(text) if known.iter().any(|secret| text.contains(secret)) => MASK.clone_into(text),
+        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 fn mask(value: &mut Value, secret: bool) {
     match value {
         Value::Object(object) => {

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use start_worker::check::{Report, faults_json};
-use start_worker::config::{self, Diagnostic, Level, LoadError};
+use start_worker::config::{self, Diagnostic, Level};
 use start_worker::host::private_file::Access;
 
 use super::exit;
@@ -41,13 +41,13 @@ pub(crate) fn run(arguments: &Arguments) -> u8 {
             if faulty { exit::CONFIGURATION } else { exit::OK }
         }
         Err(cause) => {
-            if let (LoadError::Faults(faults), true) = (&cause, arguments.json) {
-                print(&faults_json(&faults.diagnostics));
-            } else {
-                // Without a stderr there is nobody to tell.
-                let _ = writeln!(std::io::stderr(), "{}", super::load_error(&cause));
+            let code = exit::load_code(&cause);
+            let diagnostics = strictly(cause.into_diagnostics(), arguments.strict);
+            if arguments.json {
+                print(&faults_json(&diagnostics));
             }
-            exit::load_code(&cause)
+            tell(&diagnostics, arguments.json);
+            code
         }
     }
 }
@@ -64,6 +64,7 @@ fn strictly(mut diagnostics: Vec<Diagnostic>, strict: bool) -> Vec<Diagnostic> {
 fn tell(diagnostics: &[Diagnostic], json: bool) {
     if !json {
         for diagnostic in diagnostics {
+            // Without a stderr there is nobody to tell.
             let _ = writeln!(std::io::stderr(), "{}", diagnostic.labelled());
         }
     }

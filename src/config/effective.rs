@@ -31,13 +31,28 @@ pub fn effective(config: &RunnerConfig, show_secrets: bool) -> Value {
         "metrics": {"listen": config.metrics_listen.map(|address| address.to_string())},
     });
     if !show_secrets {
-        mask(&mut value);
+        mask(&mut value, &secrets(&config.provider));
     }
     value
 }
 
-/// Masks what must not be shown: what is secret by its key in the runner configuration, then what is by its name.
-fn mask(value: &mut Value) {
+/// The secrets that the provider's section holds. They must not be shown wherever else they stand, either: an alias
+/// or an argument may repeat them.
+pub fn secrets(provider: &ProviderConfig) -> Vec<&str> {
+    let secrets = match provider {
+        ProviderConfig::Standalone(config) => vec![Some(&config.access_token), config.certificate.as_ref()],
+        ProviderConfig::Static(config) => vec![Some(&config.static_secret)],
+        ProviderConfig::Aws(_)
+        | ProviderConfig::Azure(_)
+        | ProviderConfig::Google(_)
+        | ProviderConfig::AwsProvisioner(_) => Vec::new(),
+    };
+    secrets.into_iter().flatten().map(ExposeSecret::expose_secret).collect()
+}
+
+/// Masks what must not be shown: what is secret by its key in the runner configuration, then what is by its name, then
+/// what repeats a secret where anything may stand.
+fn mask(value: &mut Value, known: &[&str]) {
     for key in [&keys::ACCESS_TOKEN, &keys::CERTIFICATE, &keys::STATIC_SECRET] {
         if let Some(secret @ Value::String(_)) = value.pointer_mut(&format!("/{}/{}", key.section, key.name))
         {
@@ -45,6 +60,11 @@ fn mask(value: &mut Value) {
         }
     }
     redact::mask_by_key(value);
+    for anything in ["/workerConfig", "/worker/args", "/worker/env", "/provider/providerMetadata"] {
+        if let Some(value) = value.pointer_mut(anything) {
+            redact::mask_known(value, known);
+        }
+    }
 }
 
 /// The default depends on the provider: machines of clouds are replaced, others are not.

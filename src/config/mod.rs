@@ -46,9 +46,9 @@ pub struct Loaded {
 /// Why there is no configuration.
 #[derive(Debug, Error)]
 pub enum LoadError {
-    /// The file could not be read.
+    /// The file could not be read. (The cause is in the text, and no source that would be told once more.)
     #[error("cannot read the runner configuration: {0}")]
-    File(#[from] private_file::Error),
+    File(private_file::Error),
     /// What it says cannot be used.
     #[error(transparent)]
     Faults(#[from] Faults),
@@ -63,7 +63,27 @@ pub enum LoadErrorKind {
     Permissions,
 }
 
+impl From<private_file::Error> for LoadError {
+    fn from(error: private_file::Error) -> Self {
+        Self::File(error)
+    }
+}
+
 impl LoadError {
+    /// What it says, in diagnostics.
+    pub fn into_diagnostics(self) -> Vec<Diagnostic> {
+        match self {
+            Self::Faults(faults) => faults.diagnostics,
+            Self::File(error) => vec![Diagnostic {
+                level: Level::Error,
+                file: error.path().to_owned(),
+                line: None,
+                path: String::new(),
+                message: error.problem(),
+            }],
+        }
+    }
+
     /// What it is about.
     pub fn kind(&self) -> LoadErrorKind {
         match self {

@@ -133,6 +133,16 @@ pub enum ErrorKind {
 }
 
 impl Error {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is wrong with it, and what to do, without its name.
+    pub fn problem(&self) -> String {
+        self.problem.to_string()
+    }
+
     /// Which sort of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match self.problem {

@@ -22,7 +22,7 @@ const FROM_METADATA: [(&str, &str); 6] = [
 ];
 
 /// Keys for the runner. generic-worker refuses to start over keys that it does not know.
-const FOR_THE_RUNNER: [&str; 2] = ["deploymentId", "checkForNewDeploymentEverySecs"];
+pub(super) const FOR_THE_RUNNER: [&str; 2] = ["deploymentId", "checkForNewDeploymentEverySecs"];
 
 /// Sets what generic-worker must find in its configuration.
 pub(super) fn configure(config: &mut Merged, run: &Run) {

@@ -166,6 +166,15 @@ pub fn final_config(run: &Run, settings: &WorkerSettings) -> Result<Merged, Work
     Ok(config)
 }
 
+/// The keys of the worker configuration that are for the runner, and are not written for the worker.
+pub fn left_out(config: &Merged, settings: &WorkerSettings) -> Vec<&'static str> {
+    let all: &[_] = match settings.implementation {
+        Implementation::GenericWorker { .. } => &generic_worker::FOR_THE_RUNNER,
+        _ => &[],
+    };
+    all.iter().copied().filter(|key| config.get(key).is_some()).collect()
+}
+
 /// What an implementation decides about its start; the rest of a [`LaunchSpec`] is the same for all.
 struct Start {
     program: PathBuf,
