@@ -36,7 +36,7 @@ pub(super) async fn prepared(preparing: &mut Option<Preparing>) -> Event {
     match result {
         Ok(Ok(())) => Event::Prepared,
         Ok(Err(cause)) => {
-            error!(error = %Chain(&cause), "the worker's configuration cannot be written");
+            error!(error = %Chain(&cause), "the worker's configuration cannot be written; see worker.configPath");
             Event::StartFailed
         }
         Err(cause) => {
