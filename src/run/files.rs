@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
@@ -92,6 +92,10 @@ enum Fault {
     Nameless,
     #[error("there is a directory of that name")]
     Directory,
+    #[error("{} is not a directory", .0.display())]
+    FileOnTheWay(PathBuf),
+    #[error("{} is a symlink to nothing", .0.display())]
+    DanglingOnTheWay(PathBuf),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error(transparent)]
@@ -140,6 +144,10 @@ fn check<'a>(file: &'a ShippedFile, limits: &Limits) -> Result<Checked<'a>, Faul
         return Err(Fault::Encoding(entry.encoding.clone()));
     }
     let path = Path::new(&entry.path);
+    if entry.path.is_empty() || entry.path.contains('\0') {
+        return Err(Fault::Nameless);
+    }
+    check_way(path)?;
     match entry.format.as_str() {
         "file" => {
             if path.file_name().is_none() {
@@ -155,15 +163,26 @@ fn check<'a>(file: &'a ShippedFile, limits: &Limits) -> Result<Checked<'a>, Faul
             Ok(Checked::File { path, content: decode(&entry.content)?, mode })
         }
         "zip" => {
-            if entry.path.is_empty() {
-                return Err(Fault::Nameless);
-            }
             let archive = Archive::check(decode(&entry.content)?, limits)?;
             archive.check_target(path)?;
             Ok(Checked::Zip { root: path, archive })
         }
         _ => Err(Fault::Format(entry.format.clone())),
     }
+}
+
+/// Whether the directories above `path` are there or can be made.
+fn check_way(path: &Path) -> Result<(), Fault> {
+    for above in path.ancestors().skip(1) {
+        match fs::metadata(above) {
+            Ok(metadata) if metadata.is_dir() => return Ok(()),
+            Ok(_) => return Err(Fault::FileOnTheWay(above.to_owned())),
+            Err(_) if above.is_symlink() => return Err(Fault::DanglingOnTheWay(above.to_owned())),
+            // Missing, or below something that is no directory.
+            Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn decode(content: &str) -> Result<Vec<u8>, Fault> {

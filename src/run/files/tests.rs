@@ -191,6 +191,47 @@ fn nothing_is_written_when_the_last_file_is_wrong() {
 }
 
 #[test]
+fn nothing_is_written_when_something_is_in_the_way_of_the_last_file() {
+    for (format, content) in [("file", b"x".to_vec()), ("zip", zip(&[entry("a", b"x", 0)]))] {
+        for (below, expected) in [
+            ("plain/new", "/plain is not a directory"),
+            ("plain/deep/er/new", "/plain is not a directory"),
+            ("dangling/new", "/dangling is a symlink to nothing"),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            fs::write(root.path().join("plain"), "").unwrap();
+            symlink("nowhere", root.path().join("dangling")).unwrap();
+            let good = shipped(&root.path().join("good"), "file", b"x", FileOrigin::Provider);
+            let bad = shipped(&root.path().join(below), format, &content, FileOrigin::Provider);
+            let message = chain(&write_all(&[good, bad]).unwrap_err());
+            assert!(message.ends_with(expected), "{message}");
+            assert!(!root.path().join("good").exists(), "{format} {below}");
+        }
+    }
+    let root = tempfile::tempdir().unwrap();
+    let good = shipped(&root.path().join("good"), "file", b"x", FileOrigin::Provider);
+    let bad = shipped(&root.path().join("nul\0"), "file", b"x", FileOrigin::Provider);
+    let message = chain(&write_all(&[good, bad]).unwrap_err());
+    assert!(message.ends_with("the path does not name a file"), "{message}");
+    assert!(is_empty(root.path()));
+}
+
+#[test]
+fn directories_on_the_way_may_be_missing_or_symlinks_to_some() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("real")).unwrap();
+    symlink("real", root.path().join("link")).unwrap();
+    let archive = zip(&[entry("a", b"x", 0)]);
+    let files = [
+        shipped(&root.path().join("link/new/file"), "file", b"x", FileOrigin::Provider),
+        shipped(&root.path().join("link/other/zip"), "zip", &archive, FileOrigin::Provider),
+    ];
+    write_all(&files).unwrap();
+    assert_eq!(fs::read(root.path().join("real/new/file")).unwrap(), b"x");
+    assert_eq!(fs::read(root.path().join("real/other/zip/a")).unwrap(), b"x");
+}
+
+#[test]
 fn an_archive_keeps_unix_modes_and_has_defaults_where_none_are_recorded() {
     let root = tempfile::tempdir().unwrap();
     let unrecorded = Entry { attributes: 0, ..entry("plain", b"1", 0) };
