@@ -203,8 +203,24 @@ impl Renderer {
 
     fn push_message(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(b"\"message\":");
-        // Writing a string to a Vec cannot fail.
-        let _ = serde_json::to_writer(&mut self.out, &String::from_utf8_lossy(bytes));
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.push_json_string(text),
+            Err(_) => self.push_json_string(&String::from_utf8_lossy(bytes)),
+        }
+    }
+
+    fn push_json_string(&mut self, text: &str) {
+        // Without a branch for each byte, so that many are looked at together.
+        #[expect(clippy::needless_bitwise_bool, reason = "without branches it looks at many bytes at once")]
+        let is_special = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\');
+        if text.bytes().fold(false, |any, byte| any | is_special(byte)) {
+            // Writing a string to a Vec cannot fail.
+            let _ = serde_json::to_writer(&mut self.out, text);
+            return;
+        }
+        self.out.push(b'"');
+        self.out.extend_from_slice(text.as_bytes());
+        self.out.push(b'"');
     }
 
     /// JSON without the white space between its tokens. Numbers stay as they were written.
@@ -309,6 +325,16 @@ mod tests {
         json.bytes(Stream::Stdout, b"a\"\x01\xff");
         let value: serde_json::Value = serde_json::from_slice(&json.out).unwrap();
         assert_eq!(value["message"], "a\"\u{1}\u{fffd}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_survives_json(text in "\\PC*|[ -~\\x00-\\x1f\\x7f]*") {
+            let mut json = renderer(Format::Json);
+            json.line(Stream::Stdout, &text);
+            let value: serde_json::Value = serde_json::from_slice(&json.out).unwrap();
+            proptest::prop_assert_eq!(&value["message"], &text);
+        }
     }
 
     #[test]
