@@ -1,7 +1,10 @@
 //! Tests with real files, and with archives made byte by byte.
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
+
+use ::zip::CompressionMethod;
 
 use super::*;
 
@@ -366,6 +369,68 @@ fn too_much_is_refused_with_both_limits_before_anything_is_written() {
     let root = tempfile::tempdir().unwrap();
     write_zip(root.path(), &[entry("a", &[0; 600], 0), entry("b", &[0; 400], 0)]).unwrap();
     assert_eq!((LIMITS.entries, LIMITS.bytes), (100_000, 4_294_967_296));
+}
+
+/// An archive as other programs make them.
+fn made(method: CompressionMethod, entries: impl Iterator<Item = (String, Vec<u8>)>) -> Vec<u8> {
+    let options = ::zip::write::SimpleFileOptions::default().compression_method(method);
+    let mut writer = ::zip::ZipWriter::new(io::Cursor::new(Vec::new()));
+    for (name, content) in entries {
+        writer.start_file(name, options).unwrap();
+        writer.write_all(&content).unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+/// Puts `to` in the place of every `from`.
+fn replaced(bytes: &mut [u8], from: [u8; 4], to: [u8; 4]) -> usize {
+    let places: Vec<_> = (0..bytes.len() - 3).filter(|at| bytes[*at..*at + 4] == from).collect();
+    for at in &places {
+        bytes[*at..*at + 4].copy_from_slice(&to);
+    }
+    places.len()
+}
+
+#[test]
+fn a_hundred_thousand_and_one_entries_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let archive = made(CompressionMethod::Stored, (0..100_001).map(|i| (i.to_string(), Vec::new())));
+    let file = shipped(root.path(), "zip", &archive, FileOrigin::Provider);
+    let message = chain(&write_all(&[file]).unwrap_err());
+    let expected = "the zip archive has 100001 entries; at most 100000 entries and 4294967296 bytes unpacked are allowed";
+    assert!(message.ends_with(expected), "{message}");
+    assert!(is_empty(root.path()));
+}
+
+#[test]
+fn a_bomb_is_refused_whether_it_tells_its_size_or_not() {
+    const TRUE_SIZE: u32 = 9_876_543;
+    let honest =
+        made(CompressionMethod::Deflated, [("bomb".to_owned(), vec![0; TRUE_SIZE as usize])].into_iter());
+    assert!(honest.len() < 100_000);
+    let limits = Limits { entries: 50, bytes: 1000 };
+    for (claimed, expected) in [
+        (TRUE_SIZE, "the zip archive unpacks to 9876543 bytes; at most 50 entries and 1000 bytes"),
+        (999, "the zip archive is broken: \"bomb\" cannot be unpacked"),
+    ] {
+        let mut archive = honest.clone();
+        assert_eq!(replaced(&mut archive, TRUE_SIZE.to_le_bytes(), claimed.to_le_bytes()), 2);
+        let root = tempfile::tempdir().unwrap();
+        let file = shipped(root.path(), "zip", &archive, FileOrigin::Provider);
+        let message = chain(&write_within(&[file], &limits).unwrap_err());
+        assert!(message.contains(expected), "{message}");
+        assert!(is_empty(root.path()));
+    }
+    // 5 GB by its own account: refused before anything is unpacked.
+    let archive = zip(&[
+        Entry { claimed: Some(2_500_000_000), ..entry("a", b"x", 0) },
+        Entry { claimed: Some(2_500_000_000), ..entry("b", b"x", 0) },
+    ]);
+    let root = tempfile::tempdir().unwrap();
+    let message =
+        chain(&write_all(&[shipped(root.path(), "zip", &archive, FileOrigin::Provider)]).unwrap_err());
+    assert!(message.contains("unpacks to 5000000000 bytes"), "{message}");
+    assert!(is_empty(root.path()));
 }
 
 #[test]
