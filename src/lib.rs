@@ -100,7 +100,7 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     let spec = match worker::launch(&run, &config.worker)? {
         Launch::Start(spec) => *spec,
         Launch::Show { secrets } => {
-            show(&run, secrets);
+            show(&run, secrets, output).await;
             return Ok(Outcome::Done);
         }
     };
@@ -121,10 +121,19 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     Ok(outcome)
 }
 
-/// The dummy worker: its run, line by line.
-fn show(run: &Run, secrets: bool) {
+/// The dummy worker: its run, line by line, as fast as the log takes them.
+async fn show(run: &Run, secrets: bool, output: &Output) {
+    const A_MOMENT: Duration = Duration::from_millis(5);
     let shown = Shown { run, registration_secret: None, files: &[], secrets };
+    let log = output.log_sink();
     for line in worker::dummy::show(&shown).lines() {
+        let room = async {
+            while !log.has_room() {
+                tokio::time::sleep(A_MOMENT).await;
+            }
+        };
+        // A log that has stalled for good loses lines, and says how many.
+        let _ = tokio::time::timeout(LAST_LINES_TIME, room).await;
         info!("{line}");
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use start_worker::clock::SystemClock;
@@ -20,6 +21,9 @@ mod cli;
 
 use cli::environment::Environment;
 use cli::{Arguments, Command, exit};
+
+/// How long what blocks may still take when all else has ended.
+const LAST_WRITES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -99,5 +103,8 @@ fn run(config: RunnerConfig, environment: Environment, output: &Output) -> Resul
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Signals)?;
-    runtime.block_on(start_worker::run(config, host, output))
+    let result = runtime.block_on(start_worker::run(config, host, output));
+    // A write that a dead disk never ends must not keep the runner.
+    runtime.shutdown_timeout(LAST_WRITES);
+    result
 }

@@ -245,7 +245,7 @@ fn a_malformed_message_is_a_warning_that_names_the_field_and_the_worker_goes_on(
         kind: "k".to_owned(),
         title: "t".to_owned(),
         description: "d".to_owned(),
-        extra: serde_json::Map::new(),
+        extra: "{}".to_owned(),
     };
     assert_eq!(worker.event(), WorkerEvent::Message(FromWorker::ErrorReport(report)));
 }

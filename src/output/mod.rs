@@ -229,6 +229,13 @@ impl Drop for Attachment {
 }
 
 impl LogSink {
+    /// Whether hundreds of lines more would find room.
+    pub fn has_room(&self) -> bool {
+        let shared = &self.0.shared;
+        shared.waiting_lines.load(Ordering::Relaxed) < WAITING_LINES / 2
+            && shared.waiting_bytes.load(Ordering::Relaxed) < WAITING_BYTES / 2
+    }
+
     /// Takes a finished line, newline included. Never blocks: while too much is waiting, it is dropped and counted.
     pub fn line(&self, line: Vec<u8>) {
         let shared = &self.0.shared;

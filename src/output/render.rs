@@ -34,6 +34,10 @@ impl Stream {
     }
 }
 
+/// A text of more lines than this stays one line, its line breaks as `\n`: a tag for each would make it many times as
+/// large.
+const MOST_LINES: usize = 1000;
+
 /// The end of a part of a long line, and the beginning of the next part.
 const CONTINUES: &[u8] = b" [line continues]";
 const CONTINUED: &[u8] = b"[line continued] ";
@@ -184,6 +188,9 @@ impl Renderer {
     /// still read line by line, and none of its lines looks like the runner's own. A last line break ends no line.
     fn push_text(&mut self, text: &str) {
         let mut rest = text.strip_suffix('\n').unwrap_or(text);
+        if memchr::memchr_iter(b'\n', rest.as_bytes()).nth(MOST_LINES).is_some() {
+            return self.out.extend_from_slice(rest.replace('\n', "\\n").as_bytes());
+        }
         while let Some(end) = memchr::memchr(b'\n', rest.as_bytes()) {
             let (line, more) = rest.split_at(end + 1);
             self.out.extend_from_slice(line.as_bytes());
@@ -305,6 +312,15 @@ mod tests {
         );
         assert!(text.lines().all(|line| line.starts_with(PREFIX)), "{text}");
         assert_eq!(text.lines().count(), 3);
+    }
+
+    #[test]
+    fn a_record_of_very_many_lines_or_members_does_not_grow() {
+        let text = record(Format::Text, &format!(r#"{{"textPayload":"{}"}}"#, "\\n".repeat(1_000_000)));
+        assert!(text.len() <= 2 * 1_000_000 + 100 && text.lines().count() == 1, "{}", text.len());
+        let members: Vec<String> = (0..20_000).map(|key| format!(r#""{key}":1"#)).collect();
+        let body = format!("{{{}}}", members.join(","));
+        assert_eq!(record(Format::Text, &body), format!("{PREFIX}{body}\n"));
     }
 
     #[test]

@@ -8,6 +8,9 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+/// An object with more members than this is not looked into: each costs more memory than its text.
+const MOST_MEMBERS: usize = 10_000;
+
 /// A JSON object's members in the order in which they came. A name may occur twice: the last counts.
 #[derive(Debug)]
 pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
@@ -54,6 +57,9 @@ impl<'de> Visitor<'de> for MembersVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut members = Vec::with_capacity(8);
         while let Some(Text(key)) = map.next_key()? {
+            if members.len() >= MOST_MEMBERS {
+                return Err(A::Error::custom("too many members"));
+            }
             members.push((key, map.next_value()?));
         }
         Ok(Members(members))

@@ -106,7 +106,11 @@ impl Child {
         tokio::spawn(write_messages(stdin, unread));
         let (events, received) = mpsc::channel(WORKER_EVENTS);
         let pipes = WorkerPipes { stdout, stderr, offered, counts_tasks: spec.counts_tasks, keep_last };
-        let attachment = output.attach(pipes, events).map_err(SpawnError::Pipes)?;
+        let attachment = output.attach(pipes, events).map_err(|cause| {
+            // Nobody would hear it, or wait for it.
+            let _ = i32::try_from(pid).map(|group| killpg(Pid::from_raw(group), Signal::SIGKILL));
+            SpawnError::Pipes(cause)
+        })?;
         let child = Self { process, pid, messages, attachment };
         child.tell(&ToWorker::Welcome { capabilities: offered });
         Ok((child, received))

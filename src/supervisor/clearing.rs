@@ -65,6 +65,11 @@ impl Clearing {
         Self { phase: Phase::Leftovers { killed: false } }
     }
 
+    /// Whether processes of the worker still live.
+    pub(super) fn has_leftovers(&self) -> bool {
+        matches!(self.phase, Phase::Leftovers { .. })
+    }
+
     /// SIGKILL to what is left.
     pub(super) fn kill(&mut self, surroundings: &impl Surroundings) {
         if let Phase::Leftovers { killed } = &mut self.phase {

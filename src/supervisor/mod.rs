@@ -34,7 +34,7 @@ mod wait;
 use child::Child;
 use clearing::{Clearing, Surroundings};
 use descendants::Descendants;
-use state::{Action, Machine, Moment, Policy, State};
+use state::{Action, Machine, Moment, Note, Policy, State};
 use wait::{Preparing, child_signal, exited, expired, next, prepared, tick};
 
 /// How many of the worker's last lines go into the log when the runner gives up on it.
@@ -165,6 +165,8 @@ impl Supervisor<'_> {
 
     fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
+            // Only a question or the log keeps it from being settled.
+            Action::Note(Note::LeftoversKilled { .. }) if !self.has_leftovers() => {}
             Action::Note(note) => story::tell(note),
             Action::Prepare => return self.prepare(),
             Action::Spawn => return Some(self.spawn()),
@@ -186,6 +188,10 @@ impl Supervisor<'_> {
             Action::MarkHeld => self.mark_held(),
         }
         None
+    }
+
+    fn has_leftovers(&self) -> bool {
+        self.clearing.as_ref().is_some_and(Clearing::has_leftovers)
     }
 
     fn with_child(&self, act: impl FnOnce(&Child)) {
@@ -211,6 +217,7 @@ impl Supervisor<'_> {
     }
 
     fn spawn(&mut self) -> Event {
+        self.last_lines.clear();
         let keep_last =
             LAST_LINES.max(usize::try_from(self.job.supervision.report_output_lines).unwrap_or(LAST_LINES));
         match Child::spawn(&self.job.spec, self.output, self.job.offered, keep_last) {
@@ -254,8 +261,7 @@ impl Supervisor<'_> {
             }
             FromWorker::ErrorReport(report) => {
                 let (kind, title, description) = (&report.kind, &report.title, &report.description);
-                let extra = serde_json::Value::Object(report.extra.clone());
-                error!(kind, title, description, %extra, "worker reports an error");
+                error!(kind, title, description, extra = report.extra, "worker reports an error");
                 None
             }
             FromWorker::Shutdown => Some(Event::ShutdownAsked),
