@@ -112,7 +112,8 @@ fn diagnostic(diagnostic: &Diagnostic) -> Value {
             config::Level::Error => "error",
             config::Level::UnknownKey | config::Level::Warning => "warning",
         },
-        "file": diagnostic.file,
+        // A name need not be UTF-8.
+        "file": diagnostic.file.display().to_string(),
         "line": diagnostic.line,
         "path": diagnostic.path,
         "message": diagnostic.message,

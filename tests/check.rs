@@ -1,8 +1,10 @@
 //! `start-worker check` as an operator uses it: the real program, what it prints, and how it exits.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs::Permissions;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -606,6 +608,41 @@ fn nothing_is_written_anywhere() {
         desk.check(arguments);
     }
     assert_eq!(desk.everything(), before);
+}
+
+#[test]
+fn a_name_that_is_not_utf_8_is_a_name() {
+    let desk = Desk::new();
+    let name = OsStr::from_bytes(b"\xff.yml");
+    let check = || {
+        let program = env!("CARGO_BIN_EXE_start-worker");
+        let output =
+            Command::new(program).args(["check", "--json"]).arg(name).current_dir(desk.0.path()).output();
+        let output = output.unwrap();
+        (json_of(&output)["diagnostics"][0]["file"].clone(), output.status.code())
+    };
+    assert_eq!(check(), (json!("\u{fffd}.yml"), Some(64)));
+    std::fs::write(desk.0.path().join(name), STANDALONE).unwrap();
+    std::fs::set_permissions(desk.0.path().join(name), Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(check(), (json!("\u{fffd}.yml"), Some(0)));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_answer_that_cannot_be_printed_is_a_failure() {
+    let desk = Desk::with(STANDALONE);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_start-worker"))
+        .args(["check", "r.yml"])
+        .current_dir(desk.0.path())
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_snapshot!(end(&output), @"
+    stderr:
+    error: cannot print what is in effect: No space left on device (os error 28)
+    exit 1
+    ");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
+use std::process::{Command, Output};
 
 use start_worker::config::{self, Diagnostic, KeyInfo};
 use start_worker::host::private_file::Access;
@@ -85,6 +86,57 @@ fn every_quoted_message_is_what_the_example_above_it_gives() {
         let (message, words) = quoted.first().expect("a message");
         assert_eq!(said(&completed(example)), message.lines().collect::<Vec<_>>(), "{example}");
         assert!(words.trim().len() > 20, "what to change: {message}");
+    }
+}
+
+/// Runs start-worker on a file in a folder of its own.
+fn run(arguments: &[&str], text: &str) -> Output {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("start-worker.yml");
+    std::fs::write(&path, text).expect("a file");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("its mode");
+    Command::new(env!("CARGO_BIN_EXE_start-worker"))
+        .args(arguments)
+        .arg("start-worker.yml")
+        .current_dir(folder.path())
+        .env_remove("STATE_DIRECTORY")
+        .env_remove("START_WORKER_LOG")
+        .env("RUNTIME_DIRECTORY", folder.path())
+        .output()
+        .expect("a run")
+}
+
+#[test]
+fn check_prints_every_quoted_message_and_ends_with_64_after_an_error() {
+    let text = document("troubleshooting.md");
+    let section = text.split("\n## ").find(|section| section.starts_with("Configuration")).expect("it");
+    for (example, rest) in blocks(section, "yaml") {
+        let (message, _) = blocks(rest, "text").remove(0);
+        let output = run(&["check"], &completed(example));
+        let message = message.replace("/etc/", "");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), message, "{example}");
+        let code = if message.contains("error: ") { 64 } else { 0 };
+        assert_eq!(output.status.code(), Some(code), "{example}");
+    }
+}
+
+#[test]
+fn every_quoted_message_of_a_start_is_what_the_example_above_it_gives() {
+    const PROVIDER: &str = "provider: {providerType: standalone, rootURL: 'https://tc.example.com', clientID: c, \
+        accessToken: hush, workerPoolID: a/b, workerGroup: g, workerID: w}\ngetSecrets: false\n";
+    let text = document("troubleshooting.md");
+    let section = text.split("\n## ").find(|section| section.starts_with("Messages of a start")).expect("it");
+    let examples = blocks(section, "yaml");
+    assert!(examples.len() > 3);
+    for (example, rest) in examples {
+        let (message, _) = blocks(rest, "text").remove(0);
+        let output = run(&[], &format!("{example}{PROVIDER}"));
+        let log = String::from_utf8_lossy(&output.stderr);
+        let said: Vec<_> =
+            log.lines().filter_map(|line| line.find("ERROR ").and_then(|start| line.get(start..))).collect();
+        assert_eq!(said, message.lines().collect::<Vec<_>>(), "{log}");
+        let code = output.status.code().expect("a code");
+        assert!(message.ends_with(&format!("exit_code={code}\n")), "{code}: {message}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! `start-worker check`: loads, diagnoses, shows; the diagnostics on stderr, the rest on stdout.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use start_worker::check::{Report, faults_json};
@@ -31,24 +31,28 @@ pub(crate) struct Arguments {
 
 /// Runs the command; its exit code.
 pub(crate) fn run(arguments: &Arguments) -> u8 {
-    match config::load(&arguments.runner_config, Access::Observe) {
+    let (report, diagnostics, code) = match config::load(&arguments.runner_config, Access::Observe) {
         Ok(loaded) => {
             let diagnostics = strictly(loaded.warnings, arguments.strict);
             let report = Report::new(&loaded.config, arguments.show_secrets);
-            print(&if arguments.json { report.json(&diagnostics) } else { report.text() });
-            tell(&diagnostics, arguments.json);
             let faulty = diagnostics.iter().any(|diagnostic| diagnostic.level == Level::Error);
-            if faulty { exit::CONFIGURATION } else { exit::OK }
+            let report = if arguments.json { report.json(&diagnostics) } else { report.text() };
+            (report, diagnostics, if faulty { exit::CONFIGURATION } else { exit::OK })
         }
         Err(cause) => {
             let code = exit::load_code(&cause);
             let diagnostics = strictly(cause.into_diagnostics(), arguments.strict);
-            if arguments.json {
-                print(&faults_json(&diagnostics));
-            }
-            tell(&diagnostics, arguments.json);
-            code
+            (if arguments.json { faults_json(&diagnostics) } else { String::new() }, diagnostics, code)
         }
+    };
+    let printed = print(&report);
+    tell(&diagnostics, arguments.json);
+    match printed {
+        Err(cause) if code == exit::OK => {
+            let _ = writeln!(io::stderr(), "error: cannot print what is in effect: {cause}");
+            exit::FAILED
+        }
+        _ => code,
     }
 }
 
@@ -65,12 +69,15 @@ fn tell(diagnostics: &[Diagnostic], json: bool) {
     if !json {
         for diagnostic in diagnostics {
             // Without a stderr there is nobody to tell.
-            let _ = writeln!(std::io::stderr(), "{}", diagnostic.labelled());
+            let _ = writeln!(io::stderr(), "{}", diagnostic.labelled());
         }
     }
 }
 
 /// A reader that goes away (`| head`) needs no more.
-fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+fn print(text: &str) -> io::Result<()> {
+    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        Err(cause) if cause.kind() != io::ErrorKind::BrokenPipe => Err(cause),
+        _ => Ok(()),
+    }
 }

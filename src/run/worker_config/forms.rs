@@ -59,6 +59,9 @@ pub enum FormError {
     },
 }
 
+/// The keys of other implementations: a pool that has one was made for these.
+const IMPLEMENTATIONS: [&str; 2] = ["genericWorker", "dockerWorker"];
+
 /// Where a form was found, for messages.
 struct Place {
     /// `workerConfig`, `secret worker-pool:aa/bb`.
@@ -92,7 +95,8 @@ pub fn take_provider_form(value: Value, implementation: &str) -> Result<Taken, F
             inner => take_parts(expect_object(inner, &place.name)?, &place),
         };
     }
-    let doubtful = |given: &str| is_nearly(given, &key) || names_a_part(given);
+    let doubtful =
+        |given: &str| is_nearly(given, &key) || names_a_part(given) || IMPLEMENTATIONS.contains(&given);
     let meant = format!("`{key}` must be the only key, with `config` and `files` in it");
     Ok(take_flat(object, &place, doubtful, &meant))
 }

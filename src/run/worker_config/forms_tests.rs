@@ -67,6 +67,19 @@ fn a_provider_form_that_only_nearly_is_one_is_taken_as_flat_with_a_warning() {
 }
 
 #[test]
+fn a_pool_that_was_made_for_another_implementation_is_taken_as_flat_with_a_warning() {
+    let taken = take_provider_form(json!({"genericWorker": {"config": {"a": 1}}}), "docker-worker").unwrap();
+    assert_eq!(taken.config.len(), 1);
+    assert_eq!(
+        warnings(&taken),
+        [
+            "workerConfig.genericWorker: taken as a key of the worker's configuration, as all that is beside it \
+            (`dockerWorker` must be the only key, with `config` and `files` in it)"
+        ]
+    );
+}
+
+#[test]
 fn an_unknown_key_within_the_provider_form_is_ignored_with_a_warning() {
     let taken = provider(json!({"genericWorker": {"config": {"a": 1}, "configs": {"b": 2}, "x": 1}}));
     assert_eq!(taken.config, object(json!({"a": 1})));
