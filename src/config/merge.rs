@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::file::{Entry, Flaw, FlawKind, Kind, Mapping, Node};
+use super::node::{Entry, Flaw, FlawKind, Kind, Mapping, Node};
 
 /// The key that takes over another mapping's entries (<https://yaml.org/type/merge.html>).
 const MERGE_KEY: &str = "<<";

@@ -17,6 +17,7 @@ mod keys;
 mod merge;
 mod model;
 mod near;
+mod node;
 mod provider;
 mod reader;
 mod section;

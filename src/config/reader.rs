@@ -4,8 +4,9 @@
 use serde_json::{Map, Number, Value};
 
 use super::diagnostics::Notes;
-use super::file::{Document, FlawKind, Kind, Node};
+use super::file::Document;
 use super::keys::Key;
+use super::node::{FlawKind, Kind, Node};
 use super::trail::Trail;
 
 const HUGE: &str = "an integer of more than 64 bits would lose digits; put it in quotes";
@@ -125,7 +126,7 @@ impl Reader<'_> {
     /// A mapping as JSON; anything else is empty.
     pub(super) fn json_object(&self, node: &Node, trail: &Trail<'_>) -> Map<String, Value> {
         let Kind::Mapping(mapping) = &node.kind else { return Map::new() };
-        let entry = |entry: &super::file::Entry| {
+        let entry = |entry: &super::node::Entry| {
             let value = self.json(&entry.value, entry.key_id, &trail.key(&entry.key));
             (entry.key.clone(), value)
         };

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use super::file::{Document, Entry, Kind, Node};
+use super::file::Document;
 use super::keys::{self, Default, Key, Takes};
 use super::near::{near, same_letters};
+use super::node::{Entry, Kind, Node};
 use super::reader::{Reader, expected, quoted};
 use super::trail::Trail;
 

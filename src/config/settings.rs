@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::file::Kind;
+use super::node::Kind;
 use super::section::Section;
 use super::{
     Autologin, Deployment, DisplayManager, HostSettings, LogFormat, OnReboot, Restart, RunnerConfig,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::file::{Entry, Kind, Node};
 use super::keys::{Key, Takes};
+use super::node::{Entry, Kind, Node};
 use super::reader::{expected, quoted};
 use super::section::Section;
 use super::text::{self, Complaint};
