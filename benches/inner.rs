@@ -1,18 +1,23 @@
-//! The inner parts: cutting lines, reading messages, merging worker configurations.
+//! The inner parts: cutting lines, reading messages, the way from a pipe to a sink, merging worker configurations.
 //!
 //! `cargo bench --bench inner` takes half a minute. Its figures are for comparing one change with another; what the
 //! whole program does is measured by `end_to_end`.
 #![expect(clippy::unwrap_used, reason = "the benchmark's own data is what it should be")]
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::io::Write;
+use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput};
 use serde_json::json;
+use start_worker::output::{Format, Output, WorkerEvent, WorkerPipes};
+use start_worker::protocol::capabilities::Capability;
+use start_worker::protocol::json::log_members;
 use start_worker::protocol::message;
 use start_worker::protocol::transport::{Piece, Splitter};
 use start_worker::run::Object;
 use start_worker::run::worker_config::{Merged, Source};
+use tokio::sync::mpsc;
 
 /// As much as the runner reads at once, in bytes.
 const READ: usize = 64 * 1024;
@@ -30,6 +35,7 @@ fn main() {
         .configure_from_args();
     split_lines(&mut criterion);
     parse_messages(&mut criterion);
+    forward(&mut criterion);
     merge_configurations(&mut criterion);
     criterion.final_summary();
 }
@@ -40,9 +46,13 @@ fn split_lines(criterion: &mut Criterion) {
     let short = format!("{}\n", "x".repeat(9)).repeat(1 << 17);
     let usual = format!("{}\n", "x".repeat(99)).repeat(1 << 14);
     let giant = "x".repeat(16 << 20);
-    for (name, text) in
-        [("lines of 10 bytes", short), ("lines of 100 bytes", usual), ("one line of 16 MiB", giant)]
-    {
+    let foreign = format!("{}\n", "ä".repeat(49)).repeat(1 << 14);
+    for (name, text) in [
+        ("lines of 10 bytes", short),
+        ("lines of 100 bytes", usual),
+        ("lines of 100 bytes, not ASCII", foreign),
+        ("one line of 16 MiB", giant),
+    ] {
         group.throughput(Throughput::Bytes(text.len() as u64));
         group.bench_function(name, |bencher| bencher.iter(|| split(text.as_bytes())));
     }
@@ -80,6 +90,10 @@ fn parse_messages(criterion: &mut Criterion) {
             });
         });
     }
+    // The way that the output thread takes, where it needs the members and no other message is likely.
+    group.bench_function("log in one pass", |bencher| {
+        bencher.iter(|| log_members(black_box(LOG)).is_some());
+    });
     group.bench_function("hello", |bencher| {
         bencher.iter(|| message::parse(black_box(HELLO)).unwrap().hello().unwrap());
     });
@@ -87,6 +101,49 @@ fn parse_messages(criterion: &mut Criterion) {
         bencher.iter(|| message::parse(black_box(OUTPUT)).is_none());
     });
     group.finish();
+}
+
+/// From a worker's pipe to a sink that takes everything, where rendering is most of the work.
+fn forward(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("forward");
+    group.sample_size(10);
+    let line = "x".repeat(99);
+    for (name, format, line) in [
+        ("lines of 100 bytes as text", Format::Text, line.as_str()),
+        ("lines of 100 bytes as JSON", Format::Json, line.as_str()),
+        ("log as text", Format::Text, LOG),
+        ("log with escapes as text", Format::Text, ESCAPED),
+        ("log as JSON", Format::Json, LOG),
+    ] {
+        const LINES: usize = 100_000;
+        let lines = format!("{line}\n").repeat(LINES);
+        group.throughput(Throughput::Elements(LINES as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|rounds| (0..rounds).map(|_| forwarded(format, &lines)).sum());
+        });
+    }
+    group.finish();
+}
+
+/// How long a worker's output takes from its first byte to its end.
+fn forwarded(format: Format, lines: &str) -> Duration {
+    let sink = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+    let output = Output::start(sink.into(), format).unwrap();
+    let (stdout, mut writer) = std::io::pipe().unwrap();
+    let (stderr, _) = std::io::pipe().unwrap();
+    let (events, mut received) = mpsc::channel(64);
+    let offered = Capability::ALL.into_iter().collect();
+    let (stdout, stderr) = (stdout.into(), stderr.into());
+    let pipes = WorkerPipes { stdout, stderr, offered, counts_tasks: true, keep_last: 20 };
+    let attachment = output.attach(pipes, events).unwrap();
+    writer.write_all(format!("{HELLO}\n").as_bytes()).unwrap();
+    received.blocking_recv().unwrap();
+    let start = Instant::now();
+    writer.write_all(lines.as_bytes()).unwrap();
+    drop(writer);
+    attachment.finish();
+    while !matches!(received.blocking_recv(), Some(WorkerEvent::End { .. }) | None) {}
+    start.elapsed()
 }
 
 /// The runner file's, the provider's and a secret's configuration, each with some keys of its own and some that meet.
