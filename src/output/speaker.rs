@@ -39,11 +39,14 @@ impl Speaker {
     }
 
     /// Whether this line of its stdout was a message; if not, it is output.
+    #[inline]
     pub(super) fn hears(&mut self, line: &str, renderer: &mut Renderer) -> bool {
         let first = line.as_bytes().first();
-        if !first.is_some_and(|first| *first == b'~' || first.is_ascii_whitespace()) {
-            return false;
-        }
+        first.is_some_and(|first| *first == b'~' || first.is_ascii_whitespace())
+            && self.hears_message(line, renderer)
+    }
+
+    fn hears_message(&mut self, line: &str, renderer: &mut Renderer) -> bool {
         // A flood consists of these.
         if self.in_force.has(Capability::Log)
             && renderer.takes_members()
