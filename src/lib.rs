@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! `main` reads the arguments, the environment and the runner configuration ([`config`]), starts the output thread
-//! ([`output`]) and calls [`run`].
+//! ([`output`]) and calls [`run()`].
 //!
 //! 1. **Prepare** ([`mod@prepare`]): the provider ([`provider`]) says who the worker is, and the worker configuration is
 //!    merged from its sources ([`run`](mod@run)). The result is a [`run::Run`]; the worker's implementation ([`worker`]) turns it

@@ -121,7 +121,7 @@ enum Problem {
     CannotTighten(u32, io::Error),
 }
 
-/// Which sort of failure an [`Error`] is, for the exit code.
+/// Which sort of failure an [`struct@Error`] is, for the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// It is not there.

@@ -1,6 +1,6 @@
 //! The supervisor: the only owner of the worker's process, and the only place where decisions are performed.
 //!
-//! [`supervise`] is one loop. Its `select!` arms only make [`Event`]s; [`state::Machine`] decides; [`Supervisor::perform`]
+//! [`supervise`] is one loop. Its `select!` arms only make [`Event`]s; [`state::Machine`] decides; `perform`
 //! acts. Siblings (signals, credentials …) never touch the process: they send events.
 
 use std::path::PathBuf;

@@ -23,12 +23,13 @@
 //! * `Preparing`: the worker's files are being written. A request to end is granted at once: nothing runs.
 //! * `Spawning`: the program is being executed. A request is remembered.
 //! * `Running`: alive, nothing asked of it. Its hello is awaited for `helloTimeout`.
-//! * `Stopping`: somebody asked it to end; the ladder in [`stop`] says what was last done about it.
+//! * `Stopping`: somebody asked it to end; the ladder in `stop.rs` says what was last done about it.
 //! * `Clearing`: the process is gone; what it left behind is ended (SIGTERM, SIGKILL after `killTimeout`, given up
 //!   after another), and its output is read. Requests that come now still count as the cause.
 //! * `Lingering`: it was interrupted, and nobody we know of asked for that: 2 s for our own SIGTERM to arrive.
-//! * `BackingOff`: waiting before the next start. `AwaitingReboot`: the host is said to reboot.
-//! * judge (in [`judge`]): cause × exit → what next. The cause comes first.
+//! * `BackingOff`: waiting before the next start. `AwaitingReboot`: the host is said to reboot. Should it not,
+//!   the worker is started again in place where it can be; where not, that is the end.
+//! * judge (in `judge.rs`): cause × exit → what next. The cause comes first.
 
 use std::time::Duration;
 

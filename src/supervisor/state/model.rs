@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::{Ladder, Moment, Note};
+#[cfg(doc)]
+use crate::event::Event;
 use crate::event::{Cause, Exit, Outcome, Strength};
 
 /// What the supervisor is to do. Each is performed at once, in order.
