@@ -128,30 +128,30 @@ impl Descendants {
         found
     }
 
-    /// Sends a signal to every living descendant; returns how many there were.
-    pub(super) fn signal(&self, signal: Signal) -> usize {
-        let living = self.living();
-        for pid in &living {
-            match kill(*pid, signal) {
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(error) => {
-                    warn!(%pid, %signal, %error, "cannot signal a process that the worker left behind");
-                }
-            }
-        }
-        living.len()
-    }
-
     /// SIGKILL to every descendant, again and again while new ones appear: a tree that forks while it is being killed.
     pub(super) fn kill(&self) {
         const ROUNDS: usize = 20;
         let mut before = usize::MAX;
         for _ in 0..ROUNDS {
-            let count = self.signal(Signal::SIGKILL);
+            let living = self.living();
+            signal(&living, Signal::SIGKILL);
+            let count = living.len();
             if count == 0 || count >= before {
                 return;
             }
             before = count;
+        }
+    }
+}
+
+/// Sends a signal to these descendants.
+pub(super) fn signal(pids: &[Pid], signal: Signal) {
+    for pid in pids {
+        match kill(*pid, signal) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => {
+                warn!(%pid, %signal, %error, "cannot signal a process that the worker left behind");
+            }
         }
     }
 }
