@@ -76,6 +76,17 @@ host: {{shutdownCommand: ["true"], rebootCommand: ["true"]}}
         }
     }
 
+    /// Waits for lines that come in any order.
+    fn wait_for_all(&mut self, texts: &[&str]) {
+        let deadline = Instant::now() + DEADLINE;
+        while !texts.iter().all(|text| self.seen.iter().any(|line| line.contains(text))) {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.seen.push(line),
+                Err(error) => panic!("not all of {texts:?}: {error}; seen: {:#?}", self.seen),
+            }
+        }
+    }
+
     /// Makes the file that a script waits for.
     fn go(&self) {
         std::fs::write(self.folder.as_ref().unwrap().path().join("go"), "").unwrap();
@@ -383,11 +394,12 @@ cat <<'END'
 ~{"type":"log"
 ~{"type":"log","body":{"textPayload":"two\nlines"}}
 END
+echo 'nothing runs beside the shell now'
 read welcome
 read never
 "#;
     let mut story = Story::begin(COMMAND, "", script);
-    story.wait_for("worker reports an error");
+    story.wait_for_all(&["worker reports an error", "nothing runs beside"]);
     story.signal(Signal::SIGTERM);
     assert_snapshot!(story.end_in_any_order(), @r#"
     ERROR worker reports an error kind=k title=t description="line 1\nline 2" extra="{\"a\":[1]}"
@@ -403,6 +415,7 @@ read never
     WARN  worker sent a malformed message: ignored error="log: body is null, expected an object" message_text="~{\"type\":\"log\",\"body\":null}"
     WARN  worker's hello is malformed: taken as one without capabilities error="hello: capabilities is a string, expected an array of strings"
     [worker] lines
+    [worker] nothing runs beside the shell now
     [worker] two
     [worker] ~{"type":"log"
     exit code 0
