@@ -7,9 +7,8 @@ use serde_json::{Value, json};
 
 use crate::config::{self, Diagnostic, FixedIdentity, Implementation, ProviderConfig, RunnerConfig};
 use crate::credentials::Credentials;
-use crate::provider;
 use crate::run::worker_config::{Merged, Source};
-use crate::run::{Run, WorkerIdentity, WorkerPoolId};
+use crate::run::{Parts, Run, WorkerIdentity, WorkerPoolId};
 use crate::worker;
 
 /// What `check` found out.
@@ -30,8 +29,8 @@ pub struct Report {
 impl Report {
     /// Looks at a configuration that loads.
     pub fn new(config: &RunnerConfig, show_secrets: bool) -> Self {
-        let (run, refused) = match provider::identify(&config.provider) {
-            Ok(identified) => (crate::prepare::run_of(identified, config), None),
+        let (run, refused) = match crate::prepare::prepare(config) {
+            Ok(run) => (run, None),
             Err(cause) => (placeholder(config), Some(cause.to_string())),
         };
         let known = refused.is_none();
@@ -192,9 +191,14 @@ fn placeholder(config: &RunnerConfig) -> Run {
             access_token: UNKNOWN.into(),
             certificate: Some(UNKNOWN.into()),
             expires: None,
+            obtained: None,
         },
         worker_location: BTreeMap::new(),
         provider_metadata: metadata,
         worker_config,
+        parts: Parts::default(),
+        files: Vec::new(),
+        registration_secret: None,
+        launch_config_id: None,
     }
 }

@@ -15,4 +15,7 @@ pub struct Credentials {
     pub certificate: Option<SecretString>,
     /// When they stop being valid; `None`: never.
     pub expires: Option<Timestamp>,
+    /// When they were obtained, by the host's clock, where that is known: what they have lived since then says how
+    /// close to their end they may come.
+    pub obtained: Option<Timestamp>,
 }

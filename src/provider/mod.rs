@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use secrecy::SecretString;
 use thiserror::Error;
 
 use crate::config::ProviderConfig;
@@ -24,8 +25,21 @@ pub struct Identified {
     pub worker_location: BTreeMap<String, String>,
     /// What is known of the machine.
     pub provider_metadata: Object,
-    /// What it may do.
-    pub credentials: Credentials,
+    /// What proves it.
+    pub proof: Proof,
+    /// Worker configuration that the provider itself hands over (aws-provisioner's user-data).
+    pub own_config: Option<Object>,
+    /// The launch config that made this machine (aws, azure).
+    pub launch_config_id: Option<String>,
+}
+
+/// What proves who a worker is.
+#[derive(Debug, Clone)]
+pub enum Proof {
+    /// Credentials are at hand: it is not registered.
+    Credentials(Credentials),
+    /// `workerIdentityProof` of registerWorker, by its keys.
+    Registration(BTreeMap<&'static str, SecretString>),
 }
 
 /// Why a provider cannot tell who the worker is.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use super::{Identified, ProviderError};
+use super::{Identified, Proof, ProviderError};
 use crate::config::StandaloneConfig;
 use crate::credentials::Credentials;
 use crate::run::{WorkerIdentity, WorkerPoolId};
@@ -37,12 +37,15 @@ pub(super) fn identify(config: &StandaloneConfig) -> Result<Identified, Provider
         },
         worker_location,
         provider_metadata: fixed.provider_metadata.clone(),
-        credentials: Credentials {
+        proof: Proof::Credentials(Credentials {
             client_id: config.client_id.clone(),
             access_token: config.access_token.clone(),
             certificate: config.certificate.clone(),
             expires: config.certificate.as_ref().map(expiry).transpose()?.flatten(),
-        },
+            obtained: None,
+        }),
+        own_config: None,
+        launch_config_id: None,
     })
 }
 
@@ -85,15 +88,22 @@ mod tests {
         assert_eq!(location, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
     }
 
+    fn expires(certificate: Option<&str>) -> Option<Timestamp> {
+        match identify(&config(certificate)).unwrap().proof {
+            Proof::Credentials(credentials) => credentials.expires,
+            Proof::Registration(_) => panic!("a standalone worker is never registered"),
+        }
+    }
+
     #[test]
     fn permanent_credentials_never_expire() {
-        assert_eq!(identify(&config(None)).unwrap().credentials.expires, None);
+        assert_eq!(expires(None), None);
     }
 
     #[test]
     fn a_certificate_says_when_the_credentials_expire() {
-        let identified = identify(&config(Some(r#"{"version":1,"expiry":1795804367966}"#))).unwrap();
-        assert_eq!(identified.credentials.expires.unwrap().to_string(), "2026-11-27T18:32:47.966Z");
+        let expires = expires(Some(r#"{"version":1,"expiry":1795804367966}"#));
+        assert_eq!(expires.unwrap().to_string(), "2026-11-27T18:32:47.966Z");
     }
 
     #[test]

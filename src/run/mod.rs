@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use crate::credentials::Credentials;
 
 pub mod files;
+mod parts;
 pub mod worker_config;
+
+pub use parts::Parts;
 
 /// A JSON object, its keys sorted.
 pub type Object = Map<String, Value>;
@@ -84,4 +88,12 @@ pub struct Run {
     pub provider_metadata: Object,
     /// The worker's configuration, merged from its sources, before the worker implementation adds its own.
     pub worker_config: worker_config::Merged,
+    /// What it was merged from, beside the runner file.
+    pub parts: Parts,
+    /// What comes with it, in the order of writing.
+    pub files: Vec<files::ShippedFile>,
+    /// The secret that the registration gave, for one use: to renew the credentials. `None`: not registered.
+    pub registration_secret: Option<SecretString>,
+    /// The launch config that made this machine, where its provider tells (aws, azure).
+    pub launch_config_id: Option<String>,
 }

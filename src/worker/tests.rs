@@ -8,7 +8,7 @@ use super::*;
 use crate::credentials::Credentials;
 use crate::run::files::{FileEntry, FileOrigin, ShippedFile};
 use crate::run::worker_config::{Source, take_provider_form, take_secret_form};
-use crate::run::{Object, WorkerIdentity, WorkerPoolId};
+use crate::run::{Object, Parts, WorkerIdentity, WorkerPoolId};
 
 const GO_STANDALONE: &str = include_str!("../../tests/fixtures/contract/go-cache-standalone.json");
 const GO_GOOGLE: &str = include_str!("../../tests/fixtures/contract/go-cache-google.json");
@@ -38,10 +38,15 @@ fn cached_run(cache: &Value) -> Run {
             access_token: text(&cache["Credentials"]["accessToken"]).into(),
             certificate: (!certificate.is_empty()).then(|| certificate.into()),
             expires: None,
+            obtained: None,
         },
         worker_location: serde_json::from_value(cache["WorkerLocation"].clone()).unwrap(),
         provider_metadata: object(cache["ProviderMetadata"].clone()),
         worker_config: Merged::new(),
+        parts: Parts::default(),
+        files: Vec::new(),
+        registration_secret: None,
+        launch_config_id: None,
     }
 }
 
