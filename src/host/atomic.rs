@@ -61,12 +61,39 @@ pub struct Owner {
 /// It cannot be written. Then the old file is there unchanged, and nothing is left behind.
 pub fn replace(path: &Path, content: &[u8], attributes: Attributes, parents: u32) -> Result<(), WriteError> {
     let Some(name) = path.file_name() else {
-        let source = io::Error::new(io::ErrorKind::InvalidInput, "the path does not end with a file's name");
-        return Err(WriteError { doing: "write", path: path.to_owned(), source });
+        return Err(failed("write", path)(nameless()));
     };
     let directory = Directory::create(parent_of(path), parents)?;
     directory.replace(name, attributes, |file| file.write_all(content))?;
     directory.sync()
+}
+
+/// Removes the file at `path`, itself where it is a symlink. When this returns without an error, it is gone from the
+/// disk, or was never there.
+///
+/// # Errors
+///
+/// It cannot be removed.
+pub fn remove(path: &Path) -> Result<(), WriteError> {
+    let failed = failed("remove", path);
+    let directory = match Directory::open(parent_of(path)) {
+        Err(error) if is_not_there(error.source.kind()) => return Ok(()),
+        result => result?,
+    };
+    let Some(name) = path.file_name() else { return Err(failed(nameless())) };
+    match unlinkat(&directory.handle, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) => directory.sync(),
+        Err(Errno::ENOENT) => Ok(()),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+fn is_not_there(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn nameless() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "the path does not end with a file's name")
 }
 
 /// The directory that `path` is in; `.` for a mere name.

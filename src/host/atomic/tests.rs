@@ -161,3 +161,21 @@ fn a_killed_writer_leaves_the_old_file_or_the_new_one() {
         read_whole();
     }
 }
+
+#[test]
+fn what_is_removed_is_the_file_itself_and_what_was_never_there_is_no_error() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    fs::write(at("file"), "").unwrap();
+    symlink(at("file"), at("link")).unwrap();
+    for name in ["link", "link", "file/below", "folder/below"] {
+        remove(&at(name)).unwrap();
+    }
+    assert_eq!(entries(root.path()), ["file"]);
+    remove(&at("file")).unwrap();
+    assert_eq!(entries(root.path()).len(), 0);
+    fs::create_dir(at("folder")).unwrap();
+    let error = remove(&at("folder")).unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot remove {}", at("folder").display()));
+    assert!(remove(Path::new("/")).is_err());
+}
