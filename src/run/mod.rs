@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::credentials::Credentials;
 
+pub mod cache;
 pub mod files;
 mod parts;
 pub mod worker_config;

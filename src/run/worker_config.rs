@@ -16,6 +16,7 @@ mod json;
 mod tests;
 
 pub use forms::{FormError, FormWarning, Taken, take_provider_form, take_secret_form};
+pub(in crate::run) use json::kind_in_words;
 pub use json::parse_outside_json;
 
 /// Where a leaf of the worker configuration came from.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::{item_path, key_path};
+use super::{item_path, key_path, kind_in_words};
 use crate::run::Object;
 use crate::run::files::FileEntry;
 
@@ -187,15 +187,7 @@ fn expect_object(value: Value, place: &str) -> Result<Object, FormError> {
 }
 
 fn wrong_kind(place: String, expected: &'static str, found: &Value) -> FormError {
-    let found = match found {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
-    };
-    FormError::Kind { place, expected, found }
+    FormError::Kind { place, expected, found: kind_in_words(found) }
 }
 
 /// `generic-worker` → `genericWorker`.

@@ -20,6 +20,18 @@ pub fn parse_outside_json(text: &str) -> Result<(Value, Vec<String>), serde_json
     Ok((value, found))
 }
 
+/// What a value is, for messages.
+pub(in crate::run) fn kind_in_words(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
 fn look_for_long_integers(
     raw: &RawValue,
     path: &str,
