@@ -29,7 +29,7 @@ pub struct Report {
 impl Report {
     /// Looks at a configuration that loads.
     pub fn new(config: &RunnerConfig, show_secrets: bool) -> Self {
-        let (run, refused) = match crate::prepare::prepare(config) {
+        let (run, refused) = match crate::prepare::prepare_offline(config) {
             Ok(run) => (run, None),
             Err(cause) => (placeholder(config), Some(cause.to_string())),
         };

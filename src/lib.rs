@@ -66,6 +66,8 @@ pub struct Host {
     pub runtime_directory: Option<PathBuf>,
     /// `$STATE_DIRECTORY`, or where it is by default.
     pub state_directory: Option<PathBuf>,
+    /// Where the clouds' metadata services are.
+    pub metadata: provider::MetadataOrigins,
 }
 
 /// Why no worker was supervised.
@@ -96,7 +98,7 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     siblings.spawn("signals", signals.forward(sender.clone()));
 
     worker::usable(&config.worker)?;
-    let run = prepare::prepare(&config)?;
+    let run = prepare::prepare(&config, &host.metadata).await?;
     let spec = match worker::launch(&run, &config.worker)? {
         Launch::Start(spec) => *spec,
         Launch::Show { secrets } => {

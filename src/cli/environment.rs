@@ -3,6 +3,8 @@
 use std::env;
 use std::path::PathBuf;
 
+use start_worker::provider::MetadataOrigins;
+
 /// The environment, as far as it matters.
 #[derive(Debug)]
 pub(crate) struct Environment {
@@ -13,6 +15,9 @@ pub(crate) struct Environment {
     pub(crate) runtime_directory: Option<PathBuf>,
     /// systemd's `STATE_DIRECTORY`.
     pub(crate) state_directory: Option<PathBuf>,
+    /// `START_WORKER_EC2_METADATA_URL`, `START_WORKER_AZURE_METADATA_URL`, `START_WORKER_GCE_METADATA_URL`: origins, for
+    /// tests.
+    pub(crate) metadata: MetadataOrigins,
 }
 
 impl Environment {
@@ -24,11 +29,21 @@ impl Environment {
             directory("XDG_RUNTIME_DIR").map(|folder| folder.join("start-worker"))
         };
         Self {
-            log_level: env::var("START_WORKER_LOG").ok().filter(|level| !level.is_empty()),
+            log_level: text("START_WORKER_LOG"),
             runtime_directory: directory("RUNTIME_DIRECTORY").or_else(by_default),
             state_directory: directory("STATE_DIRECTORY"),
+            metadata: MetadataOrigins {
+                ec2: text("START_WORKER_EC2_METADATA_URL"),
+                azure: text("START_WORKER_AZURE_METADATA_URL"),
+                gce: text("START_WORKER_GCE_METADATA_URL"),
+            },
         }
     }
+}
+
+/// Empty is as not set.
+fn text(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|text| !text.is_empty())
 }
 
 /// systemd names several directories with colons between; the first is the unit's own.

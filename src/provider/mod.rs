@@ -1,9 +1,10 @@
 //! Providers: who the worker is, where it is, and what proves it. One file a provider.
 //!
 //! To add one: a variant of [`ProviderConfig`] with its keys (config/), a file here that turns it into an
-//! [`Identified`], and a line in [`identify`].
+//! [`Identified`], and a line in [`identify`]. Clouds' metadata services are asked through `metadata`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use secrecy::SecretString;
 use thiserror::Error;
@@ -12,7 +13,18 @@ use crate::config::ProviderConfig;
 use crate::credentials::Credentials;
 use crate::run::{Object, WorkerIdentity};
 
+mod aws;
+mod aws_provisioner;
+mod azure;
+mod document;
+mod fixed;
+mod google;
+mod metadata;
+mod spot;
 mod standalone;
+mod static_;
+
+pub use metadata::MetadataOrigins;
 
 /// What a provider knows of the worker.
 #[derive(Debug, Clone)]
@@ -40,6 +52,8 @@ pub enum Proof {
     Credentials(Credentials),
     /// `workerIdentityProof` of registerWorker, by its keys.
     Registration(BTreeMap<&'static str, SecretString>),
+    /// The legacy aws-provisioner's token, for one use, that its `getSecret` gives credentials for.
+    ProvisionerSecret(SecretString),
 }
 
 /// Why a provider cannot tell who the worker is.
@@ -61,12 +75,85 @@ pub enum ProviderError {
         /// What is wrong with it, and what to do. Never the value of a secret.
         why: String,
     },
+    /// The metadata service has given no answer for as long as a start may take.
+    #[error("cannot read {what}: {why}; gave up after {} s", after.as_secs())]
+    Unreachable {
+        /// The URL, without its query.
+        what: String,
+        /// Why the last attempt failed.
+        why: String,
+        /// How long it was tried.
+        after: Duration,
+    },
+    /// What the metadata service says is of no use.
+    #[error("{what}: {why}")]
+    Answer {
+        /// The URL, without its query, and what of its answer.
+        what: String,
+        /// What is wrong; names the key or tag, shows no value that may be secret.
+        why: String,
+    },
+    /// The cloud has announced the machine's end already: a worker is not worth starting.
+    #[error("instance is about to shut down: {0}")]
+    AboutToShutDown(String),
+    /// There is no HTTP client.
+    #[error("cannot make an HTTP client: {0}")]
+    Client(String),
 }
 
-/// Asks the provider that the runner configuration names.
-pub fn identify(config: &ProviderConfig) -> Result<Identified, ProviderError> {
+impl ProviderError {
+    /// Whether nobody has answered, so that it may go well at another time.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
+/// How long a start that fails for reasons that may pass goes on; `None`: for ever.
+pub type Patience = Option<Duration>;
+
+/// Asks the provider that the runner configuration names. `implementation` is the worker's (`generic-worker`): the
+/// legacy aws-provisioner hands over worker configuration by its name.
+///
+/// # Errors
+///
+/// No answer within `patience`; what it says is of no use; the machine is about to end.
+pub async fn identify(
+    config: &ProviderConfig,
+    origins: &MetadataOrigins,
+    implementation: &str,
+    patience: Patience,
+) -> Result<Identified, ProviderError> {
     match config {
         ProviderConfig::Standalone(config) => standalone::identify(config),
-        other => Err(ProviderError::Unsupported { provider_type: other.provider_type() }),
+        ProviderConfig::Static(config) => static_::identify(config),
+        ProviderConfig::Aws(_) => aws::identify(origins, patience).await,
+        ProviderConfig::Azure(_) => azure::identify(origins, patience).await,
+        ProviderConfig::Google(_) => google::identify(origins, patience).await,
+        ProviderConfig::AwsProvisioner(_) => {
+            aws_provisioner::identify(origins, implementation, patience).await
+        }
     }
+}
+
+/// What is in the runner configuration, asking nobody; `None`: the provider has to be asked.
+pub fn identify_offline(config: &ProviderConfig) -> Option<Result<Identified, ProviderError>> {
+    match config {
+        ProviderConfig::Standalone(config) => Some(standalone::identify(config)),
+        ProviderConfig::Static(config) => Some(static_::identify(config)),
+        ProviderConfig::Aws(_)
+        | ProviderConfig::Azure(_)
+        | ProviderConfig::Google(_)
+        | ProviderConfig::AwsProvisioner(_) => None,
+    }
+}
+
+/// A location of these parts.
+fn location<const N: usize>(parts: [(&str, &str); N]) -> BTreeMap<String, String> {
+    parts.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// What is known of a machine: what has a value.
+fn metadata_of<'a>(values: impl IntoIterator<Item = (&'a str, Option<String>)>) -> Object {
+    let known = values.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into())));
+    known.collect()
 }

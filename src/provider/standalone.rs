@@ -4,10 +4,9 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use super::{Identified, Proof, ProviderError};
+use super::{Identified, Proof, ProviderError, fixed};
 use crate::config::StandaloneConfig;
 use crate::credentials::Credentials;
-use crate::run::{WorkerIdentity, WorkerPoolId};
 
 /// The providerId of every standalone worker, and its `cloud`.
 const NAME: &str = "standalone";
@@ -20,33 +19,14 @@ struct Certificate {
 }
 
 pub(super) fn identify(config: &StandaloneConfig) -> Result<Identified, ProviderError> {
-    let fixed = &config.identity;
-    let pool = WorkerPoolId::parse(&fixed.worker_pool_id).ok_or_else(|| ProviderError::Value {
-        key: "workerPoolID",
-        why: format!("expected <provisionerId>/<workerType>, found {:?}", fixed.worker_pool_id),
-    })?;
-    let mut worker_location = fixed.worker_location.clone();
-    worker_location.entry("cloud".to_owned()).or_insert_with(|| NAME.to_owned());
-    Ok(Identified {
-        root_url: fixed.root_url.clone(),
-        identity: WorkerIdentity {
-            provider_id: NAME.to_owned(),
-            worker_pool_id: pool,
-            worker_group: fixed.worker_group.clone(),
-            worker_id: fixed.worker_id.clone(),
-        },
-        worker_location,
-        provider_metadata: fixed.provider_metadata.clone(),
-        proof: Proof::Credentials(Credentials {
-            client_id: config.client_id.clone(),
-            access_token: config.access_token.clone(),
-            certificate: config.certificate.clone(),
-            expires: config.certificate.as_ref().map(expiry).transpose()?.flatten(),
-            obtained: None,
-        }),
-        own_config: None,
-        launch_config_id: None,
-    })
+    let proof = Proof::Credentials(Credentials {
+        client_id: config.client_id.clone(),
+        access_token: config.access_token.clone(),
+        certificate: config.certificate.clone(),
+        expires: config.certificate.as_ref().map(expiry).transpose()?.flatten(),
+        obtained: None,
+    });
+    fixed::identified(&config.identity, NAME, NAME, proof)
 }
 
 /// When the certificate ends; `None` where it does not say.
@@ -91,7 +71,7 @@ mod tests {
     fn expires(certificate: Option<&str>) -> Option<Timestamp> {
         match identify(&config(certificate)).unwrap().proof {
             Proof::Credentials(credentials) => credentials.expires,
-            Proof::Registration(_) => panic!("a standalone worker is never registered"),
+            proof => panic!("a standalone worker has credentials, not {proof:?}"),
         }
     }
 

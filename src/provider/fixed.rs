@@ -1,0 +1,34 @@
+//! Workers whose identity is in the runner configuration: `standalone` and `static`. Nobody is asked.
+
+use super::{Identified, Proof, ProviderError};
+use crate::config::FixedIdentity;
+use crate::run::{WorkerIdentity, WorkerPoolId};
+
+/// The configured identity, with what proves it. `cloud` stands in the location where the file has no other.
+pub(super) fn identified(
+    fixed: &FixedIdentity,
+    provider_id: &str,
+    cloud: &str,
+    proof: Proof,
+) -> Result<Identified, ProviderError> {
+    let pool = WorkerPoolId::parse(&fixed.worker_pool_id).ok_or_else(|| ProviderError::Value {
+        key: "workerPoolID",
+        why: format!("expected <provisionerId>/<workerType>, found {:?}", fixed.worker_pool_id),
+    })?;
+    let mut worker_location = fixed.worker_location.clone();
+    worker_location.entry("cloud".to_owned()).or_insert_with(|| cloud.to_owned());
+    Ok(Identified {
+        root_url: fixed.root_url.clone(),
+        identity: WorkerIdentity {
+            provider_id: provider_id.to_owned(),
+            worker_pool_id: pool,
+            worker_group: fixed.worker_group.clone(),
+            worker_id: fixed.worker_id.clone(),
+        },
+        worker_location,
+        provider_metadata: fixed.provider_metadata.clone(),
+        proof,
+        own_config: None,
+        launch_config_id: None,
+    })
+}

@@ -1,0 +1,82 @@
+//! `google`: a GCE instance that worker-manager has made. An attribute says which worker it is, and an identity token for
+//! the deployment's root URL proves it.
+//! <https://cloud.google.com/compute/docs/metadata/overview>
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::document::Document;
+use super::metadata::{Asker, MetadataOrigins, SIGNED, Service};
+use super::{Identified, Patience, Proof, ProviderError, location, metadata_of};
+use crate::run::WorkerIdentity;
+
+/// `TRUE` once the instance is to be stopped within 30 s.
+pub(super) const PREEMPTED: &str = "/computeMetadata/v1/instance/preempted";
+const TASKCLUSTER: &str = "/computeMetadata/v1/instance/attributes/taskcluster";
+const ID: &str = "/computeMetadata/v1/instance/id";
+const ZONE: &str = "/computeMetadata/v1/instance/zone";
+const PROJECT: &str = "/computeMetadata/v1/project/project-id";
+const IMAGE: &str = "/computeMetadata/v1/instance/image";
+const MACHINE_TYPE: &str = "/computeMetadata/v1/instance/machine-type";
+const HOSTNAME: &str = "/computeMetadata/v1/instance/hostname";
+const LOCAL_IPV4: &str = "/computeMetadata/v1/instance/network-interfaces/0/ip";
+const PUBLIC_IPV4: &str = "/computeMetadata/v1/instance/network-interfaces/0/access-configs/0/external-ip";
+const IDENTITY: &str = "/computeMetadata/v1/instance/service-accounts/default/identity";
+
+/// All but RFC 3986's unreserved characters.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+pub(super) async fn identify(
+    origins: &MetadataOrigins,
+    patience: Patience,
+) -> Result<Identified, ProviderError> {
+    let mut service = Asker::new(Service::gce(origins)?, patience);
+    let attribute = Document::parse(service.url(TASKCLUSTER), &service.required(TASKCLUSTER).await?)?;
+    let root_url = attribute.root_url("rootUrl")?;
+    let id = required(&mut service, ID).await?;
+    let zone = required(&mut service, ZONE).await?;
+    let zone = zone.rsplit('/').next().unwrap_or_default().to_owned();
+    let Some((region, _)) = zone.rsplit_once('-') else {
+        let why = format!("expected a zone such as us-east1-b, found {zone:?}");
+        return Err(ProviderError::Answer { what: service.url(ZONE), why });
+    };
+    let provider_metadata = metadata_of([
+        ("instance-id", Some(id.clone())),
+        ("project-id", Some(service.required(PROJECT).await?)),
+        ("image", Some(service.required(IMAGE).await?)),
+        ("instance-type", Some(service.required(MACHINE_TYPE).await?)),
+        ("zone", Some(zone.clone())),
+        ("region", Some(region.to_owned())),
+        ("public-hostname", Some(service.required(HOSTNAME).await?)),
+        ("public-ipv4", service.optional(PUBLIC_IPV4).await?),
+        ("local-ipv4", Some(service.required(LOCAL_IPV4).await?)),
+    ]);
+    let audience = utf8_percent_encode(&root_url, RESERVED);
+    let identity = format!("{IDENTITY}?audience={audience}&format=full");
+    let token = service.required_within(&identity, SIGNED).await?;
+    if service.required(PREEMPTED).await?.trim() == "TRUE" {
+        return Err(ProviderError::AboutToShutDown("it is preempted".to_owned()));
+    }
+    Ok(Identified {
+        root_url,
+        identity: WorkerIdentity {
+            provider_id: attribute.text("providerId")?,
+            worker_pool_id: attribute.worker_pool_id("workerPoolId")?,
+            worker_group: attribute.text("workerGroup")?,
+            worker_id: id,
+        },
+        worker_location: location([("cloud", "google"), ("region", region), ("zone", &zone)]),
+        provider_metadata,
+        proof: Proof::Registration([("token", token.into())].into()),
+        own_config: None,
+        launch_config_id: None,
+    })
+}
+
+/// What must not be empty either.
+async fn required(service: &mut Asker, path: &str) -> Result<String, ProviderError> {
+    let text = service.required(path).await?;
+    if text.is_empty() {
+        return Err(ProviderError::Answer { what: service.url(path), why: "is empty".to_owned() });
+    }
+    Ok(text)
+}

@@ -1,0 +1,137 @@
+//! The clouds' metadata services: one HTTP call, with the headers and the session token that each service asks for.
+//!
+//! They are on the link, so nothing stands between: no proxy, no redirects, no TLS, and an answer within seconds.
+//! [`ask`] asks until there is an answer.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use thiserror::Error;
+
+use super::ProviderError;
+
+mod ask;
+mod http;
+mod session;
+
+pub(super) use ask::Asker;
+use session::Session;
+
+/// How long an answer may take.
+pub(super) const SOON: Duration = Duration::from_secs(2);
+/// How long a signed document may take.
+pub(super) const SIGNED: Duration = Duration::from_secs(5);
+/// Larger than any user-data.
+const MAX_BODY: usize = 1 << 20;
+
+/// EC2's and Azure's link-local address.
+const LINK_LOCAL: &str = "http://169.254.169.254";
+/// The name that GCE resolves to the same address.
+const GCE: &str = "http://metadata.google.internal";
+
+/// Where the metadata services are, as origins (`http://host:port`); `None`: where the cloud has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MetadataOrigins {
+    /// EC2's.
+    pub ec2: Option<String>,
+    /// Azure's.
+    pub azure: Option<String>,
+    /// GCE's.
+    pub gce: Option<String>,
+}
+
+/// One cloud's metadata service.
+pub(super) struct Service {
+    kind: Kind,
+    origin: String,
+    http: reqwest::Client,
+}
+
+/// What each service asks of those who ask.
+enum Kind {
+    Ec2(Session),
+    Azure,
+    Gce,
+}
+
+/// An answer with a body.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// The body, as it came.
+    pub(super) text: String,
+}
+
+/// Why a call brought nothing.
+#[derive(Debug, Error)]
+pub(super) enum Failure {
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    #[error("{0}")]
+    Transport(String),
+    #[error("not there (404)")]
+    Absent,
+    #[error("answered {0}")]
+    Status(StatusCode),
+    #[error("the answer is longer than 1 MiB")]
+    TooLong,
+    #[error("the answer is not UTF-8")]
+    NotText,
+    #[error("something else answers there: the answer has no header `Metadata-Flavor: Google`")]
+    Stranger,
+    #[error("no session token (is the instance's metadata hop limit too low?): {0}")]
+    Session(Box<Failure>),
+}
+
+impl Failure {
+    /// Whether asking again may help.
+    fn may_pass(&self) -> bool {
+        !matches!(self, Self::TooLong | Self::NotText)
+    }
+}
+
+impl Service {
+    /// EC2's. `without_sessions`: go on with its first version where it has no session tokens.
+    pub(super) fn ec2(origins: &MetadataOrigins, without_sessions: bool) -> Result<Self, ProviderError> {
+        Self::new(Kind::Ec2(Session::new(without_sessions)), origins.ec2.as_deref(), LINK_LOCAL)
+    }
+
+    /// Azure's.
+    pub(super) fn azure(origins: &MetadataOrigins) -> Result<Self, ProviderError> {
+        Self::new(Kind::Azure, origins.azure.as_deref(), LINK_LOCAL)
+    }
+
+    /// GCE's.
+    pub(super) fn gce(origins: &MetadataOrigins) -> Result<Self, ProviderError> {
+        Self::new(Kind::Gce, origins.gce.as_deref(), GCE)
+    }
+
+    fn new(kind: Kind, origin: Option<&str>, default: &str) -> Result<Self, ProviderError> {
+        let origin = origin.unwrap_or(default).trim_end_matches('/').to_owned();
+        Ok(Self { kind, origin, http: http::client()? })
+    }
+
+    /// A path's whole URL, for messages: without its query.
+    pub(super) fn url(&self, path: &str) -> String {
+        format!("{}{}", self.origin, path.split('?').next().unwrap_or_default())
+    }
+
+    /// Reads what is at a path, once; with another session token where the one at hand is refused.
+    pub(super) async fn get(&mut self, path: &str, limit: Duration) -> Result<Answer, Failure> {
+        let url = format!("{}{path}", self.origin);
+        let request = self.http.get(url);
+        match &mut self.kind {
+            Kind::Azure => {
+                http::read(request.header("Metadata", "true"), limit).await.map(|(answer, _)| answer)
+            }
+            Kind::Gce => {
+                let (answer, headers) =
+                    http::read(request.header("Metadata-Flavor", "Google"), limit).await?;
+                if headers.get("Metadata-Flavor").is_none_or(|flavor| flavor != "Google") {
+                    return Err(Failure::Stranger);
+                }
+                Ok(answer)
+            }
+            Kind::Ec2(session) => session.get(&self.http, &self.origin, path, limit).await,
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Asks a metadata service until there is an answer, as long as the start has patience.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::{Answer, Failure, SOON, Service};
+use crate::provider::ProviderError;
+
+/// Metadata can lag behind the boot: how long what must be there may be absent.
+const LATE: Duration = Duration::from_secs(60);
+/// How long a trouble that goes on is not mentioned.
+const QUIET: Duration = Duration::from_secs(60);
+/// The first pause's longest, and every pause's.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// Asks one service at start.
+pub(in crate::provider) struct Asker {
+    service: Service,
+    started: Instant,
+    patience: Option<Duration>,
+    trouble: Trouble,
+}
+
+impl Asker {
+    /// `patience`: how long all the asking may take; `None`: for ever.
+    pub(in crate::provider) fn new(service: Service, patience: Option<Duration>) -> Self {
+        Self { service, started: Instant::now(), patience, trouble: Trouble::default() }
+    }
+
+    /// A path's whole URL, for messages.
+    pub(in crate::provider) fn url(&self, path: &str) -> String {
+        self.service.url(path)
+    }
+
+    /// What must be there.
+    pub(in crate::provider) async fn required(&mut self, path: &str) -> Result<String, ProviderError> {
+        self.required_within(path, SOON).await
+    }
+
+    /// What must be there, and may take longer.
+    pub(in crate::provider) async fn required_within(
+        &mut self,
+        path: &str,
+        limit: Duration,
+    ) -> Result<String, ProviderError> {
+        match self.ask(path, limit, Some(LATE)).await? {
+            Some(answer) => Ok(answer.text),
+            None => Err(self.answer_error(path, &format!("{}, and it is needed", Failure::Absent))),
+        }
+    }
+
+    /// What may be absent, or empty, which is the same.
+    pub(in crate::provider) async fn optional(
+        &mut self,
+        path: &str,
+    ) -> Result<Option<String>, ProviderError> {
+        let answer = self.ask(path, SOON, None).await?;
+        Ok(answer.map(|answer| answer.text).filter(|text| !text.is_empty()))
+    }
+
+    /// `late`: for how long an absence is not believed.
+    async fn ask(
+        &mut self,
+        path: &str,
+        limit: Duration,
+        late: Option<Duration>,
+    ) -> Result<Option<Answer>, ProviderError> {
+        let first = Instant::now();
+        for attempt in 0.. {
+            let failure = match self.service.get(path, limit).await {
+                Ok(answer) => {
+                    self.trouble.over();
+                    return Ok(Some(answer));
+                }
+                Err(Failure::Absent) if late.is_none_or(|late| first.elapsed() >= late) => {
+                    self.trouble.over();
+                    return Ok(None);
+                }
+                Err(failure) if !failure.may_pass() => {
+                    return Err(self.answer_error(path, &failure.to_string()));
+                }
+                Err(failure) => failure,
+            };
+            let Some(wait) = self.wait(attempt, late.filter(|_| matches!(failure, Failure::Absent)), first)
+            else {
+                return match failure {
+                    Failure::Absent => Ok(None),
+                    failure => Err(self.gave_up(path, &failure)),
+                };
+            };
+            self.trouble.goes_on(&self.service.url(path), &failure, wait);
+            sleep(wait).await;
+        }
+        Ok(None)
+    }
+
+    /// How long until the next attempt, not beyond the end of the patience; `None`: there is no next.
+    fn wait(&self, attempt: u32, late: Option<Duration>, first: Instant) -> Option<Duration> {
+        let mut wait = pause(attempt);
+        let ends = [self.patience.map(|time| (self.started, time)), late.map(|time| (first, time))];
+        for (since, time) in ends.into_iter().flatten() {
+            let left = time.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                return None;
+            }
+            wait = wait.min(left);
+        }
+        Some(wait)
+    }
+
+    fn answer_error(&self, path: &str, why: &str) -> ProviderError {
+        ProviderError::Answer { what: self.service.url(path), why: why.to_owned() }
+    }
+
+    fn gave_up(&self, path: &str, failure: &Failure) -> ProviderError {
+        ProviderError::Unreachable {
+            what: self.service.url(path),
+            why: failure.to_string(),
+            after: self.started.elapsed(),
+        }
+    }
+}
+
+/// Exponential, with full jitter, so that a thousand machines that boot at once do not ask at once.
+fn pause(attempt: u32) -> Duration {
+    let (first, longest) = PAUSES;
+    let ceiling = first.saturating_mul(2_u32.saturating_pow(attempt)).min(longest);
+    ceiling.mul_f64(fastrand::f64())
+}
+
+/// A trouble in the log: a line when it begins, one a minute at most while it goes on, one when it is over.
+#[derive(Debug, Default)]
+struct Trouble {
+    since: Option<Instant>,
+    told: Option<Instant>,
+}
+
+impl Trouble {
+    fn goes_on(&mut self, url: &str, failure: &Failure, wait: Duration) {
+        let now = Instant::now();
+        self.since.get_or_insert(now);
+        if self.told.is_none_or(|told| now.duration_since(told) >= QUIET) {
+            self.told = Some(now);
+            warn!(url, error = %failure, next_attempt_in = %rounded(wait), "the metadata service gives no answer: asking again");
+        }
+    }
+
+    fn over(&mut self) {
+        if let Some(since) = self.since.take() {
+            self.told = None;
+            info!(after = %rounded(since.elapsed()), "the metadata service answers");
+        }
+    }
+}
+
+/// To the millisecond.
+fn rounded(time: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_half_a_minute_and_vary() {
+        for (attempt, longest) in [(0, 0.5), (1, 1.0), (4, 8.0), (6, 30.0), (u32::MAX, 30.0)] {
+            let pauses: Vec<f64> = (0..200).map(|_| pause(attempt).as_secs_f64()).collect();
+            assert!(pauses.iter().all(|&pause| pause <= longest), "{attempt}");
+            assert!(pauses.iter().any(|&pause| pause > longest / 2.0), "{attempt}");
+            assert!(pauses.iter().any(|&pause| pause < longest / 2.0), "{attempt}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The HTTP client of the metadata services: plain, direct, bounded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::HeaderMap;
+use reqwest::{RequestBuilder, StatusCode, redirect, retry};
+use rustls::crypto::ring;
+
+use super::{Answer, Failure, MAX_BODY, SOON};
+use crate::chain::Chain;
+use crate::provider::ProviderError;
+
+/// A client that asks the address itself, and nobody else.
+pub(super) fn client() -> Result<reqwest::Client, ProviderError> {
+    // There is no TLS on the link. Without this the system's certificates would be loaded.
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|cause| ProviderError::Client(cause.to_string()))?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .no_gzip()
+        .redirect(redirect::Policy::none())
+        .retry(retry::never())
+        .referer(false)
+        .http1_only()
+        .connect_timeout(SOON)
+        .build()
+        .map_err(|cause| ProviderError::Client(Chain(&cause).to_string()))
+}
+
+/// Sends a request and reads all of its answer, within `limit`.
+pub(super) async fn read(request: RequestBuilder, limit: Duration) -> Result<(Answer, HeaderMap), Failure> {
+    let failed = |cause: reqwest::Error| {
+        if cause.is_timeout() {
+            return Failure::TimedOut(limit);
+        }
+        Failure::Transport(Chain(&cause.without_url()).to_string())
+    };
+    let mut response = request.timeout(limit).send().await.map_err(failed)?;
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::NOT_FOUND => return Err(Failure::Absent),
+        status => return Err(Failure::Status(status)),
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if body.len() + chunk.len() > MAX_BODY {
+            return Err(Failure::TooLong);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let headers = std::mem::take(response.headers_mut());
+    let text = String::from_utf8(body).map_err(|_| Failure::NotText)?;
+    Ok((Answer { text }, headers))
+}

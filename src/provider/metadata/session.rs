@@ -1,0 +1,111 @@
+//! EC2's session tokens (IMDSv2): had with a PUT, sent with every GET, renewed in time and when one is refused.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+use tracing::info;
+
+use super::{Answer, Failure, SOON, http};
+
+/// Where tokens are given.
+const TOKENS: &str = "/latest/api/token";
+/// How long a token is asked for, and the header of the answer that says how long it is good.
+const TTL_HEADER: &str = "X-aws-ec2-metadata-token-ttl-seconds";
+/// Six hours, the longest that there is.
+const TTL: Duration = Duration::from_secs(21600);
+
+/// The session with the service.
+pub(super) struct Session {
+    token: Option<Token>,
+    /// The service's first version, which has no tokens, will do.
+    may_do_without: bool,
+    /// It has to do.
+    without: bool,
+}
+
+struct Token {
+    value: SecretString,
+    /// When another one is asked for.
+    renew: Instant,
+    ends: Instant,
+}
+
+impl Session {
+    pub(super) fn new(may_do_without: bool) -> Self {
+        Self { token: None, may_do_without, without: false }
+    }
+
+    pub(super) async fn get(
+        &mut self,
+        http: &reqwest::Client,
+        origin: &str,
+        path: &str,
+        limit: Duration,
+    ) -> Result<Answer, Failure> {
+        let first = self.attempt(http, origin, path, limit).await;
+        if !matches!(first, Err(Failure::Status(StatusCode::UNAUTHORIZED))) {
+            return first;
+        }
+        // Worth nothing any more (a host that slept), or wanted after all.
+        self.token = None;
+        self.without = false;
+        self.attempt(http, origin, path, limit).await
+    }
+
+    async fn attempt(
+        &mut self,
+        http: &reqwest::Client,
+        origin: &str,
+        path: &str,
+        limit: Duration,
+    ) -> Result<Answer, Failure> {
+        let mut request = http.get(format!("{origin}{path}"));
+        if let Some(token) = self.token(http, origin).await? {
+            request = request.header("X-aws-ec2-metadata-token", token.expose_secret());
+        }
+        http::read(request, limit).await.map(|(answer, _)| answer)
+    }
+
+    /// `None`: there are none here.
+    async fn token(&mut self, http: &reqwest::Client, origin: &str) -> Result<Option<SecretString>, Failure> {
+        let now = Instant::now();
+        if self.without {
+            return Ok(None);
+        }
+        if let Some(token) = self.token.as_ref().filter(|token| now < token.renew) {
+            return Ok(Some(token.value.clone()));
+        }
+        let request = http.put(format!("{origin}{TOKENS}")).header(TTL_HEADER, TTL.as_secs());
+        match http::read(request, SOON).await {
+            Ok((answer, headers)) => {
+                let given = headers.get(TTL_HEADER).and_then(|ttl| ttl.to_str().ok()?.parse().ok());
+                let ttl = given.map_or(TTL, Duration::from_secs).min(TTL);
+                let value = SecretString::from(answer.text);
+                self.token = Some(Token { value: value.clone(), renew: now + ttl * 9 / 10, ends: now + ttl });
+                Ok(Some(value))
+            }
+            Err(failure) if self.may_do_without && has_no_tokens(&failure) => {
+                info!("the metadata service has no session tokens: going on without");
+                self.without = true;
+                Ok(None)
+            }
+            Err(failure) => match self.token.as_ref().filter(|token| now < token.ends) {
+                Some(token) => Ok(Some(token.value.clone())),
+                None => Err(Failure::Session(Box::new(failure))),
+            },
+        }
+    }
+}
+
+/// How a service that has only GET answers a PUT.
+fn has_no_tokens(failure: &Failure) -> bool {
+    match failure {
+        Failure::Absent => true,
+        Failure::Status(status) => {
+            [StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED].contains(status)
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,50 @@
+//! What EC2 says of a spot instance's end.
+//! <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html>
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+/// `{"action": "terminate", "time": …}`, absent while nothing is due.
+pub(super) const INSTANCE_ACTION: &str = "/latest/meta-data/spot/instance-action";
+/// The older form: a time, and at times something that is none.
+pub(super) const TERMINATION_TIME: &str = "/latest/meta-data/spot/termination-time";
+
+/// What is to happen, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Spot {
+    /// `terminate`, `stop`, `hibernate`.
+    pub(super) action: String,
+    /// When.
+    pub(super) time: Option<Timestamp>,
+}
+
+impl Spot {
+    /// Reads [`INSTANCE_ACTION`]; `None`: it is something else.
+    pub(super) fn from_instance_action(text: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(text).ok()?;
+        let action = value.get("action")?.as_str()?.to_owned();
+        let time = value.get("time").and_then(Value::as_str).and_then(|time| time.parse().ok());
+        Some(Self { action, time })
+    }
+
+    /// Reads [`TERMINATION_TIME`]; `None`: it is no time, so nothing is due.
+    pub(super) fn from_termination_time(text: &str) -> Option<Self> {
+        let time = text.trim().parse().ok()?;
+        Some(Self { action: "terminate".to_owned(), time: Some(time) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_time_is_a_termination_time() {
+        let spot = Spot::from_termination_time("2026-11-24T18:02:00Z\n").unwrap();
+        assert_eq!(spot.action, "terminate");
+        assert_eq!(spot.time.unwrap().to_string(), "2026-11-24T18:02:00Z");
+        for text in ["", "none", "0", "<html>404</html>", "2026-11-24"] {
+            assert_eq!(Spot::from_termination_time(text), None, "{text}");
+        }
+    }
+}
