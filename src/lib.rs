@@ -50,6 +50,7 @@ pub mod prepare;
 pub mod protocol;
 pub mod provider;
 pub mod redact;
+pub mod retry;
 pub mod run;
 pub mod supervisor;
 pub mod watch;

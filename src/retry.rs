@@ -1,0 +1,60 @@
+//! Back-off: how long to wait before something is tried again. Pure: who waits brings timer and chance.
+
+use std::time::Duration;
+
+/// Exponential back-off with full jitter: every wait is anything between nothing and a ceiling that doubles with each
+/// wait, so that many machines that failed at the same moment do not come back at the same moment.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    ceiling: Duration,
+    longest: Duration,
+}
+
+impl Backoff {
+    /// The first ceiling, and the one at which it stops growing.
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        Self { ceiling: first.min(longest), longest }
+    }
+
+    /// The next wait.
+    pub fn next_wait(&mut self, chance: &mut fastrand::Rng) -> Duration {
+        let wait = self.ceiling.mul_f64(chance.f64());
+        self.ceiling = self.ceiling.saturating_mul(2).min(self.longest);
+        wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ceiling_doubles_up_to_the_longest_wait() {
+        let seconds = Duration::from_secs;
+        let mut backoff = Backoff::new(Duration::from_millis(500), seconds(30));
+        let mut ceilings = Vec::new();
+        for _ in 0..9 {
+            ceilings.push(backoff.ceiling.as_millis());
+            backoff.next_wait(&mut fastrand::Rng::with_seed(1));
+        }
+        assert_eq!(ceilings, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000]);
+        let mut endless = Backoff::new(Duration::MAX, Duration::MAX);
+        endless.next_wait(&mut fastrand::Rng::with_seed(1));
+        assert_eq!(endless.ceiling, Duration::MAX);
+        assert_eq!(Backoff::new(seconds(5), seconds(2)).ceiling, seconds(2));
+    }
+
+    #[test]
+    fn waits_are_spread_over_all_that_is_below_the_ceiling() {
+        let mut chance = fastrand::Rng::with_seed(7);
+        let waits: Vec<f64> = (0..1000)
+            .map(|_| Backoff::new(Duration::from_secs(8), Duration::from_secs(8)).next_wait(&mut chance))
+            .map(|wait| wait.as_secs_f64())
+            .collect();
+        assert!(waits.iter().all(|wait| *wait < 8.0));
+        for quarter in [0.0, 2.0, 4.0, 6.0] {
+            let here = waits.iter().filter(|wait| (quarter..quarter + 2.0).contains(*wait)).count();
+            assert!((200..300).contains(&here), "{here} of 1000 waits from {quarter} s");
+        }
+    }
+}
