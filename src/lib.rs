@@ -53,6 +53,7 @@ pub mod redact;
 pub mod retry;
 pub mod run;
 pub mod supervisor;
+pub mod taskcluster;
 pub mod watch;
 pub mod worker;
 
@@ -69,6 +70,8 @@ pub struct Host {
     pub state_directory: Option<PathBuf>,
     /// Where the clouds' metadata services are.
     pub metadata: provider::MetadataOrigins,
+    /// The proxies that Taskcluster is called through.
+    pub proxies: taskcluster::Proxies,
 }
 
 /// Why no worker was supervised.

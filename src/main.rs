@@ -101,6 +101,7 @@ fn run(config: RunnerConfig, environment: Environment, output: &Output) -> Resul
         runtime_directory: environment.runtime_directory,
         state_directory: environment.state_directory,
         metadata: environment.metadata,
+        proxies: environment.proxies,
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Signals)?;

@@ -4,6 +4,7 @@ use std::env;
 use std::path::PathBuf;
 
 use start_worker::provider::MetadataOrigins;
+use start_worker::taskcluster::Proxies;
 
 /// The environment, as far as it matters.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct Environment {
     /// `START_WORKER_EC2_METADATA_URL`, `START_WORKER_AZURE_METADATA_URL`, `START_WORKER_GCE_METADATA_URL`: origins, for
     /// tests.
     pub(crate) metadata: MetadataOrigins,
+    /// `http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`, in small letters or capitals.
+    pub(crate) proxies: Proxies,
 }
 
 impl Environment {
@@ -37,6 +40,7 @@ impl Environment {
                 azure: text("START_WORKER_AZURE_METADATA_URL"),
                 gce: text("START_WORKER_GCE_METADATA_URL"),
             },
+            proxies: proxies(|name| env::var(name).ok()),
         }
     }
 }
@@ -50,4 +54,41 @@ fn text(name: &str) -> Option<String> {
 fn directory(name: &str) -> Option<PathBuf> {
     let value = env::var_os(name)?;
     env::split_paths(&value).next().filter(|path| path.is_absolute())
+}
+
+/// Small letters first, as everywhere; what is empty is not set; `all_proxy` stands in for those that are not set.
+fn proxies(variable: impl Fn(&str) -> Option<String>) -> Proxies {
+    let set =
+        |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+    let either = |name: &str| set(name).or_else(|| set(&name.to_uppercase()));
+    let all = either("all_proxy");
+    Proxies {
+        http: either("http_proxy").or_else(|| all.clone()),
+        https: either("https_proxy").or(all),
+        no_proxy: either("no_proxy"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(set: &[(&str, &str)]) -> [Option<String>; 3] {
+        let Proxies { http, https, no_proxy } = proxies(|name| {
+            set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        });
+        [http, https, no_proxy]
+    }
+
+    #[test]
+    fn proxies_are_read_in_small_letters_first() {
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(read(&[]), [None, None, None]);
+        let set = [("http_proxy", "a"), ("HTTP_PROXY", "b"), ("HTTPS_PROXY", "c"), ("no_proxy", "d")];
+        assert_eq!(read(&set), [some("a"), some("c"), some("d")]);
+        assert_eq!(
+            read(&[("all_proxy", "a"), ("https_proxy", ""), ("HTTP_PROXY", "b")]),
+            [some("b"), some("a"), None]
+        );
+    }
 }

@@ -1,0 +1,276 @@
+//! The calls: one method of [`Client`] for each.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::Method;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+use tracing::warn;
+
+use super::attempts::{Effort, End};
+use super::client::{Call, Client};
+use super::error::{CallError, Why};
+use super::values::{
+    AnsweredCredentials, ProvisionerSecret, RegisterWorker, Registered, RegistrationAnswer, Reregistered,
+    ShouldTerminate, WorkerError, WorkerName, WorkerPool,
+};
+use crate::credentials::Credentials;
+
+/// What reportWorkerError takes of a title, in characters.
+const LONGEST_TITLE: usize = 128;
+/// What it takes of a description, in characters.
+const LONGEST_DESCRIPTION: usize = 10_240;
+
+/// All but RFC 3986's unreserved characters: a parameter is encoded as a whole, its slashes too.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+impl Client {
+    /// registerWorker: proves who the worker is, and gets its credentials. Dynamic workers can do this once.
+    pub async fn register_worker(
+        &self,
+        request: &RegisterWorker<'_>,
+        effort: Effort,
+    ) -> Result<Registered, CallError> {
+        let end = End::from(effort);
+        let Some(boot_time) = request.system_boot_time else {
+            return self.register(request, None, end).await;
+        };
+        match self.register(request, Some(boot_time), end).await {
+            Err(refusal) if names_the_boot_time(&refusal) => {
+                warn!("this Taskcluster deployment does not know systemBootTime: registering without it");
+                self.register(request, None, end).await
+            }
+            result => result,
+        }
+    }
+
+    async fn register(
+        &self,
+        request: &RegisterWorker<'_>,
+        boot_time: Option<Timestamp>,
+        end: End,
+    ) -> Result<Registered, CallError> {
+        let RegisterWorker { name, provider_id, proof, .. } = request;
+        let shown: BTreeMap<_, _> = proof.iter().map(|(key, value)| (*key, value.expose_secret())).collect();
+        let mut body = worker_body(name);
+        body.insert("providerId".to_owned(), json!(provider_id));
+        body.insert("workerIdentityProof".to_owned(), json!(shown));
+        if let Some(boot_time) = boot_time {
+            body.insert("systemBootTime".to_owned(), json!(boot_time.to_string()));
+        }
+        let mut call = manager("registerWorker", Method::POST, &["worker", "register"]).with_body(body);
+        call.secrets = proof.values().collect();
+        self.call(&call, end, |body| {
+            let answer: RegistrationAnswer = read(body)?;
+            let worker_config = answer.worker_config.ok_or_else(|| missing("workerConfig"))?;
+            let credentials = answer.credentials.expire(&answer.expires, self.now())?;
+            Ok(Registered { credentials, worker_config, secret: answer.secret.into() })
+        })
+        .await
+    }
+
+    /// reregisterWorker: gets new credentials for the secret of the last registration, and the next secret. The old
+    /// secret is of no use afterwards, even where the answer is lost.
+    pub async fn reregister_worker(
+        &self,
+        credentials: &Credentials,
+        name: &WorkerName,
+        secret: &SecretString,
+        effort: Effort,
+    ) -> Result<Reregistered, CallError> {
+        let mut body = worker_body(name);
+        body.insert("secret".to_owned(), json!(secret.expose_secret()));
+        let mut call = manager("reregisterWorker", Method::POST, &["worker", "reregister"])
+            .with_body(body)
+            .signed(credentials);
+        call.secrets.push(secret);
+        self.call(&call, effort.into(), |body| {
+            let answer: RegistrationAnswer = read(body)?;
+            let credentials = answer.credentials.expire(&answer.expires, self.now())?;
+            Ok(Reregistered { credentials, secret: answer.secret.into() })
+        })
+        .await
+    }
+
+    /// reportWorkerError: tells the worker pool's operators. A title or a description that is too long is cut.
+    pub async fn report_worker_error(
+        &self,
+        credentials: &Credentials,
+        name: &WorkerName,
+        error: &WorkerError,
+        effort: Effort,
+    ) -> Result<(), CallError> {
+        let WorkerName { worker_pool_id, worker_group, worker_id } = name;
+        let body = Map::from_iter([
+            ("workerGroup".to_owned(), json!(worker_group)),
+            ("workerId".to_owned(), json!(worker_id)),
+            ("kind".to_owned(), json!(error.kind)),
+            ("title".to_owned(), json!(cut(&error.title, LONGEST_TITLE, "…"))),
+            ("description".to_owned(), json!(cut(&error.description, LONGEST_DESCRIPTION, "\n… (cut)"))),
+            ("extra".to_owned(), json!(error.extra)),
+        ]);
+        let call = manager("reportWorkerError", Method::POST, &["worker-pool-errors", worker_pool_id])
+            .with_body(body)
+            .signed(credentials);
+        self.call(&call, effort.into(), nothing).await
+    }
+
+    /// removeWorker: this worker is to end for good. May be repeated.
+    pub async fn remove_worker(
+        &self,
+        credentials: &Credentials,
+        name: &WorkerName,
+        effort: Effort,
+    ) -> Result<(), CallError> {
+        let WorkerName { worker_pool_id, worker_group, worker_id } = name;
+        let path = ["workers", worker_pool_id, worker_group, worker_id];
+        let call = manager("removeWorker", Method::DELETE, &path).signed(credentials);
+        self.call(&call, effort.into(), nothing).await
+    }
+
+    /// shouldWorkerTerminate: whether worker-manager wants this worker to end.
+    pub async fn should_worker_terminate(
+        &self,
+        credentials: &Credentials,
+        name: &WorkerName,
+        effort: Effort,
+    ) -> Result<ShouldTerminate, CallError> {
+        let WorkerName { worker_pool_id, worker_group, worker_id } = name;
+        let path = ["workers", worker_pool_id, worker_group, worker_id, "should-terminate"];
+        let call = manager("shouldWorkerTerminate", Method::GET, &path).signed(credentials);
+        self.call(&call, effort.into(), read).await
+    }
+
+    /// workerPool: a worker pool's definition.
+    pub async fn worker_pool(
+        &self,
+        credentials: &Credentials,
+        pool_id: &str,
+        effort: Effort,
+    ) -> Result<WorkerPool, CallError> {
+        let call = manager("workerPool", Method::GET, &["worker-pool", pool_id]).signed(credentials);
+        self.call(&call, effort.into(), read).await
+    }
+
+    /// The secrets service's get: what a secret holds, as it was sent.
+    pub async fn secret(
+        &self,
+        credentials: &Credentials,
+        name: &str,
+        effort: Effort,
+    ) -> Result<Box<RawValue>, CallError> {
+        #[derive(Deserialize)]
+        struct Secret {
+            secret: Box<RawValue>,
+        }
+        let call = Call::new("get", Method::GET, path("secrets", &["secret", name])).signed(credentials);
+        self.call(&call, effort.into(), |body| Ok(read::<Secret>(body)?.secret)).await
+    }
+
+    /// The legacy aws-provisioner's getSecret. The token is as good as the secret.
+    pub async fn provisioner_secret(
+        &self,
+        token: &SecretString,
+        effort: Effort,
+    ) -> Result<ProvisionerSecret, CallError> {
+        #[derive(Deserialize)]
+        struct Secret {
+            data: Box<RawValue>,
+            credentials: AnsweredCredentials,
+            #[serde(default)]
+            scopes: Vec<String>,
+        }
+        let call = provisioner("getSecret", Method::GET, token);
+        self.call(&call, effort.into(), |body| {
+            let Secret { data, credentials, scopes } = read(body)?;
+            let credentials = credentials.obtained(self.now());
+            Ok(ProvisionerSecret { data, credentials, scopes })
+        })
+        .await
+    }
+
+    /// The legacy aws-provisioner's removeSecret.
+    pub async fn remove_provisioner_secret(
+        &self,
+        token: &SecretString,
+        effort: Effort,
+    ) -> Result<(), CallError> {
+        self.call(&provisioner("removeSecret", Method::DELETE, token), effort.into(), nothing).await
+    }
+}
+
+impl<'a> Call<'a> {
+    fn new(name: &'static str, method: Method, path: String) -> Self {
+        Self { name, method, path, body: None, credentials: None, secrets: Vec::new(), token: None }
+    }
+
+    fn with_body(self, body: Map<String, Value>) -> Self {
+        Self { body: Some(Value::Object(body).to_string()), ..self }
+    }
+
+    fn signed(mut self, credentials: &'a Credentials) -> Self {
+        self.secrets.push(&credentials.access_token);
+        self.secrets.extend(&credentials.certificate);
+        Self { credentials: Some(credentials), ..self }
+    }
+}
+
+fn manager<'a>(name: &'static str, method: Method, parts: &[&str]) -> Call<'a> {
+    Call::new(name, method, path("worker-manager", parts))
+}
+
+fn provisioner<'a>(name: &'static str, method: Method, token: &'a SecretString) -> Call<'a> {
+    let path = path("aws-provisioner", &["secret", token.expose_secret()]);
+    Call { token: Some(token), ..Call::new(name, method, path) }
+}
+
+fn path(service: &str, parts: &[&str]) -> String {
+    parts.iter().fold(format!("/api/{service}/v1"), |path, part| format!("{path}/{}", encoded(part)))
+}
+
+/// A path parameter.
+pub(super) fn encoded(part: &str) -> String {
+    utf8_percent_encode(part, RESERVED).to_string()
+}
+
+fn worker_body(name: &WorkerName) -> Map<String, Value> {
+    Map::from_iter([
+        ("workerPoolId".to_owned(), json!(name.worker_pool_id)),
+        ("workerGroup".to_owned(), json!(name.worker_group)),
+        ("workerId".to_owned(), json!(name.worker_id)),
+    ])
+}
+
+/// Older deployments refuse what they do not know.
+fn names_the_boot_time(refusal: &CallError) -> bool {
+    let invalid = refusal.status() == Some(400) && refusal.code() == Some("InputValidationError");
+    invalid && refusal.names("systemBootTime")
+}
+
+/// Cut to so many characters, the mark included. Postgres knows no NUL.
+fn cut(text: &str, longest: usize, mark: &str) -> String {
+    let text = text.replace('\0', "\u{fffd}");
+    if text.chars().count() <= longest {
+        return text;
+    }
+    let kept = longest.saturating_sub(mark.chars().count());
+    text.chars().take(kept).chain(mark.chars()).collect()
+}
+
+fn missing(field: &str) -> Why {
+    Why::Broken(format!("the answer cannot be used: missing field `{field}`"))
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Why> {
+    serde_json::from_slice(body).map_err(|cause| Why::of_body(&cause, body))
+}
+
+/// Where nothing is wanted of an answer, it is one all the same, and not some proxy's page.
+fn nothing(body: &[u8]) -> Result<(), Why> {
+    if body.is_empty() { Ok(()) } else { read::<IgnoredAny>(body).map(|_| ()) }
+}

@@ -1,0 +1,313 @@
+//! A call becomes a signed request, and an answer a value or a failure.
+//!
+//! Every attempt is signed anew, by Hawk: a signature is good for one request. Temporary credentials send their
+//! certificate along, as the object that is in the string, for the order of its scopes is signed. A host whose clock is
+//! more than about 15 minutes off is told so by a refusal; the offset is then taken from the answer's `Date`, and kept.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use jiff::{SignedDuration, Timestamp};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::{Method, Url};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::value::RawValue;
+use tracing::warn;
+
+use super::attempts::{End, Failure, Next, Terms, keep_trying};
+use super::connection::{Answer, Connection, Proxies, send};
+use super::error::{CallError, ClientError, Target, Why};
+use crate::clock::Clock;
+use crate::credentials::Credentials;
+use crate::redact;
+
+/// The longest that one attempt may take. Taskcluster may be silent for 30 s and then answer.
+const ATTEMPT: Duration = Duration::from_secs(30);
+/// The longest wait that an answer can ask for.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
+/// A clock that is less off than this is not why a call was refused.
+const CLOCK_IS_RIGHT: i64 = 60;
+/// What all bodies are.
+const JSON: &str = "application/json";
+
+/// Calls one deployment of Taskcluster. A clone is cheap, and shares what there is to share.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    /// Without trailing slashes.
+    root_url: String,
+    connection: Connection,
+    clock: Arc<dyn Clock>,
+    /// What to add to the host's clock, in seconds.
+    clock_offset: AtomicI64,
+    attempt: Duration,
+}
+
+/// A call, ready to be made.
+pub(super) struct Call<'a> {
+    /// Its name in Taskcluster's reference.
+    pub(super) name: &'static str,
+    pub(super) method: Method,
+    /// Below the root URL, encoded.
+    pub(super) path: String,
+    /// JSON.
+    pub(super) body: Option<String>,
+    /// Signs with these.
+    pub(super) credentials: Option<&'a Credentials>,
+    /// What must not be shown, should an answer repeat it.
+    pub(super) secrets: Vec<&'a SecretString>,
+    /// A secret in the path.
+    pub(super) token: Option<&'a SecretString>,
+}
+
+impl Client {
+    /// Calls the deployment at this root URL. Connects to nothing yet.
+    pub fn new(root_url: &str, proxies: &Proxies, clock: Arc<dyn Clock>) -> Result<Self, ClientError> {
+        Self::with_attempt_limit(root_url, proxies, clock, ATTEMPT)
+    }
+
+    /// A client whose attempts may take this long each.
+    pub(super) fn with_attempt_limit(
+        root_url: &str,
+        proxies: &Proxies,
+        clock: Arc<dyn Clock>,
+        attempt: Duration,
+    ) -> Result<Self, ClientError> {
+        let root_url = root_url.trim_end_matches('/');
+        let root = parse_root(root_url)?;
+        let connection = Connection::new(&root, proxies, connect_limit(attempt))?;
+        let clock_offset = AtomicI64::new(0);
+        Ok(Self(Arc::new(Inner { root_url: root_url.to_owned(), connection, clock, clock_offset, attempt })))
+    }
+
+    /// The root URL, without trailing slashes.
+    pub fn root_url(&self) -> &str {
+        &self.0.root_url
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    /// Makes a call until it works, is refused, or the end is reached.
+    pub(super) async fn call<T>(
+        &self,
+        call: &Call<'_>,
+        end: End,
+        read: impl Fn(&[u8]) -> Result<T, Why>,
+    ) -> Result<T, CallError> {
+        let target = self.target(call);
+        let terms = Terms { end, attempt: self.0.attempt, clock: &*self.0.clock };
+        keep_trying(&target, terms, || self.attempt(call, &read)).await
+    }
+
+    fn target(&self, call: &Call<'_>) -> Target {
+        let mut path = call.path.clone();
+        if let Some(token) = call.token.map(ExposeSecret::expose_secret).filter(|token| !token.is_empty()) {
+            path = path.replace(&super::api::encoded(token), "<token>");
+        }
+        let url = format!("{}{path}", self.0.root_url);
+        Target { name: call.name, method: method_name(&call.method), url }
+    }
+
+    async fn attempt<T>(
+        &self,
+        call: &Call<'_>,
+        read: impl Fn(&[u8]) -> Result<T, Why>,
+    ) -> Result<T, Failure> {
+        let result = self.send(call).await.and_then(|answer| self.judge(call, answer, read));
+        result.map_err(|mut failure| {
+            for secret in &call.secrets {
+                failure.why.mask(secret.expose_secret(), redact::MASK);
+            }
+            if let Some(token) = call.token {
+                failure.why.mask(token.expose_secret(), "<token>");
+            }
+            failure
+        })
+    }
+
+    async fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        let http = self.0.connection.client()?;
+        let not_sent = |why: String| Failure::permanent(Why::NotSent(why));
+        let url = self.url(call)?;
+        let mut request = http.request(call.method.clone(), url.clone());
+        if let Some(credentials) = call.credentials {
+            let to_sign = ToSign { method: &call.method, url: &url, body: call.body.as_deref() };
+            let offset = SignedDuration::from_secs(self.0.clock_offset.load(Ordering::Relaxed));
+            let time = self.now().saturating_add(offset).unwrap_or_else(|_| self.now());
+            let mut header = sign(&to_sign, credentials, time, &nonce())
+                .and_then(|header| HeaderValue::from_str(&header).map_err(|_| NOT_A_HEADER.to_owned()))
+                .map_err(|why| not_sent(format!("cannot sign with the credentials: {why}")))?;
+            header.set_sensitive(true);
+            request = request.header(AUTHORIZATION, header);
+        }
+        if let Some(body) = &call.body {
+            request = request.header(CONTENT_TYPE, JSON).body(body.clone());
+        }
+        send(request, connect_limit(self.0.attempt)).await
+    }
+
+    fn url(&self, call: &Call<'_>) -> Result<Url, Failure> {
+        let url = Url::parse(&format!("{}{}", self.0.root_url, call.path));
+        url.map_err(|cause| Failure::permanent(Why::NotSent(format!("not a URL: {cause}"))))
+    }
+
+    fn judge<T>(
+        &self,
+        call: &Call<'_>,
+        answer: Answer,
+        read: impl Fn(&[u8]) -> Result<T, Why>,
+    ) -> Result<T, Failure> {
+        let Answer { status, headers, body, broken } = answer;
+        match status {
+            200..=299 => {
+                let value = broken.map_or_else(|| read(&body), Err);
+                value.map_err(|why| Failure { why, next: Next::Later, may_have_been_done: true })
+            }
+            300..=399 => Err(Failure::permanent(self.redirect(call, status, &headers))),
+            _ => {
+                let why = Why::of_answer(status, &body);
+                let next = match status {
+                    408 | 429 | 500.. => retry_after(&headers, self.now()).map_or(Next::Later, Next::After),
+                    401 if is_stale(&why) && self.correct_clock(&headers) => Next::AtOnce,
+                    _ => Next::Nothing,
+                };
+                Err(Failure { why, next, may_have_been_done: status >= 500 })
+            }
+        }
+    }
+
+    /// Takes the time from an answer's `Date`; whether that makes a difference.
+    fn correct_clock(&self, headers: &HeaderMap) -> bool {
+        let Some(theirs) = date(headers, DATE.as_str()) else { return false };
+        let offset = theirs.duration_since(self.now()).as_secs();
+        let before = self.0.clock_offset.load(Ordering::Relaxed);
+        if (offset - before).abs() < CLOCK_IS_RIGHT {
+            return false;
+        }
+        self.0.clock_offset.store(offset, Ordering::Relaxed);
+        let way = if offset > 0 { "behind" } else { "ahead" };
+        let off = humantime::format_duration(Duration::from_secs(offset.unsigned_abs()));
+        warn!(
+            clock = %format_args!("{off} {way}"),
+            "the host's clock is wrong: calls are signed with Taskcluster's time; set the clock"
+        );
+        true
+    }
+
+    fn redirect(&self, call: &Call<'_>, status: u16, headers: &HeaderMap) -> Why {
+        let location = headers.get(LOCATION).and_then(|to| to.to_str().ok());
+        let to = location.and_then(|to| self.url(call).ok()?.join(to).ok());
+        let Some(mut to) = to else {
+            return Why::Redirect { status, to: "nowhere".to_owned(), root_url: None };
+        };
+        to.set_query(None);
+        to.set_fragment(None);
+        // Whatever has no user has none afterwards.
+        let _ = (to.set_username(""), to.set_password(None));
+        let root_url = to.as_str().strip_suffix(&call.path).map(|root| root.trim_end_matches('/').to_owned());
+        let root_url = root_url.filter(|root_url| *root_url != self.0.root_url);
+        Why::Redirect { status, to: super::error::one_line(to.as_str(), 300), root_url }
+    }
+}
+
+/// Two thirds of an attempt, so that a connection that was never made is told from an answer that never came.
+fn connect_limit(attempt: Duration) -> Duration {
+    attempt * 2 / 3
+}
+
+fn parse_root(text: &str) -> Result<Url, ClientError> {
+    let refused =
+        |shown: &str, why: &str| ClientError::RootUrl { url: shown.to_owned(), why: why.to_owned() };
+    let url = Url::parse(text).map_err(|cause| refused(text, &format!("it is not a URL: {cause}")))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(refused("(masked)", "it must not hold a user or a password"));
+    }
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(refused(text, "it must begin with https:// or http://"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(refused(text, "it must have neither `?` nor `#`"));
+    }
+    Ok(url)
+}
+
+/// How long an answer asks to wait: so many seconds, or until a date.
+pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let until_date = || {
+        let now = date(headers, DATE.as_str()).unwrap_or(now);
+        let until = date(headers, RETRY_AFTER.as_str())?;
+        Some(until.duration_since(now).try_into().unwrap_or(Duration::ZERO))
+    };
+    let wait = text.parse().map(Duration::from_secs).ok().or_else(until_date)?;
+    Some(wait.min(LONGEST_RETRY_AFTER))
+}
+
+fn is_stale(why: &Why) -> bool {
+    matches!(why, Why::Answer(refusal) if refusal.says.contains("Stale timestamp"))
+}
+
+fn date(headers: &HeaderMap, name: &str) -> Option<Timestamp> {
+    let time = httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok()?;
+    Timestamp::try_from(time).ok()
+}
+
+const NOT_A_HEADER: &str = "clientId holds control characters";
+
+/// What is signed of a request.
+pub(super) struct ToSign<'a> {
+    pub(super) method: &'a Method,
+    pub(super) url: &'a Url,
+    pub(super) body: Option<&'a str>,
+}
+
+/// The value of an `Authorization` header, or why there is none.
+pub(super) fn sign(
+    request: &ToSign<'_>,
+    credentials: &Credentials,
+    time: Timestamp,
+    nonce: &str,
+) -> Result<String, String> {
+    let failed = |cause: hawk::Error| cause.to_string();
+    let ext = credentials.certificate.as_ref().map(ext).transpose()?;
+    let hash = request.body.map(|body| hawk::PayloadHasher::hash(JSON, hawk::SHA256, body));
+    let hash = hash.transpose().map_err(failed)?;
+    let key = hawk::Key::new(credentials.access_token.expose_secret(), hawk::SHA256).map_err(failed)?;
+    let signed = hawk::RequestBuilder::from_url(request.method.as_str(), request.url)
+        .map_err(failed)?
+        .hash(hash.as_deref())
+        .ext(ext.as_deref())
+        .request();
+    let who = hawk::Credentials { id: credentials.client_id.clone(), key };
+    let time = SystemTime::try_from(time).map_err(|cause| cause.to_string())?;
+    let header = signed.make_header_full(&who, time, nonce).map_err(failed)?;
+    Ok(format!("Hawk {header}"))
+}
+
+/// The certificate as the object that is in the string, character by character.
+fn ext(certificate: &SecretString) -> Result<String, String> {
+    let object: &RawValue = serde_json::from_str(certificate.expose_secret())
+        .ok()
+        .filter(|object: &&RawValue| object.get().starts_with('{'))
+        .ok_or("certificate is not a JSON object")?;
+    Ok(BASE64_STANDARD.encode(format!("{{\"certificate\":{}}}", object.get())))
+}
+
+/// Need not be secret, only new.
+fn nonce() -> String {
+    std::iter::repeat_with(fastrand::alphanumeric).take(16).collect()
+}
+
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        _ => "GET",
+    }
+}

@@ -1,0 +1,181 @@
+//! HTTP, TLS and proxies: how a request reaches Taskcluster, and what went wrong when it does not, in words.
+//!
+//! TLS is rustls with ring. The system's roots (or those of `SSL_CERT_FILE`) cost 4 ms and half a mebibyte: they are
+//! loaded once, at the first call, and only where TLS is spoken. No connection is kept for long, so that a runner that
+//! only waits does not wake up.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use reqwest::{NoProxy, Proxy, RequestBuilder, Response, Url};
+
+use super::attempts::{Failure, Next};
+use super::error::{ClientError, Why, span};
+
+/// The longest answer that is read, in bytes.
+const LONGEST_ANSWER: usize = 16 << 20;
+/// The longest answer that is read where it is only shown, in bytes.
+const LONGEST_REFUSAL: usize = 64 << 10;
+/// How long an idle connection is kept: for what follows at start, no longer.
+const KEEP_IDLE: Duration = Duration::from_secs(30);
+
+/// The proxies that the environment names. Their URLs may hold passwords: `Debug` does not show them.
+#[derive(Clone, Default)]
+pub struct Proxies {
+    /// For `http` root URLs: `http_proxy`.
+    pub http: Option<String>,
+    /// For `https` root URLs: `https_proxy`.
+    pub https: Option<String>,
+    /// Hosts that are reached without: `no_proxy`.
+    pub no_proxy: Option<String>,
+}
+
+impl fmt::Debug for Proxies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxies")
+            .field("http", &self.http.is_some())
+            .field("https", &self.https.is_some())
+            .field("no_proxy", &self.no_proxy)
+            .finish()
+    }
+}
+
+/// What makes requests. Set up at the first one.
+pub(super) struct Connection {
+    proxy: Option<Proxy>,
+    speaks_tls: bool,
+    /// How long it may take until a request can be sent.
+    connect: Duration,
+    client: OnceLock<Result<reqwest::Client, String>>,
+}
+
+impl Connection {
+    pub(super) fn new(root: &Url, proxies: &Proxies, connect: Duration) -> Result<Self, ClientError> {
+        let https = root.scheme() == "https";
+        let (named, variable) =
+            if https { (&proxies.https, "https_proxy") } else { (&proxies.http, "http_proxy") };
+        let url = named.as_deref().map(proxy_url).transpose();
+        let url = url.map_err(|why| ClientError::Proxy { variable, why })?;
+        let speaks_tls = https || url.as_ref().is_some_and(|url| url.scheme() == "https");
+        let no_proxy = proxies.no_proxy.as_deref().and_then(NoProxy::from_string);
+        let proxy = url.map(|url| Ok(Proxy::all(url)?.no_proxy(no_proxy))).transpose();
+        let proxy = proxy.map_err(|cause: reqwest::Error| ClientError::Proxy {
+            variable,
+            why: causes(&cause.without_url()),
+        })?;
+        Ok(Self { proxy, speaks_tls, connect, client: OnceLock::new() })
+    }
+
+    /// What makes requests, or why there is nothing that does.
+    pub(super) fn client(&self) -> Result<&reqwest::Client, Failure> {
+        let failed = |why: &String| Failure::permanent(Why::NotSent(format!("cannot set up HTTP: {why}")));
+        self.client.get_or_init(|| self.set_up()).as_ref().map_err(failed)
+    }
+
+    fn set_up(&self) -> Result<reqwest::Client, String> {
+        // Where another part was first, it has installed the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("start-worker/", env!("CARGO_PKG_VERSION")))
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .http1_only()
+            .connect_timeout(self.connect)
+            .pool_idle_timeout(KEEP_IDLE)
+            .pool_max_idle_per_host(1);
+        if let Some(proxy) = &self.proxy {
+            builder = builder.proxy(proxy.clone());
+        }
+        if !self.speaks_tls {
+            builder = builder.tls_certs_only([]);
+        }
+        builder.build().map_err(|cause| causes(&cause))
+    }
+}
+
+/// Parses what a proxy variable names; `host:port` is meant to be `http`.
+fn proxy_url(text: &str) -> Result<Url, String> {
+    let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let url = Url::parse(&text).map_err(|cause| format!("it is not a URL: {cause}"))?;
+    match url.scheme() {
+        "http" | "https" => Ok(url),
+        other => Err(format!("{other} proxies are not supported; name one for http or https")),
+    }
+}
+
+/// An answer, and why its body is not all of it.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: reqwest::header::HeaderMap,
+    pub(super) body: Vec<u8>,
+    pub(super) broken: Option<Why>,
+}
+
+/// Sends a request, and reads the answer.
+pub(super) async fn send(request: RequestBuilder, connect: Duration) -> Result<Answer, Failure> {
+    let mut response = request.send().await.map_err(|cause| {
+        let sent = !cause.is_connect() && !cause.is_builder();
+        let next = if cause.is_builder() { Next::Nothing } else { Next::Later };
+        Failure { why: no_answer(cause, connect), next, may_have_been_done: sent }
+    })?;
+    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+    let longest = if status.is_success() { LONGEST_ANSWER } else { LONGEST_REFUSAL };
+    let mut body = Vec::new();
+    let broken = read_body(&mut response, &mut body, longest).await.err();
+    Ok(Answer { status: status.as_u16(), headers, body, broken })
+}
+
+async fn read_body(response: &mut Response, body: &mut Vec<u8>, longest: usize) -> Result<(), Why> {
+    while let Some(chunk) = response.chunk().await.map_err(broken_off)? {
+        let room = longest.saturating_sub(body.len());
+        body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
+        if chunk.len() > room {
+            return Err(Why::Broken(format!("the answer is longer than {} MiB", LONGEST_ANSWER >> 20)));
+        }
+    }
+    Ok(())
+}
+
+fn no_answer(cause: reqwest::Error, connect: Duration) -> Why {
+    let what = match (cause.is_connect(), cause.is_timeout()) {
+        (true, true) => return Why::Transport(format!("no connection within {}", span(connect))),
+        (true, false) => "cannot connect",
+        (false, _) => "no answer",
+    };
+    Why::Transport(format!("{what}: {}", causes(&cause.without_url())))
+}
+
+fn broken_off(cause: reqwest::Error) -> Why {
+    Why::Broken(format!("the answer broke off: {}", causes(&cause.without_url())))
+}
+
+/// What is at the bottom of an error of the HTTP library, without the names of its layers.
+fn causes(error: &(dyn Error + 'static)) -> String {
+    const LAYERS: [&str; 8] = [
+        "client error (Canceled)",
+        "client error (Connect)",
+        "client error (SendRequest)",
+        "tcp connect error",
+        "dns error",
+        "operation was canceled",
+        "error reading a body from connection",
+        "request or response body error",
+    ];
+    let mut said: Vec<String> = Vec::new();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        cause = error.source();
+        let text = error.to_string();
+        let text = text.split_once(" (os error ").map_or(text.as_str(), |(text, _)| text).to_owned();
+        // A wrapper that says what is in it says it once.
+        let repeated = said.last().is_some_and(|last| last.ends_with(&text));
+        if !LAYERS.contains(&text.as_str()) && !text.is_empty() && !repeated {
+            said.push(text);
+        }
+    }
+    if said.is_empty() { error.to_string() } else { said.join(": ") }
+}

@@ -1,0 +1,299 @@
+//! What an operator reads when a call fails: one line that says which call, where, why, and what it was answered.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::attempts::Failure;
+
+/// How much of a body that is not JSON is shown, in characters.
+const SHOWN_OF_A_PAGE: usize = 200;
+/// How much of a message is shown, in characters.
+const SHOWN_OF_A_MESSAGE: usize = 500;
+
+/// Why there can be no client.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// The root URL is not one.
+    #[error("cannot call Taskcluster at `{url}`: {why}")]
+    RootUrl {
+        /// The root URL, as it was given.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The proxy is not one. Its URL may hold a password, and is not shown.
+    #[error("cannot call Taskcluster through the proxy that {variable} names: {why}")]
+    Proxy {
+        /// The environment variable that names it.
+        variable: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Why a call to Taskcluster failed. Its text is one line, and holds no secret.
+#[derive(Debug, Error)]
+pub struct CallError(Box<Details>);
+
+#[derive(Debug)]
+struct Details {
+    call: Target,
+    why: Why,
+    permanent: bool,
+    may_have_been_done: bool,
+    attempts: u32,
+    took: Duration,
+}
+
+/// The call, as it is shown.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    /// Its name in Taskcluster's reference.
+    pub(super) name: &'static str,
+    pub(super) method: &'static str,
+    /// Without query, and without secrets.
+    pub(super) url: String,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone)]
+pub(super) enum Why {
+    /// An answer that says no, or that something is wrong over there.
+    Answer(Box<Refusal>),
+    /// An answer that points elsewhere.
+    Redirect { status: u16, to: String, root_url: Option<String> },
+    /// An answer that cannot be used.
+    Broken(String),
+    /// No answer.
+    Transport(String),
+    /// No answer, or not all of it, in this time.
+    TimedOut(Duration),
+    /// Nothing was sent.
+    NotSent(String),
+}
+
+/// What an answer other than 2xx and 3xx says.
+#[derive(Debug, Clone)]
+pub(super) struct Refusal {
+    pub(super) status: u16,
+    pub(super) code: Option<String>,
+    /// The beginning of the message, or of whatever came instead, in one line.
+    pub(super) says: String,
+    /// The whole message.
+    message: String,
+    /// The scopes that are missing.
+    scopes: Option<String>,
+}
+
+impl CallError {
+    pub(super) fn new(call: Target, last: Failure, tried: &Tried) -> Self {
+        let permanent = last.is_permanent();
+        let Tried { attempts, took, may_have_been_done } = *tried;
+        Self(Box::new(Details { call, why: last.why, permanent, may_have_been_done, attempts, took }))
+    }
+
+    /// Whether trying again makes no sense: Taskcluster, or what is in front of it, said no (4xx, or a redirection),
+    /// or the call could not be made at all.
+    pub fn refused(&self) -> bool {
+        self.0.permanent
+    }
+
+    /// The status of the last answer.
+    pub fn status(&self) -> Option<u16> {
+        match self.0.why {
+            Why::Answer(ref refusal) => Some(refusal.status),
+            Why::Redirect { status, .. } => Some(status),
+            Why::Broken(_) | Why::Transport(_) | Why::TimedOut(_) | Why::NotSent(_) => None,
+        }
+    }
+
+    /// Taskcluster's own word for what went wrong, such as `InputError`.
+    pub fn code(&self) -> Option<&str> {
+        match &self.0.why {
+            Why::Answer(refusal) => refusal.code.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Whether Taskcluster said that there is no such thing. A page that some proxy has for 404 does not count.
+    pub fn is_not_found(&self) -> bool {
+        self.status() == Some(404) && self.code() == Some("ResourceNotFound")
+    }
+
+    /// Which scopes were missing, where that is why.
+    pub fn missing_scopes(&self) -> Option<String> {
+        match &self.0.why {
+            Why::Answer(refusal) => refusal.scopes.clone(),
+            _ => None,
+        }
+    }
+
+    /// Whether the answer's message has this word, where it is not shown too.
+    pub(super) fn names(&self, word: &str) -> bool {
+        matches!(&self.0.why, Why::Answer(refusal) if refusal.message.contains(word))
+    }
+
+    /// Whether an attempt of this call may have been carried out although its answer never came. Where a later one is
+    /// then refused, that may be why.
+    pub fn may_have_been_done(&self) -> bool {
+        self.0.may_have_been_done
+    }
+}
+
+/// What was done until a call failed for good.
+pub(super) struct Tried {
+    pub(super) attempts: u32,
+    pub(super) took: Duration,
+    pub(super) may_have_been_done: bool,
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Details { call, why, attempts, took, .. } = &*self.0;
+        write!(f, "{call}: {why}")?;
+        if *attempts > 1 {
+            write!(f, " (attempt {attempts}, after {})", span(*took))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} failed: {} {}", self.name, self.method, self.url)
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answer(refusal) => refusal.fmt(f),
+            Self::Redirect { status, to, root_url: Some(root_url) } => {
+                write!(
+                    f,
+                    "{status}, redirected to {to}: redirections are not followed; set rootURL to {root_url}"
+                )
+            }
+            Self::Redirect { status, to, root_url: None } => write!(
+                f,
+                "{status}, redirected to {to}: redirections are not followed; see whether rootURL is right"
+            ),
+            Self::Broken(why) | Self::Transport(why) | Self::NotSent(why) => f.write_str(why),
+            Self::TimedOut(limit) => write!(f, "timed out after {}", span(*limit)),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { status, code, says, .. } = self;
+        write!(f, "{status}")?;
+        let reason = reqwest::StatusCode::from_u16(*status).ok().and_then(|status| status.canonical_reason());
+        match (code, reason) {
+            (Some(code), _) => write!(f, " {code}")?,
+            (None, Some(reason)) if !reason.eq_ignore_ascii_case(says) => write!(f, " {reason}")?,
+            (None, _) => {}
+        }
+        if says.is_empty() { Ok(()) } else { write!(f, ": {says}") }
+    }
+}
+
+/// What Taskcluster's services answer when they refuse a call. A proxy may answer anything.
+#[derive(Default, Deserialize)]
+struct RefusalBody {
+    code: Option<String>,
+    message: Option<String>,
+    /// Of an unknown path.
+    error: Option<String>,
+}
+
+impl Why {
+    /// What an answer other than 2xx and 3xx says.
+    pub(super) fn of_answer(status: u16, body: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(body);
+        let RefusalBody { code, message, error } = serde_json::from_slice(body).unwrap_or_default();
+        let code = code.map(|code| one_line(&code, SHOWN_OF_A_PAGE));
+        let scopes =
+            message.as_deref().filter(|_| code.as_deref() == Some("InsufficientScopes")).and_then(scopes);
+        let says = match (&message, error) {
+            (Some(message), _) => one_line(first_part(message), SHOWN_OF_A_MESSAGE),
+            (None, Some(error)) => one_line(&error, SHOWN_OF_A_PAGE),
+            (None, None) => one_line(&text, SHOWN_OF_A_PAGE),
+        };
+        let message = message.unwrap_or_default();
+        Self::Answer(Box::new(Refusal { status, code, says, message, scopes }))
+    }
+
+    /// An answer of success whose body is not the JSON it should be. Values are not shown: they may be secrets.
+    pub(super) fn of_body(error: &serde_json::Error, body: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(body);
+        let at = format!("line {}, column {}", error.line(), error.column());
+        let what = error.to_string();
+        if what.starts_with("missing field ") {
+            return Self::Broken(format!("the answer cannot be used: {what}"));
+        }
+        if error.is_data() {
+            return Self::Broken(format!("the answer cannot be used: not the expected JSON at {at}"));
+        }
+        // What begins like an answer may hold what an answer holds.
+        if body.is_empty() || text.trim_start().starts_with(['{', '[', '"']) {
+            return Self::Broken(format!("the answer is not JSON: {what}"));
+        }
+        Self::Broken(format!("the answer is not JSON: {}", one_line(&text, SHOWN_OF_A_PAGE)))
+    }
+
+    /// Replaces a secret in what is shown.
+    pub(super) fn mask(&mut self, secret: &str, by: &str) {
+        let texts = match self {
+            Self::Answer(refusal) => {
+                let Refusal { says, message, scopes, code, .. } = &mut **refusal;
+                vec![Some(says), Some(message), scopes.as_mut(), code.as_mut()]
+            }
+            Self::Redirect { to, root_url, .. } => vec![Some(to), root_url.as_mut()],
+            Self::Broken(text) | Self::Transport(text) | Self::NotSent(text) => vec![Some(text)],
+            Self::TimedOut(_) => Vec::new(),
+        };
+        for text in texts.into_iter().flatten().filter(|_| !secret.is_empty()) {
+            *text = text.replace(secret, by);
+        }
+    }
+}
+
+/// What comes before the repetition of the request. Missing scopes are said once; the scope expression says them again.
+fn first_part(message: &str) -> &str {
+    let part = message.split_once("\n---\n").map_or(message, |(before, _)| before);
+    part.split_once("\nThis request requires the client to satisfy").map_or(part, |(before, _)| before)
+}
+
+/// The scopes between the first two fences.
+fn scopes(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("```")?;
+    let (scopes, _) = rest.split_once("```")?;
+    Some(one_line(scopes, SHOWN_OF_A_MESSAGE))
+}
+
+/// All lines joined, without fences and control characters, and cut.
+pub(super) fn one_line(text: &str, longest: usize) -> String {
+    let words = text.split_whitespace().filter(|word| *word != "```");
+    let joined = words.collect::<Vec<_>>().join(" ").replace(char::is_control, "");
+    match joined.char_indices().nth(longest) {
+        Some((end, _)) => format!("{}…", joined.get(..end).unwrap_or_default()),
+        None => joined,
+    }
+}
+
+/// A duration for readers: tenths of a second below ten, whole seconds above.
+pub(super) fn span(duration: Duration) -> String {
+    if duration < Duration::from_secs(10) {
+        let tenths = duration.as_millis().saturating_add(50) / 100;
+        return if tenths.is_multiple_of(10) {
+            format!("{}s", tenths / 10)
+        } else {
+            format!("{}.{}s", tenths / 10, tenths % 10)
+        };
+    }
+    humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
+}
