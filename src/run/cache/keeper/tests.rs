@@ -2,14 +2,14 @@
 //! it is about order.
 
 use std::fmt::Write;
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, OnceLock};
 
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 use tracing::field::{Field, Visit};
 use tracing::subscriber::DefaultGuard;
-use tracing::{Event, Level, Subscriber};
+use tracing::{Dispatch, Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use super::*;
@@ -20,6 +20,10 @@ struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
     fn listen() -> (Self, DefaultGuard) {
+        // While a subscriber is the only one, a line that another thread is the first to log is taken for one that
+        // nobody wants, on all threads.
+        static ANOTHER: OnceLock<Dispatch> = OnceLock::new();
+        ANOTHER.get_or_init(|| Dispatch::new(tracing_subscriber::registry()));
         let log = Self::default();
         let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(log.clone()));
         (log, guard)
