@@ -1,14 +1,14 @@
 //! `start-worker check`: what a runner configuration means, told without starting or contacting anything.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use crate::config::{self, Diagnostic, FixedIdentity, Implementation, ProviderConfig, RunnerConfig};
-use crate::credentials::Credentials;
+use crate::config::{self, Diagnostic, Implementation, ProviderConfig, RunnerConfig};
+use crate::prepare::{self, Offline};
+use crate::run::Run;
 use crate::run::worker_config::{Merged, Source};
-use crate::run::{Parts, Run, WorkerIdentity, WorkerPoolId};
 use crate::worker;
 
 /// What `check` found out.
@@ -29,22 +29,21 @@ pub struct Report {
 impl Report {
     /// Looks at a configuration that loads.
     pub fn new(config: &RunnerConfig, show_secrets: bool) -> Self {
-        let (run, refused) = match crate::prepare::prepare_offline(config) {
-            Ok(run) => (run, None),
-            Err(cause) => (placeholder(config), Some(cause.to_string())),
-        };
-        let known = refused.is_none();
+        let Offline { run, known, from_cache, trouble: refused } = prepare::offline(config);
         let (final_config, refused) = match worker::final_config(&run, &config.worker) {
             Ok(merged) => (Some(merged), refused),
             // The first thing that a start would stumble over.
             Err(cause) => (None, Some(cause.to_string())),
         };
         let offline = final_config.as_ref().filter(|_| known).unwrap_or(&run.worker_config);
-        let secrets = config::effective::secrets(&config.provider);
+        let mut secrets = config::effective::secrets(&config.provider);
+        if from_cache {
+            secrets.extend(cached_secrets(&run));
+        }
         Self {
             runner: config::effective::effective(config, show_secrets),
             worker: if show_secrets { offline.clone() } else { offline.masked(&secrets) },
-            added: added(config, final_config.as_ref().filter(|_| !known)),
+            added: added(config, final_config.as_ref().filter(|_| !known), from_cache),
             left_out: worker::left_out(offline, &config.worker),
             refused,
         }
@@ -121,8 +120,17 @@ fn diagnostic(diagnostic: &Diagnostic) -> Value {
 
 /// What comes to the worker configuration at start, in the order in which it is merged. `with_placeholders`: the
 /// configuration that the implementation would make for a worker of whom only the pool is known.
-fn added(config: &RunnerConfig, with_placeholders: Option<&Merged>) -> Vec<String> {
+fn added(config: &RunnerConfig, with_placeholders: Option<&Merged>, from_cache: bool) -> Vec<String> {
     let mut added = Vec::new();
+    if from_cache {
+        added.push(match config.provider {
+            ProviderConfig::Static(_) => {
+                "nothing, if Taskcluster cannot be reached; else the worker registers anew".to_owned()
+            }
+            _ => "nothing: the worker starts with the cached run".to_owned(),
+        });
+        return added;
+    }
     match &config.provider {
         ProviderConfig::Standalone(_) => {}
         ProviderConfig::AwsProvisioner(_) => added.push("data of the user-data (provider)".to_owned()),
@@ -134,7 +142,9 @@ fn added(config: &RunnerConfig, with_placeholders: Option<&Merged>) -> Vec<Strin
         }
     }
     if config.get_secrets {
-        added.push("secrets: none, for this version does not fetch them (getSecrets)".to_owned());
+        added.push(
+            "the secrets worker-type:<pool> and worker-pool:<pool>, where they exist (getSecrets)".to_owned(),
+        );
     }
     let leaves = with_placeholders.map(|merged| {
         let ours = merged.leaves().filter(|leaf| *leaf.source == Source::Implementation);
@@ -150,55 +160,11 @@ fn added(config: &RunnerConfig, with_placeholders: Option<&Merged>) -> Vec<Strin
     added
 }
 
-fn fixed(provider: &ProviderConfig) -> Option<&FixedIdentity> {
-    match provider {
-        ProviderConfig::Standalone(config) => Some(&config.identity),
-        ProviderConfig::Static(config) => Some(&config.identity),
-        _ => None,
-    }
-}
-
-/// A run of which only the runner configuration's part is known: what is added at start is found by making it.
-fn placeholder(config: &RunnerConfig) -> Run {
-    const UNKNOWN: &str = "known at start";
-    /// What providers tell of a machine, as far as workers are told.
-    const METADATA: [&str; 7] = [
-        "public-ipv4",
-        "local-ipv4",
-        "instance-type",
-        "instance-id",
-        "region",
-        "availability-zone",
-        "public-hostname",
-    ];
-    let metadata = match fixed(&config.provider) {
-        Some(identity) => identity.provider_metadata.clone(),
-        None => METADATA.into_iter().map(|key| (key.to_owned(), UNKNOWN.into())).collect(),
-    };
-    let mut worker_config = Merged::new();
-    worker_config.merge(config.worker_config.clone(), &Source::RunnerFile);
-    let pool = fixed(&config.provider).and_then(|identity| WorkerPoolId::parse(&identity.worker_pool_id));
-    Run {
-        root_url: UNKNOWN.to_owned(),
-        identity: WorkerIdentity {
-            provider_id: config.provider.provider_type().to_owned(),
-            worker_pool_id: pool.unwrap_or_else(WorkerPoolId::unknown),
-            worker_group: UNKNOWN.to_owned(),
-            worker_id: UNKNOWN.to_owned(),
-        },
-        credentials: Credentials {
-            client_id: UNKNOWN.to_owned(),
-            access_token: UNKNOWN.into(),
-            certificate: Some(UNKNOWN.into()),
-            expires: None,
-            obtained: None,
-        },
-        worker_location: BTreeMap::new(),
-        provider_metadata: metadata,
-        worker_config,
-        parts: Parts::default(),
-        files: Vec::new(),
-        registration_secret: None,
-        launch_config_id: None,
-    }
+/// What a cached run has and must not be shown, wherever it stands.
+fn cached_secrets(run: &Run) -> Vec<&str> {
+    let credentials = &run.credentials;
+    let secrets =
+        [Some(&credentials.access_token), credentials.certificate.as_ref(), run.registration_secret.as_ref()];
+    let texts = secrets.into_iter().flatten().map(ExposeSecret::expose_secret);
+    texts.filter(|text| !text.is_empty()).collect()
 }

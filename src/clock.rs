@@ -1,6 +1,11 @@
 //! Wall-clock time as an argument, so that a test can set it, stop it and make it jump.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
+
+/// A wait by the wall clock looks again after this: the host may have slept, or its clock have jumped.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Tells the wall-clock time (UTC). Timers are tokio's; this is for what has a date: certificates, logs.
 pub trait Clock: Send + Sync {
@@ -15,5 +20,16 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+}
+
+/// Waits until the wall clock shows `time` or more.
+pub async fn wait_until(time: Timestamp, clock: &dyn Clock) {
+    loop {
+        let left = Duration::try_from(time.duration_since(clock.now())).unwrap_or_default();
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LOOK_AGAIN)).await;
     }
 }

@@ -71,6 +71,8 @@ pub enum Strength {
 /// Why the worker is asked to end, in the order in which a cause counts when the exit is judged (the last counts most).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Cause {
+    /// It cannot be told of new credentials: it is started again with them.
+    NewCredentials,
     /// A part of the runner itself has failed: whoever started it should start it afresh.
     RunnerFault,
     /// Its credentials run out and cannot be renewed.
@@ -92,6 +94,7 @@ impl fmt::Display for Strength {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::NewCredentials => "new credentials, which the worker cannot be told of",
             Self::RunnerFault => "a part of start-worker has failed",
             Self::CredentialsExpiring => "credentials expire",
             Self::Operator => "operator",
@@ -115,7 +118,13 @@ pub enum Event {
     Hello {
         /// Whether it understands graceful-termination.
         graceful_termination: bool,
+        /// Whether it understands new-credentials.
+        new_credentials: bool,
     },
+    /// There are newer credentials than before.
+    Renewed,
+    /// Credentials that have been renewed come to their end: a worker that still has them must not go on.
+    OldCredentialsEnd,
     /// The worker's log tells that a task has started.
     TaskStarted,
     /// The worker's log tells that a task has finished.
@@ -151,6 +160,8 @@ pub enum Outcome {
     Stopped,
     /// An operator's drain that ended in the worker's own reboot: nothing is to start after the boot.
     Held,
+    /// The worker was removed from this machine at an earlier start: nothing was started.
+    Removed,
     /// The worker could not be started.
     StartFailed,
     /// Restarting does not help, or is not allowed.
@@ -169,6 +180,7 @@ impl fmt::Display for Outcome {
             Self::Done => "the worker is done",
             Self::Stopped => "stopped as asked",
             Self::Held => "drained as asked; holding after the reboot",
+            Self::Removed => "the worker was removed from this machine",
             Self::StartFailed => "the worker could not be started",
             Self::GaveUp => "gave up on the worker",
             Self::CredentialsExpired => "the worker's credentials have run out",

@@ -5,9 +5,10 @@
 //! `main` reads the arguments, the environment and the runner configuration ([`config`]), starts the output thread
 //! ([`output`]) and calls [`run()`].
 //!
-//! 1. **Prepare** ([`mod@prepare`]): the provider ([`provider`]) says who the worker is, and the worker configuration is
-//!    merged from its sources ([`run`](mod@run)). The result is a [`run::Run`]; the worker's implementation ([`worker`]) turns it
-//!    into a [`worker::LaunchSpec`]: program, arguments, configuration file, the meaning of exits.
+//! 1. **Prepare** ([`mod@prepare`]): the provider ([`provider`]) says who the worker is; it is registered
+//!    ([`registration`], [`taskcluster`]), and the worker configuration is merged from its sources ([`run`](mod@run)). The
+//!    result is a [`run::Run`], which is cached; the worker's implementation ([`worker`]) turns it into a
+//!    [`worker::LaunchSpec`]: program, arguments, configuration file, the meaning of exits.
 //! 2. **Supervise** ([`supervisor`]): one task owns the worker's process. Its loop only makes [`event::Event`]s; a pure
 //!    state machine ([`supervisor::state`]) decides; the loop acts. Sibling tasks ([`watch`]) watch signals and
 //!    credentials, and send events. The worker's output goes its own way, through the output thread, which hands
@@ -27,12 +28,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::clock::Clock;
-use crate::config::RunnerConfig;
+use crate::config::{Implementation, ProviderConfig, RunnerConfig};
 use crate::event::{Cause, Event, Outcome, Strength};
-use crate::host::lock::{Lock, LockError};
 use crate::output::Output;
+use crate::prepare::{PrepareError, Prepared, Preparer, Ready};
 use crate::run::Run;
 use crate::supervisor::Job;
+use crate::watch::credentials::Renewal;
 use crate::watch::signals::Signals;
 use crate::worker::Launch;
 use crate::worker::dummy::Shown;
@@ -50,6 +52,7 @@ pub mod prepare;
 pub mod protocol;
 pub mod provider;
 pub mod redact;
+pub mod registration;
 pub mod retry;
 pub mod run;
 pub mod supervisor;
@@ -60,6 +63,12 @@ pub mod worker;
 /// What siblings may send before they wait for the supervisor.
 const WAITING_EVENTS: usize = 64;
 
+/// Reports that wait for worker-manager; more are not sent.
+const WAITING_REPORTS: usize = 16;
+
+/// How long what is not on the disk yet is waited for at the end.
+const LAST_WRITE_TIME: Duration = Duration::from_secs(10);
+
 /// The world outside, as arguments.
 pub struct Host {
     /// Tells the wall-clock time.
@@ -68,27 +77,23 @@ pub struct Host {
     pub runtime_directory: Option<PathBuf>,
     /// `$STATE_DIRECTORY`, or where it is by default.
     pub state_directory: Option<PathBuf>,
+    /// The way to Taskcluster.
+    pub proxies: taskcluster::Proxies,
     /// Where the clouds' metadata services are.
     pub metadata: provider::MetadataOrigins,
-    /// The proxies that Taskcluster is called through.
-    pub proxies: taskcluster::Proxies,
+    /// What must not be logged or reported.
+    pub secrets: redact::Secrets,
 }
 
 /// Why no worker was supervised.
 #[derive(Debug, Error)]
 pub enum RunError {
-    /// The runner configuration cannot be used on this host.
+    /// There is no run.
     #[error(transparent)]
-    Provider(#[from] provider::ProviderError),
+    Prepare(#[from] PrepareError),
     /// The worker's implementation cannot use it.
     #[error(transparent)]
     Worker(#[from] worker::WorkerError),
-    /// Another runner runs this worker.
-    #[error(transparent)]
-    Locked(LockError),
-    /// The credentials are of no use.
-    #[error("provider.certificate: the credentials have expired at {0}; get new ones")]
-    Expired(jiff::Timestamp),
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(std::io::Error),
@@ -102,35 +107,167 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     siblings.spawn("signals", signals.forward(sender.clone()));
 
     worker::usable(&config.worker)?;
-    let run = prepare::prepare(&config, &host.metadata).await?;
-    let spec = match worker::launch(&run, &config.worker)? {
-        Launch::Start(spec) => *spec,
-        Launch::Show { secrets } => {
-            show(&run, secrets, output).await;
-            return Ok(Outcome::Done);
-        }
-    };
-    tell_what_is_not_built(&config);
     let held_mark = host::held::place(host.state_directory.as_deref(), config.cache_over_restarts.as_deref());
+    let config = Arc::new(config);
+    let mut preparer = Preparer::new(config.clone(), host.clock);
+    preparer.proxies = host.proxies;
+    preparer.metadata = host.metadata;
+    preparer.runtime_directory = host.runtime_directory;
+    preparer.secrets = host.secrets;
+    if let Implementation::Dummy { show_secrets } = config.worker.implementation {
+        return show(preparer, show_secrets, output, &mut events).await;
+    }
+    tell_what_is_not_built(&config);
     if let Some(outcome) = hold(held_mark.as_deref(), &mut events).await {
         return Ok(outcome);
     }
-    let _lock = lock(&run, host.runtime_directory.as_deref())?;
-    if let Some(expires) = run.credentials.expires {
-        let now = host.clock.now();
-        let schedule = watch::credentials::Schedule::new(now, expires).ok_or(RunError::Expired(expires))?;
-        warn!(%expires, drain = %schedule.drain, stop = %schedule.stop, "the credentials expire, and this provider cannot renew them");
-        siblings.spawn("credentials", watch::credentials::watch(schedule, host.clock.clone(), sender));
+    let mut keeping = Keeping { config, preparer, held_mark, output, sender };
+    let result = keeping.keep(&mut events).await;
+    // Credentials that are not on the disk yet.
+    let _ = tokio::time::timeout(LAST_WRITE_TIME, keeping.preparer.keeper.flush()).await;
+    result
+}
+
+/// One worker's keeping: from one run to the next, in one process.
+struct Keeping<'a> {
+    config: Arc<RunnerConfig>,
+    preparer: Preparer,
+    held_mark: Option<PathBuf>,
+    output: &'a Output,
+    sender: mpsc::Sender<Event>,
+}
+
+impl Keeping<'_> {
+    async fn keep(&mut self, events: &mut mpsc::Receiver<Event>) -> Result<Outcome, RunError> {
+        loop {
+            let ready = tokio::select! {
+                biased;
+                () = asked_to_end(events) => return Ok(Outcome::Stopped),
+                ready = self.preparer.prepare() => ready?,
+            };
+            let prepared = match ready {
+                Ready::Run(prepared) => *prepared,
+                Ready::Removed(removed) => {
+                    warn!(
+                        at = %removed.at, reason = removed.reason,
+                        "this worker was removed from worker-manager: it is not started again on this machine"
+                    );
+                    return Ok(Outcome::Removed);
+                }
+            };
+            let outcome = self.supervise(prepared, events).await?;
+            let anew = matches!(self.config.provider, ProviderConfig::Static(_));
+            if outcome != Outcome::CredentialsExpired || !anew {
+                return Ok(outcome);
+            }
+            info!("the worker's credentials have run out: registering anew");
+        }
     }
-    let job = Job { spec, supervision: config.supervision, host: config.host, offered: offered(), held_mark };
-    let outcome = supervisor::supervise(job, output, events).await;
-    Ok(outcome)
+
+    /// Keeps the worker of one run, with the siblings that the run needs.
+    async fn supervise(
+        &self,
+        prepared: Prepared,
+        events: &mut mpsc::Receiver<Event>,
+    ) -> Result<Outcome, RunError> {
+        let Prepared { cached, registrar } = prepared;
+        let Launch::Start(spec) = worker::launch(&cached.run, &self.config.worker)? else {
+            return Ok(Outcome::Done);
+        };
+        let siblings = Siblings::new(self.sender.clone());
+        let (launches, newest) = tokio::sync::watch::channel(*spec);
+        let (reports, told) = mpsc::channel(WAITING_REPORTS);
+        let offered = offered(registrar.is_some());
+        let job = Job {
+            launches: newest.clone(),
+            supervision: self.config.supervision.clone(),
+            host: self.config.host.clone(),
+            dynamic: self.config.provider.is_dynamic(),
+            reports: registrar.is_some().then_some(reports),
+            offered,
+            held_mark: self.held_mark.clone(),
+        };
+        let mut reporting = None;
+        if let Some(registrar) = registrar {
+            let secrets = self.preparer.secrets.clone();
+            reporting = Some(tokio::spawn(watch::reports::send(registrar.clone(), told, newest, secrets)));
+            let renewal = self.renewal(registrar, cached, launches);
+            siblings.spawn("credentials", renewal.keep());
+        } else if let Some(expires) = cached.run.credentials.expires {
+            self.watch_expiry(expires, &siblings);
+        }
+        let outcome = supervisor::supervise(job, self.output, events).await;
+        if let Some(mut reporting) = reporting {
+            tokio::select! {
+                biased;
+                () = asked_to_end(events) => reporting.abort(),
+                _ = &mut reporting => {}
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn renewal(
+        &self,
+        registrar: registration::Registrar,
+        cached: run::cache::CachedRun,
+        launches: tokio::sync::watch::Sender<worker::LaunchSpec>,
+    ) -> Renewal {
+        Renewal {
+            registrar,
+            may_register_again: !self.config.provider.is_dynamic(),
+            cached,
+            settings: self.config.worker.clone(),
+            keeper: self.preparer.keeper.clone(),
+            clock: self.preparer.clock.clone(),
+            secrets: self.preparer.secrets.clone(),
+            launches,
+            events: self.sender.clone(),
+        }
+    }
+
+    fn watch_expiry(&self, expires: jiff::Timestamp, siblings: &Siblings) {
+        let clock = self.preparer.clock.clone();
+        // Credentials that have expired already do not come this far.
+        let Some(schedule) = watch::expiry::Schedule::new(clock.now(), expires) else { return };
+        warn!(%expires, drain = %schedule.drain, stop = %schedule.stop, "the credentials expire, and this provider cannot renew them");
+        siblings.spawn("credentials", watch::expiry::watch(schedule, clock, self.sender.clone()));
+    }
+}
+
+/// Waits for a request to end, where no worker runs that it could be made of.
+async fn asked_to_end(events: &mut mpsc::Receiver<Event>) {
+    while let Some(event) = events.recv().await {
+        if matches!(event, Event::Terminate | Event::Asked { cause: Cause::Operator, .. }) {
+            return;
+        }
+    }
 }
 
 /// The dummy worker: its run, line by line, as fast as the log takes them.
-async fn show(run: &Run, secrets: bool, output: &Output) {
+async fn show(
+    mut preparer: Preparer,
+    secrets: bool,
+    output: &Output,
+    events: &mut mpsc::Receiver<Event>,
+) -> Result<Outcome, RunError> {
+    if secrets {
+        // The log is to show them, for once.
+        preparer.secrets = redact::Secrets::default();
+    }
+    let run = tokio::select! {
+        biased;
+        () = asked_to_end(events) => return Ok(Outcome::Stopped),
+        run = preparer.look() => run?,
+    };
+    show_run(&run, secrets, output).await;
+    Ok(Outcome::Done)
+}
+
+async fn show_run(run: &Run, secrets: bool, output: &Output) {
     const A_MOMENT: Duration = Duration::from_millis(5);
-    let shown = Shown { run, registration_secret: None, files: &[], secrets };
+    let shown =
+        Shown { run, registration_secret: run.registration_secret.as_ref(), files: &run.files, secrets };
     let log = output.log_sink();
     for line in worker::dummy::show(&shown).lines() {
         let room = async {
@@ -144,10 +281,13 @@ async fn show(run: &Run, secrets: bool, output: &Output) {
     }
 }
 
-/// What the runner can do with a worker whose credentials cannot be renewed.
-fn offered() -> protocol::capabilities::Capabilities {
-    use protocol::capabilities::Capability::{ErrorReport, GracefulTermination, Log, Shutdown};
-    [ErrorReport, GracefulTermination, Log, Shutdown].into_iter().collect()
+/// What the runner can do with a worker. `renewing`: its credentials are renewed.
+fn offered(renewing: bool) -> protocol::capabilities::Capabilities {
+    use protocol::capabilities::Capability::{
+        ErrorReport, GracefulTermination, Log, NewCredentials, Shutdown,
+    };
+    let always = [ErrorReport, GracefulTermination, Log, Shutdown];
+    always.into_iter().chain(renewing.then_some(NewCredentials)).collect()
 }
 
 /// The sibling tasks of one run: they end with it, and one that fails is an event, not silence.
@@ -186,12 +326,6 @@ impl Drop for Siblings {
 
 /// What the file asks for and this version does not do, said once at start.
 fn tell_what_is_not_built(config: &RunnerConfig) {
-    if config.get_secrets {
-        warn!("getSecrets: secrets are not fetched by this version; set it to false to silence this line");
-    }
-    if let Some(path) = &config.cache_over_restarts {
-        warn!(path = %path.display(), "cacheOverRestarts: nothing is cached by this version");
-    }
     if let Some(address) = config.metrics_listen {
         warn!(%address, "metrics.listen: this version has no metrics");
     }
@@ -216,26 +350,6 @@ async fn hold(mark: Option<&std::path::Path>, events: &mut mpsc::Receiver<Event>
         }
     }
     Some(Outcome::Stopped)
-}
-
-/// Two runners for one worker are one too many. Where no lock can be made, one goes on with a warning.
-fn lock(run: &Run, folder: Option<&std::path::Path>) -> Result<Option<Lock>, RunError> {
-    let identity = &run.identity;
-    let name = format!("{} {} {}", identity.worker_pool_id, identity.worker_group, identity.worker_id);
-    let Some(folder) = folder else {
-        warn!(
-            "no runtime directory: a second runner for this worker would not be noticed (set RUNTIME_DIRECTORY)"
-        );
-        return Ok(None);
-    };
-    match Lock::take(folder, &name) {
-        Ok(lock) => Ok(Some(lock)),
-        Err(cause @ LockError::Held { .. }) => Err(RunError::Locked(cause)),
-        Err(cause @ LockError::Unavailable { .. }) => {
-            warn!(error = %cause, "a second runner for this worker would not be noticed");
-            Ok(None)
-        }
-    }
 }
 
 /// How long the last lines may take to be written, where the log is stalled.

@@ -14,6 +14,7 @@ use start_worker::event::Outcome;
 use start_worker::host::{oom, private_file};
 use start_worker::observe::logging;
 use start_worker::output::{Format, Output};
+use start_worker::redact::Secrets;
 use start_worker::{Host, LAST_LINES_TIME, RunError, config};
 use tracing::{error, info, warn};
 
@@ -69,7 +70,8 @@ fn start(path: &Path, loaded: config::Loaded, environment: Environment, filter: 
             Ok(output) => output,
             Err(cause) => return refuse(exit::FAILED, &format!("error: cannot start the log: {cause}")),
         };
-    logging::install(output.log_sink(), format, filter);
+    let secrets = Secrets::default();
+    logging::install(output.log_sink(), format, filter, secrets.clone());
     let (version, provider) = (env!("CARGO_PKG_VERSION"), config.provider.provider_type());
     info!(version, config = %path.display(), provider, worker = config.worker.implementation.name(), "start-worker starts");
     for warning in loaded.warnings {
@@ -78,9 +80,9 @@ fn start(path: &Path, loaded: config::Loaded, environment: Environment, filter: 
     if config.logging == LogFormat::Journald {
         warn!("logging.implementation journald: not in this version; using stdio");
     }
-    let result = run(config, environment, &output);
+    let result = run(config, environment, secrets, &output);
     match &result {
-        Ok(outcome @ (Outcome::Done | Outcome::Stopped | Outcome::Held)) => {
+        Ok(outcome @ (Outcome::Done | Outcome::Stopped | Outcome::Held | Outcome::Removed)) => {
             info!("start-worker ends: {outcome}");
         }
         Ok(outcome) => error!(exit_code = exit::code(&result), "start-worker ends: {outcome}"),
@@ -90,7 +92,12 @@ fn start(path: &Path, loaded: config::Loaded, environment: Environment, filter: 
     ExitCode::from(exit::code(&result))
 }
 
-fn run(config: RunnerConfig, environment: Environment, output: &Output) -> Result<Outcome, RunError> {
+fn run(
+    config: RunnerConfig,
+    environment: Environment,
+    secrets: Secrets,
+    output: &Output,
+) -> Result<Outcome, RunError> {
     let dummy = matches!(config.worker.implementation, config::Implementation::Dummy { .. });
     if !dummy {
         oom::spare_runner();
@@ -100,8 +107,9 @@ fn run(config: RunnerConfig, environment: Environment, output: &Output) -> Resul
         clock: Arc::new(SystemClock),
         runtime_directory: environment.runtime_directory,
         state_directory: environment.state_directory,
-        metadata: environment.metadata,
         proxies: environment.proxies,
+        secrets,
+        metadata: environment.metadata,
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Signals)?;

@@ -1,9 +1,67 @@
-//! Masks secrets in what is shown: which keys name one, and what stands in their place.
+//! Masks secrets in what is shown: which keys name one, which values are known to be one, and what stands in their place.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 /// Stands where a secret was.
 pub const MASK: &str = "(masked)";
+
+/// Shorter strings are no secrets worth the name, and would blot out words of the log.
+const SHORTEST: usize = 8;
+
+/// The secret values that are known to this process: a second line of defence for whatever is logged or reported.
+/// Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Secrets(Arc<RwLock<Vec<SecretString>>>);
+
+impl Secrets {
+    /// From now on this is masked.
+    pub fn add(&self, secret: &str) {
+        if secret.len() < SHORTEST {
+            return;
+        }
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if !known.iter().any(|old| old.expose_secret() == secret) {
+            known.push(secret.into());
+        }
+    }
+
+    /// All strings in a value that came from a secret.
+    pub fn add_all(&self, value: &Value) {
+        match value {
+            Value::Object(object) => object.values().for_each(|value| self.add_all(value)),
+            Value::Array(array) => array.iter().for_each(|value| self.add_all(value)),
+            Value::String(text) => self.add(text),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
+    /// Credentials: the token, and of the certificate what is secret in it, for it is also shown with its quotes
+    /// escaped.
+    pub fn add_credentials(&self, token: &SecretString, certificate: Option<&SecretString>) {
+        self.add(token.expose_secret());
+        let Some(certificate) = certificate.map(ExposeSecret::expose_secret) else { return };
+        self.add(certificate);
+        if let Ok(Value::Object(parts)) = serde_json::from_str(certificate) {
+            for part in ["signature", "seed"] {
+                parts.get(part).into_iter().for_each(|value| self.add_all(value));
+            }
+        }
+    }
+
+    /// The text without them.
+    pub fn mask(&self, mut text: String) -> String {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        for secret in known.iter().map(ExposeSecret::expose_secret) {
+            if text.contains(secret) {
+                text = text.replace(secret, MASK);
+            }
+        }
+        text
+    }
+}
 
 /// Whether a key says that its value is a secret: one of its words is `secret`, `token`, `password`, `passwd` or
 /// `credential` (or their plurals), or two of them are `private` and `key`. Words are told apart by case and by
@@ -135,6 +193,23 @@ mod tests {
         {
             assert!(!names_a_secret(key), "{key}");
         }
+    }
+
+    #[test]
+    fn known_secrets_are_masked_wherever_they_stand() {
+        let secrets = Secrets::default();
+        let shared = secrets.clone();
+        secrets.add_credentials(
+            &"the-access-token".into(),
+            Some(&r#"{"version":1,"seed":"the-seed-1","signature":"the-signature-1"}"#.into()),
+        );
+        secrets.add_all(&json!({"a": ["hidden value", 12_345_678, {"b": "short"}]}));
+        let masked = shared.mask(
+            "token=the-access-token {\\\"signature\\\":\\\"the-signature-1\\\"} hidden value 12345678 short"
+                .into(),
+        );
+        assert_eq!(masked, "token=(masked) {\\\"signature\\\":\\\"(masked)\\\"} (masked) 12345678 short");
+        assert!(!format!("{secrets:?}").contains("the-access-token"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (6, &["main", "cli"]),
     (5, &["lib", "check"]),
     (4, &["supervisor", "watch", "observe", "prepare"]),
-    (3, &["provider", "worker", "output"]),
+    (3, &["provider", "registration", "worker", "output"]),
     (2, &["event", "taskcluster", "run", "protocol", "config"]),
     (1, &["host", "credentials", "clock", "retry", "redact", "chain"]),
 ];
@@ -46,7 +46,8 @@ const MUST_NOT_KNOW: &[(&str, &[&[&str]])] = &[
     ),
     ("watch/", &[PROCESSES, &["nix::sys::signal::kill", "nix::sys::wait"]]),
     ("observe/", &[PROCESSES, HTTP]),
-    ("prepare.rs", &[PROCESSES]),
+    ("prepare/", &[PROCESSES]),
+    ("registration.rs", &[PROCESSES, &["crate::supervisor", "reqwest"]]),
     ("provider/", &[PROCESSES, &["crate::worker", "crate::supervisor"]]),
     ("worker/", &[PROCESSES, HTTP, &["tokio"]]),
     // Of the runtime it knows the channel to the supervisor alone.

@@ -252,10 +252,8 @@ fn what_is_in_effect_is_shown_whole() {
     numberOfTasksToRun: 1  # runner file
     tasksDir: "/home"      # runner file
     # added at start: workerConfig and files that registerWorker returns (provider)
-    # added at start: secrets: none, for this version does not fetch them (getSecrets)
+    # added at start: the secrets worker-type:<pool> and worker-pool:<pool>, where they exist (getSecrets)
     # added at start: what start-worker sets for generic-worker: accessToken, certificate, clientId, provisionerId, region, rootURL, workerGroup, workerId, workerLocation, workerType, workerTypeMetadata.rack, workerTypeMetadata.region
-
-    # this host cannot start it: provider.providerType: static is not supported by this version of start-worker; supported: standalone
     "#);
 }
 
@@ -274,10 +272,8 @@ fn a_provider_of_a_cloud_is_shown_as_far_as_it_is_known_offline() {
     ssl.certificate: "/etc/taskcluster/secrets/worker_livelog_tls_cert"  # runner file
     ssl.key: "/etc/taskcluster/secrets/worker_livelog_tls_key"    # runner file
     # added at start: data of the user-data (provider)
-    # added at start: secrets: none, for this version does not fetch them (getSecrets)
+    # added at start: the secrets worker-type:<pool> and worker-pool:<pool>, where they exist (getSecrets)
     # added at start: what start-worker sets for docker-worker: host, instanceId, instanceType, privateIp, provisionerId, publicIp, region, rootUrl, shutdown.afterIdleSeconds, shutdown.enabled, taskcluster.accessToken, taskcluster.certificate, taskcluster.clientId, workerGroup, workerId, workerLocation, workerNodeType, workerType
-
-    # this host cannot start it: provider.providerType: aws-provisioner is not supported by this version of start-worker; supported: standalone
     stderr:
     exit 0
     "#);
@@ -290,7 +286,7 @@ fn a_windows_set_up_passes_and_says_why_it_cannot_start_here() {
     assert_snapshot!(desk.said(&["r.yml"]), @"
     # worker configuration as far as it is known offline, and the source of each value
     # added at start: workerConfig and files that registerWorker returns (provider)
-    # added at start: secrets: none, for this version does not fetch them (getSecrets)
+    # added at start: the secrets worker-type:<pool> and worker-pool:<pool>, where they exist (getSecrets)
 
     # this host cannot start it: worker.path is missing: worker.service and worker.protocolPipe start generic-worker as a Windows service, which does not exist here; set worker.path to the generic-worker binary
     stderr:
@@ -414,7 +410,7 @@ fn every_leaf_of_the_worker_configuration_has_its_source() {
     workerTypeMetadata.bmcPassword: "(masked)"                    # start-worker
     workerTypeMetadata.instance-type: "t3.large"                  # start-worker
     workerTypeMetadata.mine: 1                                    # runner file
-    # added at start: secrets: none, for this version does not fetch them (getSecrets)
+    # added at start: the secrets worker-type:<pool> and worker-pool:<pool>, where they exist (getSecrets)
     # for start-worker, not in the worker's file: deploymentId
     stderr:
     exit 0

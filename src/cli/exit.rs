@@ -3,6 +3,7 @@
 use start_worker::RunError;
 use start_worker::config::{LoadError, LoadErrorKind};
 use start_worker::event::Outcome;
+use start_worker::prepare::FailureKind;
 
 /// Ended as intended.
 pub(crate) const OK: u8 = 0;
@@ -12,6 +13,8 @@ pub(crate) const FAILED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 /// The runner configuration is missing or invalid, in content or for this host. (sysexits: `EX_USAGE`)
 pub(crate) const CONFIGURATION: u8 = 64;
+/// Taskcluster or the metadata service could not be reached in time. (sysexits: `EX_UNAVAILABLE`)
+const UNAVAILABLE: u8 = 69;
 /// The worker needs a reboot that did not come. (sysexits: `EX_SOFTWARE`)
 const NEEDS_REBOOT: u8 = 70;
 /// A file's permissions, owner or kind. (sysexits: `EX_NOPERM`)
@@ -20,11 +23,17 @@ const PERMISSIONS: u8 = 77;
 /// The exit code of a run.
 pub(crate) fn code(result: &Result<Outcome, RunError>) -> u8 {
     match result {
-        Ok(Outcome::Done | Outcome::Stopped | Outcome::Held) => OK,
+        Ok(Outcome::Done | Outcome::Stopped | Outcome::Held | Outcome::Removed) => OK,
         Ok(Outcome::NeedsReboot) => NEEDS_REBOOT,
-        Err(RunError::Provider(_) | RunError::Worker(_)) => CONFIGURATION,
+        Err(RunError::Worker(_)) => CONFIGURATION,
+        Err(RunError::Prepare(cause)) => match cause.kind() {
+            FailureKind::Unreachable => UNAVAILABLE,
+            FailureKind::Configuration => CONFIGURATION,
+            FailureKind::Permissions => PERMISSIONS,
+            FailureKind::Refused | FailureKind::Other => FAILED,
+        },
         Ok(Outcome::StartFailed | Outcome::GaveUp | Outcome::CredentialsExpired | Outcome::RunnerFailed)
-        | Err(RunError::Locked(_) | RunError::Expired(_) | RunError::Signals(_)) => FAILED,
+        | Err(RunError::Signals(_)) => FAILED,
     }
 }
 

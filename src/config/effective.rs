@@ -69,7 +69,7 @@ fn mask(value: &mut Value, known: &[&str]) {
 
 /// The default depends on the provider: machines of clouds are replaced, others are not.
 fn start_timeout(config: &RunnerConfig) -> Option<Duration> {
-    let dynamic = !matches!(config.provider, ProviderConfig::Standalone(_) | ProviderConfig::Static(_));
+    let dynamic = config.provider.is_dynamic();
     config.start_timeout.or(dynamic.then_some(Duration::from_secs(15 * 60)))
 }
 

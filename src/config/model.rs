@@ -67,6 +67,11 @@ pub enum ProviderConfig {
 }
 
 impl ProviderConfig {
+    /// Whether its machines are a cloud's: they are replaced, and may be removed and shut down.
+    pub fn is_dynamic(&self) -> bool {
+        !matches!(self, Self::Standalone(_) | Self::Static(_))
+    }
+
     /// The value of `provider.providerType`.
     pub fn provider_type(&self) -> &'static str {
         match self {

@@ -10,6 +10,7 @@ use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use crate::output::{Format, LogSink};
+use crate::redact::Secrets;
 
 /// Which lines are logged: `info`, or per module `warn,start_worker::supervisor=debug`.
 #[derive(Debug, Clone)]
@@ -28,9 +29,9 @@ impl Default for Filter {
     }
 }
 
-/// Makes the runner's log go to `sink` from now on, for the whole process.
-pub fn install(sink: LogSink, format: Format, filter: Filter) {
-    let layer = Lines { sink, format }.with_filter(filter.0);
+/// Makes the runner's log go to `sink` from now on, for the whole process, without the known `secrets`.
+pub fn install(sink: LogSink, format: Format, filter: Filter, secrets: Secrets) {
+    let layer = Lines { sink, format, secrets }.with_filter(filter.0);
     // Fails only where a log is installed already; then that one goes on.
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
 }
@@ -39,6 +40,7 @@ pub fn install(sink: LogSink, format: Format, filter: Filter) {
 struct Lines {
     sink: LogSink,
     format: Format,
+    secrets: Secrets,
 }
 
 impl<S: Subscriber> Layer<S> for Lines {
@@ -48,7 +50,7 @@ impl<S: Subscriber> Layer<S> for Lines {
             Format::Text => text_line(now, event),
             Format::Json => json_line(now, event),
         };
-        self.sink.line(line.into_bytes());
+        self.sink.line(self.secrets.mask(line).into_bytes());
     }
 }
 

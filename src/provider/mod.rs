@@ -25,6 +25,7 @@ mod standalone;
 mod static_;
 
 pub use metadata::MetadataOrigins;
+pub use static_::static_proof;
 
 /// What a provider knows of the worker.
 #[derive(Debug, Clone)]
@@ -59,14 +60,6 @@ pub enum Proof {
 /// Why a provider cannot tell who the worker is.
 #[derive(Debug, Error)]
 pub enum ProviderError {
-    /// The runner configuration asks for something that cannot be had on this host or with this version.
-    #[error(
-        "provider.providerType: {provider_type} is not supported by this version of start-worker; supported: standalone"
-    )]
-    Unsupported {
-        /// The value of `provider.providerType`.
-        provider_type: &'static str,
-    },
     /// A value in the runner configuration is of no use.
     #[error("provider.{key}: {why}")]
     Value {

@@ -1,5 +1,9 @@
 //! `static`: the identity, and a secret to register with, are in the runner configuration.
 
+use std::collections::BTreeMap;
+
+use secrecy::SecretString;
+
 use super::{Identified, Proof, ProviderError, fixed};
 use crate::config::StaticConfig;
 
@@ -7,8 +11,13 @@ use crate::config::StaticConfig;
 const NAME: &str = "static";
 
 pub(super) fn identify(config: &StaticConfig) -> Result<Identified, ProviderError> {
-    let proof = Proof::Registration([("staticSecret", config.static_secret.clone())].into());
+    let proof = Proof::Registration(static_proof(config));
     fixed::identified(&config.identity, &config.provider_id, NAME, proof)
+}
+
+/// What such a worker registers with, as often as it likes.
+pub fn static_proof(config: &StaticConfig) -> BTreeMap<&'static str, SecretString> {
+    [("staticSecret", config.static_secret.clone())].into()
 }
 
 #[cfg(test)]

@@ -32,6 +32,15 @@ impl Parts {
         }
         merged
     }
+
+    /// The layers that came from secrets.
+    pub fn secrets(&self) -> impl Iterator<Item = &Object> {
+        let layers = match self {
+            Self::Apart(layers) => layers.as_slice(),
+            Self::Whole(_) => &[],
+        };
+        layers.iter().filter(|(source, _)| matches!(source, Source::Secret(_))).map(|(_, layer)| layer)
+    }
 }
 
 impl Default for Parts {

@@ -8,23 +8,24 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::signal::unix::SignalKind;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info};
 
 use crate::config::{HostSettings, Supervision};
-use crate::event::{Event, ExitClass, Outcome};
-use crate::host::{held, power};
+use crate::event::{Cause, Event, Exit, ExitClass, Outcome};
 use crate::output::{Output, WorkerEvent};
 use crate::protocol::capabilities::{Capabilities, Capability};
-use crate::protocol::message::{FromWorker, ToWorker};
+use crate::protocol::message::{ErrorReport, FromWorker, ToWorker};
 use crate::worker::{InPlace, LaunchSpec};
 
 mod child;
 mod clearing;
 mod config_file;
 mod descendants;
+mod last_things;
+mod reports;
 mod spawn;
 pub mod state;
 mod story;
@@ -34,8 +35,9 @@ mod wait;
 use child::Child;
 use clearing::{Clearing, Surroundings};
 use descendants::Descendants;
+use reports::Reports;
 use state::{Action, Machine, Moment, Note, Policy, State};
-use wait::{Preparing, child_signal, exited, expired, next, prepared, tick};
+use wait::{Preparing, child_signal, exited, expired, next, prepared, renewed, tick};
 
 /// How many of the worker's last lines go into the log when the runner gives up on it.
 const LAST_LINES: usize = 20;
@@ -46,24 +48,31 @@ const LAST_THINGS: Duration = Duration::from_secs(10);
 /// Everything that one supervised run needs.
 #[derive(Debug)]
 pub struct Job {
-    /// What is started, and how its exits are understood.
-    pub spec: LaunchSpec,
+    /// What is started, and how its exits are understood: the newest, for credentials are renewed.
+    pub launches: watch::Receiver<LaunchSpec>,
     /// `supervision`.
     pub supervision: Supervision,
     /// `host`.
     pub host: HostSettings,
     /// What the runner can do with this worker.
     pub offered: Capabilities,
+    /// Whether the host goes with its worker.
+    pub dynamic: bool,
+    /// Who tells worker-manager of errors; `None`: nobody can.
+    pub reports: Option<mpsc::Sender<ErrorReport>>,
     /// Where the mark goes that keeps a worker from being started after a drain; `None`: nowhere to put it.
     pub held_mark: Option<PathBuf>,
 }
 
 /// Starts the worker and keeps it until it needs no more keeping. `events` has what the siblings send.
-pub async fn supervise(job: Job, output: &Output, events: mpsc::Receiver<Event>) -> Outcome {
-    let policy = Policy::new(&job.supervision, &job.spec, job.host.shutdown_static);
+pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receiver<Event>) -> Outcome {
+    let spec = job.launches.borrow_and_update().clone();
+    let policy = Policy::new(&job.supervision, &spec, job.host.shutdown_static, job.dynamic);
     let (machine, first) = Machine::new(policy);
     let mut supervisor = Supervisor {
+        reports: Reports::new(job.reports.take()),
         job,
+        spec,
         output,
         machine,
         epoch: Instant::now(),
@@ -73,6 +82,7 @@ pub async fn supervise(job: Job, output: &Output, events: mpsc::Receiver<Event>)
         clearing: None,
         descendants: Descendants::new(),
         in_place: None,
+        last_exit: None,
         last_lines: Vec::new(),
         at_the_end: TaskTracker::new(),
     };
@@ -82,6 +92,9 @@ pub async fn supervise(job: Job, output: &Output, events: mpsc::Receiver<Event>)
 
 struct Supervisor<'a> {
     job: Job,
+    /// The newest of `job.launches`.
+    spec: LaunchSpec,
+    reports: Reports,
     output: &'a Output,
     machine: Machine,
     epoch: Instant,
@@ -93,13 +106,14 @@ struct Supervisor<'a> {
     descendants: Descendants,
     /// What `--version` answered, once it was asked.
     in_place: Option<bool>,
+    last_exit: Option<Exit>,
     last_lines: Vec<String>,
     /// What must be over before the runner ends: host commands, the mark of a drain.
     at_the_end: TaskTracker,
 }
 
 impl Supervisor<'_> {
-    async fn run(mut self, mut events: mpsc::Receiver<Event>) -> Outcome {
+    async fn run(mut self, events: &mut mpsc::Receiver<Event>) -> Outcome {
         let mut orphans = tokio::signal::unix::signal(SignalKind::child()).ok();
         loop {
             if let State::Ended(outcome) = *self.machine.state() {
@@ -117,7 +131,13 @@ impl Supervisor<'_> {
                 Some(said) = next(&mut self.worker_events) => self.heard(said),
                 status = exited(&mut self.child, self.clearing.is_none()) => {
                     self.with_child(Child::catch_up);
-                    Some(Event::Exited((self.job.spec.explain)(status)))
+                    let exit = (self.spec.explain)(status);
+                    self.last_exit = Some(exit);
+                    Some(Event::Exited(exit))
+                }
+                spec = renewed(&mut self.job.launches) => {
+                    self.spec = spec;
+                    Some(Event::Renewed)
                 }
                 event = prepared(&mut self.preparing) => Some(event),
                 () = tick(&mut self.clearing) => self.advance_clearing(),
@@ -173,6 +193,7 @@ impl Supervisor<'_> {
             Action::Tell { finish_tasks } => {
                 self.with_child(|child| child.tell(&ToWorker::GracefulTermination { finish_tasks }));
             }
+            Action::TellCredentials => self.tell_credentials(),
             Action::Terminate => self.with_child(|child| child.signal_group(Signal::SIGTERM)),
             Action::Kill => {
                 self.with_child(|child| child.signal_group(Signal::SIGKILL));
@@ -188,6 +209,18 @@ impl Supervisor<'_> {
             Action::MarkHeld => self.mark_held(),
         }
         None
+    }
+
+    fn tell_credentials(&self) {
+        let credentials = &self.spec.credentials;
+        info!(client_id = credentials.client_id, "new credentials go to the worker");
+        self.with_child(|child| {
+            child.tell(&ToWorker::NewCredentials {
+                client_id: credentials.client_id.clone(),
+                access_token: credentials.access_token.clone(),
+                certificate: credentials.certificate.clone(),
+            });
+        });
     }
 
     fn has_leftovers(&self) -> bool {
@@ -209,8 +242,8 @@ impl Supervisor<'_> {
 
     /// Writes the worker's configuration beside the loop: it ends with an fsync, which can take long.
     fn prepare(&mut self) -> Option<Event> {
-        let Some(file) = self.job.spec.config_file.clone() else { return Some(Event::Prepared) };
-        let owner = self.job.spec.user.clone();
+        let Some(file) = self.spec.config_file.clone() else { return Some(Event::Prepared) };
+        let owner = self.spec.user.clone();
         self.preparing =
             Some(tokio::task::spawn_blocking(move || config_file::write(&file, owner.as_deref())));
         None
@@ -220,7 +253,7 @@ impl Supervisor<'_> {
         self.last_lines.clear();
         let keep_last =
             LAST_LINES.max(usize::try_from(self.job.supervision.report_output_lines).unwrap_or(LAST_LINES));
-        match Child::spawn(&self.job.spec, self.output, self.job.offered, keep_last) {
+        match Child::spawn(&self.spec, self.output, self.job.offered, keep_last) {
             Ok((child, said)) => {
                 let pid = child.pid();
                 self.child = Some(child);
@@ -237,7 +270,7 @@ impl Supervisor<'_> {
     /// What the output thread passes on.
     fn heard(&mut self, said: Option<WorkerEvent>) -> Option<Event> {
         match said {
-            Some(WorkerEvent::Message(message)) => Self::heard_message(message),
+            Some(WorkerEvent::Message(message)) => self.heard_message(message),
             Some(WorkerEvent::TaskStarted) => Some(Event::TaskStarted),
             Some(WorkerEvent::TaskFinished) => Some(Event::TaskFinished),
             Some(WorkerEvent::End { last_lines }) => {
@@ -252,16 +285,16 @@ impl Supervisor<'_> {
         }
     }
 
-    fn heard_message(message: FromWorker) -> Option<Event> {
+    fn heard_message(&mut self, message: FromWorker) -> Option<Event> {
         match message {
             FromWorker::Hello { capabilities } => {
                 info!(%capabilities, "worker says hello");
                 let graceful_termination = capabilities.has(Capability::GracefulTermination);
-                Some(Event::Hello { graceful_termination })
+                let new_credentials = capabilities.has(Capability::NewCredentials);
+                Some(Event::Hello { graceful_termination, new_credentials })
             }
             FromWorker::ErrorReport(report) => {
-                let (kind, title, description) = (&report.kind, &report.title, &report.description);
-                error!(kind, title, description, extra = report.extra, "worker reports an error");
+                self.reports.forward(report);
                 None
             }
             FromWorker::Shutdown => Some(Event::ShutdownAsked),
@@ -292,44 +325,16 @@ impl Supervisor<'_> {
 
     /// Whether the exit that is being cleared can lead to a restart.
     fn restart_is_possible(&self) -> bool {
-        let State::Clearing(ended, None, _) = self.machine.state() else { return false };
+        let State::Clearing(ended, request, _) = self.machine.state() else { return false };
+        if let Some(request) = request {
+            return request.cause == Cause::NewCredentials;
+        }
         matches!(ended.exit.class, ExitClass::Crash | ExitClass::Reboot | ExitClass::Interrupted)
     }
 
     fn orphan_died(&mut self) {
         let worker = self.child.as_ref().filter(|_| self.clearing.is_none()).map(Child::pid);
         self.descendants.reap(worker);
-    }
-
-    /// Beside the loop, for it ends with an fsync; waited for at the end.
-    fn mark_held(&self) {
-        let place = self.job.held_mark.clone();
-        self.at_the_end.spawn_blocking(move || held::mark(place.as_deref()));
-    }
-
-    /// Runs beside the loop; its end is told to the log alone.
-    fn run_host_command(&self, what: &'static str, command: &[String]) {
-        info!(what, command = %command.join(" "), "running the host command");
-        let failed = move |cause| error!(what, error = %cause, "the host command failed");
-        match power::start(command) {
-            Ok(running) => {
-                let helper = self.descendants.helpers().add(running.pid());
-                self.at_the_end.spawn(async move {
-                    running.end().await.unwrap_or_else(failed);
-                    drop(helper);
-                });
-            }
-            Err(cause) => failed(cause),
-        }
-    }
-
-    fn concluded(&self, outcome: Outcome) {
-        if matches!(outcome, Outcome::GaveUp) && !self.last_lines.is_empty() {
-            let last = self.last_lines.len().min(LAST_LINES);
-            for line in self.last_lines.iter().skip(self.last_lines.len() - last) {
-                error!(line, "the worker's last lines");
-            }
-        }
     }
 }
 
@@ -347,7 +352,7 @@ impl Surroundings for Supervisor<'_> {
     }
 
     fn in_place(&self) -> Option<bool> {
-        match self.job.spec.restart_in_place {
+        match self.spec.restart_in_place {
             InPlace::Yes => Some(true),
             InPlace::AskVersion if self.restart_is_possible() => self.in_place,
             InPlace::No | InPlace::AskVersion => Some(false),
@@ -355,6 +360,6 @@ impl Surroundings for Supervisor<'_> {
     }
 
     fn ask_version(&self) -> tokio::task::JoinHandle<bool> {
-        tokio::spawn(version::can_restart_in_place(self.job.spec.clone(), self.descendants.helpers()))
+        tokio::spawn(version::can_restart_in_place(self.spec.clone(), self.descendants.helpers()))
     }
 }

@@ -78,6 +78,7 @@ fn after_exit(note: Note) {
         Note::Restarting { wait, crashes, allowed } => {
             info!(wait = %span(wait), crashes, max_restarts = allowed, "worker is started again after a crash");
         }
+        Note::RestartWithCredentials => info!("worker is started again with its new credentials"),
         Note::RestartInsteadOfReboot => info!("worker wants a reboot: started again in place instead"),
         Note::AwaitingReboot { timeout } => {
             info!(timeout = %span(timeout), "worker wants a reboot: waiting for the host to go down");

@@ -1,7 +1,7 @@
 //! What the loop waits for: each waits for ever where there is nothing to wait for, and may be dropped at any time.
 
 use tokio::signal::unix::Signal;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::error;
 
@@ -11,6 +11,7 @@ use crate::chain::Chain;
 use crate::event::{Event, ExitStatus};
 use crate::host::atomic::WriteError;
 use crate::output::WorkerEvent;
+use crate::worker::LaunchSpec;
 
 /// The worker's files, being written.
 pub(super) type Preparing = tokio::task::JoinHandle<Result<(), WriteError>>;
@@ -43,6 +44,15 @@ pub(super) async fn prepared(preparing: &mut Option<Preparing>) -> Event {
             error!(error = %cause, "writing the worker's configuration failed unexpectedly");
             Event::StartFailed
         }
+    }
+}
+
+/// The launch with the newest credentials, once there is a newer one.
+pub(super) async fn renewed(launches: &mut watch::Receiver<LaunchSpec>) -> LaunchSpec {
+    match launches.changed().await {
+        Ok(()) => launches.borrow_and_update().clone(),
+        // Nobody renews them any more.
+        Err(_) => std::future::pending().await,
     }
 }
 

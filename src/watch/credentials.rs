@@ -1,147 +1,127 @@
-//! Credentials that run out: the worker is drained in good time, and stopped before they are worthless.
+//! Renews the worker's credentials in good time, by the wall clock: cache first, then the worker's files, then the worker.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::mpsc;
-use tracing::warn;
+use secrecy::ExposeSecret;
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, error, info, warn};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, wait_until};
+use crate::config::WorkerSettings;
 use crate::event::{Cause, Event, Strength};
+use crate::redact::Secrets;
+use crate::registration::{Registrar, Renewed};
+use crate::run::cache::{CachedRun, Keeper};
+use crate::taskcluster::{CallError, Effort};
+use crate::worker::{self, Launch, LaunchSpec};
 
-/// How long before their end credentials that cannot be renewed make the worker finish its tasks.
-const DRAIN_BEFORE: SignedDuration = SignedDuration::from_mins(30);
+/// After a refusal it is tried again only where the worker may register anew, and not before this.
+const AFTER_REFUSAL: SignedDuration = SignedDuration::from_mins(10);
 
-/// How long before their end the worker is stopped, at most.
-const MARGIN: SignedDuration = SignedDuration::from_mins(2);
+/// How much earlier than needed a renewal comes at most, as a part of the wait: so that workers that started together
+/// do not renew together.
+const JITTER: f64 = 0.1;
 
-/// A wait by the wall clock looks again after this: the host may have slept, or its clock have jumped.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
-
-/// When what happens to credentials that expire and cannot be renewed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Schedule {
-    /// When the worker is asked to finish its tasks: 30 min before the end, or half the time that was left.
-    pub drain: Timestamp,
-    /// When it is stopped: 2 min before the end, or a quarter of the time that was left.
-    pub stop: Timestamp,
+/// What the renewal of one run's credentials needs.
+pub struct Renewal {
+    /// Who renews.
+    pub registrar: Registrar,
+    /// Whether a refusal may pass: the worker may register anew at any time (static).
+    pub may_register_again: bool,
+    /// The run whose credentials they are, as it is cached.
+    pub cached: CachedRun,
+    /// The runner configuration's `worker`.
+    pub settings: WorkerSettings,
+    /// The writer of the cache.
+    pub keeper: Keeper,
+    /// Tells the wall-clock time.
+    pub clock: Arc<dyn Clock>,
+    /// What must not be shown.
+    pub secrets: Secrets,
+    /// Where the supervisor finds the newest launch.
+    pub launches: watch::Sender<LaunchSpec>,
+    /// The way to the supervisor.
+    pub events: mpsc::Sender<Event>,
 }
 
-impl Schedule {
-    /// For credentials that were obtained `now`; `None` where they have expired already.
-    pub fn new(now: Timestamp, expires: Timestamp) -> Option<Self> {
-        let left = expires.duration_since(now);
-        if left <= SignedDuration::ZERO {
-            return None;
+impl Renewal {
+    /// Renews until the supervisor is gone, or until that has failed for so long that the worker had to be stopped.
+    pub async fn keep(mut self) {
+        let mut old_end = None;
+        while let Some(wait) = self.cached.run.credentials.renewal_in(self.clock.now()) {
+            let due = self.clock.now().saturating_add(earlier(wait)).unwrap_or(Timestamp::MAX);
+            debug!(%due, "credentials are renewed then");
+            self.wait_for(due, &mut old_end).await;
+            let Some(last_use) = self.cached.run.credentials.last_use() else { return };
+            let Ok(renewed) = self.renew(last_use).await else {
+                wait_until(last_use, &*self.clock).await;
+                error!(expired_at = ?self.cached.run.credentials.expires, "the worker's credentials run out and could not be renewed: it is stopped");
+                self.send(Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring }).await;
+                return;
+            };
+            old_end = Some(last_use);
+            self.install(renewed).await;
         }
-        let before = |time: SignedDuration| expires.checked_sub(time).unwrap_or(expires);
-        Some(Self { drain: before(DRAIN_BEFORE.min(left / 2)), stop: before(MARGIN.min(left / 4)) })
+    }
+
+    /// Waits for the renewal; on the way, tells when credentials that were renewed before are of no more use.
+    async fn wait_for(&self, due: Timestamp, old_end: &mut Option<Timestamp>) {
+        if let Some(end) = old_end.filter(|end| *end <= due) {
+            wait_until(end, &*self.clock).await;
+            *old_end = None;
+            self.send(Event::OldCredentialsEnd).await;
+        }
+        wait_until(due, &*self.clock).await;
+    }
+
+    /// Tries until they are of no more use. After a refusal it waits before it tries again; a worker that can register
+    /// only once does not.
+    async fn renew(&self, last_use: Timestamp) -> Result<Renewed, CallError> {
+        let run = &self.cached.run;
+        loop {
+            let Some(secret) = &run.registration_secret else { std::future::pending().await };
+            let cause = match self.registrar.renew(&run.credentials, secret, Effort::Until(last_use)).await {
+                Ok(renewed) => return Ok(renewed),
+                Err(cause) => cause,
+            };
+            let again = self.clock.now().saturating_add(AFTER_REFUSAL).unwrap_or(last_use);
+            if !cause.refused() || !self.may_register_again || again >= last_use {
+                warn!(error = %cause, usable_until = %format!("{last_use:.0}"), "credentials cannot be renewed: the worker goes on while they are of use");
+                return Err(cause);
+            }
+            warn!(error = %cause, again = %format!("{again:.0}"), "credentials cannot be renewed yet");
+            wait_until(again, &*self.clock).await;
+        }
+    }
+
+    /// On the disk first: the secret for the next renewal is nowhere else.
+    async fn install(&mut self, renewed: Renewed) {
+        let Renewed { credentials, secret } = renewed;
+        self.secrets.add_credentials(&credentials.access_token, credentials.certificate.as_ref());
+        self.secrets.add(secret.expose_secret());
+        let run = &mut self.cached.run;
+        run.credentials = credentials;
+        run.registration_secret = Some(secret);
+        let expires = run.credentials.expires.map(|time| format!("{time:.0}")).unwrap_or_default();
+        info!(expires, "credentials renewed");
+        let made = worker::final_config(&self.cached.run, &self.settings)
+            .and_then(|whole| Ok((whole, worker::launch(&self.cached.run, &self.settings)?)));
+        // What could be made at the start can be made again.
+        let Ok((whole, Launch::Start(spec))) = made else { return };
+        self.keeper.save(self.cached.encode(whole.object())).await;
+        self.launches.send_replace(*spec);
+    }
+
+    async fn send(&self, event: Event) {
+        // Without a supervisor there is no worker either.
+        let _ = self.events.send(event).await;
     }
 }
 
-/// Asks for a drain, then for a stop, each at its time by the wall clock.
-pub async fn watch(schedule: Schedule, clock: Arc<dyn Clock>, events: mpsc::Sender<Event>) {
-    for (at, strength) in [(schedule.drain, Strength::Drain), (schedule.stop, Strength::Stop)] {
-        wait_until(at, &*clock).await;
-        warn!(%strength, "the worker's credentials run out and cannot be renewed: get new ones into the runner configuration");
-        if events.send(Event::Asked { strength, cause: Cause::CredentialsExpiring }).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn wait_until(time: Timestamp, clock: &dyn Clock) {
-    loop {
-        let left = Duration::try_from(time.duration_since(clock.now())).unwrap_or_default();
-        if left.is_zero() {
-            return;
-        }
-        tokio::time::sleep(left.min(LOOK_AGAIN)).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use super::*;
-
-    /// Follows tokio's paused time, plus what the test adds.
-    struct TestClock {
-        base: Timestamp,
-        started: tokio::time::Instant,
-        jumped: Mutex<SignedDuration>,
-    }
-
-    impl TestClock {
-        fn new() -> Arc<Self> {
-            let base = Timestamp::UNIX_EPOCH;
-            Arc::new(Self { base, started: tokio::time::Instant::now(), jumped: Mutex::default() })
-        }
-
-        fn jump(&self, by: SignedDuration) {
-            *self.jumped.lock().unwrap() += by;
-        }
-    }
-
-    impl Clock for TestClock {
-        fn now(&self) -> Timestamp {
-            let elapsed = SignedDuration::try_from(self.started.elapsed()).unwrap();
-            self.base + elapsed + *self.jumped.lock().unwrap()
-        }
-    }
-
-    fn hours(count: i64) -> SignedDuration {
-        SignedDuration::from_hours(count)
-    }
-
-    #[test]
-    fn a_long_certificate_drains_30_minutes_and_stops_2_minutes_before_its_end() {
-        let start = Timestamp::UNIX_EPOCH;
-        let schedule = Schedule::new(start, start + hours(96)).unwrap();
-        assert_eq!(schedule.drain, start + hours(96) - SignedDuration::from_mins(30));
-        assert_eq!(schedule.stop, start + hours(96) - SignedDuration::from_mins(2));
-    }
-
-    #[test]
-    fn a_short_certificate_leaves_the_worker_half_its_time() {
-        let start = Timestamp::UNIX_EPOCH;
-        let schedule = Schedule::new(start, start + SignedDuration::from_secs(40)).unwrap();
-        assert_eq!(schedule.drain, start + SignedDuration::from_secs(20));
-        assert_eq!(schedule.stop, start + SignedDuration::from_secs(30));
-    }
-
-    #[test]
-    fn an_expired_certificate_has_no_schedule() {
-        let now = Timestamp::UNIX_EPOCH;
-        assert_eq!(Schedule::new(now, now), None);
-        assert_eq!(Schedule::new(now + hours(1), now), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_host_that_sleeps_is_noticed_within_a_minute_of_waking() {
-        let clock = TestClock::new();
-        let schedule = Schedule::new(clock.now(), clock.now() + hours(10)).unwrap();
-        let (sender, mut events) = mpsc::channel(4);
-        tokio::spawn(watch(schedule, clock.clone(), sender));
-        tokio::time::sleep(Duration::from_secs(30)).await;
-        clock.jump(hours(9) + SignedDuration::from_mins(45));
-        let before = tokio::time::Instant::now();
-        let event = events.recv().await.unwrap();
-        assert_eq!(event, Event::Asked { strength: Strength::Drain, cause: Cause::CredentialsExpiring });
-        assert!(before.elapsed() <= Duration::from_secs(60));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_stop_follows_the_drain() {
-        let clock = TestClock::new();
-        let schedule = Schedule::new(clock.now(), clock.now() + hours(1)).unwrap();
-        let (sender, mut events) = mpsc::channel(4);
-        tokio::spawn(watch(schedule, clock.clone(), sender));
-        let strengths = [events.recv().await.unwrap(), events.recv().await.unwrap()];
-        let asked = |strength| Event::Asked { strength, cause: Cause::CredentialsExpiring };
-        assert_eq!(strengths, [asked(Strength::Drain), asked(Strength::Stop)]);
-        assert_eq!(clock.now(), schedule.stop);
-    }
+/// Up to a tenth earlier.
+fn earlier(wait: SignedDuration) -> SignedDuration {
+    let seconds = Duration::try_from(wait).unwrap_or_default().as_secs_f64();
+    SignedDuration::try_from_secs_f64(seconds * (1.0 - JITTER * fastrand::f64())).unwrap_or(wait)
 }

@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
 use crate::config::{Implementation, RestartInPlace, WorkerSettings};
+use crate::credentials::Credentials;
 use crate::event::{Exit, ExitClass, ExitStatus};
 use crate::host::atomic::{self, Attributes, Owner, WriteError};
 use crate::run::Run;
@@ -67,6 +68,8 @@ pub struct LaunchSpec {
     pub oom_score_adj: i16,
     /// The configuration file to write before each start.
     pub config_file: Option<ConfigFile>,
+    /// The credentials in it: for a worker that can be told of new ones.
+    pub credentials: Credentials,
     /// How long it may take to say hello.
     pub hello_timeout: Duration,
     /// Whether it can be started again without a boot between.
@@ -204,6 +207,7 @@ fn assemble(start: Start, config: &Merged, run: &Run, settings: &WorkerSettings)
         user: settings.user.clone(),
         oom_score_adj: settings.oom_score_adj,
         config_file: start.config_file,
+        credentials: run.credentials.clone(),
         hello_timeout: settings.hello_timeout,
         restart_in_place: match settings.restart_in_place {
             RestartInPlace::Auto => start.restart_in_place,

@@ -12,6 +12,8 @@ const SHORT_RUN: Duration = Duration::from_secs(30);
 /// How a request ends the supervision where no worker runs.
 pub(super) fn unstarted(cause: Cause) -> Outcome {
     match cause {
+        // Asked only of a worker that runs, and is.
+        Cause::NewCredentials => Outcome::StartFailed,
         Cause::Operator => Outcome::Stopped,
         Cause::CredentialsExpiring => Outcome::CredentialsExpired,
         Cause::RunnerFault => Outcome::RunnerFailed,
@@ -27,8 +29,11 @@ impl Machine {
         in_place: bool,
         actions: &mut Vec<Action>,
     ) {
+        let reboots = ended.exit.class == ExitClass::Reboot;
+        if let Some(Request { cause: Cause::NewCredentials, .. }) = request {
+            return self.drained_for_credentials(now, ended, in_place, actions);
+        }
         if let Some(request) = request {
-            let reboots = ended.exit.class == ExitClass::Reboot;
             let held = request.cause == Cause::Operator && request.hold && reboots;
             if held {
                 actions.push(Action::MarkHeld);
@@ -54,8 +59,31 @@ impl Machine {
         }
     }
 
+    /// It could not be told its new credentials, and was asked to end for their sake: however it did, it is started
+    /// again with them. On a host that goes with its worker it is done.
+    fn drained_for_credentials(
+        &mut self,
+        now: Moment,
+        ended: Ended,
+        in_place: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        if ended.leaving {
+            self.state = State::Ended(Outcome::Done);
+        } else if ended.exit.class == ExitClass::Reboot {
+            self.reboot(now, ended, in_place, actions);
+        } else if self.policy.dynamic {
+            self.state = State::Ended(Outcome::Done);
+        } else if in_place {
+            actions.push(Action::Note(Note::RestartWithCredentials));
+            self.start(actions);
+        } else {
+            self.needs_boot(now, actions);
+        }
+    }
+
     fn done(&mut self, now: Moment, ended: Ended, actions: &mut Vec<Action>) {
-        if self.policy.restart != Restart::Always {
+        if self.policy.restart != Restart::Always || self.policy.dynamic {
             self.state = State::Ended(Outcome::Done);
             return;
         }
@@ -106,14 +134,7 @@ impl Machine {
 
     pub(super) fn crashed(&mut self, now: Moment, ended: Ended, in_place: bool, actions: &mut Vec<Action>) {
         if !in_place {
-            actions.push(Action::Note(Note::CannotRestartInPlace));
-            if self.policy.on_reboot == RebootPolicy::Reboot && self.policy.restart != Restart::Never {
-                actions.push(Action::RebootHost);
-                self.await_reboot(now, in_place, actions);
-            } else {
-                self.state = State::Ended(Outcome::NeedsReboot);
-            }
-            return;
+            return self.needs_boot(now, actions);
         }
         let forgiven = ended.ran > self.policy.restart_window;
         self.crashes = if forgiven { 1 } else { self.crashes.saturating_add(1) };
@@ -127,6 +148,19 @@ impl Machine {
             self.state = State::Ended(Outcome::GaveUp);
         } else {
             self.back_off(now, !forgiven, self.crashes, actions);
+        }
+    }
+
+    /// The worker has ended, and cannot be started again without a boot between.
+    fn needs_boot(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        actions.push(Action::Note(Note::CannotRestartInPlace));
+        if self.policy.dynamic {
+            self.state = State::Ended(Outcome::GaveUp);
+        } else if self.policy.on_reboot == RebootPolicy::Reboot && self.policy.restart != Restart::Never {
+            actions.push(Action::RebootHost);
+            self.await_reboot(now, false, actions);
+        } else {
+            self.state = State::Ended(Outcome::NeedsReboot);
         }
     }
 

@@ -29,6 +29,8 @@
 //! * `Lingering`: it was interrupted, and nobody we know of asked for that: 2 s for our own SIGTERM to arrive.
 //! * `BackingOff`: waiting before the next start. `AwaitingReboot`: the host is said to reboot. Should it not,
 //!   the worker is started again in place where it can be; where not, that is the end.
+//! * New credentials: a running worker is told them, or, where it cannot be, asked to finish and started again; files
+//!   that were being written are written again.
 //! * judge (in `judge.rs`): cause × exit → what next. The cause comes first.
 
 use std::time::Duration;
@@ -66,13 +68,25 @@ pub struct Machine {
     short_runs: u32,
     /// When SIGTERM or SIGINT was first seen.
     terminated: Option<Moment>,
+    /// How often the credentials have been renewed.
+    credentials: u32,
+    /// Which of them are in the worker's files.
+    written: u32,
 }
 
 impl Machine {
     /// A machine that is about to start its first worker, and its first actions.
     #[must_use]
     pub fn new(policy: Policy) -> (Self, Vec<Action>) {
-        let machine = Self { policy, state: State::Preparing, crashes: 0, short_runs: 0, terminated: None };
+        let machine = Self {
+            policy,
+            state: State::Preparing,
+            crashes: 0,
+            short_runs: 0,
+            terminated: None,
+            credentials: 0,
+            written: 0,
+        };
         (machine, vec![Action::Prepare])
     }
 
@@ -113,7 +127,11 @@ impl Machine {
             Event::Prepared => self.prepared(&mut actions),
             Event::StartFailed => self.start_failed(),
             Event::Started { pid } => self.started(now, pid, &mut actions),
-            Event::Hello { graceful_termination } => self.hello(now, graceful_termination, &mut actions),
+            Event::Hello { graceful_termination, new_credentials } => {
+                self.hello(now, Hello::Said { graceful_termination, new_credentials }, &mut actions);
+            }
+            Event::Renewed => self.renewed(now, &mut actions),
+            Event::OldCredentialsEnd => self.old_credentials_end(now, &mut actions),
             Event::TaskStarted => self.count_task(now, |running| running.saturating_add(1)),
             Event::TaskFinished => self.count_task(now, |running| running.saturating_sub(1)),
             Event::ShutdownAsked => self.shutdown_asked(&mut actions),
@@ -129,10 +147,15 @@ impl Machine {
     }
 
     fn prepared(&mut self, actions: &mut Vec<Action>) {
-        if self.state == State::Preparing {
-            self.state = State::Spawning(None);
-            actions.push(Action::Spawn);
+        if self.state != State::Preparing {
+            return;
         }
+        if self.written < self.credentials {
+            // Renewed while the files were being written.
+            return self.start(actions);
+        }
+        self.state = State::Spawning(None);
+        actions.push(Action::Spawn);
     }
 
     fn start_failed(&mut self) {
@@ -148,24 +171,58 @@ impl Machine {
     fn started(&mut self, now: Moment, pid: u32, actions: &mut Vec<Action>) {
         let State::Spawning(request) = self.state else { return };
         let hello = Hello::Awaited(now + self.policy.hello_timeout);
-        let worker = Worker { pid, since: now, hello, tasks: None, leaving: false };
+        let worker =
+            Worker { pid, since: now, hello, tasks: None, leaving: false, credentials: self.written };
         self.state = State::Running(worker);
         if let Some(request) = request {
             self.begin(now, worker, request, actions);
         }
     }
 
-    fn hello(&mut self, now: Moment, graceful_termination: bool, actions: &mut Vec<Action>) {
+    fn hello(&mut self, now: Moment, hello: Hello, actions: &mut Vec<Action>) {
         match &mut self.state {
-            State::Running(worker) => worker.hello = Hello::Said { graceful_termination },
+            State::Running(worker) => worker.hello = hello,
             State::Stopping(worker, request, ladder) => {
-                worker.hello = Hello::Said { graceful_termination };
+                worker.hello = hello;
                 if ladder.awaits_hello() {
                     let (worker, request) = (*worker, *request);
                     self.begin(now, worker, request, actions);
                 }
             }
-            _ => {}
+            _ => return,
+        }
+        self.refresh(now, actions);
+    }
+
+    fn renewed(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        self.credentials = self.credentials.saturating_add(1);
+        self.refresh(now, actions);
+    }
+
+    /// A worker with older credentials than the newest is told them; one that cannot be told is asked to finish, and
+    /// is started again with them.
+    pub(super) fn refresh(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        let (State::Running(worker) | State::Stopping(worker, ..)) = &mut self.state else { return };
+        if worker.credentials >= self.credentials {
+            return;
+        }
+        match worker.hello {
+            Hello::Awaited(_) => {}
+            Hello::Said { new_credentials: true, .. } => {
+                worker.credentials = self.credentials;
+                actions.push(Action::TellCredentials);
+            }
+            Hello::Said { .. } | Hello::Absent => {
+                self.asked(now, Request::new(Strength::Drain, Cause::NewCredentials), actions);
+            }
+        }
+    }
+
+    fn old_credentials_end(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        if let State::Running(worker) | State::Stopping(worker, ..) = &self.state
+            && worker.credentials < self.credentials
+        {
+            self.asked(now, Request::new(Strength::Stop, Cause::NewCredentials), actions);
         }
     }
 
@@ -239,6 +296,7 @@ impl Machine {
             State::Running(worker) => {
                 actions.push(Action::Note(Note::NoHello { waited: self.policy.hello_timeout }));
                 self.state = State::Running(Worker { hello: Hello::Absent, ..worker });
+                self.refresh(now, actions);
             }
             State::Stopping(worker, request, ladder) => self.climb(now, worker, request, ladder, actions),
             State::Clearing(ended, request, clearing) => {
@@ -264,6 +322,7 @@ impl Machine {
 
     fn start(&mut self, actions: &mut Vec<Action>) {
         self.state = State::Preparing;
+        self.written = self.credentials;
         actions.push(Action::Prepare);
     }
 }

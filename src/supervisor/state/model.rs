@@ -19,6 +19,8 @@ pub enum Action {
         /// Its `finish-tasks`.
         finish_tasks: bool,
     },
+    /// Send new-credentials, the newest.
+    TellCredentials,
     /// SIGTERM to the worker's process group.
     Terminate,
     /// SIGKILL to the worker's process group and to all its descendants.
@@ -56,6 +58,8 @@ pub struct Worker {
     pub tasks: Option<Tasks>,
     /// It asked for its host to go away, and that is being done: its exit adds nothing.
     pub leaving: bool,
+    /// Which credentials it has: how often they had been renewed.
+    pub credentials: u32,
 }
 
 /// What a worker said of itself.
@@ -69,6 +73,8 @@ pub enum Hello {
     Said {
         /// Whether it understands graceful-termination.
         graceful_termination: bool,
+        /// Whether it understands new-credentials.
+        new_credentials: bool,
     },
 }
 

@@ -88,6 +88,8 @@ pub enum Note {
         /// How many restarts after crashes are allowed.
         allowed: u32,
     },
+    /// It is started again with new credentials, which it could not be told of.
+    RestartWithCredentials,
     /// It wants a reboot, and is started again in its stead.
     RestartInsteadOfReboot,
     /// The host is said to reboot.

@@ -36,6 +36,9 @@ pub struct Policy {
     pub reboot_timeout: Duration,
     /// Whether a worker's `shutdown` message shuts the host down.
     pub shutdown_host: bool,
+    /// Whether the host goes with its worker (a cloud's instance): what has ended is not started again on it, but for
+    /// a crash.
+    pub dynamic: bool,
 }
 
 /// [`OnReboot`], with the worker's part of `auto` settled.
@@ -55,7 +58,7 @@ pub enum RebootPolicy {
 
 impl Policy {
     /// From the runner configuration and what the worker's implementation knows.
-    pub fn new(supervision: &Supervision, spec: &LaunchSpec, shutdown_static: bool) -> Self {
+    pub fn new(supervision: &Supervision, spec: &LaunchSpec, shutdown_static: bool, dynamic: bool) -> Self {
         let on_reboot = match supervision.on_reboot {
             OnReboot::Auto if spec.disable_reboots => RebootPolicy::RestartIfPossible,
             OnReboot::Auto | OnReboot::Wait => RebootPolicy::Wait,
@@ -77,7 +80,8 @@ impl Policy {
             hello_timeout: spec.hello_timeout,
             on_reboot,
             reboot_timeout: supervision.reboot_timeout,
-            shutdown_host: shutdown_static,
+            shutdown_host: shutdown_static || dynamic,
+            dynamic,
         }
     }
 }

@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use super::{Action, Hello, Machine, Moment, Note, Policy, Request, State, Worker, judge};
-use crate::event::{Outcome, Strength};
+use crate::event::{Cause, Outcome, Strength};
 
 /// How long a stop waits for the worker's hello.
 const STOP_AWAITS_HELLO: Duration = Duration::from_secs(5);
@@ -75,6 +75,9 @@ impl Machine {
     /// Somebody wants the worker to end.
     pub(super) fn asked(&mut self, now: Moment, request: Request, actions: &mut Vec<Action>) {
         match self.state {
+            // After the boot it has new ones.
+            State::AwaitingReboot { .. }
+                if matches!(request.cause, Cause::CredentialsExpiring | Cause::NewCredentials) => {}
             State::Preparing | State::BackingOff { .. } => {
                 self.state = State::Ended(judge::unstarted(request.cause));
             }
@@ -120,7 +123,7 @@ impl Machine {
             (Strength::Stop, Hello::Awaited(until)) => {
                 Ladder::AwaitingHello(until.min(now + STOP_AWAITS_HELLO).max(now))
             }
-            (strength, Hello::Said { graceful_termination: true }) => self.tell(now, strength, actions),
+            (strength, Hello::Said { graceful_termination: true, .. }) => self.tell(now, strength, actions),
             (Strength::Drain, _) => Ladder::Unasked(now + self.policy.drain_timeout),
             (Strength::Stop, _) => terminate(now, self.policy.stop_timeout, actions),
         };
@@ -154,7 +157,8 @@ impl Machine {
             Ladder::AwaitingHello(_) => {
                 actions.push(Action::Note(Note::NoHello { waited: now.saturating_sub(worker.since) }));
                 let worker = Worker { hello: Hello::Absent, ..worker };
-                return self.begin(now, worker, request, actions);
+                self.begin(now, worker, request, actions);
+                return self.refresh(now, actions);
             }
             Ladder::Told { until, .. } | Ladder::Unasked(until) if drain => {
                 let note = if now < until {

@@ -16,6 +16,7 @@ pub(super) const POWER_TWICE: Broken = "the host is shut down once, and only whe
 pub(super) const RESTART_AFTER_STOP: Broken = "no worker is started after an operator's request";
 pub(super) const TOO_MANY_RESTARTS: Broken = "restarts after crashes are bounded";
 pub(super) const DEADLINE_SPINS: Broken = "a deadline that was answered does not come again at once";
+pub(super) const STALE: Broken = "a worker that can be told has the newest credentials, each told once";
 
 /// Follows one machine.
 pub(super) struct Checker {
@@ -30,6 +31,20 @@ pub(super) struct Checker {
     crashes: u32,
     deadlines_now: (Moment, u32),
     ended: Option<State>,
+    credentials: Generations,
+    /// The present worker was asked to end for the sake of new credentials: however it does, that is no crash.
+    ends_for_credentials: bool,
+}
+
+/// How often the credentials had been renewed when …
+#[derive(Default)]
+struct Generations {
+    /// … the last event came;
+    now: u32,
+    /// … the worker's files were written;
+    written: u32,
+    /// … the worker was last given any.
+    worker: u32,
 }
 
 impl Checker {
@@ -45,6 +60,8 @@ impl Checker {
             crashes: 0,
             deadlines_now: (Duration::ZERO, 0),
             ended: None,
+            credentials: Generations::default(),
+            ends_for_credentials: false,
         }
     }
 
@@ -70,6 +87,15 @@ impl Checker {
         for action in actions {
             self.check_action(world.now, truth, action)?;
         }
+        if let State::Stopping(_, request, _) = state {
+            self.ends_for_credentials |= request.cause == Cause::NewCredentials;
+        }
+        if let State::Running(worker) | State::Stopping(worker, ..) = state {
+            let can_be_told = matches!(worker.hello, Hello::Said { new_credentials: true, .. });
+            if can_be_told && self.credentials.worker < self.credentials.now {
+                return Err(STALE);
+            }
+        }
         if let State::Ended(_) = state {
             if matches!(truth, Truth::Alive | Truth::Gone) {
                 return Err(CHILD_LOST);
@@ -89,7 +115,18 @@ impl Checker {
 
     fn note_event(&mut self, now: Moment, event: Event) {
         match event {
-            Event::Started { .. } => (self.rung, self.started) = (0, now),
+            Event::Started { .. } => {
+                (self.rung, self.started) = (0, now);
+                self.credentials.worker = self.credentials.written;
+                self.ends_for_credentials = false;
+            }
+            Event::Renewed => {
+                self.credentials.now += 1;
+                self.first_drain.get_or_insert(now);
+            }
+            Event::OldCredentialsEnd => {
+                self.strongest_asked = self.strongest_asked.max(Some(Strength::Stop));
+            }
             Event::Terminate => {
                 self.operator = true;
                 self.strongest_asked = self.strongest_asked.max(Some(Strength::Stop));
@@ -105,7 +142,7 @@ impl Checker {
                 if now.saturating_sub(self.started) > self.policy.restart_window {
                     self.crashes = 0;
                 }
-                if exit.class == ExitClass::Crash {
+                if exit.class == ExitClass::Crash && !self.ends_for_credentials {
                     self.crashes += 1;
                 }
             }
@@ -115,7 +152,17 @@ impl Checker {
 
     fn check_action(&mut self, now: Moment, truth: Truth, action: &Action) -> Result<(), Broken> {
         match action {
+            Action::TellCredentials => {
+                if self.credentials.worker == self.credentials.now {
+                    return Err(STALE);
+                }
+                self.credentials.worker = self.credentials.now;
+                Ok(())
+            }
             Action::Prepare | Action::Spawn => {
+                if *action == Action::Prepare {
+                    self.credentials.written = self.credentials.now;
+                }
                 if matches!(truth, Truth::Alive | Truth::Gone) {
                     return Err(TWO_WORKERS);
                 }

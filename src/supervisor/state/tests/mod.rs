@@ -28,7 +28,13 @@ pub(super) fn policy() -> Policy {
         on_reboot: RebootPolicy::Wait,
         reboot_timeout: secs(300),
         shutdown_host: false,
+        dynamic: false,
     }
+}
+
+/// A hello that understands new credentials, and perhaps graceful termination.
+pub(super) fn hello(graceful_termination: bool) -> Event {
+    Event::Hello { graceful_termination, new_credentials: true }
 }
 
 pub(super) fn secs(seconds: u64) -> Duration {
@@ -60,7 +66,7 @@ impl Driven {
     /// One whose worker runs and has said hello.
     pub(super) fn greeted(policy: Policy) -> Self {
         let mut driven = Self::running(policy);
-        driven.event(Event::Hello { graceful_termination: true });
+        driven.event(hello(true));
         driven
     }
 
@@ -100,6 +106,9 @@ impl Driven {
     }
 }
 
+/// A hello that understands graceful termination alone.
+const UNTEACHABLE: Event = Event::Hello { graceful_termination: true, new_credentials: false };
+
 const DRAIN: Event = Event::Asked { strength: Strength::Drain, cause: Cause::Operator };
 const TELL_STOP: Action = Action::Tell { finish_tasks: false };
 const TELL_DRAIN: Action = Action::Tell { finish_tasks: true };
@@ -118,7 +127,7 @@ fn a_stop_climbs_from_message_to_sigterm_to_sigkill() {
 #[test]
 fn a_worker_without_graceful_termination_gets_sigterm_at_once() {
     let mut driven = Driven::running(policy());
-    driven.event(Event::Hello { graceful_termination: false });
+    driven.event(hello(false));
     assert_eq!(driven.event(Event::Terminate), [Action::Terminate]);
     // It stands for the message, and has its time.
     assert_eq!(driven.deadline_in(secs(50)), [Action::Kill]);
@@ -135,7 +144,7 @@ fn a_stop_waits_five_seconds_for_the_hello() {
 fn a_hello_in_time_turns_the_waiting_stop_into_a_message() {
     let mut driven = Driven::running(policy());
     driven.event(Event::Terminate);
-    assert_eq!(driven.after(secs(4), Event::Hello { graceful_termination: true }), [TELL_STOP]);
+    assert_eq!(driven.after(secs(4), hello(true)), [TELL_STOP]);
     assert_eq!(driven.deadline_in(secs(50)), [Action::Terminate]);
 }
 
@@ -153,7 +162,7 @@ fn a_drain_waits_for_the_hello_and_then_for_the_worker_without_any_signal() {
     assert_eq!(driven.event(DRAIN), []);
     assert_eq!(driven.deadline_in(secs(30)), []);
     // A hello that comes late is still honoured.
-    assert_eq!(driven.after(secs(100), Event::Hello { graceful_termination: true }), [TELL_DRAIN]);
+    assert_eq!(driven.after(secs(100), hello(true)), [TELL_DRAIN]);
     assert_eq!(driven.event(DRAIN), []);
     assert_eq!(driven.deadline_in(secs(3600)), [TELL_STOP]);
 }
@@ -161,7 +170,7 @@ fn a_drain_waits_for_the_hello_and_then_for_the_worker_without_any_signal() {
 #[test]
 fn a_drain_of_a_worker_without_the_capability_only_waits() {
     let mut driven = Driven::running(policy());
-    driven.event(Event::Hello { graceful_termination: false });
+    driven.event(hello(false));
     assert_eq!(driven.event(DRAIN), []);
     assert_eq!(driven.deadline_in(secs(3600)), [Action::Terminate]);
 }
@@ -314,7 +323,7 @@ fn a_request_during_the_start_reaches_the_worker() {
     driven.event(Event::Prepared);
     driven.event(Event::Terminate);
     driven.event(Event::Started { pid: 7 });
-    assert_eq!(driven.event(Event::Hello { graceful_termination: true }), [TELL_STOP]);
+    assert_eq!(driven.event(hello(true)), [TELL_STOP]);
 }
 
 #[test]
@@ -364,4 +373,85 @@ fn a_worker_that_is_always_restarted_is_started_again_when_done_with_a_growing_w
     }
     driven.exits(secs(31), ExitClass::Done, true);
     assert_eq!(driven.deadline_in(secs(1)), [Action::Prepare]);
+}
+
+#[test]
+fn new_credentials_are_told_to_a_worker_that_understands_them() {
+    let mut driven = Driven::greeted(policy());
+    assert_eq!(driven.event(Event::Renewed), [Action::TellCredentials]);
+    assert_eq!(driven.event(Event::OldCredentialsEnd), []);
+    assert_eq!(driven.event(DRAIN), [TELL_DRAIN]);
+    assert_eq!(driven.event(Event::Renewed), [Action::TellCredentials]);
+}
+
+#[test]
+fn credentials_that_were_renewed_before_the_hello_are_told_after_it() {
+    let mut driven = Driven::running(policy());
+    assert_eq!(driven.event(Event::Renewed), []);
+    assert_eq!(driven.event(Event::Renewed), []);
+    assert_eq!(driven.event(hello(true)), [Action::TellCredentials]);
+    assert_eq!(driven.event(hello(true)), []);
+}
+
+#[test]
+fn files_that_were_being_written_during_a_renewal_are_written_again() {
+    let mut driven = Driven::new(policy());
+    assert_eq!(driven.event(Event::Renewed), []);
+    assert_eq!(driven.event(Event::Prepared), [Action::Prepare]);
+    driven.start();
+    assert_eq!(driven.event(UNTEACHABLE), []);
+}
+
+#[test]
+fn a_worker_that_cannot_be_told_finishes_its_tasks_and_is_started_again_with_the_new_credentials() {
+    for says_hello in [true, false] {
+        let mut driven = Driven::running(policy());
+        if says_hello {
+            driven.event(UNTEACHABLE);
+            assert_eq!(driven.event(Event::Renewed), [TELL_DRAIN]);
+        } else {
+            assert_eq!(driven.event(Event::Renewed), []);
+            // It is silent for too long: treated as one without the protocol.
+            assert_eq!(driven.deadline_in(secs(30)), []);
+            assert!(matches!(driven.machine.state(), State::Stopping(_, _, Ladder::Unasked(_))));
+        }
+        assert_eq!(driven.exits(secs(100), ExitClass::Done, true), [Action::Prepare]);
+        driven.start();
+        assert_eq!(driven.event(UNTEACHABLE), []);
+    }
+}
+
+#[test]
+fn a_worker_that_still_has_its_old_credentials_at_their_end_is_stopped_and_started_again() {
+    let mut driven = Driven::running(policy());
+    driven.event(UNTEACHABLE);
+    assert_eq!(driven.event(Event::Renewed), [TELL_DRAIN]);
+    assert_eq!(driven.event(Event::OldCredentialsEnd), [TELL_STOP]);
+    assert_eq!(driven.exits(secs(1), ExitClass::Interrupted, true), [Action::Prepare]);
+}
+
+#[test]
+fn a_worker_that_was_drained_for_new_credentials_is_done_on_a_host_that_goes_with_it() {
+    let mut driven = Driven::running(Policy { dynamic: true, ..policy() });
+    driven.event(UNTEACHABLE);
+    driven.event(Event::Renewed);
+    driven.exits(secs(1), ExitClass::Done, true);
+    assert_eq!(driven.outcome(), Some(Outcome::Done));
+}
+
+#[test]
+fn a_worker_that_was_drained_for_new_credentials_and_cannot_be_started_in_place_needs_a_boot() {
+    let mut driven = Driven::running(policy());
+    driven.event(UNTEACHABLE);
+    driven.event(Event::Renewed);
+    driven.exits(secs(1), ExitClass::Done, false);
+    assert_eq!(driven.outcome(), Some(Outcome::NeedsReboot));
+}
+
+#[test]
+fn credentials_that_run_out_do_not_end_the_wait_for_a_reboot() {
+    let mut driven = Driven::greeted(policy());
+    driven.exits(secs(60), ExitClass::Reboot, false);
+    driven.event(Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring });
+    assert!(matches!(driven.machine.state(), State::AwaitingReboot { .. }));
 }

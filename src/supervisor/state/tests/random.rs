@@ -29,6 +29,7 @@ fn random_policy(random: &mut Random) -> Policy {
         drain_timeout: secs(random.one_of(&[5, 100, 3600])),
         on_reboot: random.one_of(&on_reboot),
         shutdown_host: random.chance(2),
+        dynamic: random.chance(3),
         ..policy()
     }
 }
@@ -331,6 +332,13 @@ fn a_crash_loop_without_end_is_caught() {
         Box::new(Machine::new(lax).0)
     };
     assert_eq!(first_broken(SEQUENCES, make).expect("not caught").1, TOO_MANY_RESTARTS);
+}
+
+#[test]
+fn a_worker_that_is_not_told_its_new_credentials_is_caught() {
+    let fault =
+        |answer: &mut Answer<'_>| answer.actions.retain(|action| !matches!(action, Action::TellCredentials));
+    assert_eq!(caught(fault), STALE);
 }
 
 #[test]

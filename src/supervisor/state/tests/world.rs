@@ -94,18 +94,22 @@ impl World {
         {
             return event;
         }
-        match random.below(16) {
+        match random.below(18) {
             0..=3 if self.calm => Event::Deadline,
             0 => Event::Terminate,
             1 => Event::Asked { strength: Strength::Drain, cause: Cause::Operator },
             2 => Event::Asked { strength: Strength::Drain, cause: Cause::CredentialsExpiring },
             3 if random.chance(4) => Event::Asked { strength: Strength::Drain, cause: Cause::RunnerFault },
             3 => Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring },
-            4..=6 => Event::Hello { graceful_termination: random.chance(2) },
+            4..=6 => {
+                Event::Hello { graceful_termination: random.chance(2), new_credentials: random.chance(2) }
+            }
             7..=8 => Event::TaskStarted,
             9..=10 => Event::TaskFinished,
             11 => Event::ShutdownAsked,
             12 => Event::Deadline,
+            13 => Event::Renewed,
+            14 if random.chance(3) => Event::OldCredentialsEnd,
             _ => self.progress(random).unwrap_or(Event::TaskFinished),
         }
     }

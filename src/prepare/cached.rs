@@ -1,0 +1,149 @@
+//! Starts from a cached run: what is there is not asked for again.
+
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tracing::{info, warn};
+
+use super::{Patience, PrepareError, Prepared, Preparer};
+use crate::config::{ProviderConfig, RunnerConfig};
+use crate::credentials::Credentials;
+use crate::host::private_file::Access;
+use crate::provider::{Identified, Proof};
+use crate::registration::Registrar;
+use crate::run::cache::{self, CachedRun, Expected, Stage};
+use crate::taskcluster::Effort;
+
+/// How long a renewal that is due may keep a cached run from starting.
+const RENEWAL: Duration = Duration::from_secs(30);
+
+impl Preparer {
+    /// The cached run, where there is one and it is this worker's. `identified`: who the runner configuration says
+    /// the worker is, where it does.
+    pub(super) fn cached(&self, identified: Option<&Identified>) -> Result<Option<CachedRun>, PrepareError> {
+        let Some(path) = self.cache_path() else { return Ok(None) };
+        let dynamic = self.dynamic();
+        let read = cache::read(path, Access::Refuse);
+        let Some(cached) =
+            read.map_err(|cause| PrepareError::Cache { advice: cause.advice(dynamic), cause })?
+        else {
+            return Ok(None);
+        };
+        for warning in &cached.warnings {
+            warn!("{warning}");
+        }
+        self.know(&cached.run.credentials);
+        if let Some(secret) = &cached.run.registration_secret {
+            self.secrets.add(secret.expose_secret());
+        }
+        cached
+            .run
+            .parts
+            .secrets()
+            .flat_map(|layer| layer.values())
+            .for_each(|value| self.secrets.add_all(value));
+        if let Some(why) = identified.and_then(|identified| stale(&self.config, &cached, identified)) {
+            warn!(cache = %path.display(), "the cached run is stale: {why}; starting afresh");
+            return Ok(None);
+        }
+        Ok(Some(cached))
+    }
+
+    /// Goes on from a cached run.
+    pub(super) async fn resume(
+        &mut self,
+        mut cached: CachedRun,
+        patience: Patience,
+    ) -> Result<Prepared, PrepareError> {
+        self.lock(&cached.run.identity)?;
+        let client = self.client(&cached.run.root_url)?;
+        let registrar = cached.run.registration_secret.is_some().then(|| {
+            let proof = match &self.config.provider {
+                ProviderConfig::Static(config) => Some(crate::provider::static_proof(config)),
+                _ => None,
+            };
+            Registrar::new(client.clone(), &cached.run.identity, proof)
+        });
+        self.renew_if_due(&mut cached, registrar.as_ref()).await?;
+        let identity = &cached.run.identity;
+        info!(
+            root_url = cached.run.root_url, worker_pool = %identity.worker_pool_id,
+            worker_group = identity.worker_group, worker_id = identity.worker_id,
+            credentials_expire = %cached.run.credentials.expires.map(|time| format!("{time:.0}")).unwrap_or_default(),
+            "going on with the cached run"
+        );
+        if cached.stage == Stage::Registered {
+            return self.complete(cached, client, registrar, patience).await;
+        }
+        self.save(&mut cached).await?;
+        Ok(Prepared { cached, registrar })
+    }
+
+    /// Credentials that are due are renewed before the worker starts, if that goes fast.
+    async fn renew_if_due(
+        &self,
+        cached: &mut CachedRun,
+        registrar: Option<&Registrar>,
+    ) -> Result<(), PrepareError> {
+        let now = self.clock.now();
+        let run = &mut cached.run;
+        let due = run.credentials.renewal_in(now).is_some_and(|time| time.is_zero());
+        if let (true, Some(registrar), Some(secret)) = (due, registrar, &run.registration_secret)
+            && !expired(&run.credentials, now)
+        {
+            match registrar.renew(&run.credentials, secret, Effort::For(RENEWAL)).await {
+                Ok(renewed) => {
+                    self.know(&renewed.credentials);
+                    self.secrets.add(renewed.secret.expose_secret());
+                    run.credentials = renewed.credentials;
+                    run.registration_secret = Some(renewed.secret);
+                    info!("credentials renewed");
+                    // The old secret is worth nothing any more.
+                    self.save(cached).await?;
+                }
+                Err(cause) => {
+                    warn!(error = %cause, "credentials are due and cannot be renewed yet");
+                }
+            }
+        }
+        let credentials = &cached.run.credentials;
+        if let (false, Some(at)) = (credentials.usable(self.clock.now()), credentials.expires) {
+            if let ProviderConfig::Standalone(_) = self.config.provider {
+                return Err(PrepareError::StandaloneExpired(at));
+            }
+            let path = self.cache_path().map(std::path::Path::to_owned).unwrap_or_default();
+            return Err(PrepareError::CachedExpired { path, at });
+        }
+        Ok(())
+    }
+}
+
+/// What is different in the runner configuration since the run was cached, so that it is not this worker's any more.
+pub(super) fn stale(config: &RunnerConfig, cached: &CachedRun, identified: &Identified) -> Option<String> {
+    let expected = Expected {
+        root_url: &identified.root_url,
+        provider_type: config.provider.provider_type(),
+        worker_pool_id: identified.identity.worker_pool_id.as_str(),
+        worker_group: &identified.identity.worker_group,
+        worker_id: &identified.identity.worker_id,
+    };
+    cached.mismatch(&expected).or_else(|| match &identified.proof {
+        Proof::Credentials(now) if !same(now, &cached.run.credentials) => {
+            Some("the runner configuration has other credentials".to_owned())
+        }
+        _ => None,
+    })
+}
+
+fn expired(credentials: &Credentials, now: jiff::Timestamp) -> bool {
+    credentials.expires.is_some_and(|expires| expires <= now)
+}
+
+fn same(one: &Credentials, other: &Credentials) -> bool {
+    let certificate = |credentials: &Credentials| {
+        credentials.certificate.as_ref().map(|secret| secret.expose_secret().to_owned())
+    };
+    one.client_id == other.client_id
+        && one.access_token.expose_secret() == other.access_token.expose_secret()
+        && certificate(one) == certificate(other)
+}

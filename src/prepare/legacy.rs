@@ -1,0 +1,56 @@
+//! The legacy aws-provisioner: its secret is fetched once, and always removed, for whoever finds its token can read it.
+
+use jiff::SignedDuration;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use tracing::info;
+
+use super::outside::Layers;
+use super::{Patience, PrepareError, Preparer, run_of};
+use crate::provider::Identified;
+use crate::run::worker_config::Source;
+use crate::run::{Object, Run};
+use crate::taskcluster::Client;
+
+/// How long the provisioner's credentials live. It does not say so itself.
+const LIFE: SignedDuration = SignedDuration::from_hours(96);
+
+impl Preparer {
+    pub(super) async fn legacy(
+        &self,
+        identified: Identified,
+        token: &SecretString,
+        client: &Client,
+        patience: Patience,
+    ) -> Result<Run, PrepareError> {
+        self.secrets.add(token.expose_secret());
+        let got = client.provisioner_secret(token, patience.effort()).await;
+        // Whatever came of that.
+        let removed = client.remove_provisioner_secret(token, patience.effort()).await;
+        let secret =
+            got.map_err(|cause| PrepareError::Secret { name: "of the aws-provisioner".to_owned(), cause })?;
+        removed.map_err(PrepareError::SecretStays)?;
+        if let Ok(data) = serde_json::from_str::<Value>(secret.data.get()) {
+            self.secrets.add_all(&data);
+        }
+        self.know(&secret.credentials);
+        let identity = &identified.identity;
+        info!(
+            root_url = identified.root_url, worker_pool = %identity.worker_pool_id,
+            worker_group = identity.worker_group, worker_id = identity.worker_id,
+            "the aws-provisioner has given the worker its credentials"
+        );
+        let now = self.clock.now();
+        let mut credentials = secret.credentials;
+        credentials.expires = now.checked_add(LIFE).ok();
+        credentials.obtained = Some(now);
+        Ok(run_of(identified, credentials))
+    }
+}
+
+impl Layers {
+    /// What the user-data hands over.
+    pub(super) fn take_user_data(&mut self, config: Object) {
+        self.layers.push((Source::Provider, config));
+    }
+}

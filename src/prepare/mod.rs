@@ -1,0 +1,364 @@
+//! The pipeline that makes a [`Run`]: cache or provider → registration → secrets → files.
+//!
+//! Who may register as often as it likes (static) does so at every start, and falls back on the cached run where
+//! nobody answers. Who may register once (clouds) keeps the registration in the cache before anything else can fail.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use crate::clock::Clock;
+use crate::config::{Implementation, ProviderConfig, RunnerConfig};
+use crate::credentials::Credentials;
+use crate::host::boot_time::boot_time;
+use crate::host::lock::Lock;
+use crate::provider::{self, Identified, MetadataOrigins, Proof};
+use crate::redact::Secrets;
+use crate::registration::Registrar;
+use crate::run::cache::{CachedRun, Keeper, Removed, Stage};
+use crate::run::{Parts, Run, files};
+use crate::taskcluster::{Client, Proxies};
+use crate::worker;
+
+mod cached;
+mod error;
+mod legacy;
+mod lock;
+mod offline;
+mod outside;
+mod patience;
+
+pub use error::{FailureKind, PrepareError};
+pub use offline::{Offline, offline};
+use outside::Layers;
+use patience::Patience;
+
+/// How long a static worker tries to register before it starts with its cached run.
+const REGISTRATION_BEFORE_CACHE: Duration = Duration::from_secs(60);
+
+/// After a refusal a static worker, for which nobody else will, tries again: by then somebody may have changed it.
+const AFTER_REFUSAL: Duration = Duration::from_secs(600);
+
+/// How long a dynamic host tries to start, unless `startTimeout` says otherwise.
+const DYNAMIC_START: Duration = Duration::from_secs(15 * 60);
+
+/// What runs are made from and with. It lives as long as the runner: its lock and its cache are this worker's.
+pub struct Preparer {
+    /// The runner configuration.
+    pub config: Arc<RunnerConfig>,
+    /// Tells the wall-clock time.
+    pub clock: Arc<dyn Clock>,
+    /// The way to Taskcluster.
+    pub proxies: Proxies,
+    /// Where the metadata services are.
+    pub metadata: MetadataOrigins,
+    /// Where the lock goes.
+    pub runtime_directory: Option<std::path::PathBuf>,
+    /// What must not be shown.
+    pub secrets: Secrets,
+    /// The one writer of the cache.
+    pub keeper: Keeper,
+    lock: Option<Lock>,
+}
+
+/// Who the runner is to supervise, with everything it needs.
+pub struct Prepared {
+    /// The run, as it is cached.
+    pub cached: CachedRun,
+    /// Whom it can tell of errors, and ask to remove the worker; `None`: worker-manager does not know this worker.
+    pub registrar: Option<Registrar>,
+}
+
+/// What has come of a start.
+pub enum Ready {
+    /// A worker to start.
+    Run(Box<Prepared>),
+    /// None: the worker was removed from this machine before.
+    Removed(Removed),
+}
+
+impl Preparer {
+    /// Must be made within the runtime.
+    pub fn new(config: Arc<RunnerConfig>, clock: Arc<dyn Clock>) -> Self {
+        let dummy = matches!(config.worker.implementation, Implementation::Dummy { .. });
+        // A dummy run leaves nothing behind.
+        let cache = config.cache_over_restarts.clone().filter(|_| !dummy);
+        Self {
+            clock,
+            proxies: Proxies::default(),
+            metadata: MetadataOrigins::default(),
+            runtime_directory: None,
+            secrets: Secrets::default(),
+            keeper: Keeper::new(cache),
+            lock: None,
+            config,
+        }
+    }
+
+    /// Determines everything for one start of the worker. What may pass is waited for; a host that nobody replaces
+    /// also waits for what somebody has to change.
+    ///
+    /// # Errors
+    ///
+    /// [`PrepareError::kind`] tells what may be done about it.
+    pub async fn prepare(&mut self) -> Result<Ready, PrepareError> {
+        let timeout = self.config.start_timeout.or(self.dynamic().then_some(DYNAMIC_START));
+        let patience = Patience(timeout.map(|timeout| Instant::now() + timeout));
+        loop {
+            let cause = match self.attempt(patience).await {
+                Err(cause) if cause.kind() == FailureKind::Refused && !self.dynamic() => cause,
+                result => return result,
+            };
+            if patience.left().is_some_and(|left| left < AFTER_REFUSAL) {
+                return Err(cause);
+            }
+            error!(error = %cause, again_in = "10m", "the worker cannot start yet");
+            tokio::time::sleep(AFTER_REFUSAL).await;
+        }
+    }
+
+    /// Registers a static worker anew, with everything that follows, for as long as `effort` allows for each step; the
+    /// cached run is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has changed then.
+    pub async fn prepare_anew(&mut self, limit: Duration) -> Result<Prepared, PrepareError> {
+        let patience = Patience(None).within(limit);
+        let identified = self.identify(patience).await?;
+        self.fresh(identified, None, patience).await
+    }
+
+    /// Determines a run to look at: nothing is written, nothing else on this host is changed. What can be had only once
+    /// (a cloud's registration, the legacy provisioner's secret) is left alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`prepare`](Self::prepare).
+    pub async fn look(&mut self) -> Result<Run, PrepareError> {
+        if !self.dynamic() {
+            return match self.prepare().await? {
+                Ready::Run(prepared) => Ok(prepared.cached.run),
+                // Without a cache, which a dummy run does not read, nobody can say so.
+                Ready::Removed(_) => Ok(offline(&self.config).run),
+            };
+        }
+        let patience = Patience(Some(Instant::now() + self.config.start_timeout.unwrap_or(DYNAMIC_START)));
+        let identified = self.identify(patience).await?;
+        info!("not registered, and no secret fetched: a machine of this provider can do so only once");
+        let mut layers = Layers::default();
+        if let Some(config) = identified.own_config.clone() {
+            layers.take_user_data(config);
+        }
+        let mut run = run_of(identified, offline::no_credentials());
+        run.parts = Parts::Apart(layers.layers);
+        run.worker_config = run.parts.merge_with(&self.config.worker_config);
+        Ok(run)
+    }
+
+    fn dynamic(&self) -> bool {
+        self.config.provider.is_dynamic()
+    }
+
+    async fn attempt(&mut self, patience: Patience) -> Result<Ready, PrepareError> {
+        let identified = match provider::identify_offline(&self.config.provider) {
+            Some(identified) => Some(identified?),
+            None => None,
+        };
+        let cached = match self.cached(identified.as_ref())? {
+            Some(CachedRun { removed: Some(removed), .. }) => return Ok(Ready::Removed(removed)),
+            cached => cached,
+        };
+        let prepared = match (identified, cached) {
+            (Some(identified), cached) if matches!(self.config.provider, ProviderConfig::Static(_)) => {
+                self.static_worker(identified, cached, patience).await?
+            }
+            (_, Some(cached)) => self.resume(cached, patience).await?,
+            (Some(identified), None) => self.fresh(identified, None, patience).await?,
+            (None, None) => {
+                let identified = self.identify(patience).await?;
+                self.fresh(identified, None, patience).await?
+            }
+        };
+        Ok(Ready::Run(Box::new(prepared)))
+    }
+
+    async fn identify(&self, patience: Patience) -> Result<Identified, PrepareError> {
+        let implementation = self.config.worker.implementation.name();
+        let asked =
+            provider::identify(&self.config.provider, &self.metadata, implementation, patience.left());
+        Ok(asked.await?)
+    }
+
+    /// Registers first. Where nobody answers for a minute, the cached run serves.
+    async fn static_worker(
+        &mut self,
+        identified: Identified,
+        cached: Option<CachedRun>,
+        patience: Patience,
+    ) -> Result<Prepared, PrepareError> {
+        let now = self.clock.now();
+        let usable =
+            |cached: &&CachedRun| cached.stage == Stage::Complete && cached.run.credentials.usable(now);
+        let Some(fall_back) = cached.as_ref().filter(usable).cloned() else {
+            return self.fresh(identified, cached, patience).await;
+        };
+        let limit = patience.within(REGISTRATION_BEFORE_CACHE);
+        match self.fresh(identified, cached, limit).await {
+            Err(cause) if cause.kind() == FailureKind::Unreachable => {
+                warn!(error = %cause, "Taskcluster cannot be reached: starting with the cached run");
+                self.resume(fall_back, patience).await
+            }
+            result => result,
+        }
+    }
+
+    /// From an identity to a run: registration, secrets, files, cache. `before`: the cache of the same worker, in whose
+    /// place the new run goes.
+    async fn fresh(
+        &mut self,
+        identified: Identified,
+        before: Option<CachedRun>,
+        patience: Patience,
+    ) -> Result<Prepared, PrepareError> {
+        self.lock(&identified.identity)?;
+        let client = self.client(&identified.root_url)?;
+        let mut layers = Layers::default();
+        let (run, registrar) = match identified.proof.clone() {
+            Proof::Credentials(credentials) => {
+                self.know(&credentials);
+                if let (false, Some(expires)) = (credentials.usable(self.clock.now()), credentials.expires) {
+                    return Err(PrepareError::StandaloneExpired(expires));
+                }
+                (run_of(identified, credentials), None)
+            }
+            Proof::Registration(proof) => {
+                let (run, registrar) =
+                    self.register(identified, &proof, &client, &mut layers, patience).await?;
+                (run, Some(registrar))
+            }
+            Proof::ProvisionerSecret(token) => {
+                layers.take_user_data(identified.own_config.clone().unwrap_or_default());
+                (self.legacy(identified, &token, &client, patience).await?, None)
+            }
+        };
+        let provider_type = self.config.provider.provider_type();
+        let mut cached =
+            before.unwrap_or_else(|| CachedRun::new(run.clone(), provider_type, Stage::Registered));
+        cached.run = run;
+        cached.provider_type = Some(provider_type.to_owned());
+        cached.stage = Stage::Registered;
+        cached.run.parts = Parts::Apart(layers.layers);
+        cached.run.files = layers.files;
+        if self.dynamic() {
+            // It cannot be had twice.
+            self.save(&mut cached).await?;
+        }
+        self.complete(cached, client, registrar, patience).await
+    }
+
+    async fn register(
+        &self,
+        identified: Identified,
+        proof: &BTreeMap<&'static str, SecretString>,
+        client: &Client,
+        layers: &mut Layers,
+        patience: Patience,
+    ) -> Result<(Run, Registrar), PrepareError> {
+        for value in proof.values() {
+            self.secrets.add(value.expose_secret());
+        }
+        let again = (!self.dynamic()).then(|| proof.clone());
+        let registrar = Registrar::new(client.clone(), &identified.identity, again);
+        let registered = registrar
+            .register(proof, boot_time(), patience.effort())
+            .await
+            .map_err(|cause| PrepareError::Registration { cause, once: self.dynamic() })?;
+        self.know(&registered.credentials);
+        self.secrets.add(registered.secret.expose_secret());
+        let identity = &identified.identity;
+        info!(
+            root_url = identified.root_url, worker_pool = %identity.worker_pool_id,
+            worker_group = identity.worker_group, worker_id = identity.worker_id,
+            credentials_expire = %registered.credentials.expires.map(|time| format!("{time:.0}")).unwrap_or_default(),
+            "worker registered"
+        );
+        let mut run = run_of(identified, registered.credentials);
+        run.registration_secret = Some(registered.secret);
+        layers.take_provider(&registered.worker_config, self.config.worker.implementation.name())?;
+        Ok((run, registrar))
+    }
+
+    /// Secrets, files, cache: what is left once there are credentials.
+    async fn complete(
+        &self,
+        mut cached: CachedRun,
+        client: Client,
+        registrar: Option<Registrar>,
+        patience: Patience,
+    ) -> Result<Prepared, PrepareError> {
+        let run = &mut cached.run;
+        let mut layers = Layers::default();
+        if self.config.get_secrets {
+            let pool = run.identity.worker_pool_id.as_str();
+            layers.take_secrets(&client, &run.credentials, pool, patience.effort(), &self.secrets).await?;
+        }
+        if let Parts::Apart(known) = &mut run.parts {
+            known.append(&mut layers.layers);
+        }
+        run.files.append(&mut layers.files);
+        run.worker_config = run.parts.merge_with(&self.config.worker_config);
+        if !self.dummy() && !run.files.is_empty() {
+            let files = run.files.clone();
+            tokio::task::spawn_blocking(move || files::write_all(&files)).await??;
+        }
+        cached.stage = Stage::Complete;
+        self.save(&mut cached).await?;
+        Ok(Prepared { cached, registrar })
+    }
+
+    /// Brings the run to the disk, where there is a cache. What the Go program would start with is the whole.
+    async fn save(&self, cached: &mut CachedRun) -> Result<(), PrepareError> {
+        cached.merge(&self.config.worker_config);
+        let whole = worker::final_config(&cached.run, &self.config.worker)?;
+        self.keeper.save(cached.encode(whole.object())).await;
+        Ok(())
+    }
+
+    fn client(&self, root_url: &str) -> Result<Client, PrepareError> {
+        Ok(Client::new(root_url, &self.proxies, self.clock.clone())?)
+    }
+
+    fn know(&self, credentials: &Credentials) {
+        self.secrets.add_credentials(&credentials.access_token, credentials.certificate.as_ref());
+    }
+
+    fn dummy(&self) -> bool {
+        matches!(self.config.worker.implementation, Implementation::Dummy { .. })
+    }
+
+    fn cache_path(&self) -> Option<&Path> {
+        self.config.cache_over_restarts.as_deref().filter(|_| !self.dummy())
+    }
+}
+
+/// The run of a worker of whom the provider has told, before secrets.
+fn run_of(identified: Identified, credentials: Credentials) -> Run {
+    Run {
+        root_url: identified.root_url,
+        identity: identified.identity,
+        credentials,
+        worker_location: identified.worker_location,
+        provider_metadata: identified.provider_metadata,
+        worker_config: crate::run::worker_config::Merged::new(),
+        parts: Parts::default(),
+        files: Vec::new(),
+        registration_secret: None,
+        launch_config_id: identified.launch_config_id,
+    }
+}

@@ -1,0 +1,138 @@
+//! A run as far as it can be told without asking anybody: for `check`, and for trying a configuration out.
+
+use std::collections::BTreeMap;
+
+use super::cached::stale;
+use super::{PrepareError, run_of};
+use crate::config::{FixedIdentity, ProviderConfig, RunnerConfig};
+use crate::credentials::Credentials;
+use crate::host::private_file::Access;
+use crate::provider::{self, Proof};
+use crate::run::cache::{self, CachedRun};
+use crate::run::{Run, WorkerIdentity, WorkerPoolId};
+
+const UNKNOWN: &str = "known at start";
+
+/// What is known offline of a run.
+pub struct Offline {
+    /// The run; what is not known stands as `known at start`.
+    pub run: Run,
+    /// Whether the worker's identity and credentials are known: from the runner configuration, or from the cached run.
+    pub known: bool,
+    /// The cached run was used.
+    pub from_cache: bool,
+    /// Why this host cannot start, or not from its cache.
+    pub trouble: Option<String>,
+}
+
+/// Looks at the runner configuration and, where there is one, at the cached run.
+pub fn offline(config: &RunnerConfig) -> Offline {
+    let identified = provider::identify_offline(&config.provider);
+    let (cached, mut trouble) = match cached(config) {
+        Ok(cached) => (cached, None),
+        Err(cause) => (None, Some(cause.to_string())),
+    };
+    let cached = cached.filter(|cached| match &identified {
+        Some(Ok(identified)) => stale(config, cached, identified).is_none(),
+        _ => true,
+    });
+    if let Some(removed) = cached.as_ref().and_then(|cached| cached.removed.as_ref()) {
+        trouble =
+            Some(format!("the worker was removed from this machine at {}: {}", removed.at, removed.reason));
+    }
+    if let Some(cached) = cached {
+        let run = cached.into_run(&config.worker_config);
+        return Offline { run, known: true, from_cache: true, trouble };
+    }
+    match identified {
+        Some(Ok(identified)) => {
+            let (credentials, known) = match identified.proof.clone() {
+                Proof::Credentials(credentials) => (credentials, true),
+                Proof::Registration(_) | Proof::ProvisionerSecret(_) => (unknown_credentials(), false),
+            };
+            let mut run = run_of(identified, credentials);
+            run.worker_config = run.parts.merge_with(&config.worker_config);
+            Offline { run, known, from_cache: false, trouble }
+        }
+        Some(Err(cause)) => Offline {
+            run: placeholder(config),
+            known: false,
+            from_cache: false,
+            trouble: Some(cause.to_string()),
+        },
+        None => Offline { run: placeholder(config), known: false, from_cache: false, trouble },
+    }
+}
+
+fn cached(config: &RunnerConfig) -> Result<Option<CachedRun>, PrepareError> {
+    let Some(path) = &config.cache_over_restarts else { return Ok(None) };
+    let dynamic = config.provider.is_dynamic();
+    cache::read(path, Access::Observe)
+        .map_err(|cause| PrepareError::Cache { advice: cause.advice(dynamic), cause })
+}
+
+/// A run of which only the runner configuration's part is known: what is added at start is found by making it.
+fn placeholder(config: &RunnerConfig) -> Run {
+    /// What providers tell of a machine, as far as workers are told.
+    const METADATA: [&str; 7] = [
+        "public-ipv4",
+        "local-ipv4",
+        "instance-type",
+        "instance-id",
+        "region",
+        "availability-zone",
+        "public-hostname",
+    ];
+    let metadata = match fixed(&config.provider) {
+        Some(identity) => identity.provider_metadata.clone(),
+        None => METADATA.into_iter().map(|key| (key.to_owned(), UNKNOWN.into())).collect(),
+    };
+    let pool = fixed(&config.provider).and_then(|identity| WorkerPoolId::parse(&identity.worker_pool_id));
+    let parts = crate::run::Parts::default();
+    Run {
+        root_url: UNKNOWN.to_owned(),
+        identity: WorkerIdentity {
+            provider_id: config.provider.provider_type().to_owned(),
+            worker_pool_id: pool.unwrap_or_else(WorkerPoolId::unknown),
+            worker_group: UNKNOWN.to_owned(),
+            worker_id: UNKNOWN.to_owned(),
+        },
+        credentials: unknown_credentials(),
+        worker_location: BTreeMap::new(),
+        provider_metadata: metadata,
+        worker_config: parts.merge_with(&config.worker_config),
+        parts,
+        files: Vec::new(),
+        registration_secret: None,
+        launch_config_id: None,
+    }
+}
+
+fn unknown_credentials() -> Credentials {
+    Credentials {
+        client_id: UNKNOWN.to_owned(),
+        access_token: UNKNOWN.into(),
+        certificate: Some(UNKNOWN.into()),
+        expires: None,
+        obtained: None,
+    }
+}
+
+/// Those of a worker that has none.
+pub(super) fn no_credentials() -> Credentials {
+    Credentials {
+        client_id: String::new(),
+        access_token: "".into(),
+        certificate: None,
+        expires: None,
+        obtained: None,
+    }
+}
+
+fn fixed(provider: &ProviderConfig) -> Option<&FixedIdentity> {
+    match provider {
+        ProviderConfig::Standalone(config) => Some(&config.identity),
+        ProviderConfig::Static(config) => Some(&config.identity),
+        _ => None,
+    }
+}

@@ -1,0 +1,47 @@
+//! Tells worker-manager of errors: what the worker reports, and what the runner has to say itself.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use crate::protocol::message::ErrorReport;
+use crate::redact::Secrets;
+use crate::registration::Registrar;
+use crate::taskcluster::{Effort, WorkerError};
+use crate::worker::LaunchSpec;
+
+/// How long one report is tried.
+const TIME: Duration = Duration::from_secs(60);
+
+/// Sends reports, one after the other, until nobody makes any more. `launches` has the newest credentials.
+pub async fn send(
+    registrar: Registrar,
+    mut reports: mpsc::Receiver<ErrorReport>,
+    launches: watch::Receiver<LaunchSpec>,
+    secrets: Secrets,
+) {
+    while let Some(report) = reports.recv().await {
+        let credentials = launches.borrow().credentials.clone();
+        let error = WorkerError {
+            kind: report.kind,
+            title: secrets.mask(report.title),
+            description: secrets.mask(report.description),
+            extra: object(&secrets.mask(report.extra)),
+        };
+        match registrar
+            .client()
+            .report_worker_error(&credentials, registrar.name(), &error, Effort::For(TIME))
+            .await
+        {
+            Ok(()) => info!(kind = error.kind, title = error.title, "reported to worker-manager"),
+            Err(cause) => warn!(error = %cause, "an error could not be reported to worker-manager"),
+        }
+    }
+}
+
+/// It was an object when it came.
+fn object(text: &str) -> Map<String, Value> {
+    serde_json::from_str(text).unwrap_or_default()
+}
