@@ -59,6 +59,8 @@ enum Kind {
 pub(super) struct Answer {
     /// The body, as it came.
     pub(super) text: String,
+    /// Which version of the value it is.
+    pub(super) etag: Option<String>,
 }
 
 /// Why a call brought nothing.
@@ -80,12 +82,15 @@ pub(super) enum Failure {
     Stranger,
     #[error("no session token (is the instance's metadata hop limit too low?): {0}")]
     Session(Box<Failure>),
+    /// For those who make something of an answer.
+    #[error("the answer is not what it should be")]
+    Garbage,
 }
 
 impl Failure {
     /// Whether asking again may help.
     fn may_pass(&self) -> bool {
-        !matches!(self, Self::TooLong | Self::NotText)
+        !matches!(self, Self::TooLong | Self::NotText | Self::Garbage)
     }
 }
 
@@ -133,5 +138,13 @@ impl Service {
             }
             Kind::Ec2(session) => session.get(&self.http, &self.origin, path, limit).await,
         }
+    }
+
+    /// Sends JSON to a path of Azure's service, once.
+    pub(super) async fn post(&mut self, path: &str, body: String, limit: Duration) -> Result<(), Failure> {
+        let request = self.http.post(format!("{}{path}", self.origin));
+        let request =
+            request.header("Metadata", "true").header("Content-Type", "application/json").body(body);
+        http::read(request, limit).await.map(|_| ())
     }
 }

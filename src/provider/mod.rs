@@ -1,7 +1,8 @@
 //! Providers: who the worker is, where it is, and what proves it. One file a provider.
 //!
 //! To add one: a variant of [`ProviderConfig`] with its keys (config/), a file here that turns it into an
-//! [`Identified`], and a line in [`identify`]. Clouds' metadata services are asked through `metadata`.
+//! [`Identified`], and a line in [`identify`]. Clouds' metadata services are asked through `metadata`; what they say of
+//! the machine's end is watched for in [`interruption`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,6 +20,7 @@ mod azure;
 mod document;
 mod fixed;
 mod google;
+pub mod interruption;
 mod metadata;
 mod spot;
 mod standalone;

@@ -32,6 +32,11 @@ impl Spot {
         let time = text.trim().parse().ok()?;
         Some(Self { action: "terminate".to_owned(), time: Some(time) })
     }
+
+    /// Whether the instance is gone afterwards; one that was stopped or hibernates can come back.
+    pub(super) fn ends(&self) -> bool {
+        !matches!(self.action.as_str(), "stop" | "hibernate")
+    }
 }
 
 #[cfg(test)]
@@ -41,10 +46,19 @@ mod tests {
     #[test]
     fn only_a_time_is_a_termination_time() {
         let spot = Spot::from_termination_time("2026-11-24T18:02:00Z\n").unwrap();
-        assert_eq!(spot.action, "terminate");
+        assert_eq!((spot.action.as_str(), spot.ends()), ("terminate", true));
         assert_eq!(spot.time.unwrap().to_string(), "2026-11-24T18:02:00Z");
         for text in ["", "none", "0", "<html>404</html>", "2026-11-24"] {
             assert_eq!(Spot::from_termination_time(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_stopped_or_hibernating_instance_can_come_back() {
+        for (action, ends) in [("terminate", true), ("stop", false), ("hibernate", false)] {
+            let text = format!(r#"{{"action": "{action}", "time": "2026-11-24T18:02:00Z"}}"#);
+            assert_eq!(Spot::from_instance_action(&text).unwrap().ends(), ends, "{action}");
+        }
+        assert_eq!(Spot::from_instance_action("<html>"), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::HeaderMap;
+use reqwest::header::{ETAG, HeaderMap};
 use reqwest::{RequestBuilder, StatusCode, redirect, retry};
 use rustls::crypto::ring;
 
@@ -54,6 +54,7 @@ pub(super) async fn read(request: RequestBuilder, limit: Duration) -> Result<(An
         body.extend_from_slice(&chunk);
     }
     let headers = std::mem::take(response.headers_mut());
+    let etag = headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
     let text = String::from_utf8(body).map_err(|_| Failure::NotText)?;
-    Ok((Answer { text }, headers))
+    Ok((Answer { text, etag }, headers))
 }

@@ -78,10 +78,14 @@ impl Session {
             return Ok(Some(token.value.clone()));
         }
         let request = http.put(format!("{origin}{TOKENS}")).header(TTL_HEADER, TTL.as_secs());
-        match http::read(request, SOON).await {
+        let given = http::read(request, SOON).await.and_then(|(answer, headers)| {
+            let usable = !answer.text.is_empty() && answer.text.bytes().all(|byte| byte.is_ascii_graphic());
+            if usable { Ok((answer, headers)) } else { Err(Failure::Garbage) }
+        });
+        match given {
             Ok((answer, headers)) => {
-                let given = headers.get(TTL_HEADER).and_then(|ttl| ttl.to_str().ok()?.parse().ok());
-                let ttl = given.map_or(TTL, Duration::from_secs).min(TTL);
+                let seconds = headers.get(TTL_HEADER).and_then(|ttl| ttl.to_str().ok()?.parse().ok());
+                let ttl = seconds.map_or(TTL, Duration::from_secs).min(TTL);
                 let value = SecretString::from(answer.text);
                 self.token = Some(Token { value: value.clone(), renew: now + ttl * 9 / 10, ends: now + ttl });
                 Ok(Some(value))

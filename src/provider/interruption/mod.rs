@@ -1,0 +1,121 @@
+//! What a cloud says of the end, or the restart, of the machine that the worker runs on. One file a cloud.
+//!
+//! [`Watcher::next`] asks, silently, and gives each notice once. It makes no decisions, and knows of no worker.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use super::metadata::{Failure, MetadataOrigins};
+use super::{ProviderError, google::PREEMPTED};
+use crate::config::ProviderConfig;
+use crate::run::WorkerIdentity;
+
+mod aws;
+mod azure;
+mod google;
+
+/// What the notice is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The machine ends, or restarts, soon.
+    Interruption,
+    /// The machine is likely to be interrupted before long: a good time to leave it.
+    Rebalance,
+}
+
+/// A cloud's notice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Who says it: `EC2 spot`, `Azure scheduled event`, `GCE preemption`.
+    pub source: &'static str,
+    /// What is to happen, in the cloud's word: `terminate`, `Preempt`.
+    pub action: String,
+    /// When, where the cloud tells.
+    pub deadline: Option<Timestamp>,
+    /// The machine does not come back.
+    pub ends: bool,
+    /// Whether it is certain.
+    pub kind: Kind,
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.source, self.action)?;
+        match self.deadline {
+            Some(deadline) => write!(f, " at {deadline}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Watches one machine's cloud.
+pub struct Watcher(Cloud);
+
+enum Cloud {
+    Aws(aws::Watcher),
+    Azure(azure::Watcher),
+    Google(google::Watcher),
+}
+
+/// The watcher for this provider; `None`: its machines are not interrupted. It asks nothing before it is asked: Azure's
+/// first answer can take two minutes.
+pub fn watcher(
+    config: &ProviderConfig,
+    origins: &MetadataOrigins,
+    identity: &WorkerIdentity,
+) -> Result<Option<Watcher>, ProviderError> {
+    let cloud = match config {
+        ProviderConfig::Standalone(_) | ProviderConfig::Static(_) => return Ok(None),
+        ProviderConfig::Aws(config) => {
+            Cloud::Aws(aws::Watcher::new(origins, false, config.drain_on_rebalance)?)
+        }
+        ProviderConfig::AwsProvisioner(_) => Cloud::Aws(aws::Watcher::new(origins, true, false)?),
+        ProviderConfig::Azure(config) => {
+            Cloud::Azure(azure::Watcher::new(origins, &identity.worker_id, config.acknowledge_events)?)
+        }
+        ProviderConfig::Google(_) => Cloud::Google(google::Watcher::new(origins)?),
+    };
+    Ok(Some(Watcher(cloud)))
+}
+
+impl Watcher {
+    /// The next notice. Never gives up: a service that fails is asked again. May be dropped and called again at any time:
+    /// a notice is lost only if it has been returned.
+    pub async fn next(&mut self) -> Notice {
+        match &mut self.0 {
+            Cloud::Aws(watcher) => watcher.next().await,
+            Cloud::Azure(watcher) => watcher.next().await,
+            Cloud::Google(watcher) => watcher.next().await,
+        }
+    }
+
+    /// Once the worker is gone: tells the cloud that the machine may be interrupted now, where the runner configuration
+    /// wants that, the cloud can be told (Azure), and no other machine has a part in it.
+    pub async fn acknowledge(&mut self) {
+        if let Cloud::Azure(watcher) = &mut self.0 {
+            watcher.acknowledge().await;
+        }
+    }
+}
+
+/// Polls that fail: a warning when the first does, a line when none does any more.
+#[derive(Debug, Default)]
+struct Failing(BTreeSet<&'static str>);
+
+impl Failing {
+    fn failed(&mut self, path: &'static str, url: &str, failure: &Failure) {
+        if self.0.is_empty() {
+            warn!(url, error = %failure, "interruptions cannot be watched for: the metadata service fails; asking on");
+        }
+        self.0.insert(path);
+    }
+
+    fn answered(&mut self, path: &'static str) {
+        if self.0.remove(path) && self.0.is_empty() {
+            info!("interruptions are watched for again");
+        }
+    }
+}
