@@ -1,0 +1,62 @@
+//! The lines that the library logs on this thread, at info and above.
+
+use std::cell::RefCell;
+use std::fmt::{Debug, Write};
+use std::sync::Once;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+
+thread_local! {
+    /// Of one subscriber for all: with one a thread, an event can be lost to another thread that wants none.
+    static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What was logged since it was made.
+pub(crate) struct Log(());
+
+impl Log {
+    pub(crate) fn capture() -> Self {
+        static INSTALLED: Once = Once::new();
+        INSTALLED.call_once(|| {
+            let subscriber = tracing_subscriber::registry().with(Capture);
+            tracing::subscriber::set_global_default(subscriber).unwrap();
+        });
+        LINES.take();
+        Self(())
+    }
+
+    /// `WARN message key=value …`
+    #[expect(clippy::unused_self, reason = "there are lines only where there is a log")]
+    pub(crate) fn lines(&self) -> Vec<String> {
+        LINES.with_borrow(Clone::clone)
+    }
+}
+
+struct Capture;
+
+impl<S: Subscriber> Layer<S> for Capture {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        let metadata = event.metadata();
+        if !metadata.target().starts_with("start_worker") || *metadata.level() > Level::INFO {
+            return;
+        }
+        let mut line = Line(metadata.level().to_string());
+        event.record(&mut line);
+        LINES.with_borrow_mut(|lines| lines.push(line.0));
+    }
+}
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let done = match field.name() {
+            "message" => write!(self.0, " {value:?}"),
+            name => write!(self.0, " {name}={value:?}"),
+        };
+        done.unwrap();
+    }
+}

@@ -1,0 +1,69 @@
+//! Tests of what waits long and talks to real sockets: tokio's time stands still, but for what the test lets pass.
+
+use std::pin::pin;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use tokio::task::spawn_blocking;
+
+/// How long anything that must happen may take, by the real clock.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How many milliseconds without news are enough.
+const QUIET: u32 = 4;
+
+/// While this lives, paused time does not run ahead when nothing else is to do: an answer on its way takes no time.
+pub(crate) struct Frozen {
+    _release: mpsc::Sender<()>,
+}
+
+/// Freezes the time of a test that has `start_paused`.
+pub(crate) fn freeze() -> Frozen {
+    let (sender, receiver) = mpsc::channel::<()>();
+    // Tokio does not advance paused time while something blocks.
+    spawn_blocking(move || receiver.recv());
+    Frozen { _release: sender }
+}
+
+/// A millisecond of the real clock, for the sockets.
+async fn breath() {
+    spawn_blocking(|| std::thread::park_timeout(Duration::from_millis(1))).await.expect("a breath");
+}
+
+/// Waits, without letting time pass, until this is so.
+pub(crate) async fn until(what: &str, mut met: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !met() {
+        assert!(started.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        breath().await;
+    }
+}
+
+/// Waits, without letting time pass, until nobody has been busy for a few milliseconds.
+pub(crate) async fn until_quiet(busy: impl Fn() -> bool) {
+    let mut quiet = 0;
+    until("quiet", || {
+        quiet = if busy() { 0 } else { quiet + 1 };
+        quiet >= QUIET
+    })
+    .await;
+}
+
+/// Waits for this, letting time pass whenever nobody has been busy for a few milliseconds.
+pub(crate) async fn passing<T>(future: impl Future<Output = T>, busy: impl Fn() -> bool) -> T {
+    let mut future = pin!(future);
+    let started = Instant::now();
+    let mut quiet = 0;
+    loop {
+        tokio::select! {
+            done = &mut future => return done,
+            () = breath() => {}
+        }
+        assert!(started.elapsed() < DEADLINE, "not done within {DEADLINE:?}");
+        quiet = if busy() { 0 } else { quiet + 1 };
+        if quiet >= QUIET {
+            tokio::time::advance(Duration::from_millis(500)).await;
+            quiet = 0;
+        }
+    }
+}
