@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use thiserror::Error;
+use tracing::trace;
 
 use super::ProviderError;
 
@@ -122,8 +123,19 @@ impl Service {
 
     /// Reads what is at a path, once; with another session token where the one at hand is refused.
     pub(super) async fn get(&mut self, path: &str, limit: Duration) -> Result<Answer, Failure> {
-        let url = format!("{}{path}", self.origin);
-        let request = self.http.get(url);
+        trace!(path, "asking the metadata service");
+        let answer = self.attempt(path, limit).await;
+        // Not the answer: it may be a secret.
+        trace!(
+            path,
+            failure = answer.as_ref().err().map(tracing::field::display),
+            "the metadata service was asked"
+        );
+        answer
+    }
+
+    async fn attempt(&mut self, path: &str, limit: Duration) -> Result<Answer, Failure> {
+        let request = self.http.get(format!("{}{path}", self.origin));
         match &mut self.kind {
             Kind::Azure => {
                 http::read(request.header("Metadata", "true"), limit).await.map(|(answer, _)| answer)

@@ -74,7 +74,7 @@ impl Watch {
 
     /// Time passes, whoever is asked for what.
     async fn pass_over(&self, time: Duration) {
-        until_quiet(|| self.scene.busy()).await;
+        until_quiet(|| self.scene.quiet()).await;
         advance(time).await;
     }
 
@@ -317,7 +317,7 @@ async fn azures_first_call_may_take_two_minutes_and_no_other_is_made_meanwhile()
     watch.notice().await;
     watch.assert_silent();
     // Afterwards an answer has two seconds.
-    until_quiet(|| watch.scene.busy()).await;
+    until_quiet(|| watch.scene.quiet()).await;
     watch.tell(&format!("fault {EVENTS} hang"));
     watch.pass(1, 1, EVENTS).await;
     watch.pass_over(Duration::from_secs(2)).await;

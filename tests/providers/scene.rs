@@ -6,6 +6,7 @@ use serde_json::json;
 use start_worker::config::{CloudConfig, ProviderConfig};
 use start_worker::provider::{Identified, MetadataOrigins, ProviderError, identify};
 
+use crate::captured;
 use crate::fake_metadata::{Cloud, FakeMetadata};
 use crate::frozen::{freeze, passing};
 
@@ -20,6 +21,7 @@ pub(crate) struct Scene {
 impl Scene {
     pub(crate) fn new(cloud: Cloud, config: ProviderConfig) -> Self {
         let fake = FakeMetadata::start(cloud, "127.0.0.1:0".parse().unwrap()).unwrap();
+        captured::install();
         let origin = Some(fake.origin());
         let origins = match cloud {
             Cloud::Ec2 => MetadataOrigins { ec2: origin, ..Default::default() },
@@ -74,12 +76,14 @@ impl Scene {
         patience: Option<Duration>,
     ) -> Result<Identified, ProviderError> {
         let _frozen = freeze();
-        passing(self.asked(patience), || self.busy()).await
+        passing(self.asked(patience), || self.quiet()).await
     }
 
-    /// Whether the fake is answering.
-    pub(crate) fn busy(&self) -> bool {
-        self.fake.tell("busy").unwrap() != "0"
+    /// For [`until_quiet`](crate::frozen::until_quiet): nobody is answering, and nobody waits for an answer; or they
+    /// have waited for some time, so that none is to come.
+    pub(crate) fn quiet(&self) -> Option<u32> {
+        let answering = self.fake.tell("busy").unwrap() != "0";
+        (!answering).then(|| if captured::asking() { 20 } else { 2 })
     }
 
     pub(crate) fn count(&self, path: &str) -> usize {

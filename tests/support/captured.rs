@@ -1,6 +1,6 @@
-//! The lines that the library logs on this thread, at info and above.
+//! The lines that the library logs on this thread, at info and above; and whether it waits for a metadata service.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::{Debug, Write};
 use std::sync::Once;
 
@@ -12,6 +12,22 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 thread_local! {
     /// Of one subscriber for all: with one a thread, an event can be lost to another thread that wants none.
     static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// How many questions to a metadata service have no answer.
+    static ASKING: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Looks at what is logged from now on.
+pub(crate) fn install() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let subscriber = tracing_subscriber::registry().with(Capture);
+        tracing::subscriber::set_global_default(subscriber).unwrap();
+    });
+}
+
+/// Whether a question to a metadata service is on its way, or its answer is.
+pub(crate) fn asking() -> bool {
+    ASKING.get() > 0
 }
 
 /// What was logged since it was made.
@@ -19,11 +35,7 @@ pub(crate) struct Log(());
 
 impl Log {
     pub(crate) fn capture() -> Self {
-        static INSTALLED: Once = Once::new();
-        INSTALLED.call_once(|| {
-            let subscriber = tracing_subscriber::registry().with(Capture);
-            tracing::subscriber::set_global_default(subscriber).unwrap();
-        });
+        install();
         LINES.take();
         Self(())
     }
@@ -40,12 +52,18 @@ struct Capture;
 impl<S: Subscriber> Layer<S> for Capture {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
         let metadata = event.metadata();
-        if !metadata.target().starts_with("start_worker") || *metadata.level() > Level::INFO {
+        if !metadata.target().starts_with("start_worker") {
             return;
         }
         let mut line = Line(metadata.level().to_string());
         event.record(&mut line);
-        LINES.with_borrow_mut(|lines| lines.push(line.0));
+        if *metadata.level() <= Level::INFO {
+            LINES.with_borrow_mut(|lines| lines.push(line.0));
+        } else if line.0.starts_with("TRACE asking the metadata service") {
+            ASKING.set(ASKING.get() + 1);
+        } else if line.0.starts_with("TRACE the metadata service was asked") {
+            ASKING.set(ASKING.get() - 1);
+        }
     }
 }
 

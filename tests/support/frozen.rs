@@ -9,9 +9,6 @@ use tokio::task::spawn_blocking;
 /// How long anything that must happen may take, by the real clock.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// How many milliseconds without news are enough.
-const QUIET: u32 = 4;
-
 /// While this lives, paused time does not run ahead when nothing else is to do: an answer on its way takes no time.
 pub(crate) struct Frozen {
     _release: mpsc::Sender<()>,
@@ -39,31 +36,27 @@ pub(crate) async fn until(what: &str, mut met: impl FnMut() -> bool) {
     }
 }
 
-/// Waits, without letting time pass, until nobody has been busy for a few milliseconds.
-pub(crate) async fn until_quiet(busy: impl Fn() -> bool) {
-    let mut quiet = 0;
+/// Waits, without letting time pass, until it has been quiet for as many milliseconds as `quiet` wants; `None`: somebody
+/// is busy.
+pub(crate) async fn until_quiet(quiet: impl Fn() -> Option<u32>) {
+    let mut so_far = 0;
     until("quiet", || {
-        quiet = if busy() { 0 } else { quiet + 1 };
-        quiet >= QUIET
+        so_far = if quiet().is_some() { so_far + 1 } else { 0 };
+        quiet().is_some_and(|wanted| so_far > wanted)
     })
     .await;
 }
 
-/// Waits for this, letting time pass whenever nobody has been busy for a few milliseconds.
-pub(crate) async fn passing<T>(future: impl Future<Output = T>, busy: impl Fn() -> bool) -> T {
+/// Waits for this, letting time pass whenever it is quiet.
+pub(crate) async fn passing<T>(future: impl Future<Output = T>, quiet: impl Fn() -> Option<u32>) -> T {
     let mut future = pin!(future);
     let started = Instant::now();
-    let mut quiet = 0;
     loop {
         tokio::select! {
             done = &mut future => return done,
-            () = breath() => {}
+            () = until_quiet(&quiet) => {}
         }
         assert!(started.elapsed() < DEADLINE, "not done within {DEADLINE:?}");
-        quiet = if busy() { 0 } else { quiet + 1 };
-        if quiet >= QUIET {
-            tokio::time::advance(Duration::from_millis(500)).await;
-            quiet = 0;
-        }
+        tokio::time::advance(Duration::from_millis(500)).await;
     }
 }
