@@ -53,7 +53,7 @@ pub(super) async fn identify(
     let audience = utf8_percent_encode(&root_url, RESERVED);
     let identity = format!("{IDENTITY}?audience={audience}&format=full");
     let token = service.required_within(&identity, SIGNED).await?;
-    if service.required(PREEMPTED).await?.trim() == "TRUE" {
+    if service.optional(PREEMPTED).await?.is_some_and(|preempted| preempted.trim() == "TRUE") {
         return Err(ProviderError::AboutToShutDown("it is preempted".to_owned()));
     }
     Ok(Identified {

@@ -81,11 +81,19 @@ pub(super) enum Failure {
     NotText,
     #[error("something else answers there: the answer has no header `Metadata-Flavor: Google`")]
     Stranger,
-    #[error("no session token (is the instance's metadata hop limit too low?): {0}")]
+    #[error("no session token: {cause}{hint}", cause = .0, hint = hint(.0))]
     Session(Box<Failure>),
     /// For those who make something of an answer.
     #[error("the answer is not what it should be")]
     Garbage,
+}
+
+/// A token's answer that comes too far is dropped on the way.
+fn hint(failure: &Failure) -> &'static str {
+    match failure {
+        Failure::TimedOut(_) => " (is the instance's metadata hop limit too low?)",
+        _ => "",
+    }
 }
 
 impl Failure {

@@ -177,6 +177,19 @@ async fn a_redirect_is_not_followed() {
     assert_eq!(scene.count("/latest/user-data"), 2);
 }
 
+#[test]
+fn a_proxy_in_the_environment_is_not_asked() {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "identity::an_ec2_instance_is_known_by_its_user_data_and_identity_document"])
+        .envs(["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"].map(|name| (name, "http://127.0.0.1:9")))
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
 #[tokio::test]
 async fn a_legacy_instance_brings_a_token_and_its_configuration() {
     for sessions in ["required", "optional", "unsupported"] {
