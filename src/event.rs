@@ -1,6 +1,7 @@
 //! The vocabulary of supervision: what siblings send, the supervisor decides on, and observers show.
 
 use std::fmt;
+use std::time::Duration;
 
 /// How a worker's process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,6 +78,15 @@ pub enum Cause {
     RunnerFault,
     /// Its credentials run out and cannot be renewed.
     CredentialsExpiring,
+    /// There is a new deployment, or worker-manager wants the worker gone.
+    Redeploy,
+    /// The cloud is likely to interrupt the machine before long.
+    Rebalance,
+    /// The cloud interrupts the machine.
+    Interruption {
+        /// The machine does not come back.
+        ends: bool,
+    },
     /// A person, or systemd, or the host going down.
     Operator,
 }
@@ -97,6 +107,9 @@ impl fmt::Display for Cause {
             Self::NewCredentials => "new credentials, which the worker cannot be told of",
             Self::RunnerFault => "a part of start-worker has failed",
             Self::CredentialsExpiring => "credentials expire",
+            Self::Redeploy => "new deployment",
+            Self::Rebalance => "rebalance recommendation",
+            Self::Interruption { .. } => "interruption",
             Self::Operator => "operator",
         })
     }
@@ -140,6 +153,15 @@ pub enum Event {
         /// Why.
         cause: Cause,
     },
+    /// The cloud gives notice.
+    Interrupted {
+        /// How strongly the worker is asked to end.
+        strength: Strength,
+        /// Rebalance or interruption.
+        cause: Cause,
+        /// How long the machine has, where that is known.
+        within: Option<Duration>,
+    },
     /// The worker's process is gone.
     Exited(Exit),
     /// After its exit: its output is read, and nothing that it left behind lives any more, or has been given up.
@@ -168,10 +190,39 @@ pub enum Outcome {
     GaveUp,
     /// The worker's credentials ran out.
     CredentialsExpired,
+    /// The cloud interrupts the machine, or is about to.
+    Interrupted {
+        /// The machine does not come back.
+        ends: bool,
+    },
+    /// The worker was let finish for a new deployment.
+    Redeploy {
+        /// Whether it can be started again without a boot between.
+        in_place: bool,
+    },
     /// A part of the runner failed, and the worker was let finish.
     RunnerFailed,
     /// The worker needs a reboot that did not come, or that somebody else is to do.
     NeedsReboot,
+}
+
+impl Outcome {
+    /// Whether that is how it should end: nobody needs to look, and nothing should be started again.
+    pub fn is_as_intended(self) -> bool {
+        match self {
+            Self::Done
+            | Self::Stopped
+            | Self::Held
+            | Self::Removed
+            | Self::Interrupted { .. }
+            | Self::Redeploy { .. } => true,
+            Self::StartFailed
+            | Self::GaveUp
+            | Self::CredentialsExpired
+            | Self::RunnerFailed
+            | Self::NeedsReboot => false,
+        }
+    }
 }
 
 impl fmt::Display for Outcome {
@@ -184,6 +235,9 @@ impl fmt::Display for Outcome {
             Self::StartFailed => "the worker could not be started",
             Self::GaveUp => "gave up on the worker",
             Self::CredentialsExpired => "the worker's credentials have run out",
+            Self::Interrupted { ends: true } => "the machine is being taken away",
+            Self::Interrupted { ends: false } => "the machine is being interrupted, and comes back",
+            Self::Redeploy { .. } => "the worker has made way for a new deployment",
             Self::RunnerFailed => "a part of start-worker has failed",
             Self::NeedsReboot => "the worker needs a reboot",
         })

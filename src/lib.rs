@@ -13,7 +13,8 @@
 //!    state machine ([`supervisor::state`]) decides; the loop acts. Sibling tasks ([`watch`]) watch signals and
 //!    credentials, and send events. The worker's output goes its own way, through the output thread, which hands
 //!    protocol messages ([`protocol`]) to the supervisor.
-//! 3. **Conclude**: the [`event::Outcome`] becomes the exit code, once the last lines are written.
+//! 3. **Conclude** ([`keep`]): the [`event::Outcome`] has consequences: the machine leaves worker-manager, or the worker
+//!    registers anew and all begins again; else it becomes the exit code, once the last lines are written.
 //!
 //! Everything but the output thread runs on one thread. Nothing that can block runs there.
 
@@ -23,20 +24,16 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::config::{Implementation, ProviderConfig, RunnerConfig};
-use crate::event::{Cause, Event, Outcome, Strength};
+use crate::config::{Implementation, RunnerConfig};
+use crate::event::{Event, Outcome};
+use crate::keep::{Keeping, Siblings, asked_to_end};
 use crate::output::Output;
-use crate::prepare::{PrepareError, Prepared, Preparer, Ready};
+use crate::prepare::{PrepareError, Preparer};
 use crate::run::Run;
-use crate::supervisor::Job;
-use crate::watch::credentials::Renewal;
 use crate::watch::signals::Signals;
-use crate::worker::Launch;
 use crate::worker::dummy::Shown;
 
 pub mod chain;
@@ -46,6 +43,7 @@ pub mod config;
 pub mod credentials;
 pub mod event;
 pub mod host;
+pub mod keep;
 pub mod observe;
 pub mod output;
 pub mod prepare;
@@ -62,9 +60,6 @@ pub mod worker;
 
 /// What siblings may send before they wait for the supervisor.
 const WAITING_EVENTS: usize = 64;
-
-/// Reports that wait for worker-manager; more are not sent.
-const WAITING_REPORTS: usize = 16;
 
 /// How long what is not on the disk yet is waited for at the end.
 const LAST_WRITE_TIME: Duration = Duration::from_secs(10);
@@ -125,123 +120,7 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     let result = keeping.keep(&mut events).await;
     // Credentials that are not on the disk yet.
     let _ = tokio::time::timeout(LAST_WRITE_TIME, keeping.preparer.keeper.flush()).await;
-    result
-}
-
-/// One worker's keeping: from one run to the next, in one process.
-struct Keeping<'a> {
-    config: Arc<RunnerConfig>,
-    preparer: Preparer,
-    held_mark: Option<PathBuf>,
-    output: &'a Output,
-    sender: mpsc::Sender<Event>,
-}
-
-impl Keeping<'_> {
-    async fn keep(&mut self, events: &mut mpsc::Receiver<Event>) -> Result<Outcome, RunError> {
-        loop {
-            let ready = tokio::select! {
-                biased;
-                () = asked_to_end(events) => return Ok(Outcome::Stopped),
-                ready = self.preparer.prepare() => ready?,
-            };
-            let prepared = match ready {
-                Ready::Run(prepared) => *prepared,
-                Ready::Removed(removed) => {
-                    warn!(
-                        at = %removed.at, reason = removed.reason,
-                        "this worker was removed from worker-manager: it is not started again on this machine"
-                    );
-                    return Ok(Outcome::Removed);
-                }
-            };
-            let outcome = self.supervise(prepared, events).await?;
-            let anew = matches!(self.config.provider, ProviderConfig::Static(_));
-            if outcome != Outcome::CredentialsExpired || !anew {
-                return Ok(outcome);
-            }
-            info!("the worker's credentials have run out: registering anew");
-        }
-    }
-
-    /// Keeps the worker of one run, with the siblings that the run needs.
-    async fn supervise(
-        &self,
-        prepared: Prepared,
-        events: &mut mpsc::Receiver<Event>,
-    ) -> Result<Outcome, RunError> {
-        let Prepared { cached, registrar } = prepared;
-        let Launch::Start(spec) = worker::launch(&cached.run, &self.config.worker)? else {
-            return Ok(Outcome::Done);
-        };
-        let siblings = Siblings::new(self.sender.clone());
-        let (launches, newest) = tokio::sync::watch::channel(*spec);
-        let (reports, told) = mpsc::channel(WAITING_REPORTS);
-        let offered = offered(registrar.is_some());
-        let job = Job {
-            launches: newest.clone(),
-            supervision: self.config.supervision.clone(),
-            host: self.config.host.clone(),
-            dynamic: self.config.provider.is_dynamic(),
-            reports: registrar.is_some().then_some(reports),
-            offered,
-            held_mark: self.held_mark.clone(),
-        };
-        let mut reporting = None;
-        if let Some(registrar) = registrar {
-            let secrets = self.preparer.secrets.clone();
-            reporting = Some(tokio::spawn(watch::reports::send(registrar.clone(), told, newest, secrets)));
-            let renewal = self.renewal(registrar, cached, launches);
-            siblings.spawn("credentials", renewal.keep());
-        } else if let Some(expires) = cached.run.credentials.expires {
-            self.watch_expiry(expires, &siblings);
-        }
-        let outcome = supervisor::supervise(job, self.output, events).await;
-        if let Some(mut reporting) = reporting {
-            tokio::select! {
-                biased;
-                () = asked_to_end(events) => reporting.abort(),
-                _ = &mut reporting => {}
-            }
-        }
-        Ok(outcome)
-    }
-
-    fn renewal(
-        &self,
-        registrar: registration::Registrar,
-        cached: run::cache::CachedRun,
-        launches: tokio::sync::watch::Sender<worker::LaunchSpec>,
-    ) -> Renewal {
-        Renewal {
-            registrar,
-            may_register_again: !self.config.provider.is_dynamic(),
-            cached,
-            settings: self.config.worker.clone(),
-            keeper: self.preparer.keeper.clone(),
-            clock: self.preparer.clock.clone(),
-            secrets: self.preparer.secrets.clone(),
-            launches,
-            events: self.sender.clone(),
-        }
-    }
-
-    fn watch_expiry(&self, expires: jiff::Timestamp, siblings: &Siblings) {
-        let clock = self.preparer.clock.clone();
-        // Credentials that have expired already do not come this far.
-        let Some(schedule) = watch::expiry::Schedule::new(clock.now(), expires) else { return };
-        warn!(%expires, drain = %schedule.drain, stop = %schedule.stop, "the credentials expire, and this provider cannot renew them");
-        siblings.spawn("credentials", watch::expiry::watch(schedule, clock, self.sender.clone()));
-    }
-}
-
-/// Waits for a request to end, where no worker runs that it could be made of.
-async fn asked_to_end(events: &mut mpsc::Receiver<Event>) {
-    while let Some(event) = events.recv().await {
-        if matches!(event, Event::Terminate | Event::Asked { cause: Cause::Operator, .. }) {
-            return;
-        }
-    }
+    Ok(result?)
 }
 
 /// The dummy worker: its run, line by line, as fast as the log takes them.
@@ -278,49 +157,6 @@ async fn show_run(run: &Run, secrets: bool, output: &Output) {
         // A log that has stalled for good loses lines, and says how many.
         let _ = tokio::time::timeout(LAST_LINES_TIME, room).await;
         info!("{line}");
-    }
-}
-
-/// What the runner can do with a worker. `renewing`: its credentials are renewed.
-fn offered(renewing: bool) -> protocol::capabilities::Capabilities {
-    use protocol::capabilities::Capability::{
-        ErrorReport, GracefulTermination, Log, NewCredentials, Shutdown,
-    };
-    let always = [ErrorReport, GracefulTermination, Log, Shutdown];
-    always.into_iter().chain(renewing.then_some(NewCredentials)).collect()
-}
-
-/// The sibling tasks of one run: they end with it, and one that fails is an event, not silence.
-struct Siblings {
-    tasks: TaskTracker,
-    stop: CancellationToken,
-    events: mpsc::Sender<Event>,
-}
-
-impl Siblings {
-    fn new(events: mpsc::Sender<Event>) -> Self {
-        Self { tasks: TaskTracker::new(), stop: CancellationToken::new(), events }
-    }
-
-    fn spawn(&self, sibling: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let (stop, events) = (self.stop.clone(), self.events.clone());
-        self.tasks.spawn(async move {
-            let mut task = tokio::spawn(task);
-            let ended = tokio::select! {
-                () = stop.cancelled() => return task.abort(),
-                ended = &mut task => ended,
-            };
-            let Err(cause) = ended else { return };
-            error!(sibling, error = %cause, "a part of start-worker has failed: the worker is asked to finish");
-            // Without a supervisor there is no worker either.
-            let _ = events.send(Event::Asked { strength: Strength::Drain, cause: Cause::RunnerFault }).await;
-        });
-    }
-}
-
-impl Drop for Siblings {
-    fn drop(&mut self) {
-        self.stop.cancel();
     }
 }
 

@@ -82,7 +82,7 @@ fn start(path: &Path, loaded: config::Loaded, environment: Environment, filter: 
     }
     let result = run(config, environment, secrets, &output);
     match &result {
-        Ok(outcome @ (Outcome::Done | Outcome::Stopped | Outcome::Held | Outcome::Removed)) => {
+        Ok(outcome) if outcome.is_as_intended() => {
             info!("start-worker ends: {outcome}");
         }
         Ok(outcome) => error!(exit_code = exit::code(&result), "start-worker ends: {outcome}"),

@@ -23,7 +23,7 @@ const PERMISSIONS: u8 = 77;
 /// The exit code of a run.
 pub(crate) fn code(result: &Result<Outcome, RunError>) -> u8 {
     match result {
-        Ok(Outcome::Done | Outcome::Stopped | Outcome::Held | Outcome::Removed) => OK,
+        Ok(outcome) if outcome.is_as_intended() => OK,
         Ok(Outcome::NeedsReboot) => NEEDS_REBOOT,
         Err(RunError::Worker(_)) => CONFIGURATION,
         Err(RunError::Prepare(cause)) => match cause.kind() {
@@ -32,8 +32,7 @@ pub(crate) fn code(result: &Result<Outcome, RunError>) -> u8 {
             FailureKind::Permissions => PERMISSIONS,
             FailureKind::Refused | FailureKind::Other => FAILED,
         },
-        Ok(Outcome::StartFailed | Outcome::GaveUp | Outcome::CredentialsExpired | Outcome::RunnerFailed)
-        | Err(RunError::Signals(_)) => FAILED,
+        Ok(_) | Err(RunError::Signals(_)) => FAILED,
     }
 }
 

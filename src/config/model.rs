@@ -66,25 +66,6 @@ pub enum ProviderConfig {
     AwsProvisioner(CloudConfig),
 }
 
-impl ProviderConfig {
-    /// Whether its machines are a cloud's: they are replaced, and may be removed and shut down.
-    pub fn is_dynamic(&self) -> bool {
-        !matches!(self, Self::Standalone(_) | Self::Static(_))
-    }
-
-    /// The value of `provider.providerType`.
-    pub fn provider_type(&self) -> &'static str {
-        match self {
-            Self::Standalone(_) => "standalone",
-            Self::Static(_) => "static",
-            Self::Aws(_) => "aws",
-            Self::Azure(_) => "azure",
-            Self::Google(_) => "google",
-            Self::AwsProvisioner(_) => "aws-provisioner",
-        }
-    }
-}
-
 /// What `standalone` and `static` both say: who and where the worker is.
 #[derive(Debug, Clone)]
 pub struct FixedIdentity {

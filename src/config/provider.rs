@@ -1,8 +1,37 @@
-//! Reads the section `provider`.
+//! Reads the section `provider`, and tells what its types have in common.
 
 use super::keys;
 use super::section::Section;
 use super::{CloudConfig, FixedIdentity, ProviderConfig, StandaloneConfig, StaticConfig};
+
+impl ProviderConfig {
+    /// Whether its machines are a cloud's: they are replaced, and may be removed and shut down.
+    pub fn is_dynamic(&self) -> bool {
+        !matches!(self, Self::Standalone(_) | Self::Static(_))
+    }
+
+    /// The keys that clouds' providers have.
+    pub fn cloud(&self) -> Option<&CloudConfig> {
+        match self {
+            Self::Standalone(_) | Self::Static(_) => None,
+            Self::Aws(cloud) | Self::Azure(cloud) | Self::Google(cloud) | Self::AwsProvisioner(cloud) => {
+                Some(cloud)
+            }
+        }
+    }
+
+    /// The value of `provider.providerType`.
+    pub fn provider_type(&self) -> &'static str {
+        match self {
+            Self::Standalone(_) => "standalone",
+            Self::Static(_) => "static",
+            Self::Aws(_) => "aws",
+            Self::Azure(_) => "azure",
+            Self::Google(_) => "google",
+            Self::AwsProvisioner(_) => "aws-provisioner",
+        }
+    }
+}
 
 /// `None` where the provider's type is missing or unknown, which has been reported.
 pub(super) fn read(section: Option<Section<'_>>) -> Option<ProviderConfig> {

@@ -55,6 +55,7 @@ impl Preparer {
         mut cached: CachedRun,
         patience: Patience,
     ) -> Result<Prepared, PrepareError> {
+        self.identified = true;
         self.lock(&cached.run.identity)?;
         let client = self.client(&cached.run.root_url)?;
         let registrar = cached.run.registration_secret.is_some().then(|| {
@@ -64,6 +65,7 @@ impl Preparer {
             };
             Registrar::new(client.clone(), &cached.run.identity, proof)
         });
+        self.registered = registrar.clone().map(|registrar| (registrar, cached.clone()));
         self.renew_if_due(&mut cached, registrar.as_ref()).await?;
         let identity = &cached.run.identity;
         info!(

@@ -64,6 +64,10 @@ pub struct Preparer {
     /// The one writer of the cache.
     pub keeper: Keeper,
     lock: Option<Lock>,
+    /// Whether the provider has said who the worker is.
+    identified: bool,
+    /// The registration of a start that went no further: with it the machine can be removed.
+    registered: Option<(Registrar, CachedRun)>,
 }
 
 /// Who the runner is to supervise, with everything it needs.
@@ -96,6 +100,8 @@ impl Preparer {
             secrets: Secrets::default(),
             keeper: Keeper::new(cache),
             lock: None,
+            identified: false,
+            registered: None,
             config,
         }
     }
@@ -159,6 +165,16 @@ impl Preparer {
         run.parts = Parts::Apart(layers.layers);
         run.worker_config = run.parts.merge_with(&self.config.worker_config);
         Ok(run)
+    }
+
+    /// Whether the provider has said who the worker is.
+    pub fn identified(&self) -> bool {
+        self.identified
+    }
+
+    /// The registration of the last start, where that came so far.
+    pub fn registered(&self) -> Option<(Registrar, CachedRun)> {
+        self.registered.clone()
     }
 
     fn dynamic(&self) -> bool {
@@ -226,6 +242,7 @@ impl Preparer {
         before: Option<CachedRun>,
         patience: Patience,
     ) -> Result<Prepared, PrepareError> {
+        self.identified = true;
         self.lock(&identified.identity)?;
         let client = self.client(&identified.root_url)?;
         let mut layers = Layers::default();
@@ -259,6 +276,7 @@ impl Preparer {
             // It cannot be had twice.
             self.save(&mut cached).await?;
         }
+        self.registered = registrar.clone().map(|registrar| (registrar, cached.clone()));
         self.complete(cached, client, registrar, patience).await
     }
 

@@ -2,10 +2,12 @@
 
 use tracing::{error, info};
 
+use super::descendants::Helpers;
 use super::reports::GivenUp;
 use super::{LAST_LINES, Supervisor};
 use crate::event::Outcome;
 use crate::host::{held, power};
+use crate::registration::removal::Left;
 
 impl Supervisor<'_> {
     /// Beside the loop, for it ends with an fsync; waited for at the end.
@@ -14,24 +16,42 @@ impl Supervisor<'_> {
         self.at_the_end.spawn_blocking(move || held::mark(place.as_deref()));
     }
 
+    /// What comes after the boot registers anew.
+    pub(super) fn forget_run(&self) {
+        let keeper = self.job.keeper.clone();
+        self.at_the_end.spawn(async move {
+            keeper.remove().await;
+        });
+    }
+
+    /// The worker wants its host to go away: a cloud's machine is removed, or else shut down; another is shut down.
+    pub(super) fn leave_host(&self) {
+        let Some(removal) = self.job.removal.clone() else {
+            return self.run_host_command("shutdown", &self.job.host.shutdown_command);
+        };
+        let helpers = self.descendants.helpers();
+        let command = self.job.host.shutdown_command.clone();
+        self.at_the_end.spawn(async move {
+            if removal.remove("the worker asked for its host to be shut down").await == Left::Nothing {
+                run("shutdown", &command, &helpers).await;
+            }
+        });
+    }
+
     /// Runs beside the loop; its end is told to the log alone.
     pub(super) fn run_host_command(&self, what: &'static str, command: &[String]) {
-        info!(what, command = %command.join(" "), "running the host command");
-        let failed = move |cause| error!(what, error = %cause, "the host command failed");
-        match power::start(command) {
-            Ok(running) => {
-                let helper = self.descendants.helpers().add(running.pid());
-                self.at_the_end.spawn(async move {
-                    running.end().await.unwrap_or_else(failed);
-                    drop(helper);
-                });
-            }
-            Err(cause) => failed(cause),
-        }
+        let (helpers, command) = (self.descendants.helpers(), command.to_vec());
+        self.at_the_end.spawn(async move { run(what, &command, &helpers).await });
     }
 
     pub(super) fn concluded(&self, outcome: Outcome) {
-        if !matches!(outcome, Outcome::GaveUp | Outcome::StartFailed) {
+        let reported = match outcome {
+            Outcome::GaveUp | Outcome::StartFailed => true,
+            // Elsewhere the worker registers anew.
+            Outcome::CredentialsExpired => self.job.removal.is_some(),
+            _ => false,
+        };
+        if !reported {
             return;
         }
         let reported = usize::try_from(self.job.supervision.report_output_lines).unwrap_or(LAST_LINES);
@@ -50,5 +70,19 @@ impl Supervisor<'_> {
                 error!(line, "the worker's last lines");
             }
         }
+    }
+}
+
+async fn run(what: &'static str, command: &[String], helpers: &Helpers) {
+    info!(what, command = %command.join(" "), "running the host command");
+    let ended = match power::start(command) {
+        Ok(running) => {
+            let _helper = helpers.add(running.pid());
+            running.end().await
+        }
+        Err(cause) => Err(cause),
+    };
+    if let Err(cause) = ended {
+        error!(what, error = %cause, "the host command failed");
     }
 }

@@ -18,6 +18,8 @@ use crate::event::{Cause, Event, Exit, ExitClass, Outcome};
 use crate::output::{Output, WorkerEvent};
 use crate::protocol::capabilities::{Capabilities, Capability};
 use crate::protocol::message::{ErrorReport, FromWorker, ToWorker};
+use crate::registration::removal::Removal;
+use crate::run::cache::Keeper;
 use crate::worker::{InPlace, LaunchSpec};
 
 mod child;
@@ -42,8 +44,8 @@ use wait::{Preparing, child_signal, exited, expired, next, prepared, renewed, ti
 /// How many of the worker's last lines go into the log when the runner gives up on it.
 const LAST_LINES: usize = 20;
 
-/// How long host commands and the mark of a drain may take when all else has ended.
-const LAST_THINGS: Duration = Duration::from_secs(10);
+/// How long removal, host commands and the mark of a drain may take when all else has ended.
+const LAST_THINGS: Duration = Duration::from_secs(70);
 
 /// Everything that one supervised run needs.
 #[derive(Debug)]
@@ -56,8 +58,10 @@ pub struct Job {
     pub host: HostSettings,
     /// What the runner can do with this worker.
     pub offered: Capabilities,
-    /// Whether the host goes with its worker.
-    pub dynamic: bool,
+    /// The one writer of the cached run.
+    pub keeper: Keeper,
+    /// How a host that goes with its worker leaves worker-manager.
+    pub removal: Option<Removal>,
     /// Who tells worker-manager of errors; `None`: nobody can.
     pub reports: Option<mpsc::Sender<ErrorReport>>,
     /// Where the mark goes that keeps a worker from being started after a drain; `None`: nowhere to put it.
@@ -67,7 +71,7 @@ pub struct Job {
 /// Starts the worker and keeps it until it needs no more keeping. `events` has what the siblings send.
 pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receiver<Event>) -> Outcome {
     let spec = job.launches.borrow_and_update().clone();
-    let policy = Policy::new(&job.supervision, &spec, job.host.shutdown_static, job.dynamic);
+    let policy = Policy::new(&job.supervision, &spec, job.host.shutdown_static, job.removal.is_some());
     let (machine, first) = Machine::new(policy);
     let mut supervisor = Supervisor {
         reports: Reports::new(job.reports.take()),
@@ -204,7 +208,8 @@ impl Supervisor<'_> {
             Action::Clear { terminate } => return self.clear(terminate),
             Action::KillLeftovers => self.with_clearing(Clearing::kill),
             Action::AbandonLeftovers => self.with_clearing(Clearing::abandon),
-            Action::ShutDownHost => self.run_host_command("shutdown", &self.job.host.shutdown_command),
+            Action::ShutDownHost => self.leave_host(),
+            Action::ForgetRun => self.forget_run(),
             Action::RebootHost => self.run_host_command("reboot", &self.job.host.reboot_command),
             Action::MarkHeld => self.mark_held(),
         }
@@ -327,7 +332,7 @@ impl Supervisor<'_> {
     fn restart_is_possible(&self) -> bool {
         let State::Clearing(ended, request, _) = self.machine.state() else { return false };
         if let Some(request) = request {
-            return request.cause == Cause::NewCredentials;
+            return matches!(request.cause, Cause::NewCredentials | Cause::Redeploy);
         }
         matches!(ended.exit.class, ExitClass::Crash | ExitClass::Reboot | ExitClass::Interrupted)
     }

@@ -19,6 +19,11 @@ pub(super) fn tell(note: Note) {
             idle = %span(idle),
             "worker was asked to finish its tasks, none is running, and yet it does not end: the drain becomes a stop"
         ),
+        Note::DeadlineNear => {
+            warn!(
+                "worker has not finished its tasks, and the machine's end is near: the drain becomes a stop"
+            );
+        }
         Note::DrainTooLong { waited } => warn!(
             waited = %span(waited),
             "worker has not finished its tasks within supervision.drainTimeout: the drain becomes a stop"

@@ -1,6 +1,6 @@
 //! Renews the worker's credentials in good time, by the wall clock: cache first, then the worker's files, then the worker.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -10,12 +10,14 @@ use tracing::{debug, error, info, warn};
 
 use crate::clock::{Clock, wait_until};
 use crate::config::WorkerSettings;
+use crate::credentials::Credentials;
 use crate::event::{Cause, Event, Strength};
 use crate::redact::Secrets;
+use crate::registration::removal::Current;
 use crate::registration::{Registrar, Renewed};
 use crate::run::cache::{CachedRun, Keeper};
 use crate::taskcluster::{CallError, Effort};
-use crate::worker::{self, Launch, LaunchSpec};
+use crate::worker::{self, Launch, LaunchSpec, WorkerError};
 
 /// After a refusal it is tried again only where the worker may register anew, and not before this.
 const AFTER_REFUSAL: SignedDuration = SignedDuration::from_mins(10);
@@ -31,7 +33,7 @@ pub struct Renewal {
     /// Whether a refusal may pass: the worker may register anew at any time (static).
     pub may_register_again: bool,
     /// The run whose credentials they are, as it is cached.
-    pub cached: CachedRun,
+    pub current: Current,
     /// The runner configuration's `worker`.
     pub settings: WorkerSettings,
     /// The writer of the cache.
@@ -48,16 +50,16 @@ pub struct Renewal {
 
 impl Renewal {
     /// Renews until the supervisor is gone, or until that has failed for so long that the worker had to be stopped.
-    pub async fn keep(mut self) {
+    pub async fn keep(self) {
         let mut old_end = None;
-        while let Some(wait) = self.cached.run.credentials.renewal_in(self.clock.now()) {
+        while let Some(wait) = self.credentials().renewal_in(self.clock.now()) {
             let due = self.clock.now().saturating_add(earlier(wait)).unwrap_or(Timestamp::MAX);
             debug!(%due, "credentials are renewed then");
             self.wait_for(due, &mut old_end).await;
-            let Some(last_use) = self.cached.run.credentials.last_use() else { return };
+            let Some(last_use) = self.credentials().last_use() else { return };
             let Ok(renewed) = self.renew(last_use).await else {
                 wait_until(last_use, &*self.clock).await;
-                error!(expired_at = ?self.cached.run.credentials.expires, "the worker's credentials run out and could not be renewed: it is stopped");
+                error!(expired_at = ?self.credentials().expires, "the worker's credentials run out and could not be renewed: it is stopped");
                 self.send(Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring }).await;
                 return;
             };
@@ -79,10 +81,11 @@ impl Renewal {
     /// Tries until they are of no more use. After a refusal it waits before it tries again; a worker that can register
     /// only once does not.
     async fn renew(&self, last_use: Timestamp) -> Result<Renewed, CallError> {
-        let run = &self.cached.run;
+        let (credentials, secret) =
+            self.with(|cached| (cached.run.credentials.clone(), cached.run.registration_secret.clone()));
+        let Some(secret) = secret else { std::future::pending().await };
         loop {
-            let Some(secret) = &run.registration_secret else { std::future::pending().await };
-            let cause = match self.registrar.renew(&run.credentials, secret, Effort::Until(last_use)).await {
+            let cause = match self.registrar.renew(&credentials, &secret, Effort::Until(last_use)).await {
                 Ok(renewed) => return Ok(renewed),
                 Err(cause) => cause,
             };
@@ -97,21 +100,33 @@ impl Renewal {
     }
 
     /// On the disk first: the secret for the next renewal is nowhere else.
-    async fn install(&mut self, renewed: Renewed) {
+    async fn install(&self, renewed: Renewed) {
         let Renewed { credentials, secret } = renewed;
         self.secrets.add_credentials(&credentials.access_token, credentials.certificate.as_ref());
         self.secrets.add(secret.expose_secret());
-        let run = &mut self.cached.run;
-        run.credentials = credentials;
-        run.registration_secret = Some(secret);
-        let expires = run.credentials.expires.map(|time| format!("{time:.0}")).unwrap_or_default();
+        let expires = credentials.expires.map(|time| format!("{time:.0}")).unwrap_or_default();
         info!(expires, "credentials renewed");
-        let made = worker::final_config(&self.cached.run, &self.settings)
-            .and_then(|whole| Ok((whole, worker::launch(&self.cached.run, &self.settings)?)));
+        let made = self.with(|cached| {
+            cached.run.credentials = credentials;
+            cached.run.registration_secret = Some(secret);
+            let whole = worker::final_config(&cached.run, &self.settings)?;
+            Ok::<_, WorkerError>((
+                cached.encode(whole.object()),
+                worker::launch(&cached.run, &self.settings)?,
+            ))
+        });
         // What could be made at the start can be made again.
-        let Ok((whole, Launch::Start(spec))) = made else { return };
-        self.keeper.save(self.cached.encode(whole.object())).await;
+        let Ok((encoded, Launch::Start(spec))) = made else { return };
+        self.keeper.save(encoded).await;
         self.launches.send_replace(*spec);
+    }
+
+    fn credentials(&self) -> Credentials {
+        self.with(|cached| cached.run.credentials.clone())
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut CachedRun) -> T) -> T {
+        look(&mut self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn send(&self, event: Event) {

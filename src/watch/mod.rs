@@ -5,5 +5,6 @@
 mod clock_tests;
 pub mod credentials;
 pub mod expiry;
+pub mod interruption;
 pub mod reports;
 pub mod signals;

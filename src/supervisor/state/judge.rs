@@ -17,6 +17,9 @@ pub(super) fn unstarted(cause: Cause) -> Outcome {
         Cause::Operator => Outcome::Stopped,
         Cause::CredentialsExpiring => Outcome::CredentialsExpired,
         Cause::RunnerFault => Outcome::RunnerFailed,
+        Cause::Redeploy => Outcome::Redeploy { in_place: true },
+        Cause::Rebalance => Outcome::Interrupted { ends: true },
+        Cause::Interruption { ends } => Outcome::Interrupted { ends },
     }
 }
 
@@ -30,19 +33,30 @@ impl Machine {
         actions: &mut Vec<Action>,
     ) {
         let reboots = ended.exit.class == ExitClass::Reboot;
+        // Its host goes away already: all else comes too late.
+        if ended.leaving && request.is_none_or(|request| request.cause < Cause::Rebalance) {
+            self.state = State::Ended(Outcome::Done);
+            return;
+        }
         if let Some(Request { cause: Cause::NewCredentials, .. }) = request {
             return self.drained_for_credentials(now, ended, in_place, actions);
+        }
+        if let Some(Request { cause: Cause::Redeploy, .. }) = request
+            && reboots
+            && !self.policy.dynamic
+        {
+            return self.redeploy_over_a_boot(now, ended, in_place, actions);
         }
         if let Some(request) = request {
             let held = request.cause == Cause::Operator && request.hold && reboots;
             if held {
                 actions.push(Action::MarkHeld);
             }
-            self.state = State::Ended(if held { Outcome::Held } else { unstarted(request.cause) });
-            return;
-        }
-        if ended.leaving {
-            self.state = State::Ended(Outcome::Done);
+            self.state = State::Ended(match unstarted(request.cause) {
+                _ if held => Outcome::Held,
+                Outcome::Redeploy { .. } => Outcome::Redeploy { in_place },
+                outcome => outcome,
+            });
             return;
         }
         match ended.exit.class {
@@ -68,9 +82,7 @@ impl Machine {
         in_place: bool,
         actions: &mut Vec<Action>,
     ) {
-        if ended.leaving {
-            self.state = State::Ended(Outcome::Done);
-        } else if ended.exit.class == ExitClass::Reboot {
+        if ended.exit.class == ExitClass::Reboot {
             self.reboot(now, ended, in_place, actions);
         } else if self.policy.dynamic {
             self.state = State::Ended(Outcome::Done);
@@ -79,6 +91,19 @@ impl Machine {
             self.start(actions);
         } else {
             self.needs_boot(now, actions);
+        }
+    }
+
+    /// It has finished for a new deployment, and wants a reboot: after that it registers anew. Where it would be started
+    /// again in place of the reboot, it does so at once.
+    fn redeploy_over_a_boot(&mut self, now: Moment, ended: Ended, in_place: bool, actions: &mut Vec<Action>) {
+        let restarts =
+            matches!(self.policy.on_reboot, RebootPolicy::Restart | RebootPolicy::RestartIfPossible);
+        if restarts && in_place {
+            self.state = State::Ended(Outcome::Redeploy { in_place });
+        } else {
+            actions.push(Action::ForgetRun);
+            self.reboot(now, ended, in_place, actions);
         }
     }
 

@@ -43,7 +43,7 @@ mod note;
 mod policy;
 mod stop;
 
-pub use model::{Action, Clearing, Ended, Hello, Request, State, Tasks, Worker};
+pub use model::{Action, Clearing, Ended, Hello, Limit, Request, State, Tasks, Worker};
 pub use note::Note;
 pub use policy::{Policy, RebootPolicy};
 pub use stop::Ladder;
@@ -53,6 +53,9 @@ pub type Moment = Duration;
 
 /// SIGTERM twice within this counts once: wrappers and process groups deliver the same Ctrl-C twice.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
+/// What leftovers get at least on a machine whose time is up.
+const LAST_MOMENT: Duration = Duration::from_millis(500);
 
 /// How long an interrupted exit waits for the signal that explains it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -103,9 +106,7 @@ impl Machine {
     /// When [`Event::Deadline`] is due.
     pub fn deadline(&self) -> Option<Moment> {
         match &self.state {
-            State::Stopping(worker, request, ladder) => {
-                Some(ladder.deadline(worker, request.strength, &self.policy))
-            }
+            State::Stopping(worker, request, ladder) => Some(ladder.deadline(worker, request, &self.policy)),
             State::Running(Worker { hello: Hello::Awaited(until), .. })
             | State::Clearing(_, _, Clearing::Asked(until) | Clearing::Killed(until))
             | State::Lingering { until, .. }
@@ -138,6 +139,11 @@ impl Machine {
             Event::Terminate => self.terminate(now, &mut actions),
             Event::Asked { strength, cause } => {
                 self.asked(now, Request::new(strength, cause), &mut actions);
+            }
+            Event::Interrupted { strength, cause, within } => {
+                let limit = within.map(|left| Limit::within(now, left, self.policy.kill_timeout));
+                let request = Request { limit, ..Request::new(strength, cause) };
+                self.asked(now, request, &mut actions);
             }
             Event::Exited(exit) => self.exited(now, exit, &mut actions),
             Event::Settled { in_place } => self.settled(now, in_place, &mut actions),
@@ -269,7 +275,7 @@ impl Machine {
         };
         let ended = Ended { exit, ran: now.saturating_sub(worker.since), leaving: worker.leaving };
         actions.push(Action::Note(Note::Exited { exit, ran: ended.ran, expected: request.is_some() }));
-        let until = now + self.policy.kill_timeout;
+        let until = self.leftovers_until(now, request);
         let killed = request.is_some_and(|request| request.strength == Strength::Kill);
         let terminate = self.policy.kill_descendants;
         actions.push(Action::Clear { terminate: terminate && !killed });
@@ -300,7 +306,7 @@ impl Machine {
             }
             State::Stopping(worker, request, ladder) => self.climb(now, worker, request, ladder, actions),
             State::Clearing(ended, request, clearing) => {
-                let next = self.clear_harder(now, clearing, actions);
+                let next = self.clear_harder(now, clearing, request, actions);
                 self.state = State::Clearing(ended, request, next);
             }
             State::Lingering { ended, in_place, .. } => self.crashed(now, ended, in_place, actions),
@@ -310,11 +316,24 @@ impl Machine {
         }
     }
 
-    fn clear_harder(&self, now: Moment, clearing: Clearing, actions: &mut Vec<Action>) -> Clearing {
+    /// How long what a worker left has to end.
+    fn leftovers_until(&self, now: Moment, request: Option<Request>) -> Moment {
+        let until = now + self.policy.kill_timeout;
+        let limit = request.and_then(|request| request.limit);
+        limit.map_or(until, |limit| until.min(limit.kill.max(now + LAST_MOMENT)))
+    }
+
+    fn clear_harder(
+        &self,
+        now: Moment,
+        clearing: Clearing,
+        request: Option<Request>,
+        actions: &mut Vec<Action>,
+    ) -> Clearing {
         if matches!(clearing, Clearing::Asked(_)) && self.policy.kill_descendants {
             actions.push(Action::Note(Note::LeftoversKilled { waited: self.policy.kill_timeout }));
             actions.push(Action::KillLeftovers);
-            return Clearing::Killed(now + self.policy.kill_timeout);
+            return Clearing::Killed(self.leftovers_until(now, request));
         }
         actions.push(Action::AbandonLeftovers);
         Clearing::Abandoned

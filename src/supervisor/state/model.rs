@@ -39,6 +39,8 @@ pub enum Action {
     ShutDownHost,
     /// Run `host.rebootCommand`.
     RebootHost,
+    /// Remove the cached run: what comes after the boot registers anew.
+    ForgetRun,
     /// Leave the mark that keeps a worker from being started after the reboot.
     MarkHeld,
     /// Tell the log.
@@ -96,12 +98,46 @@ pub struct Request {
     pub cause: Cause,
     /// An operator asked for a drain at some point: after the worker's own reboot nothing is to start.
     pub hold: bool,
+    /// Until when it must be over, where the machine's time is limited.
+    pub limit: Option<Limit>,
+}
+
+/// The last moments for the rungs of the stop ladder, on a machine that is taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// SIGTERM is sent then at the latest.
+    pub terminate: Moment,
+    /// SIGKILL is sent then at the latest.
+    pub kill: Moment,
+}
+
+/// What is kept of a machine's last time for what follows the worker's end: removing it.
+const AFTER_THE_WORKER: Duration = Duration::from_secs(5);
+
+/// A deadline nearer than this, or past, is more likely to be a wrong clock than the truth.
+const SHORTEST: Duration = Duration::from_secs(10);
+
+impl Limit {
+    /// For a machine that has this time left.
+    pub(super) fn within(now: Moment, left: Duration, kill_timeout: Duration) -> Self {
+        let left = left.max(SHORTEST);
+        let worker = left.saturating_sub(AFTER_THE_WORKER.min(left / 3));
+        let kill = now + worker;
+        Self { terminate: kill.saturating_sub(kill_timeout.min(worker / 2)), kill }
+    }
+
+    fn earlier(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        match (one, other) {
+            (Some(one), Some(other)) => Some(if one.kill <= other.kill { one } else { other }),
+            (one, other) => one.or(other),
+        }
+    }
 }
 
 impl Request {
     pub(super) fn new(strength: Strength, cause: Cause) -> Self {
         let hold = strength == Strength::Drain && cause == Cause::Operator;
-        Self { strength, cause, hold }
+        Self { strength, cause, hold, limit: None }
     }
 
     /// Both requests as one: the stronger strength, the cause that counts more.
@@ -110,6 +146,7 @@ impl Request {
             strength: self.strength.max(other.strength),
             cause: self.cause.max(other.cause),
             hold: self.hold || other.hold,
+            limit: Limit::earlier(self.limit, other.limit),
         }
     }
 }

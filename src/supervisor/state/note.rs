@@ -27,6 +27,8 @@ pub enum Note {
         /// How long no task ran.
         idle: Duration,
     },
+    /// A drain becomes a stop: the machine is taken away before long.
+    DeadlineNear,
     /// A drain becomes a stop: it took too long.
     DrainTooLong {
         /// How long.

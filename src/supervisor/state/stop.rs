@@ -8,12 +8,14 @@
 //! kill:  Killed
 //! ```
 //!
+//! On a machine that is taken away at a known time each rung is climbed early enough for SIGKILL to come before it.
+//!
 //! A drain never signals: to generic-worker SIGTERM means "abort the tasks". Where SIGTERM stands for the message, it has
 //! the message's time.
 
 use std::time::Duration;
 
-use super::{Action, Hello, Machine, Moment, Note, Policy, Request, State, Worker, judge};
+use super::{Action, Hello, Limit, Machine, Moment, Note, Policy, Request, State, Worker, judge};
 use crate::event::{Cause, Outcome, Strength};
 
 /// How long a stop waits for the worker's hello.
@@ -51,7 +53,27 @@ impl Ladder {
     }
 
     /// When the next rung is due.
-    pub(super) fn deadline(self, worker: &Worker, strength: Strength, policy: &Policy) -> Moment {
+    pub(super) fn deadline(self, worker: &Worker, request: &Request, policy: &Policy) -> Moment {
+        let patient = self.patient_deadline(worker, request.strength, policy);
+        let limit = self.last_moment_of(request, policy);
+        limit.map_or(patient, |limit| patient.min(limit))
+    }
+
+    /// When the next rung must be taken on a machine whose time is limited.
+    fn last_moment(self, limit: Limit, strength: Strength, policy: &Policy) -> Option<Moment> {
+        match self {
+            Self::Killed(_) => None,
+            Self::Terminated { .. } => Some(limit.kill),
+            _ if strength == Strength::Drain => Some(limit.terminate.saturating_sub(policy.stop_timeout)),
+            Self::AwaitingHello(_) | Self::Unasked(_) | Self::Told { .. } => Some(limit.terminate),
+        }
+    }
+
+    fn last_moment_of(self, request: &Request, policy: &Policy) -> Option<Moment> {
+        self.last_moment(request.limit?, request.strength, policy)
+    }
+
+    fn patient_deadline(self, worker: &Worker, strength: Strength, policy: &Policy) -> Moment {
         match self {
             Self::Told { at, until } if strength == Strength::Drain => {
                 idle_deadline(at, worker, policy).map_or(until, |idle| idle.min(until))
@@ -96,7 +118,7 @@ impl Machine {
             State::Clearing(ended, earlier, mut clearing) => {
                 let joined = earlier.map_or(request, |earlier| earlier.join(request));
                 if request.strength == Strength::Kill && matches!(clearing, super::Clearing::Asked(_)) {
-                    clearing = self.clear_harder(now, clearing, actions);
+                    clearing = self.clear_harder(now, clearing, Some(joined), actions);
                 }
                 self.state = State::Clearing(ended, Some(joined), clearing);
             }
@@ -161,7 +183,10 @@ impl Machine {
                 return self.refresh(now, actions);
             }
             Ladder::Told { until, .. } | Ladder::Unasked(until) if drain => {
-                let note = if now < until {
+                let hurried = ladder.last_moment_of(&request, &self.policy).is_some_and(|last| now >= last);
+                let note = if hurried {
+                    Note::DeadlineNear
+                } else if now < until {
                     Note::DrainIdle { idle: self.policy.drain_idle_timeout }
                 } else {
                     Note::DrainTooLong { waited: self.policy.drain_timeout }
@@ -170,12 +195,16 @@ impl Machine {
                 let request = Request { strength: Strength::Stop, ..request };
                 return self.begin(now, worker, request, actions);
             }
-            Ladder::Told { .. } | Ladder::Unasked(_) => {
+            Ladder::Told { at, until } => {
+                actions.push(Action::Note(Note::StopTooLong { waited: now.min(until).saturating_sub(at) }));
+                terminate(now, self.policy.kill_timeout, actions)
+            }
+            Ladder::Unasked(_) => {
                 actions.push(Action::Note(Note::StopTooLong { waited: self.policy.stop_timeout }));
                 terminate(now, self.policy.kill_timeout, actions)
             }
             Ladder::Terminated { at, until } => {
-                actions.push(Action::Note(Note::TermTooLong { waited: until.saturating_sub(at) }));
+                actions.push(Action::Note(Note::TermTooLong { waited: now.min(until).saturating_sub(at) }));
                 self.kill(now, actions)
             }
             Ladder::Killed(_) => {

@@ -16,6 +16,8 @@ pub(super) const POWER_TWICE: Broken = "the host is shut down once, and only whe
 pub(super) const RESTART_AFTER_STOP: Broken = "no worker is started after an operator's request";
 pub(super) const TOO_MANY_RESTARTS: Broken = "restarts after crashes are bounded";
 pub(super) const DEADLINE_SPINS: Broken = "a deadline that was answered does not come again at once";
+pub(super) const STARTED_ON_A_DYING_MACHINE: Broken = "no worker is started after an interruption notice";
+pub(super) const LATE: Broken = "SIGKILL comes before the machine's end";
 pub(super) const STALE: Broken = "a worker that can be told has the newest credentials, each told once";
 
 /// Follows one machine.
@@ -34,6 +36,10 @@ pub(super) struct Checker {
     credentials: Generations,
     /// The present worker was asked to end for the sake of new credentials: however it does, that is no crash.
     ends_for_credentials: bool,
+    /// The cloud has given notice.
+    taken_away: bool,
+    /// When the machine is gone.
+    latest: Option<Moment>,
 }
 
 /// How often the credentials had been renewed when …
@@ -62,6 +68,8 @@ impl Checker {
             ended: None,
             credentials: Generations::default(),
             ends_for_credentials: false,
+            taken_away: false,
+            latest: None,
         }
     }
 
@@ -71,7 +79,7 @@ impl Checker {
         world: &World,
         event: Event,
         actions: &[Action],
-        state: &State,
+        (state, next): (&State, Option<Moment>),
     ) -> Result<(), Broken> {
         if let Some(ended) = &self.ended {
             return if actions.is_empty() && state == ended { Ok(()) } else { Err(AFTER_END) };
@@ -102,7 +110,16 @@ impl Checker {
             }
             self.ended = Some(*state);
         }
+        self.check_in_time(world.now, state, next)?;
         Ok(())
+    }
+
+    /// A worker that lives on a machine with a last moment has its next rung before that, or has had SIGKILL.
+    fn check_in_time(&self, now: Moment, state: &State, next: Option<Moment>) -> Result<(), Broken> {
+        let (Some(latest), State::Stopping(_, _, ladder)) = (self.latest, state) else { return Ok(()) };
+        let killed = matches!(ladder, Ladder::Killed(_));
+        let in_time = next.is_some_and(|next| next <= latest.max(now));
+        if killed || in_time { Ok(()) } else { Err(LATE) }
     }
 
     /// A due deadline was answered: the next one must be later, sooner or later.
@@ -138,6 +155,20 @@ impl Checker {
                     self.first_drain.get_or_insert(now);
                 }
             }
+            Event::Interrupted { strength, within, .. } => {
+                self.taken_away = true;
+                self.strongest_asked = self.strongest_asked.max(Some(strength));
+                // A drain of a machine whose time is limited may end at any time.
+                if strength == Strength::Stop || within.is_some() {
+                    self.strongest_asked = self.strongest_asked.max(Some(Strength::Stop));
+                } else {
+                    self.first_drain.get_or_insert(now);
+                }
+                if let Some(within) = within {
+                    let latest = now + within.max(secs(10));
+                    self.latest = Some(self.latest.map_or(latest, |earlier| earlier.min(latest)));
+                }
+            }
             Event::Exited(exit) => {
                 if now.saturating_sub(self.started) > self.policy.restart_window {
                     self.crashes = 0;
@@ -168,6 +199,9 @@ impl Checker {
                 }
                 if self.operator {
                     return Err(RESTART_AFTER_STOP);
+                }
+                if self.taken_away {
+                    return Err(STARTED_ON_A_DYING_MACHINE);
                 }
                 if self.crashes > self.policy.max_restarts {
                     return Err(TOO_MANY_RESTARTS);

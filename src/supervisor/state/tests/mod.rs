@@ -455,3 +455,73 @@ fn credentials_that_run_out_do_not_end_the_wait_for_a_reboot() {
     driven.event(Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring });
     assert!(matches!(driven.machine.state(), State::AwaitingReboot { .. }));
 }
+
+fn interruption(strength: Strength, within: Option<u64>) -> Event {
+    let cause = Cause::Interruption { ends: true };
+    Event::Interrupted { strength, cause, within: within.map(secs) }
+}
+
+#[test]
+fn a_machine_with_half_a_minute_left_has_killed_its_worker_five_seconds_before() {
+    let mut driven = Driven::greeted(policy());
+    assert_eq!(driven.event(interruption(Strength::Stop, Some(30))), [TELL_STOP]);
+    assert_eq!(driven.deadline_in(secs(15)), [Action::Terminate]);
+    assert_eq!(driven.deadline_in(secs(10)), [Action::Kill]);
+    driven.event(Event::Exited(exit(ExitClass::Crash)));
+    driven.event(Event::Settled { in_place: true });
+    assert_eq!(driven.outcome(), Some(Outcome::Interrupted { ends: true }));
+}
+
+#[test]
+fn a_notice_is_acted_on_once_and_an_earlier_deadline_counts() {
+    let mut driven = Driven::greeted(policy());
+    assert_eq!(driven.event(interruption(Strength::Stop, Some(300))), [TELL_STOP]);
+    assert_eq!(driven.event(interruption(Strength::Stop, Some(300))), []);
+    assert_eq!(driven.machine.deadline(), Some(secs(50)));
+    assert_eq!(driven.event(interruption(Strength::Stop, Some(30))), []);
+    assert_eq!(driven.deadline_in(secs(15)), [Action::Terminate]);
+}
+
+#[test]
+fn a_drain_before_a_far_deadline_becomes_a_stop_in_time_for_its_ladder() {
+    let mut driven = Driven::greeted(policy());
+    assert_eq!(driven.event(interruption(Strength::Drain, Some(1000))), [TELL_DRAIN]);
+    // 5 s for the removal, 10 s for SIGTERM, 50 s for the message.
+    assert_eq!(driven.deadline_in(secs(935)), [TELL_STOP]);
+    assert_eq!(driven.deadline_in(secs(50)), [Action::Terminate]);
+    assert_eq!(driven.deadline_in(secs(10)), [Action::Kill]);
+}
+
+#[test]
+fn a_notice_before_the_hello_is_kept_and_sent_right_after_it() {
+    let mut driven = Driven::running(policy());
+    assert_eq!(driven.event(interruption(Strength::Stop, Some(120))), []);
+    assert_eq!(driven.after(secs(3), hello(true)), [TELL_STOP]);
+}
+
+#[test]
+fn a_notice_before_the_start_starts_nothing() {
+    let mut driven = Driven::new(policy());
+    assert_eq!(driven.event(interruption(Strength::Stop, Some(120))), []);
+    assert_eq!(driven.outcome(), Some(Outcome::Interrupted { ends: true }));
+}
+
+#[test]
+fn a_deadline_that_has_passed_by_the_hosts_clock_leaves_the_worker_a_few_seconds() {
+    let mut driven = Driven::greeted(policy());
+    assert_eq!(driven.event(interruption(Strength::Stop, Some(0))), [TELL_STOP]);
+    assert!(driven.machine.deadline().is_some_and(|deadline| deadline > secs(3) && deadline < secs(10)));
+}
+
+#[test]
+fn a_notice_during_a_drain_strengthens_it_and_sigterm_during_a_redeploy_is_the_operators() {
+    let mut driven = Driven::greeted(policy());
+    assert_eq!(
+        driven.event(Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy }),
+        [TELL_DRAIN]
+    );
+    assert_eq!(driven.event(interruption(Strength::Stop, None)), [TELL_STOP]);
+    assert_eq!(driven.after(secs(2), Event::Terminate), []);
+    driven.exits(secs(1), ExitClass::Done, true);
+    assert_eq!(driven.outcome(), Some(Outcome::Stopped));
+}

@@ -1,4 +1,4 @@
-//! The table cause × exit of a host that is not dynamic, every cell.
+//! The table cause × exit, every cell: what the supervisor makes of it. (What that means for the machine is `keep`'s.)
 
 use super::*;
 
@@ -189,4 +189,75 @@ fn a_restart_after_a_reboot_exit_counts_as_a_crash_when_the_run_was_short() {
     assert_eq!(driven.outcome(), Some(Outcome::GaveUp));
     let mut driven = Driven::greeted(policy);
     assert_eq!(driven.exits(secs(30), ExitClass::Reboot, true), [Action::Prepare]);
+}
+
+#[test]
+fn an_interruption_counts_more_than_any_exit() {
+    for (cause, ends) in [
+        (Cause::Interruption { ends: true }, true),
+        (Cause::Interruption { ends: false }, false),
+        (Cause::Rebalance, true),
+    ] {
+        for class in CLASSES {
+            for dynamic in [true, false] {
+                let event = Event::Interrupted { strength: Strength::Drain, cause, within: None };
+                let then = after_exit(Policy { dynamic, ..policy() }, Some(event), class, true);
+                assert_eq!(then, Then::Ends(Outcome::Interrupted { ends }), "{cause:?} {class:?}");
+            }
+        }
+    }
+}
+
+const REDEPLOY: Event = Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy };
+
+#[test]
+fn a_redeploy_makes_way_whatever_the_exit() {
+    for class in CLASSES {
+        for in_place in [true, false] {
+            let redeploy = Then::Ends(Outcome::Redeploy { in_place });
+            let dynamic = Policy { dynamic: true, ..policy() };
+            assert_eq!(after_exit(dynamic, Some(REDEPLOY), class, in_place), redeploy, "{class:?}");
+            if class != ExitClass::Reboot {
+                assert_eq!(after_exit(policy(), Some(REDEPLOY), class, in_place), redeploy, "{class:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_redeploy_that_ends_in_a_reboot_forgets_the_run_and_then_does_as_on_reboot_says() {
+    use RebootPolicy::{Exit, Reboot, Restart, RestartIfPossible, Wait};
+    let ends = |outcome| State::Ended(outcome);
+    let awaits = State::AwaitingReboot { in_place: true, until: secs(360) };
+    for (on_reboot, actions, state) in [
+        (Wait, vec![Action::ForgetRun], awaits),
+        (Reboot, vec![Action::ForgetRun, Action::RebootHost], awaits),
+        (Exit, vec![Action::ForgetRun], ends(Outcome::NeedsReboot)),
+        (Restart, vec![], ends(Outcome::Redeploy { in_place: true })),
+        (RestartIfPossible, vec![], ends(Outcome::Redeploy { in_place: true })),
+    ] {
+        let mut driven = Driven::greeted(Policy { on_reboot, ..policy() });
+        driven.event(REDEPLOY);
+        assert_eq!(driven.exits(secs(60), ExitClass::Reboot, true), actions, "{on_reboot:?}");
+        assert_eq!(*driven.machine.state(), state, "{on_reboot:?}");
+    }
+}
+
+#[test]
+fn on_a_machine_that_goes_with_its_worker_nothing_is_started_again_but_after_a_crash_in_place() {
+    use ExitClass::{BadConfiguration, Crash, Done, Idle};
+    let done = Then::Ends(Outcome::Done);
+    let gave_up = Then::Ends(Outcome::GaveUp);
+    for (class, restart, in_place, expected) in [
+        (Done, Restart::Always, true, done),
+        (Idle, Restart::Always, true, done),
+        (Done, Restart::OnFailure, true, done),
+        (BadConfiguration, Restart::OnFailure, true, gave_up),
+        (Crash, Restart::OnFailure, true, Then::BacksOff),
+        (Crash, Restart::OnFailure, false, gave_up),
+        (Crash, Restart::Never, true, gave_up),
+    ] {
+        let policy = Policy { restart, dynamic: true, ..policy() };
+        assert_eq!(after_exit(policy, None, class, in_place), expected, "{class:?} {restart:?} {in_place}");
+    }
 }

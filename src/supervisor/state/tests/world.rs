@@ -94,7 +94,7 @@ impl World {
         {
             return event;
         }
-        match random.below(18) {
+        match random.below(20) {
             0..=3 if self.calm => Event::Deadline,
             0 => Event::Terminate,
             1 => Event::Asked { strength: Strength::Drain, cause: Cause::Operator },
@@ -110,8 +110,21 @@ impl World {
             12 => Event::Deadline,
             13 => Event::Renewed,
             14 if random.chance(3) => Event::OldCredentialsEnd,
+            15 if random.chance(2) && !self.calm => Self::notice(random),
+            16 if random.chance(2) && !self.calm => {
+                Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy }
+            }
             _ => self.progress(random).unwrap_or(Event::TaskFinished),
         }
+    }
+
+    fn notice(random: &mut Random) -> Event {
+        let within = random.one_of(&[None, Some(0), Some(5), Some(30), Some(120), Some(4000)]).map(secs);
+        if random.chance(4) {
+            return Event::Interrupted { strength: Strength::Drain, cause: Cause::Rebalance, within: None };
+        }
+        let strength = random.one_of(&[Strength::Drain, Strength::Stop]);
+        Event::Interrupted { strength, cause: Cause::Interruption { ends: random.chance(2) }, within }
     }
 
     /// What is under way comes to its end.

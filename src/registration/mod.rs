@@ -1,4 +1,4 @@
-//! A worker's registration with worker-manager: made once, and renewed.
+//! A worker's registration with worker-manager: made once, renewed, and ended.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,8 @@ use tracing::{info, warn};
 use crate::credentials::Credentials;
 use crate::run::WorkerIdentity;
 use crate::taskcluster::{CallError, Client, Effort, RegisterWorker, Registered, WorkerName};
+
+pub mod removal;
 
 /// Who registers, and with what.
 #[derive(Clone)]

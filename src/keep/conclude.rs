@@ -1,0 +1,76 @@
+//! What the end of a supervised run means for its machine: cause × exit has become an outcome; here it has consequences.
+
+use crate::event::Outcome;
+
+/// What is to be done once no worker runs any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conclusion {
+    /// The runner ends; the registration stays, the worker may be started again.
+    End,
+    /// The machine leaves worker-manager and goes away.
+    Remove,
+    /// The same, after `host.startFailureDelay`: what keeps a pool's workers from running must not become a storm of
+    /// boots and removals.
+    RemoveLater,
+    /// The worker registers anew, for as long as it takes, and is started again.
+    RegisterAnew,
+    /// The worker registers anew; when that has succeeded it is started with what has come of it, else as it was.
+    Redeploy {
+        /// Whether it can be started again without a boot between.
+        in_place: bool,
+    },
+}
+
+/// The table of lifecycle.md. `dynamic`: a cloud's machine, which is replaced. `registers`: the worker may register as
+/// often as it likes.
+pub fn conclusion(outcome: Outcome, dynamic: bool, registers: bool) -> Conclusion {
+    match outcome {
+        Outcome::Redeploy { in_place } if registers => Conclusion::Redeploy { in_place },
+        Outcome::CredentialsExpired if registers => Conclusion::RegisterAnew,
+        // A removed machine is removed; a host that waits for a boot, or was told to stop, is not.
+        Outcome::Stopped
+        | Outcome::Held
+        | Outcome::Removed
+        | Outcome::NeedsReboot
+        | Outcome::RunnerFailed
+        | Outcome::Interrupted { ends: false } => Conclusion::End,
+        _ if !dynamic => Conclusion::End,
+        Outcome::Done
+        | Outcome::Interrupted { ends: true }
+        | Outcome::Redeploy { .. }
+        | Outcome::CredentialsExpired => Conclusion::Remove,
+        Outcome::StartFailed | Outcome::GaveUp => Conclusion::RemoveLater,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REDEPLOY: Outcome = Outcome::Redeploy { in_place: true };
+
+    #[test]
+    fn every_outcome_has_its_consequence_on_every_kind_of_host() {
+        use Conclusion::{End, RegisterAnew, Remove, RemoveLater};
+        let redeploy = Conclusion::Redeploy { in_place: true };
+        // Outcome, on a cloud's machine, static, standalone.
+        for (outcome, cloud, fixed, standalone) in [
+            (Outcome::Done, Remove, End, End),
+            (Outcome::Stopped, End, End, End),
+            (Outcome::Held, End, End, End),
+            (Outcome::Removed, End, End, End),
+            (Outcome::StartFailed, RemoveLater, End, End),
+            (Outcome::GaveUp, RemoveLater, End, End),
+            (Outcome::CredentialsExpired, Remove, RegisterAnew, End),
+            (Outcome::Interrupted { ends: true }, Remove, End, End),
+            (Outcome::Interrupted { ends: false }, End, End, End),
+            (REDEPLOY, Remove, redeploy, End),
+            (Outcome::RunnerFailed, End, End, End),
+            (Outcome::NeedsReboot, End, End, End),
+        ] {
+            assert_eq!(conclusion(outcome, true, false), cloud, "{outcome:?}, cloud");
+            assert_eq!(conclusion(outcome, false, true), fixed, "{outcome:?}, static");
+            assert_eq!(conclusion(outcome, false, false), standalone, "{outcome:?}, standalone");
+        }
+    }
+}

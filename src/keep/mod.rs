@@ -1,0 +1,355 @@
+//! One worker's keeping, from one run to the next, in one process: prepare, supervise, conclude, again.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch as channel};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::config::{OnReboot, ProviderConfig, RunnerConfig};
+use crate::event::{Cause, Event, Outcome};
+use crate::host::power;
+use crate::output::Output;
+use crate::prepare::{FailureKind, PrepareError, Prepared, Preparer, Ready};
+use crate::protocol::capabilities::{Capabilities, Capability};
+use crate::provider::interruption;
+use crate::registration::Registrar;
+use crate::registration::removal::{Current, Left, Removal, Whole};
+use crate::run::cache::CachedRun;
+use crate::supervisor::{self, Job};
+use crate::watch::credentials::Renewal;
+use crate::watch::interruption::Interruptions;
+use crate::watch::{expiry, reports};
+use crate::worker::{self, Launch, LaunchSpec};
+
+mod conclude;
+mod siblings;
+
+pub use conclude::{Conclusion, conclusion};
+pub(crate) use siblings::Siblings;
+
+/// Reports that wait for worker-manager; more are not sent.
+const WAITING_REPORTS: usize = 16;
+
+/// How long each step of registering anew for a new deployment is tried, before the worker goes on as it was.
+const REDEPLOY_TIME: Duration = Duration::from_secs(60);
+
+/// One worker's keeping.
+pub struct Keeping<'a> {
+    /// The runner configuration.
+    pub config: Arc<RunnerConfig>,
+    /// What makes runs.
+    pub preparer: Preparer,
+    /// Where a drain is noted that a reboot follows.
+    pub held_mark: Option<PathBuf>,
+    /// Where the worker's output goes.
+    pub output: &'a Output,
+    /// For siblings.
+    pub sender: mpsc::Sender<Event>,
+}
+
+/// A run that has been supervised.
+struct Supervised {
+    outcome: Outcome,
+    /// The run, with its newest credentials.
+    current: Current,
+    registrar: Option<Registrar>,
+    /// How this machine leaves worker-manager; `None`: it is not one that does.
+    removal: Option<Removal>,
+}
+
+impl Keeping<'_> {
+    /// Keeps the worker until it needs no more keeping. `events` has what siblings send.
+    ///
+    /// # Errors
+    ///
+    /// There is no run, or no worker can be made of it.
+    pub async fn keep(&mut self, events: &mut mpsc::Receiver<Event>) -> Result<Outcome, PrepareError> {
+        let mut prepared = match self.prepare(events).await? {
+            Ok(prepared) => prepared,
+            Err(outcome) => return Ok(outcome),
+        };
+        loop {
+            let run = self.supervise(prepared, events).await?;
+            let registers = matches!(self.config.provider, ProviderConfig::Static(_));
+            prepared = match conclusion(run.outcome, self.config.provider.is_dynamic(), registers) {
+                Conclusion::End => return Ok(run.outcome),
+                Conclusion::Remove => {
+                    self.remove(run.removal.as_ref(), &run.outcome.to_string()).await;
+                    return Ok(run.outcome);
+                }
+                Conclusion::RemoveLater => {
+                    self.remove_later(run.removal.as_ref(), &run.outcome.to_string(), events).await;
+                    return Ok(run.outcome);
+                }
+                Conclusion::RegisterAnew => {
+                    info!("the worker's credentials have run out: registering anew");
+                    match self.prepare(events).await? {
+                        Ok(prepared) => prepared,
+                        Err(outcome) => return Ok(outcome),
+                    }
+                }
+                Conclusion::Redeploy { in_place } => match self.redeploy(run, events).await {
+                    None => return Ok(Outcome::Stopped),
+                    Some(_) if !in_place => return Ok(self.boot_for_the_deployment(events).await),
+                    Some(prepared) => prepared,
+                },
+            };
+        }
+    }
+
+    /// A run, or how it ended without one.
+    async fn prepare(
+        &mut self,
+        events: &mut mpsc::Receiver<Event>,
+    ) -> Result<Result<Prepared, Outcome>, PrepareError> {
+        let ready = tokio::select! {
+            biased;
+            () = asked_to_end(events) => return Ok(Err(Outcome::Stopped)),
+            ready = self.preparer.prepare() => ready,
+        };
+        match ready {
+            Ok(Ready::Run(prepared)) => Ok(Ok(*prepared)),
+            Ok(Ready::Removed(removed)) => {
+                warn!(
+                    at = %removed.at, reason = removed.reason,
+                    "this worker was removed from worker-manager: it is not started again on this machine"
+                );
+                Ok(Err(Outcome::Removed))
+            }
+            Err(cause) => {
+                self.start_failed(&cause, events).await;
+                Err(cause)
+            }
+        }
+    }
+
+    /// A cloud's machine that cannot start is of no use to anybody; but only where the start has come as far as to know
+    /// whose machine it is, and where it is not the runner configuration that is wrong.
+    async fn start_failed(&mut self, cause: &PrepareError, events: &mut mpsc::Receiver<Event>) {
+        let about_the_machine = match cause.kind() {
+            FailureKind::Configuration | FailureKind::Permissions => false,
+            FailureKind::Unreachable | FailureKind::Refused | FailureKind::Other => {
+                !matches!(cause, PrepareError::Locked(_))
+            }
+        };
+        if !about_the_machine || !self.config.provider.is_dynamic() || !self.preparer.identified() {
+            return;
+        }
+        error!(error = %cause, "the worker cannot start");
+        let registered = self.preparer.registered();
+        let removal =
+            registered.map(|(registrar, cached)| self.removal(Some(registrar), Arc::new(Mutex::new(cached))));
+        self.remove_later(removal.as_ref(), "the worker could not start", events).await;
+    }
+
+    /// Registers first; what has come of that takes the place of the old run, or the old run goes on. `None`: asked to
+    /// stop.
+    async fn redeploy(&mut self, run: Supervised, events: &mut mpsc::Receiver<Event>) -> Option<Prepared> {
+        let anew = tokio::select! {
+            biased;
+            () = asked_to_end(events) => return None,
+            anew = self.preparer.prepare_anew(REDEPLOY_TIME) => anew,
+        };
+        Some(anew.unwrap_or_else(|cause| {
+            warn!(error = %cause, "cannot register for the new deployment: the worker goes on with the old one until the next poll");
+            let cached = run.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            Prepared { cached, registrar: run.registrar }
+        }))
+    }
+
+    /// The new run is cached; the worker cannot be started with it before a boot.
+    async fn boot_for_the_deployment(&self, events: &mut mpsc::Receiver<Event>) -> Outcome {
+        error!(
+            "the worker cannot be started with the new deployment without a reboot (worker.restartInPlace says otherwise where that is wrong)"
+        );
+        if self.config.supervision.on_reboot != OnReboot::Reboot {
+            return Outcome::NeedsReboot;
+        }
+        run_host_command("reboot", &self.config.host.reboot_command).await;
+        match tokio::time::timeout(self.config.supervision.reboot_timeout, asked_to_end(events)).await {
+            Ok(()) => Outcome::Stopped,
+            Err(_) => Outcome::NeedsReboot,
+        }
+    }
+
+    /// Keeps the worker of one run, with the siblings that the run needs.
+    async fn supervise(
+        &self,
+        prepared: Prepared,
+        events: &mut mpsc::Receiver<Event>,
+    ) -> Result<Supervised, PrepareError> {
+        let Prepared { cached, registrar } = prepared;
+        let identity = cached.run.identity.clone();
+        let expires = cached.run.credentials.expires;
+        let launch = worker::launch(&cached.run, &self.config.worker)?;
+        let current: Current = Arc::new(Mutex::new(cached));
+        let dynamic = self.config.provider.is_dynamic();
+        let removal = dynamic.then(|| self.removal(registrar.clone(), current.clone()));
+        let mut supervised = Supervised { outcome: Outcome::Done, current, registrar, removal };
+        let Launch::Start(spec) = launch else { return Ok(supervised) };
+        let siblings = Siblings::new(self.sender.clone());
+        let (launches, newest) = channel::channel(*spec);
+        let (reports, told) = mpsc::channel(WAITING_REPORTS);
+        let reporting = supervised.registrar.clone().map(|registrar| {
+            let secrets = self.preparer.secrets.clone();
+            tokio::spawn(reports::send(registrar, told, newest.clone(), secrets))
+        });
+        let job = Job {
+            launches: newest,
+            supervision: self.config.supervision.clone(),
+            host: self.config.host.clone(),
+            offered: offered(reporting.is_some()),
+            keeper: self.preparer.keeper.clone(),
+            removal: supervised.removal.clone(),
+            reports: reporting.is_some().then_some(reports),
+            held_mark: self.held_mark.clone(),
+        };
+        if let Some(registrar) = supervised.registrar.clone() {
+            siblings.spawn("credentials", self.renewal(registrar, &supervised.current, launches).keep());
+        } else if let Some(expires) = expires {
+            self.watch_expiry(expires, &siblings);
+        }
+        let gone = CancellationToken::new();
+        let watching = self.watch_interruptions(&identity, &gone)?;
+        supervised.outcome = supervisor::supervise(job, self.output, events).await;
+        gone.cancel();
+        for task in [watching, reporting].into_iter().flatten() {
+            or_asked_to_end(task, events).await;
+        }
+        Ok(supervised)
+    }
+
+    fn renewal(
+        &self,
+        registrar: Registrar,
+        current: &Current,
+        launches: channel::Sender<LaunchSpec>,
+    ) -> Renewal {
+        Renewal {
+            registrar,
+            may_register_again: !self.config.provider.is_dynamic(),
+            current: current.clone(),
+            settings: self.config.worker.clone(),
+            keeper: self.preparer.keeper.clone(),
+            clock: self.preparer.clock.clone(),
+            secrets: self.preparer.secrets.clone(),
+            launches,
+            events: self.sender.clone(),
+        }
+    }
+
+    fn watch_expiry(&self, expires: jiff::Timestamp, siblings: &Siblings) {
+        let clock = self.preparer.clock.clone();
+        // Credentials that have expired already do not come this far.
+        let Some(schedule) = expiry::Schedule::new(clock.now(), expires) else { return };
+        warn!(%expires, drain = %schedule.drain, stop = %schedule.stop, "the credentials expire, and this provider cannot renew them");
+        siblings.spawn("credentials", expiry::watch(schedule, clock, self.sender.clone()));
+    }
+
+    fn watch_interruptions(
+        &self,
+        identity: &crate::run::WorkerIdentity,
+        gone: &CancellationToken,
+    ) -> Result<Option<JoinHandle<()>>, PrepareError> {
+        let provider = &self.config.provider;
+        let Some(watcher) = interruption::watcher(provider, &self.preparer.metadata, identity)? else {
+            return Ok(None);
+        };
+        let interruptions = Interruptions {
+            watcher,
+            finish_tasks_if_over: provider.cloud().and_then(|cloud| cloud.finish_tasks_if_deadline_over),
+            clock: self.preparer.clock.clone(),
+            events: self.sender.clone(),
+            gone: gone.clone(),
+        };
+        Ok(Some(tokio::spawn(interruptions.watch())))
+    }
+
+    fn removal(&self, registrar: Option<Registrar>, current: Current) -> Removal {
+        let settings = self.config.worker.clone();
+        let whole: Whole = Arc::new(move |cached: &CachedRun| {
+            // What could be made at the start can be made again.
+            worker::final_config(&cached.run, &settings)
+                .map(|whole| whole.object().clone())
+                .unwrap_or_default()
+        });
+        Removal::new(registrar, current, whole, self.preparer.keeper.clone(), self.preparer.clock.clone())
+    }
+
+    /// The machine leaves worker-manager, or is shut down.
+    async fn remove(&self, removal: Option<&Removal>, reason: &str) {
+        let left = match removal {
+            Some(removal) => removal.remove(reason).await,
+            None => Left::Nothing,
+        };
+        if left == Left::Nothing {
+            run_host_command("shutdown", &self.config.host.shutdown_command).await;
+        }
+    }
+
+    /// The same, when a person has had the time to look. A stop ends the wait, and the machine stays.
+    async fn remove_later(
+        &self,
+        removal: Option<&Removal>,
+        reason: &str,
+        events: &mut mpsc::Receiver<Event>,
+    ) {
+        let host = &self.config.host;
+        if !host.shutdown_on_start_failure {
+            warn!("this machine stays, for host.shutdownOnStartFailure is false");
+            return;
+        }
+        let delay = host.start_failure_delay;
+        if !delay.is_zero() {
+            warn!(
+                delay = %humantime::format_duration(delay),
+                "this machine is removed after host.startFailureDelay; stop start-worker to keep it"
+            );
+        }
+        tokio::select! {
+            biased;
+            () = asked_to_end(events) => info!("stopped: this machine is not removed"),
+            () = tokio::time::sleep(delay) => self.remove(removal, reason).await,
+        }
+    }
+}
+
+async fn run_host_command(what: &'static str, command: &[String]) {
+    info!(what, command = %command.join(" "), "running the host command");
+    let ended = match power::start(command) {
+        Ok(running) => running.end().await,
+        Err(cause) => Err(cause),
+    };
+    if let Err(cause) = ended {
+        error!(what, error = %cause, "the host command failed");
+    }
+}
+
+/// Waits for a request to end, where no worker runs that it could be made of.
+pub(crate) async fn asked_to_end(events: &mut mpsc::Receiver<Event>) {
+    while let Some(event) = events.recv().await {
+        if matches!(event, Event::Terminate | Event::Asked { cause: Cause::Operator, .. }) {
+            return;
+        }
+    }
+}
+
+/// Waits for a task that ends by itself, unless somebody is in a hurry.
+async fn or_asked_to_end(mut task: JoinHandle<()>, events: &mut mpsc::Receiver<Event>) {
+    tokio::select! {
+        biased;
+        () = asked_to_end(events) => task.abort(),
+        _ = &mut task => {}
+    }
+}
+
+/// What the runner can do with a worker. `renewing`: its credentials are renewed.
+fn offered(renewing: bool) -> Capabilities {
+    use Capability::{ErrorReport, GracefulTermination, Log, NewCredentials, Shutdown};
+    let always = [ErrorReport, GracefulTermination, Log, Shutdown];
+    always.into_iter().chain(renewing.then_some(NewCredentials)).collect()
+}

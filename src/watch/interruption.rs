@@ -1,0 +1,70 @@
+//! The cloud's notices that the machine is taken away or interrupted, as events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::clock::Clock;
+use crate::event::{Cause, Event, Strength};
+use crate::provider::interruption::{Kind, Notice, Watcher};
+
+/// How long a cloud may take to hear that its machine is ready to go.
+const ACKNOWLEDGE: Duration = Duration::from_secs(5);
+
+/// What is done about notices.
+pub struct Interruptions {
+    /// Who asks the cloud.
+    pub watcher: Watcher,
+    /// A machine that has more time than this lets its tasks finish.
+    pub finish_tasks_if_over: Option<Duration>,
+    /// Tells the wall-clock time.
+    pub clock: Arc<dyn Clock>,
+    /// The way to the supervisor.
+    pub events: mpsc::Sender<Event>,
+    /// Cancelled once the worker is gone for good.
+    pub gone: CancellationToken,
+}
+
+impl Interruptions {
+    /// Watches until the worker is gone; then tells the cloud, where it wants to know.
+    pub async fn watch(mut self) {
+        loop {
+            let notice = tokio::select! {
+                biased;
+                () = self.gone.cancelled() => break,
+                notice = self.watcher.next() => notice,
+            };
+            let event = self.event(&notice);
+            warn!(
+                source = notice.source,
+                action = notice.action,
+                ends = notice.ends,
+                deadline = notice.deadline.map_or_else(|| "unknown".to_owned(), |time| format!("{time:.0}")),
+                "the cloud gives notice"
+            );
+            if self.events.send(event).await.is_err() {
+                break;
+            }
+        }
+        // What the cloud makes of it is its own affair.
+        let _ = tokio::time::timeout(ACKNOWLEDGE, self.watcher.acknowledge()).await;
+    }
+
+    fn event(&self, notice: &Notice) -> Event {
+        let left = notice.deadline.map(|deadline| deadline.duration_since(self.clock.now()));
+        let within = left.map(|left| Duration::try_from(left).unwrap_or_default());
+        let finish = match (notice.kind, within, self.finish_tasks_if_over) {
+            (Kind::Rebalance, ..) => true,
+            (Kind::Interruption, Some(within), Some(limit)) => within > limit,
+            (Kind::Interruption, ..) => false,
+        };
+        let cause = match notice.kind {
+            Kind::Rebalance => Cause::Rebalance,
+            Kind::Interruption => Cause::Interruption { ends: notice.ends },
+        };
+        Event::Interrupted { strength: if finish { Strength::Drain } else { Strength::Stop }, cause, within }
+    }
+}
