@@ -144,6 +144,8 @@ pub enum Event {
     TaskFinished,
     /// The worker asks for its host to go away.
     ShutdownAsked,
+    /// The worker will exit, and asks for a reboot of its host after that.
+    RebootAsked,
     /// SIGTERM or SIGINT.
     Terminate,
     /// Somebody wants the worker to end.

@@ -349,7 +349,7 @@ async fn or_asked_to_end(mut task: JoinHandle<()>, events: &mut mpsc::Receiver<E
 
 /// What the runner can do with a worker. `renewing`: its credentials are renewed.
 fn offered(renewing: bool) -> Capabilities {
-    use Capability::{ErrorReport, GracefulTermination, Log, NewCredentials, Shutdown};
-    let always = [ErrorReport, GracefulTermination, Log, Shutdown];
+    use Capability::{ErrorReport, GracefulTermination, Log, NewCredentials, Reboot, Shutdown};
+    let always = [ErrorReport, GracefulTermination, Log, Reboot, Shutdown];
     always.into_iter().chain(renewing.then_some(NewCredentials)).collect()
 }

@@ -68,6 +68,7 @@ impl Speaker {
             "log" => Capability::Log,
             "hello" => return self.hello(message),
             "error-report" => Capability::ErrorReport,
+            "reboot" => Capability::Reboot,
             "shutdown" => Capability::Shutdown,
             other => return debug!(kind = other, "worker sent a message of an unknown type: ignored"),
         };
@@ -92,6 +93,13 @@ impl Speaker {
                 Ok(report) => self.tell(WorkerEvent::Message(FromWorker::ErrorReport(report))),
                 Err(malformed) => malformed_message(&malformed, line),
             },
+            Capability::Reboot => {
+                let reason = message.reboot().unwrap_or_else(|malformed| {
+                    malformed_message(&malformed, line);
+                    None
+                });
+                self.tell(WorkerEvent::Message(FromWorker::Reboot { reason }));
+            }
             _ => self.tell(WorkerEvent::Message(FromWorker::Shutdown)),
         }
     }

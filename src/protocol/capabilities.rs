@@ -14,14 +14,22 @@ pub enum Capability {
     Log,
     /// The runner hands new credentials to the worker.
     NewCredentials,
+    /// The worker asks for a reboot of its host after its exit. An extension: workers that do not know it do not see it.
+    Reboot,
     /// The worker asks for its host to be shut down.
     Shutdown,
 }
 
 impl Capability {
     /// All of them, sorted by their wire names.
-    pub const ALL: [Self; 5] =
-        [Self::ErrorReport, Self::GracefulTermination, Self::Log, Self::NewCredentials, Self::Shutdown];
+    pub const ALL: [Self; 6] = [
+        Self::ErrorReport,
+        Self::GracefulTermination,
+        Self::Log,
+        Self::NewCredentials,
+        Self::Reboot,
+        Self::Shutdown,
+    ];
 
     /// Its name in `welcome` and `hello`.
     pub const fn name(self) -> &'static str {
@@ -30,6 +38,7 @@ impl Capability {
             Self::GracefulTermination => "graceful-termination",
             Self::Log => "log",
             Self::NewCredentials => "new-credentials",
+            Self::Reboot => "reboot",
             Self::Shutdown => "shutdown",
         }
     }

@@ -73,6 +73,11 @@ pub enum FromWorker {
     },
     /// Something went wrong that the pool's owners should know.
     ErrorReport(ErrorReport),
+    /// The worker will now exit, and asks for a reboot of its host after that.
+    Reboot {
+        /// Why, where it says so.
+        reason: Option<String>,
+    },
     /// The worker asks for its host to go away.
     Shutdown,
 }
@@ -160,6 +165,19 @@ impl<'a> RawMessage<'a> {
             description: self.string("description")?,
             extra,
         })
+    }
+
+    /// `reboot`: the reason, where there is one.
+    pub fn reboot(&self) -> Result<Option<String>, Malformed> {
+        match self.member("reason") {
+            None => Ok(None),
+            Some(raw) if raw.get() == "null" => Ok(None),
+            Some(raw) => {
+                let found = what_is(raw);
+                let wrong = Malformed { message: "reboot", field: "reason", found, expected: "a string" };
+                text(raw).map(|reason| Some(reason.into_owned())).ok_or(wrong)
+            }
+        }
     }
 
     /// `log`: the body, an object as it came.
@@ -306,6 +324,15 @@ mod tests {
         let line =
             format!(r#"~{{"type":"error-report","kind":"k","title":"t","description":"d","extra":{deep}}}"#);
         assert_eq!(parsed(&line).error_report().unwrap().extra, deep);
+    }
+
+    #[test]
+    fn a_reboot_may_have_a_reason() {
+        let reboot = |line: &str| parsed(line).reboot();
+        assert_eq!(reboot(r#"~{"type":"reboot","reason":"next user"}"#), Ok(Some("next user".to_owned())));
+        assert_eq!(reboot(r#"~{"type":"reboot"}"#), Ok(None));
+        let error = reboot(r#"~{"type":"reboot","reason":7}"#).unwrap_err().to_string();
+        assert_eq!(error, "reboot: reason is a number, expected a string");
     }
 
     #[test]

@@ -302,6 +302,11 @@ impl Supervisor<'_> {
                 self.reports.forward(report);
                 None
             }
+            FromWorker::Reboot { reason } => {
+                let reason = reason.unwrap_or_default();
+                info!(reason, "worker asks for a reboot of its host after its exit");
+                Some(Event::RebootAsked)
+            }
             FromWorker::Shutdown => Some(Event::ShutdownAsked),
         }
     }

@@ -32,7 +32,7 @@ impl Machine {
         in_place: bool,
         actions: &mut Vec<Action>,
     ) {
-        let reboots = ended.exit.class == ExitClass::Reboot;
+        let reboots = ended.wants_reboot();
         // Its host goes away already: all else comes too late.
         if ended.leaving && request.is_none_or(|request| request.cause < Cause::Rebalance) {
             self.state = State::Ended(Outcome::Done);
@@ -59,6 +59,9 @@ impl Machine {
             });
             return;
         }
+        if ended.reboots {
+            return self.reboot(now, ended, in_place, actions);
+        }
         match ended.exit.class {
             ExitClass::Done | ExitClass::Idle => self.done(now, ended, actions),
             ExitClass::Interrupted => {
@@ -82,7 +85,7 @@ impl Machine {
         in_place: bool,
         actions: &mut Vec<Action>,
     ) {
-        if ended.exit.class == ExitClass::Reboot {
+        if ended.wants_reboot() {
             self.reboot(now, ended, in_place, actions);
         } else if self.policy.dynamic {
             self.state = State::Ended(Outcome::Done);
@@ -99,7 +102,7 @@ impl Machine {
     fn redeploy_over_a_boot(&mut self, now: Moment, ended: Ended, in_place: bool, actions: &mut Vec<Action>) {
         let restarts =
             matches!(self.policy.on_reboot, RebootPolicy::Restart | RebootPolicy::RestartIfPossible);
-        if restarts && in_place {
+        if restarts && in_place && !ended.reboots {
             self.state = State::Ended(Outcome::Redeploy { in_place });
         } else {
             actions.push(Action::ForgetRun);
@@ -119,7 +122,9 @@ impl Machine {
     }
 
     fn reboot(&mut self, now: Moment, ended: Ended, in_place: bool, actions: &mut Vec<Action>) {
-        match self.policy.on_reboot {
+        // A worker that asks for it by message gets it from the runner, whatever `onReboot` says.
+        let policy = if ended.reboots { RebootPolicy::Reboot } else { self.policy.on_reboot };
+        match policy {
             RebootPolicy::Restart | RebootPolicy::RestartIfPossible if in_place => {
                 if ended.ran < SHORT_RUN {
                     return self.crashed(now, ended, in_place, actions);

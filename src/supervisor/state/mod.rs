@@ -136,6 +136,7 @@ impl Machine {
             Event::TaskStarted => self.count_task(now, |running| running.saturating_add(1)),
             Event::TaskFinished => self.count_task(now, |running| running.saturating_sub(1)),
             Event::ShutdownAsked => self.shutdown_asked(&mut actions),
+            Event::RebootAsked => self.reboot_asked(),
             Event::Terminate => self.terminate(now, &mut actions),
             Event::Asked { strength, cause } => {
                 self.asked(now, Request::new(strength, cause), &mut actions);
@@ -177,8 +178,15 @@ impl Machine {
     fn started(&mut self, now: Moment, pid: u32, actions: &mut Vec<Action>) {
         let State::Spawning(request) = self.state else { return };
         let hello = Hello::Awaited(now + self.policy.hello_timeout);
-        let worker =
-            Worker { pid, since: now, hello, tasks: None, leaving: false, credentials: self.written };
+        let worker = Worker {
+            pid,
+            since: now,
+            hello,
+            tasks: None,
+            leaving: false,
+            reboots: false,
+            credentials: self.written,
+        };
         self.state = State::Running(worker);
         if let Some(request) = request {
             self.begin(now, worker, request, actions);
@@ -257,6 +265,15 @@ impl Machine {
         }
     }
 
+    fn reboot_asked(&mut self) {
+        match &mut self.state {
+            State::Running(worker) | State::Stopping(worker, ..) => worker.reboots = true,
+            // Its last words may be read after its exit.
+            State::Clearing(ended, ..) => ended.reboots = true,
+            _ => {}
+        }
+    }
+
     fn terminate(&mut self, now: Moment, actions: &mut Vec<Action>) {
         let strength = match self.terminated {
             None => Strength::Stop,
@@ -273,7 +290,12 @@ impl Machine {
             State::Stopping(worker, request, _) => (worker, Some(request)),
             _ => return,
         };
-        let ended = Ended { exit, ran: now.saturating_sub(worker.since), leaving: worker.leaving };
+        let ended = Ended {
+            exit,
+            ran: now.saturating_sub(worker.since),
+            leaving: worker.leaving,
+            reboots: worker.reboots,
+        };
         actions.push(Action::Note(Note::Exited { exit, ran: ended.ran, expected: request.is_some() }));
         let until = self.leftovers_until(now, request);
         let killed = request.is_some_and(|request| request.strength == Strength::Kill);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Ladder, Moment, Note};
 #[cfg(doc)]
 use crate::event::Event;
-use crate::event::{Cause, Exit, Outcome, Strength};
+use crate::event::{Cause, Exit, ExitClass, Outcome, Strength};
 
 /// What the supervisor is to do. Each is performed at once, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub struct Worker {
     pub tasks: Option<Tasks>,
     /// It asked for its host to go away, and that is being done: its exit adds nothing.
     pub leaving: bool,
+    /// It asked for a reboot of its host after its exit, by the runner.
+    pub reboots: bool,
     /// Which credentials it has: how often they had been renewed.
     pub credentials: u32,
 }
@@ -160,6 +162,15 @@ pub struct Ended {
     pub ran: Duration,
     /// It had asked for its host to go away.
     pub leaving: bool,
+    /// It had asked for a reboot of its host, by the runner, whatever its exit.
+    pub reboots: bool,
+}
+
+impl Ended {
+    /// Whether the host is to reboot before the worker goes on.
+    pub(super) fn wants_reboot(&self) -> bool {
+        self.reboots || self.exit.class == ExitClass::Reboot
+    }
 }
 
 /// How far the end of a worker's leftovers has come.

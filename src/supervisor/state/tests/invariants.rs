@@ -34,8 +34,11 @@ pub(super) struct Checker {
     deadlines_now: (Moment, u32),
     ended: Option<State>,
     credentials: Generations,
-    /// The present worker was asked to end for the sake of new credentials: however it does, that is no crash.
-    ends_for_credentials: bool,
+    /// The present worker was asked to end for the sake of new credentials, or asks for a reboot: however it ends, that is
+    /// no crash.
+    excused: bool,
+    /// The last exit was counted as a crash.
+    counted: bool,
     /// The cloud has given notice.
     taken_away: bool,
     /// When the machine is gone.
@@ -67,7 +70,8 @@ impl Checker {
             deadlines_now: (Duration::ZERO, 0),
             ended: None,
             credentials: Generations::default(),
-            ends_for_credentials: false,
+            excused: false,
+            counted: false,
             taken_away: false,
             latest: None,
         }
@@ -96,7 +100,7 @@ impl Checker {
             self.check_action(world.now, truth, action)?;
         }
         if let State::Stopping(_, request, _) = state {
-            self.ends_for_credentials |= request.cause == Cause::NewCredentials;
+            self.excused |= request.cause == Cause::NewCredentials;
         }
         if let State::Running(worker) | State::Stopping(worker, ..) = state {
             let can_be_told = matches!(worker.hello, Hello::Said { new_credentials: true, .. });
@@ -135,11 +139,16 @@ impl Checker {
             Event::Started { .. } => {
                 (self.rung, self.started) = (0, now);
                 self.credentials.worker = self.credentials.written;
-                self.ends_for_credentials = false;
+                (self.excused, self.counted) = (false, false);
             }
             Event::Renewed => {
                 self.credentials.now += 1;
                 self.first_drain.get_or_insert(now);
+            }
+            Event::RebootAsked => {
+                self.excused = true;
+                // Its last words may be read after its exit.
+                self.crashes -= u32::from(std::mem::take(&mut self.counted));
             }
             Event::OldCredentialsEnd => {
                 self.strongest_asked = self.strongest_asked.max(Some(Strength::Stop));
@@ -173,8 +182,9 @@ impl Checker {
                 if now.saturating_sub(self.started) > self.policy.restart_window {
                     self.crashes = 0;
                 }
-                if exit.class == ExitClass::Crash && !self.ends_for_credentials {
+                if exit.class == ExitClass::Crash && !self.excused {
                     self.crashes += 1;
+                    self.counted = true;
                 }
             }
             _ => {}

@@ -261,3 +261,26 @@ fn on_a_machine_that_goes_with_its_worker_nothing_is_started_again_but_after_a_c
         assert_eq!(after_exit(policy, None, class, in_place), expected, "{class:?} {restart:?} {in_place}");
     }
 }
+
+#[test]
+fn a_reboot_message_makes_the_runner_reboot_the_host_whatever_on_reboot_and_the_exit_say() {
+    use RebootPolicy::{Exit, Restart, RestartIfPossible, Wait};
+    for on_reboot in [Wait, Exit, Restart, RestartIfPossible] {
+        for class in CLASSES {
+            for dynamic in [true, false] {
+                let mut driven = Driven::greeted(Policy { on_reboot, dynamic, ..policy() });
+                assert_eq!(driven.event(Event::RebootAsked), []);
+                let actions = driven.exits(secs(60), class, true);
+                assert_eq!(then(&mut driven, &actions), Then::RebootsHost, "{on_reboot:?} {class:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_drained_worker_that_asks_for_a_reboot_is_held_after_it() {
+    let mut driven = Driven::greeted(policy());
+    driven.event(DRAIN);
+    driven.event(Event::RebootAsked);
+    assert_eq!(driven.exits(secs(60), ExitClass::Done, true), [Action::MarkHeld]);
+}

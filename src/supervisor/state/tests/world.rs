@@ -107,6 +107,7 @@ impl World {
             7..=8 => Event::TaskStarted,
             9..=10 => Event::TaskFinished,
             11 => Event::ShutdownAsked,
+            12 if random.chance(3) => Event::RebootAsked,
             12 => Event::Deadline,
             13 => Event::Renewed,
             14 if random.chance(3) => Event::OldCredentialsEnd,
