@@ -33,3 +33,16 @@ pub async fn wait_until(time: Timestamp, clock: &dyn Clock) {
         tokio::time::sleep(left.min(LOOK_AGAIN)).await;
     }
 }
+
+/// Waits this long. What the host sleeps counts; a clock that is set back does not make it longer.
+pub async fn wait_for(time: Duration, clock: &dyn Clock) {
+    let (began, began_at) = (tokio::time::Instant::now(), clock.now());
+    loop {
+        let slept_too = Duration::try_from(clock.now().duration_since(began_at)).unwrap_or_default();
+        let left = time.saturating_sub(began.elapsed().max(slept_too));
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+    }
+}

@@ -10,9 +10,9 @@
 //!    result is a [`run::Run`], which is cached; the worker's implementation ([`worker`]) turns it into a
 //!    [`worker::LaunchSpec`]: program, arguments, configuration file, the meaning of exits.
 //! 2. **Supervise** ([`supervisor`]): one task owns the worker's process. Its loop only makes [`event::Event`]s; a pure
-//!    state machine ([`supervisor::state`]) decides; the loop acts. Sibling tasks ([`watch`]) watch signals and
-//!    credentials, and send events. The worker's output goes its own way, through the output thread, which hands
-//!    protocol messages ([`protocol`]) to the supervisor.
+//!    state machine ([`supervisor::state`]) decides; the loop acts. Sibling tasks ([`watch`]) watch signals,
+//!    credentials, deployments and interruptions, and send events. The worker's output goes its own way, through the
+//!    output thread, which hands protocol messages ([`protocol`]) to the supervisor.
 //! 3. **Conclude** ([`keep`]): the [`event::Outcome`] has consequences: the machine leaves worker-manager, or the worker
 //!    registers anew and all begins again; else it becomes the exit code, once the last lines are written.
 //!
@@ -99,7 +99,9 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     let signals = Signals::catch().map_err(RunError::Signals)?;
     let (sender, mut events) = mpsc::channel(WAITING_EVENTS);
     let siblings = Siblings::new(sender.clone());
-    siblings.spawn("signals", signals.forward(sender.clone()));
+    let checks = tokio::sync::watch::Sender::new(());
+    let checked = watch::deployment::is_possible(&config.provider).then(|| checks.clone());
+    siblings.spawn("signals", signals.forward(sender.clone(), checked));
 
     worker::usable(&config.worker)?;
     let held_mark = host::held::place(host.state_directory.as_deref(), config.cache_over_restarts.as_deref());
@@ -116,7 +118,7 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     if let Some(outcome) = hold(held_mark.as_deref(), &mut events).await {
         return Ok(outcome);
     }
-    let mut keeping = Keeping { config, preparer, held_mark, output, sender };
+    let mut keeping = Keeping { config, preparer, held_mark, output, sender, checks };
     let result = keeping.keep(&mut events).await;
     // Credentials that are not on the disk yet.
     let _ = tokio::time::timeout(LAST_WRITE_TIME, keeping.preparer.keeper.flush()).await;

@@ -21,6 +21,7 @@ use crate::registration::removal::{Current, Left, Removal, Whole};
 use crate::run::cache::CachedRun;
 use crate::supervisor::{self, Job};
 use crate::watch::credentials::Renewal;
+use crate::watch::deployment::{self, Deployed};
 use crate::watch::interruption::Interruptions;
 use crate::watch::{expiry, reports};
 use crate::worker::{self, Launch, LaunchSpec};
@@ -49,6 +50,8 @@ pub struct Keeping<'a> {
     pub output: &'a Output,
     /// For siblings.
     pub sender: mpsc::Sender<Event>,
+    /// Tells the watch for a new deployment to look now.
+    pub checks: channel::Sender<()>,
 }
 
 /// A run that has been supervised.
@@ -185,6 +188,7 @@ impl Keeping<'_> {
         let Prepared { cached, registrar } = prepared;
         let identity = cached.run.identity.clone();
         let expires = cached.run.credentials.expires;
+        let deployed = Deployed::of(&cached.run);
         let launch = worker::launch(&cached.run, &self.config.worker)?;
         let current: Current = Arc::new(Mutex::new(cached));
         let dynamic = self.config.provider.is_dynamic();
@@ -209,6 +213,8 @@ impl Keeping<'_> {
             held_mark: self.held_mark.clone(),
         };
         if let Some(registrar) = supervised.registrar.clone() {
+            let its_launches = launches.subscribe();
+            siblings.spawn("deployment", self.deployment(registrar.clone(), deployed, its_launches).watch());
             siblings.spawn("credentials", self.renewal(registrar, &supervised.current, launches).keep());
         } else if let Some(expires) = expires {
             self.watch_expiry(expires, &siblings);
@@ -238,6 +244,23 @@ impl Keeping<'_> {
             clock: self.preparer.clock.clone(),
             secrets: self.preparer.secrets.clone(),
             launches,
+            events: self.sender.clone(),
+        }
+    }
+
+    fn deployment(
+        &self,
+        registrar: Registrar,
+        deployed: Deployed,
+        launches: channel::Receiver<LaunchSpec>,
+    ) -> deployment::Watch {
+        deployment::Watch {
+            registrar,
+            config: self.config.clone(),
+            deployed,
+            clock: self.preparer.clock.clone(),
+            launches,
+            checks: self.checks.subscribe(),
             events: self.sender.clone(),
         }
     }

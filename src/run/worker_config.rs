@@ -15,7 +15,7 @@ mod json;
 #[cfg(test)]
 mod tests;
 
-pub use forms::{FormError, FormWarning, Taken, take_provider_form, take_secret_form};
+pub use forms::{FormError, FormWarning, Taken, find_provider_config, take_provider_form, take_secret_form};
 pub(in crate::run) use json::kind_in_words;
 pub use json::parse_outside_json;
 

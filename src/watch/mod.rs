@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod clock_tests;
 pub mod credentials;
+pub mod deployment;
 pub mod expiry;
 pub mod interruption;
 pub mod reports;

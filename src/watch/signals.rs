@@ -7,7 +7,7 @@ use futures_core::Stream;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::exfiltrator::origin::{Origin, WithOrigin};
 use signal_hook_tokio::SignalsInfo;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::event::{Cause, Event, Strength};
@@ -21,10 +21,11 @@ impl Signals {
         Ok(Self(SignalsInfo::new([SIGTERM, SIGINT, SIGUSR1, SIGHUP])?))
     }
 
-    /// Sends an event for each signal, until nobody receives them.
-    pub async fn forward(mut self, events: mpsc::Sender<Event>) {
+    /// Sends an event for each signal, until nobody receives them. `checks`: whom SIGHUP makes look for a new deployment;
+    /// `None`: this provider has none.
+    pub async fn forward(mut self, events: mpsc::Sender<Event>, checks: Option<watch::Sender<()>>) {
         while let Some(origin) = self.next().await {
-            let Some(event) = received(&origin) else { continue };
+            let Some(event) = received(&origin, checks.as_ref()) else { continue };
             if events.send(event).await.is_err() {
                 return;
             }
@@ -36,7 +37,7 @@ impl Signals {
     }
 }
 
-fn received(origin: &Origin) -> Option<Event> {
+fn received(origin: &Origin, checks: Option<&watch::Sender<()>>) -> Option<Event> {
     let signal = signal_hook::low_level::signal_name(origin.signal).unwrap_or("unknown");
     let from = origin.process.map_or(0, |process| process.pid);
     match origin.signal {
@@ -49,11 +50,20 @@ fn received(origin: &Origin) -> Option<Event> {
             Some(Event::Asked { strength: Strength::Drain, cause: Cause::Operator })
         }
         _ => {
-            info!(
-                signal,
-                from_pid = from,
-                "received a signal to reload: this provider has no deployments to look for"
-            );
+            let from_pid = from;
+            match checks.map(|checks| checks.send(())) {
+                Some(Ok(())) => {
+                    info!(signal, from_pid, "received a signal to reload: checking for a new deployment");
+                }
+                Some(Err(_)) => info!(
+                    signal,
+                    from_pid, "received a signal to reload: no registered worker has been started yet"
+                ),
+                None => info!(
+                    signal,
+                    from_pid, "received a signal to reload: this provider has no deployments to look for"
+                ),
+            }
             None
         }
     }

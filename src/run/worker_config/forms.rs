@@ -101,6 +101,16 @@ pub fn take_provider_form(value: Value, implementation: &str) -> Result<Taken, F
     Ok(take_flat(object, &place, doubtful, &meant))
 }
 
+/// The configuration in what a provider hands over for `implementation`, as [`take_provider_form`] finds it; `None`: none
+/// that could be taken. Files are not looked at.
+pub fn find_provider_config<'a>(value: &'a Value, implementation: &str) -> Option<&'a Object> {
+    let object = value.as_object()?;
+    match object.get(&camel_case(implementation)).filter(|_| object.len() == 1) {
+        Some(inner) => inner.get("config")?.as_object(),
+        None => Some(object),
+    }
+}
+
 /// Takes what the secret `name` holds: `{"config": …, "files": …}`, or else (legacy) the configuration itself.
 ///
 /// # Errors

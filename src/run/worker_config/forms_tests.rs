@@ -41,6 +41,27 @@ fn the_provider_form_is_taken_when_its_key_is_the_only_one() {
 }
 
 #[test]
+fn a_configuration_is_found_where_it_would_be_taken() {
+    let found = |value: &Value| find_provider_config(value, "generic-worker").cloned();
+    for value in [
+        json!({"genericWorker": {"config": {"a": 1}, "files": [file()]}}),
+        json!({"genericWorker": {"config": {"a": 1}}, "b": 2}),
+        json!({"dockerWorker": {"config": {"a": 1}}}),
+        json!({"deploymentId": "d"}),
+        json!({}),
+    ] {
+        assert_eq!(found(&value), Some(provider(value.clone()).config), "{value}");
+    }
+    let bad_files = json!({"genericWorker": {"config": {"a": 1}, "files": [{}]}});
+    assert_eq!(found(&bad_files), Some(object(json!({"a": 1}))));
+    let inner = [json!(null), json!({}), json!({"config": null}), json!({"config": [1]}), json!("d")];
+    let none = inner.map(|inner| json!({"genericWorker": inner}));
+    for value in none.into_iter().chain([json!(null), json!([]), json!("d")]) {
+        assert_eq!(found(&value), None, "{value}");
+    }
+}
+
+#[test]
 fn everything_else_from_a_provider_is_the_flat_form() {
     for flat in [json!({}), json!({"a": 1}), json!({"deploymentId": "d", "shutdown": {"enabled": true}})] {
         let taken = provider(flat.clone());
