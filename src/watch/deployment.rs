@@ -140,7 +140,7 @@ impl<L: Look> Looks<L> {
 async fn asked(checks: &mut watch::Receiver<()>) {
     if checks.changed().await.is_err() {
         // Nobody is left who could.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
