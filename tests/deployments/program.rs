@@ -15,25 +15,17 @@ use crate::server::{POOL, REGISTER, Reply, Server};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A static worker that sleeps.
+/// A static worker that runs until there is a file `go`, which it takes away.
 struct Program {
     runner: Child,
     lines: Receiver<String>,
     seen: Vec<String>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Program {
     fn start(server: &Server) -> Self {
-        let expires = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
-        server.tell(
-            REGISTER,
-            Reply::ok(&json!({
-                "expires": expires.to_string(), "credentials": {"clientId": "c", "accessToken": "hush"},
-                "workerConfig": {"command": {"config": {"deploymentId": "d1"}, "files": []}},
-                "secret": "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQR",
-            })),
-        );
+        register(server, "d1");
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("runner.yml");
         let text = format!(
@@ -41,11 +33,12 @@ impl Program {
 provider: {{providerType: static, rootURL: "{}", providerID: p, workerPoolID: pp/ww, workerGroup: wg, workerID: wi,
   staticSecret: abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQR}}
 getSecrets: false
-worker: {{implementation: command, path: /bin/sleep, args: ["300"]}}
+worker: {{implementation: command, path: /bin/sh, args: ["-c", "until rm {go} 2>/dev/null; do sleep 0.05; done"]}}
 supervision: {{stopTimeout: 1s, killTimeout: 1s}}
 deployment: {{poll: false}}
 "#,
-            server.root_url
+            server.root_url,
+            go = folder.path().join("go").display()
         );
         std::fs::write(&config, text).unwrap();
         std::fs::set_permissions(&config, Permissions::from_mode(0o600)).unwrap();
@@ -63,7 +56,7 @@ deployment: {{poll: false}}
         std::thread::spawn(move || {
             stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
-        Self { runner, lines, seen: Vec::new(), _folder: folder }
+        Self { runner, lines, seen: Vec::new(), folder }
     }
 
     fn wait_for(&mut self, text: &str) {
@@ -74,6 +67,11 @@ deployment: {{poll: false}}
                 Err(error) => panic!("no line with {text:?}: {error}; seen: {:#?}", self.seen),
             }
         }
+    }
+
+    /// Makes the worker end.
+    fn go(&self) {
+        std::fs::write(self.folder.path().join("go"), "").unwrap();
     }
 
     fn signal(&self, signal: Signal) {
@@ -92,22 +90,70 @@ fn pool(deployment: &str) -> Reply {
     Reply::pool(&json!({"workerConfig": {"command": {"config": {"deploymentId": deployment}}}}))
 }
 
+/// Registrations from now on are of this deployment.
+fn register(server: &Server, deployment: &str) {
+    let expires = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
+    server.tell(
+        REGISTER,
+        Reply::ok(&json!({
+            "expires": expires.to_string(), "credentials": {"clientId": "c", "accessToken": "hush"},
+            "workerConfig": {"command": {"config": {"deploymentId": deployment}, "files": []}},
+            "secret": "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQR",
+        })),
+    );
+}
+
+fn wait_until_asked(server: &Server, call: &str, times: usize) {
+    let deadline = Instant::now() + DEADLINE;
+    while server.asked(call) < times {
+        assert!(Instant::now() < deadline, "{call} was not called {times} times");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
 #[test]
-fn sighup_makes_the_program_look_for_a_new_deployment_at_once() {
+fn sighup_finds_a_new_deployment_and_the_worker_is_started_again_with_it() {
     let server = Server::start();
     server.tell(POOL, pool("d1"));
     let mut program = Program::start(&server);
     program.wait_for("worker started");
     program.signal(Signal::SIGHUP);
     program.wait_for("received a signal to reload: checking for a new deployment signal=SIGHUP");
-    let deadline = Instant::now() + DEADLINE;
-    while server.asked(POOL) == 0 {
-        assert!(Instant::now() < deadline, "the pool was not looked at");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
+    wait_until_asked(&server, POOL, 1);
     server.tell(POOL, pool("d2"));
     program.signal(Signal::SIGHUP);
     program.wait_for(
         "the worker pool has a new deployment: asking the worker to finish its tasks what=deploymentId old=d1 new=d2",
     );
+    assert_eq!(server.asked(REGISTER), 1);
+    register(&server, "d2");
+    program.go();
+    program.wait_for("worker started");
+    assert_eq!(server.asked(REGISTER), 2);
+    // It is current now.
+    program.signal(Signal::SIGHUP);
+    wait_until_asked(&server, POOL, 3);
+    server.tell(POOL, pool("d3"));
+    program.signal(Signal::SIGHUP);
+    program.wait_for("what=deploymentId old=d2 new=d3");
+}
+
+#[test]
+fn a_registration_that_fails_lets_the_worker_go_on_and_the_next_look_tries_again() {
+    let server = Server::start();
+    server.tell(POOL, pool("d2"));
+    let mut program = Program::start(&server);
+    program.wait_for("worker started");
+    program.signal(Signal::SIGHUP);
+    program.wait_for("old=d1 new=d2");
+    let refusal = json!({"code": "InputError", "message": "bad staticSecret in workerIdentityProof"});
+    server.tell(REGISTER, Reply::Answer(400, refusal.to_string()));
+    program.go();
+    program.wait_for("worker started");
+    program.signal(Signal::SIGHUP);
+    program.wait_for("old=d1 new=d2");
+    register(&server, "d2");
+    program.go();
+    program.wait_for("worker started");
+    assert_eq!(server.asked(REGISTER), 3);
 }
