@@ -39,8 +39,8 @@ pub(super) struct Checker {
     excused: bool,
     /// The last exit was counted as a crash.
     counted: bool,
-    /// The cloud has given notice.
-    taken_away: bool,
+    /// How often the cloud has given notice.
+    notices: u32,
     /// When the machine is gone.
     latest: Option<Moment>,
 }
@@ -72,7 +72,7 @@ impl Checker {
             credentials: Generations::default(),
             excused: false,
             counted: false,
-            taken_away: false,
+            notices: 0,
             latest: None,
         }
     }
@@ -165,7 +165,7 @@ impl Checker {
                 }
             }
             Event::Interrupted { strength, within, .. } => {
-                self.taken_away = true;
+                self.notices += 1;
                 self.strongest_asked = self.strongest_asked.max(Some(strength));
                 // A drain of a machine whose time is limited may end at any time.
                 if strength == Strength::Stop || within.is_some() {
@@ -210,7 +210,7 @@ impl Checker {
                 if self.operator {
                     return Err(RESTART_AFTER_STOP);
                 }
-                if self.taken_away {
+                if self.notices > 0 {
                     return Err(STARTED_ON_A_DYING_MACHINE);
                 }
                 if self.crashes > self.policy.max_restarts {
