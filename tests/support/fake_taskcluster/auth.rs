@@ -1,0 +1,254 @@
+//! Credentials: how temporary ones are made, and how a signed request is verified, in the order and with the messages
+//! of Taskcluster's auth service.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::hawk::{Header, Target, hmac_sha256, payload_hash};
+use super::scopes::{expand, satisfy};
+use super::state::{State, random_secret};
+
+/// Who issues workers' credentials.
+pub(crate) const ISSUER: &str = "static/taskcluster/worker-manager";
+
+/// By how much certificates may be early or late.
+const GRACE: SignedDuration = SignedDuration::from_mins(5);
+/// How long a certificate may last.
+const LONGEST: SignedDuration = SignedDuration::from_hours(31 * 24);
+/// How far a request's timestamp may be off.
+const SKEW: SignedDuration = SignedDuration::from_mins(15);
+
+/// A Taskcluster client's credentials, in the form in which the API hands them out.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Credentials {
+    pub(crate) client_id: String,
+    pub(crate) access_token: String,
+    /// A string that holds JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) certificate: Option<String>,
+}
+
+/// What temporary credentials are to say.
+#[derive(Debug, Clone)]
+pub(crate) struct Claims {
+    pub(crate) client_id: String,
+    pub(crate) scopes: Vec<String>,
+    pub(crate) start: Timestamp,
+    pub(crate) expiry: Timestamp,
+}
+
+/// The keys in the order in which the service writes them.
+#[derive(Serialize)]
+struct Certificate<'a> {
+    version: u8,
+    scopes: &'a [String],
+    start: i64,
+    expiry: i64,
+    seed: String,
+    signature: String,
+    issuer: &'a str,
+}
+
+/// Temporary credentials, issued by worker-manager.
+pub(crate) fn issue(state: &State, claims: &Claims) -> Credentials {
+    let token = state.clients.get(ISSUER).map(|client| client.access_token.clone()).unwrap_or_default();
+    let seed = random_secret();
+    let (start, expiry) = (claims.start.as_millisecond(), claims.expiry.as_millisecond());
+    let unsigned =
+        json!({"issuer": ISSUER, "seed": seed, "start": start, "expiry": expiry, "scopes": claims.scopes});
+    let text = signed_text(&claims.client_id, &unsigned);
+    let certificate = Certificate {
+        version: 1,
+        scopes: &claims.scopes,
+        start,
+        expiry,
+        signature: hmac_sha256(&token, &text),
+        issuer: ISSUER,
+        seed: seed.clone(),
+    };
+    Credentials {
+        client_id: claims.client_id.clone(),
+        access_token: temporary_token(&token, &seed),
+        certificate: serde_json::to_string(&certificate).ok(),
+    }
+}
+
+/// What a certificate's signature covers; the scopes in their order.
+fn signed_text(client_id: &str, certificate: &Value) -> String {
+    let mut lines = vec!["version:1".to_owned()];
+    if let Some(issuer) = certificate["issuer"].as_str() {
+        lines.push(format!("clientId:{client_id}"));
+        lines.push(format!("issuer:{issuer}"));
+    }
+    lines.push(format!("seed:{}", certificate["seed"].as_str().unwrap_or_default()));
+    lines.push(format!("start:{}", certificate["start"]));
+    lines.push(format!("expiry:{}", certificate["expiry"]));
+    lines.push("scopes:".to_owned());
+    lines.extend(certificate_scopes(certificate));
+    lines.join("\n")
+}
+
+fn certificate_scopes(certificate: &Value) -> Vec<String> {
+    let scopes = certificate["scopes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    scopes.iter().map(|scope| scope.as_str().unwrap_or_default().to_owned()).collect()
+}
+
+fn temporary_token(token: &str, seed: &str) -> String {
+    hmac_sha256(token, seed).replace('+', "-").replace('/', "_").replace('=', "")
+}
+
+/// A request, as far as its verification needs it.
+pub(crate) struct Signed<'a> {
+    pub(crate) authorization: &'a str,
+    pub(crate) target: Target<'a>,
+    pub(crate) content_type: &'a str,
+    pub(crate) payload: &'a [u8],
+    pub(crate) now: Timestamp,
+}
+
+/// Who sent a request.
+pub(crate) struct Caller {
+    pub(crate) client_id: String,
+    /// With the scopes of all roles.
+    pub(crate) scopes: Vec<String>,
+}
+
+/// Why a request was refused.
+pub(crate) enum Refused {
+    /// 401, with this message.
+    Failed(String),
+    /// 500: the service stumbles over it.
+    Stumbled,
+}
+
+impl Refused {
+    fn with(message: &str) -> Self {
+        Self::Failed(message.to_owned())
+    }
+}
+
+/// The key and the scopes that a header's `id` and `ext` lead to.
+struct Key {
+    token: String,
+    scopes: Vec<String>,
+}
+
+/// Who sent a request, if it is signed as it must be.
+pub(crate) fn authenticate(state: &mut State, request: &Signed<'_>) -> Result<Caller, Refused> {
+    let header = Header::parse(request.authorization).map_err(Refused::Failed)?;
+    let key = key(state, &header, request.now)?;
+    if header.mac != header.expected_mac(&key.token, &request.target) {
+        return Err(Refused::with("Unauthorized: Bad mac"));
+    }
+    if !state.nonces.is_new(format!("{} {} {}", header.id, header.nonce, header.ts)) {
+        return Err(Refused::with("Unauthorized: Invalid nonce"));
+    }
+    let signed_at = header.ts.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    if signed_at.is_none_or(|at| request.now.duration_since(at).abs() > SKEW) {
+        return Err(Refused::with("Unauthorized: Stale timestamp"));
+    }
+    if let Some(hash) = &header.hash {
+        let computed = payload_hash(request.content_type, request.payload);
+        if hash.len() != computed.len() {
+            return Err(Refused::Stumbled);
+        }
+        if *hash != computed {
+            return Err(Refused::Failed(format!(
+                "Invalid payload hash: {{{{hash}}}}\nComputed payload hash: {computed}\nThis happens when your \
+                 request carries a signed hash of the payload and the hash doesn't match the hash we've computed \
+                 on the server-side."
+            )));
+        }
+    }
+    Ok(Caller { client_id: header.id, scopes: key.scopes })
+}
+
+fn key(state: &State, header: &Header, now: Timestamp) -> Result<Key, Refused> {
+    let ext = match &header.ext {
+        None => Value::Null,
+        Some(ext) => STANDARD
+            .decode(ext)
+            .ok()
+            .and_then(|json| serde_json::from_slice::<Value>(&json).ok())
+            .ok_or_else(|| Refused::with("Failed to parse ext"))?,
+    };
+    let certificate = &ext["certificate"];
+    let issuer = certificate["issuer"].as_str().unwrap_or(&header.id);
+    let client = state
+        .clients
+        .get(issuer)
+        .ok_or_else(|| Refused::Failed(format!("Client with clientId '{issuer}' not found")))?;
+    let mut key = Key { token: client.access_token.clone(), scopes: expand(&client.scopes, &state.roles) };
+    if !certificate.is_null() {
+        check(certificate, &header.id, &key, now)?;
+        key.token = temporary_token(&key.token, certificate["seed"].as_str().unwrap_or_default());
+        key.scopes = expand(&certificate_scopes(certificate), &state.roles);
+    }
+    let Some(authorized) = ext.get("authorizedScopes") else { return Ok(key) };
+    let authorized: Vec<String> = serde_json::from_value(authorized.clone())
+        .map_err(|_| Refused::with("ext.authorizedScopes must be an array of valid scopes"))?;
+    if !authorized.iter().all(|scope| satisfy(&key.scopes, scope)) {
+        return Err(Refused::Failed(format!(
+            "Supplied credentials do not satisfy authorizedScopes; credentials have scopes:\n\n```\n{}\n```\n\n\
+             authorizedScopes are:\n\n```\n{}\n```",
+            key.scopes.join("\n"),
+            authorized.join("\n"),
+        )));
+    }
+    key.scopes = expand(&authorized, &state.roles);
+    Ok(key)
+}
+
+/// Whether a certificate holds, given its issuer's key.
+fn check(certificate: &Value, client_id: &str, issuer: &Key, now: Timestamp) -> Result<(), Refused> {
+    let fail = |message: &str| Err(Refused::Failed(format!("ext.certificate{message}")));
+    if !certificate.is_object() {
+        return fail(" must be a JSON object");
+    }
+    if certificate["version"] != json!(1) {
+        return fail(".version must be 1");
+    }
+    if certificate["seed"].as_str().is_none_or(|seed| seed.len() != 44) {
+        return fail(".seed must be 44 characters");
+    }
+    let time = |key: &str| certificate[key].as_i64().and_then(|time| Timestamp::from_millisecond(time).ok());
+    let Some(start) = time("start") else { return fail(".start must be a number") };
+    let Some(expiry) = time("expiry") else { return fail(".expiry must be a number") };
+    if !certificate["scopes"].as_array().is_some_and(|scopes| scopes.iter().all(Value::is_string)) {
+        return fail(".scopes must be an array of valid scopes");
+    }
+    if start.duration_since(now) > GRACE {
+        return fail(".start > now");
+    }
+    if now.duration_since(expiry) > GRACE {
+        return fail(".expiry < now");
+    }
+    if expiry.duration_since(start) > LONGEST {
+        return fail(" cannot last longer than 31 days!");
+    }
+    let issuer_id = certificate["issuer"].as_str();
+    let create = format!("auth:create-client:{client_id}");
+    if let Some(id) = issuer_id.filter(|id| *id != client_id)
+        && !satisfy(&issuer.scopes, &create)
+    {
+        return fail(&format!(" issuer `{id}` doesn't have `{create}` for supplied clientId."));
+    }
+    let scopes = certificate_scopes(certificate);
+    if !scopes.iter().all(|scope| satisfy(&issuer.scopes, scope)) {
+        return fail(&format!(
+            " issuer `{}` doesn't satisfy all certificate scopes {}.  The temporary credentials were not \
+             generated correctly.",
+            issuer_id.unwrap_or(client_id),
+            scopes.join(", "),
+        ));
+    }
+    if certificate["signature"] != json!(hmac_sha256(&issuer.token, &signed_text(client_id, certificate))) {
+        let named = if issuer_id.is_some() { ", or wrong clientId provided" } else { "" };
+        return fail(&format!(".signature is not valid{named}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,181 @@
+//! What goes wrong when: rules that a test adds, each for some calls and so many times.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::answer::{Answer, Cut};
+
+/// One thing that can go wrong.
+#[derive(Debug, Clone)]
+pub(crate) enum Fault {
+    /// The connection is reset as soon as it is accepted, whatever call it was to carry.
+    ResetAtAccept,
+    /// The request is read, and the connection reset; nothing else happens.
+    Reset,
+    /// The call takes effect, and the connection is reset: its answer is lost.
+    AnswerLost,
+    /// Nothing happens until the rule is cleared; then the call goes on as if nothing had been.
+    Hang,
+    /// The same for so long.
+    HangFor(Duration),
+    /// The call takes effect, and its answer comes so much later.
+    LateAnswer(Duration),
+    /// The call takes effect, and its answer breaks off.
+    CutOff(Cut),
+    /// The service's own 500, which names an incident.
+    InternalError,
+    /// This instead of the call.
+    Answer(Answer),
+}
+
+impl Fault {
+    /// The proxy's page when a service is down.
+    pub(crate) fn bad_gateway() -> Self {
+        Self::Answer(Answer::nginx(502, "Bad Gateway"))
+    }
+
+    /// The proxy's page when a service does not answer. The real one comes after 60 s.
+    pub(crate) fn gateway_timeout() -> Self {
+        Self::Answer(Answer::nginx(504, "Gateway Time-out"))
+    }
+
+    /// 429, with this `Retry-After`: seconds, or an HTTP date.
+    pub(crate) fn too_many_requests(retry_after: &str) -> Self {
+        Self::Answer(Answer::nginx(429, "Too Many Requests").header("retry-after", retry_after))
+    }
+
+    /// 200, with a page that some other program made.
+    pub(crate) fn garbage() -> Self {
+        let page = "<!DOCTYPE html>\n<html><body>Please log in to the network.</body></html>\n";
+        Self::Answer(Answer::text(200, "text/html", page))
+    }
+
+    /// The call takes effect, and half of its answer comes, with the whole length announced.
+    pub(crate) fn truncated() -> Self {
+        Self::CutOff(Cut::Length)
+    }
+
+    /// The same with a chunked answer whose last chunk never comes.
+    pub(crate) fn unfinished() -> Self {
+        Self::CutOff(Cut::Chunks)
+    }
+
+    /// Any other answer.
+    pub(crate) fn answer(status: u16, content_type: &str, body: &str) -> Self {
+        Self::Answer(Answer::text(status, content_type, body))
+    }
+
+    /// 302 to somewhere else.
+    pub(crate) fn redirect(location: &str) -> Self {
+        Self::Answer(Answer::nginx(302, "Found").header("location", location))
+    }
+}
+
+/// How often a rule acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Times {
+    /// For so many requests.
+    Only(u32),
+    /// Until it is cleared.
+    UntilCleared,
+}
+
+/// Names a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RuleId(u64);
+
+struct Rule {
+    id: RuleId,
+    /// A call's name, `any`, or `signed`: whatever carries credentials.
+    call: String,
+    left: Option<u32>,
+    fault: Fault,
+    /// Dropped with the rule: that releases whom it holds.
+    release: watch::Sender<()>,
+}
+
+/// What a request meets.
+pub(crate) struct Met {
+    pub(crate) fault: Fault,
+    released: watch::Receiver<()>,
+}
+
+impl Met {
+    /// Waits until the rule is cleared.
+    pub(crate) async fn released(&mut self) {
+        while self.released.changed().await.is_ok() {}
+    }
+}
+
+#[derive(Default)]
+struct Script {
+    rules: Vec<Rule>,
+    next: u64,
+    /// Rules that are used up, but hold somebody.
+    holding: Vec<Rule>,
+}
+
+/// The rules; of those that fit the first acts.
+#[derive(Default)]
+pub(crate) struct Faults(Mutex<Script>);
+
+impl Faults {
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add(&self, call: &str, times: Times, fault: Fault) -> RuleId {
+        let mut script = self.script();
+        script.next += 1;
+        let id = RuleId(script.next);
+        let left = match times {
+            Times::Only(left) => Some(left),
+            Times::UntilCleared => None,
+        };
+        script.rules.push(Rule { id, call: call.to_owned(), left, fault, release: watch::Sender::new(()) });
+        id
+    }
+
+    /// Takes a rule away and releases whom it holds.
+    pub(crate) fn clear(&self, id: RuleId) {
+        let mut script = self.script();
+        script.rules.retain(|rule| rule.id != id);
+        script.holding.retain(|rule| rule.id != id);
+    }
+
+    pub(crate) fn clear_all(&self) {
+        let mut script = self.script();
+        script.rules.clear();
+        script.holding.clear();
+    }
+
+    /// What a new connection meets.
+    pub(crate) fn at_accept(&self) -> bool {
+        self.take(|rule| matches!(rule.fault, Fault::ResetAtAccept)).is_some()
+    }
+
+    /// What a request meets.
+    pub(crate) fn at_request(&self, call: &str, signed: bool) -> Option<Met> {
+        self.take(|rule| {
+            !matches!(rule.fault, Fault::ResetAtAccept)
+                && (rule.call == call || rule.call == "any" || signed && rule.call == "signed")
+        })
+    }
+
+    fn take(&self, fits: impl Fn(&Rule) -> bool) -> Option<Met> {
+        let mut script = self.script();
+        let at = script.rules.iter().position(|rule| rule.left != Some(0) && fits(rule))?;
+        let rule = script.rules.get_mut(at)?;
+        let met = Met { fault: rule.fault.clone(), released: rule.release.subscribe() };
+        rule.left = rule.left.map(|left| left.saturating_sub(1));
+        if rule.left == Some(0) {
+            let rule = script.rules.remove(at);
+            if matches!(rule.fault, Fault::Hang) {
+                script.holding.push(rule);
+            }
+        }
+        Some(met)
+    }
+}

@@ -1,0 +1,111 @@
+//! Which requests came, and what was answered.
+
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::sync::Notify;
+
+/// One request.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    /// When its head had been read.
+    pub(crate) at: Instant,
+    pub(crate) method: String,
+    /// With the query, as it was sent.
+    pub(crate) path: String,
+    /// The call's name as in the API's documentation; `unknown` where there is none.
+    pub(crate) call: &'static str,
+    /// Whether it had an `Authorization`.
+    pub(crate) signed: bool,
+    pub(crate) user_agent: Option<String>,
+    /// The JSON that it carried.
+    pub(crate) body: Option<Value>,
+    /// The status that was answered; none as yet, or because the connection was reset.
+    pub(crate) status: Option<u16>,
+    /// The answer's `code` and the first line of its message, for refusals.
+    pub(crate) refusal: Option<String>,
+}
+
+type Observer = Box<dyn Fn(&Request) + Send + Sync>;
+
+/// All of them, in the order in which they came.
+#[derive(Default)]
+pub(crate) struct Record {
+    requests: Mutex<Vec<Request>>,
+    more: Condvar,
+    more_async: Notify,
+    observer: OnceLock<Observer>,
+}
+
+impl Record {
+    fn lock(&self) -> MutexGuard<'_, Vec<Request>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has somebody told of every request that was answered. The first one stays.
+    pub(crate) fn observe(&self, observer: impl Fn(&Request) + Send + Sync + 'static) {
+        self.observer.set(Box::new(observer)).ok();
+    }
+
+    /// Adds a request; its number is for [`Record::update`].
+    pub(crate) fn arrived(&self, request: Request) -> usize {
+        let mut requests = self.lock();
+        requests.push(request);
+        self.more.notify_all();
+        self.more_async.notify_waiters();
+        requests.len() - 1
+    }
+
+    pub(crate) fn update(&self, number: usize, change: impl FnOnce(&mut Request)) {
+        if let Some(request) = self.lock().get_mut(number) {
+            change(request);
+        }
+        self.more.notify_all();
+        self.more_async.notify_waiters();
+    }
+
+    /// Tells the observer of a request that is dealt with.
+    pub(crate) fn done(&self, number: usize) {
+        let Some(observer) = self.observer.get() else { return };
+        let request = self.lock().get(number).cloned();
+        if let Some(request) = request {
+            observer(&request);
+        }
+    }
+
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.lock().clone()
+    }
+
+    pub(crate) fn count(&self, call: &str) -> usize {
+        self.lock().iter().filter(|request| request.call == call || call == "any").count()
+    }
+
+    pub(crate) fn clear(&self) {
+        self.lock().clear();
+    }
+
+    /// Waits until this holds of the requests; false: it did not within the limit.
+    pub(crate) fn wait(&self, limit: Duration, mut holds: impl FnMut(&[Request]) -> bool) -> bool {
+        let requests = self.lock();
+        let waited = self.more.wait_timeout_while(requests, limit, |requests| !holds(requests));
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// The same for a test whose runtime has other things to do.
+    pub(crate) async fn wait_async(&self, limit: Duration, holds: impl Fn(&[Request]) -> bool) -> bool {
+        let met = async {
+            loop {
+                let more = self.more_async.notified();
+                tokio::pin!(more);
+                more.as_mut().enable();
+                if holds(&self.lock()) {
+                    return;
+                }
+                more.await;
+            }
+        };
+        tokio::time::timeout(limit, met).await.is_ok()
+    }
+}

@@ -1,0 +1,50 @@
+//! Scopes: who satisfies what, and how roles add to them.
+
+use serde_json::json;
+
+/// Whether a held scope (it may end in `*`) covers another.
+pub(crate) fn covers(held: &str, wanted: &str) -> bool {
+    held.strip_suffix('*').map_or(held == wanted, |prefix| wanted.starts_with(prefix))
+}
+
+/// Whether these scopes cover another.
+pub(crate) fn satisfy(held: &[String], wanted: &str) -> bool {
+    held.iter().any(|scope| covers(scope, wanted))
+}
+
+/// A role, by its name without `assume:` (it may end in `*`), and what it gives.
+pub(crate) struct Role {
+    pub(crate) name: String,
+    pub(crate) scopes: Vec<String>,
+}
+
+/// What somebody with these scopes holds, once their roles and everybody's role (`anonymous`) are taken up.
+pub(crate) fn expand(scopes: &[String], roles: &[Role]) -> Vec<String> {
+    let mut held = scopes.to_vec();
+    held.push("assume:anonymous".to_owned());
+    let mut taken = vec![false; roles.len()];
+    loop {
+        let before = held.len();
+        for (role, taken) in roles.iter().zip(&mut taken) {
+            let name = format!("assume:{}", role.name);
+            let assumed = held.iter().any(|scope| covers(scope, &name) || covers(&name, scope));
+            if assumed && !*taken {
+                *taken = true;
+                held.extend(role.scopes.iter().cloned());
+            }
+        }
+        if held.len() == before {
+            held.sort_unstable();
+            held.dedup();
+            return held;
+        }
+    }
+}
+
+/// Scopes as an error message shows them: one as it is, several as an expression.
+pub(crate) fn expression(scopes: &[String]) -> String {
+    match scopes {
+        [one] => one.clone(),
+        all => serde_json::to_string_pretty(&json!({"AllOf": all})).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,249 @@
+//! What the fake knows: pools, workers, secrets, clients, roles.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::auth::ISSUER;
+use super::scopes::Role;
+
+/// How a provider recognises its workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ProviderType {
+    Static,
+    Aws,
+    Azure,
+    Google,
+    /// Has no workers of its own (`null-provider`).
+    Null,
+}
+
+/// What a worker is doing, according to worker-manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WorkerState {
+    /// A cloud's, not registered yet.
+    Requested,
+    Running,
+    Stopped,
+}
+
+impl WorkerState {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// Which worker.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct WorkerKey {
+    pub(crate) pool: String,
+    pub(crate) group: String,
+    pub(crate) id: String,
+}
+
+impl WorkerKey {
+    pub(crate) fn new(pool: &str, group: &str, id: &str) -> Self {
+        Self { pool: pool.to_owned(), group: group.to_owned(), id: id.to_owned() }
+    }
+
+    /// As scopes name it.
+    pub(crate) fn full(&self) -> String {
+        format!("{}/{}/{}", self.pool, self.group, self.id)
+    }
+
+    /// The scopes that worker-manager gives a worker, in its order.
+    pub(crate) fn scopes(&self) -> Vec<String> {
+        let Self { pool, group, id } = self;
+        let full = self.full();
+        vec![
+            format!("assume:worker-type:{pool}"),
+            format!("assume:worker-pool:{pool}"),
+            format!("assume:worker-id:{group}/{id}"),
+            format!("queue:worker-id:{group}/{id}"),
+            format!("secrets:get:worker-type:{pool}"),
+            format!("secrets:get:worker-pool:{pool}"),
+            format!("queue:claim-work:{pool}"),
+            format!("worker-manager:remove-worker:{full}"),
+            format!("worker-manager:reregister-worker:{full}"),
+            format!("worker-manager:should-worker-terminate:{full}"),
+        ]
+    }
+}
+
+/// A worker's record.
+#[derive(Debug, Clone)]
+pub(crate) struct Worker {
+    pub(crate) provider_id: String,
+    pub(crate) state: WorkerState,
+    pub(crate) created: Timestamp,
+    pub(crate) expires: Timestamp,
+    /// Of a static worker.
+    pub(crate) static_secret: Option<String>,
+    /// The proof that is asked for; none: any of the right form will do.
+    pub(crate) proof: Option<Value>,
+    /// What reregisterWorker takes next.
+    pub(crate) secret: Option<String>,
+    pub(crate) launch_config_id: Option<String>,
+    /// What shouldWorkerTerminate answers.
+    pub(crate) terminate: (bool, String),
+}
+
+impl Worker {
+    /// A worker that has not registered.
+    pub(crate) fn new(provider_id: &str, state: WorkerState, now: Timestamp) -> Self {
+        Self {
+            provider_id: provider_id.to_owned(),
+            state,
+            created: now,
+            expires: now + Duration::from_secs(30 * 24 * 3600),
+            static_secret: None,
+            proof: None,
+            secret: None,
+            launch_config_id: None,
+            terminate: (false, "none".to_owned()),
+        }
+    }
+}
+
+/// A permanent client.
+pub(crate) struct Client {
+    pub(crate) access_token: String,
+    pub(crate) scopes: Vec<String>,
+}
+
+/// A secret of the secrets service.
+pub(crate) struct Secret {
+    pub(crate) value: Value,
+    pub(crate) expires: Timestamp,
+}
+
+/// What the legacy aws-provisioner hands out once.
+pub(crate) struct LegacySecret {
+    pub(crate) data: Value,
+    pub(crate) scopes: Vec<String>,
+}
+
+/// The signatures seen lately.
+#[derive(Default)]
+pub(crate) struct Nonces {
+    seen: HashSet<String>,
+    order: VecDeque<String>,
+}
+
+impl Nonces {
+    /// The most recent ones are enough.
+    const KEPT: usize = 10_000;
+
+    /// Whether this one was not there; then it is.
+    pub(crate) fn is_new(&mut self, nonce: String) -> bool {
+        if !self.seen.insert(nonce.clone()) {
+            return false;
+        }
+        self.order.push_back(nonce);
+        if self.order.len() > Self::KEPT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.seen.remove(&oldest);
+        }
+        true
+    }
+}
+
+/// Everything.
+pub(crate) struct State {
+    pub(crate) pools: BTreeMap<String, Map<String, Value>>,
+    pub(crate) workers: BTreeMap<WorkerKey, Worker>,
+    pub(crate) providers: BTreeMap<String, ProviderType>,
+    pub(crate) clients: HashMap<String, Client>,
+    pub(crate) roles: Vec<Role>,
+    pub(crate) secrets: HashMap<String, Secret>,
+    pub(crate) legacy_secrets: HashMap<String, LegacySecret>,
+    /// What workers have reported, newest first.
+    pub(crate) errors: VecDeque<Value>,
+    pub(crate) nonces: Nonces,
+    /// How long credentials last where the pool says nothing.
+    pub(crate) credentials_life: Duration,
+    /// Older deployments refuse `systemBootTime` as an unknown key.
+    pub(crate) knows_boot_time: bool,
+}
+
+impl State {
+    pub(crate) fn new() -> Self {
+        let issuer = [
+            "assume:worker-type:*",
+            "assume:worker-pool:*",
+            "assume:worker-id:*",
+            "queue:worker-id:*",
+            "queue:claim-work:*",
+            "secrets:get:worker-type:*",
+            "secrets:get:worker-pool:*",
+            "worker-manager:remove-worker:*",
+            "worker-manager:reregister-worker:*",
+            "worker-manager:should-worker-terminate:*",
+            "auth:create-client:worker/*",
+        ];
+        let issuer = Client { access_token: random_secret(), scopes: issuer.map(str::to_owned).to_vec() };
+        let providers = [("static", ProviderType::Static), ("null-provider", ProviderType::Null)];
+        Self {
+            pools: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            providers: providers.map(|(id, kind)| (id.to_owned(), kind)).into(),
+            clients: HashMap::from([(ISSUER.to_owned(), issuer)]),
+            roles: Vec::new(),
+            secrets: HashMap::new(),
+            legacy_secrets: HashMap::new(),
+            errors: VecDeque::new(),
+            nonces: Nonces::default(),
+            credentials_life: Duration::from_secs(96 * 3600),
+            knows_boot_time: true,
+        }
+    }
+
+    /// Makes or changes a pool: what the definition does not name stays as it was.
+    pub(crate) fn set_pool(&mut self, id: &str, definition: Value, now: Timestamp) {
+        let pool = self.pools.entry(id.to_owned()).or_insert_with(|| {
+            let Value::Object(pool) = json!({
+                "workerPoolId": id, "providerId": "static", "description": "", "created": rfc3339(now),
+                "config": {}, "owner": "owner@example.com", "emailOnError": false,
+                "currentCapacity": 0, "requestedCount": 0, "runningCount": 0, "stoppingCount": 0, "stoppedCount": 0,
+                "requestedCapacity": 0, "runningCapacity": 0, "stoppingCapacity": 0, "stoppedCapacity": 0,
+            }) else {
+                return Map::new();
+            };
+            pool
+        });
+        if let Value::Object(definition) = definition {
+            pool.extend(definition);
+        }
+        pool.insert("workerPoolId".to_owned(), json!(id));
+        pool.insert("lastModified".to_owned(), json!(rfc3339(now)));
+    }
+}
+
+/// A time as the API writes it.
+pub(crate) fn rfc3339(time: Timestamp) -> String {
+    format!("{time:.3}")
+}
+
+/// 22 characters: a random id.
+pub(crate) fn random_id() -> String {
+    let mut bytes = fastrand::u128(..).to_be_bytes();
+    // A version 4 UUID that starts with a letter, as Taskcluster's are.
+    bytes[0] &= 0x7f;
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// 44 characters: what Taskcluster uses for secrets.
+pub(crate) fn random_secret() -> String {
+    random_id() + &random_id()
+}
