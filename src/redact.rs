@@ -14,7 +14,14 @@ const SHORTEST: usize = 8;
 /// The secret values that are known to this process: a second line of defence for whatever is logged or reported.
 /// Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Secrets(Arc<RwLock<Vec<SecretString>>>);
+pub struct Secrets(Arc<RwLock<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    secrets: Vec<SecretString>,
+    /// What everybody may know, although a secret repeats it: the worker's own names.
+    public: Vec<String>,
+}
 
 impl Secrets {
     /// From now on this is masked.
@@ -23,18 +30,24 @@ impl Secrets {
             return;
         }
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if !known.iter().any(|old| old.expose_secret() == secret) {
-            known.push(secret.into());
+        let is_public = known.public.iter().any(|public| public.contains(secret));
+        if !is_public && !known.secrets.iter().any(|old| old.expose_secret() == secret) {
+            known.secrets.push(secret.into());
         }
     }
 
-    /// All strings in a value that came from a secret.
+    /// This is never masked, also where a secret is a part of it. To be said before secrets are added.
+    pub fn allow(&self, public: &str) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).public.push(public.to_owned());
+    }
+
+    /// All strings in a value that came from a secret, but for paths of files.
     pub fn add_all(&self, value: &Value) {
         match value {
             Value::Object(object) => object.values().for_each(|value| self.add_all(value)),
             Value::Array(array) => array.iter().for_each(|value| self.add_all(value)),
-            Value::String(text) => self.add(text),
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            Value::String(text) if !is_a_path(text) => self.add(text),
+            Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
 
@@ -54,7 +67,7 @@ impl Secrets {
     /// The text without them.
     pub fn mask(&self, mut text: String) -> String {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        for secret in known.iter().map(ExposeSecret::expose_secret) {
+        for secret in known.secrets.iter().map(ExposeSecret::expose_secret) {
             if text.contains(secret) {
                 text = text.replace(secret, MASK);
             }
@@ -193,6 +206,17 @@ mod tests {
         {
             assert!(!names_a_secret(key), "{key}");
         }
+    }
+
+    #[test]
+    fn the_workers_own_names_and_paths_are_shown_although_a_secret_repeats_them() {
+        let secrets = Secrets::default();
+        secrets.allow("releng-hardware/linux-perf");
+        secrets.add_all(
+            &json!({"workerType": "linux-perf", "key": "/etc/taskcluster/key", "x": "linux-perf-2"}),
+        );
+        let masked = secrets.mask("releng-hardware/linux-perf /etc/taskcluster/key linux-perf-2".to_owned());
+        assert_eq!(masked, "releng-hardware/linux-perf /etc/taskcluster/key (masked)");
     }
 
     #[test]

@@ -20,10 +20,13 @@ const RENEWAL: Duration = Duration::from_secs(30);
 impl Preparer {
     /// The cached run, where there is one and it is this worker's. `identified`: who the runner configuration says
     /// the worker is, where it does.
-    pub(super) fn cached(&self, identified: Option<&Identified>) -> Result<Option<CachedRun>, PrepareError> {
-        let Some(path) = self.cache_path() else { return Ok(None) };
+    pub(super) fn cached(
+        &mut self,
+        identified: Option<&Identified>,
+    ) -> Result<Option<CachedRun>, PrepareError> {
+        let Some(path) = self.cache_path().map(std::path::Path::to_owned) else { return Ok(None) };
         let dynamic = self.dynamic();
-        let read = cache::read(path, Access::Refuse);
+        let read = cache::read(&path, Access::Refuse);
         let Some(cached) =
             read.map_err(|cause| PrepareError::Cache { advice: cause.advice(dynamic), cause })?
         else {
@@ -32,6 +35,7 @@ impl Preparer {
         for warning in &cached.warnings {
             warn!("{warning}");
         }
+        self.known(&cached.run.root_url, &cached.run.identity);
         self.know(&cached.run.credentials);
         if let Some(secret) = &cached.run.registration_secret {
             self.secrets.add(secret.expose_secret());
@@ -55,7 +59,6 @@ impl Preparer {
         mut cached: CachedRun,
         patience: Patience,
     ) -> Result<Prepared, PrepareError> {
-        self.identified = true;
         self.lock(&cached.run.identity)?;
         let client = self.client(&cached.run.root_url)?;
         let registrar = cached.run.registration_secret.is_some().then(|| {

@@ -21,7 +21,7 @@ use crate::provider::{self, Identified, MetadataOrigins, Proof};
 use crate::redact::Secrets;
 use crate::registration::Registrar;
 use crate::run::cache::{CachedRun, Keeper, Removed, Stage};
-use crate::run::{Parts, Run, files};
+use crate::run::{Parts, Run, WorkerIdentity, files};
 use crate::taskcluster::{Client, Proxies};
 use crate::worker;
 
@@ -242,7 +242,7 @@ impl Preparer {
         before: Option<CachedRun>,
         patience: Patience,
     ) -> Result<Prepared, PrepareError> {
-        self.identified = true;
+        self.known(&identified.root_url, &identified.identity);
         self.lock(&identified.identity)?;
         let client = self.client(&identified.root_url)?;
         let mut layers = Layers::default();
@@ -350,6 +350,15 @@ impl Preparer {
 
     fn client(&self, root_url: &str) -> Result<Client, PrepareError> {
         Ok(Client::new(root_url, &self.proxies, self.clock.clone())?)
+    }
+
+    /// The provider, or the cached run, has said who the worker is.
+    fn known(&mut self, root_url: &str, identity: &WorkerIdentity) {
+        self.identified = true;
+        let WorkerIdentity { provider_id, worker_pool_id, worker_group, worker_id } = identity;
+        for public in [root_url, provider_id, worker_pool_id.as_str(), worker_group, worker_id] {
+            self.secrets.allow(public);
+        }
     }
 
     fn know(&self, credentials: &Credentials) {

@@ -63,8 +63,9 @@ impl Layers {
             };
             none = false;
             let value = parse(&raw, &format!("secret {name}"))?;
-            known.add_all(&value);
             let taken = take_secret_form(value, &name)?;
+            taken.config.values().for_each(|value| known.add_all(value));
+            taken.files.iter().for_each(|file| known.add(&file.content));
             self.take(taken, Source::Secret(name), FileOrigin::Secret);
         }
         if none {
