@@ -129,8 +129,13 @@ impl Supervisor<'_> {
             }
             let deadline = self.machine.deadline().map(|moment| self.epoch + moment);
             let event = tokio::select! {
-                // In this order: what somebody asked for counts before the exit that it caused.
+                // In this order: a renewal counts before what follows from it, and what somebody asked for before the
+                // exit that it caused.
                 biased;
+                spec = renewed(&mut self.job.launches) => {
+                    self.spec = spec;
+                    Some(Event::Renewed)
+                }
                 Some(event) = events.recv() => Some(event),
                 Some(said) = next(&mut self.worker_events) => self.heard(said),
                 status = exited(&mut self.child, self.clearing.is_none()) => {
@@ -138,10 +143,6 @@ impl Supervisor<'_> {
                     let exit = (self.spec.explain)(status);
                     self.last_exit = Some(exit);
                     Some(Event::Exited(exit))
-                }
-                spec = renewed(&mut self.job.launches) => {
-                    self.spec = spec;
-                    Some(Event::Renewed)
                 }
                 event = prepared(&mut self.preparing) => Some(event),
                 () = tick(&mut self.clearing) => self.advance_clearing(),
