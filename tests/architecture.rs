@@ -194,7 +194,7 @@ fn wrong_shape(source: &Source) -> Vec<String> {
     }
     for (_, behind) in source.text.split("#[cfg(test)]").enumerate().skip(1) {
         let item = behind.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("#["));
-        if !item.is_some_and(|item| item.starts_with("mod ")) {
+        if !item.is_some_and(|item| item.trim_start_matches("pub(crate) ").starts_with("mod ")) {
             faults.push(format!("{}: `#[cfg(test)]` is for test modules, not for `{item:?}`", source.path));
         }
     }

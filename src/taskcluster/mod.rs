@@ -26,4 +26,4 @@ pub use values::{
 };
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -10,23 +10,35 @@ use crate::clock::Clock;
 pub(crate) struct TestClock {
     base: Timestamp,
     started: tokio::time::Instant,
+    slept: Mutex<SignedDuration>,
     jumped: Mutex<SignedDuration>,
 }
 
 impl TestClock {
     pub(crate) fn new() -> Arc<Self> {
-        let base = Timestamp::UNIX_EPOCH;
-        Arc::new(Self { base, started: tokio::time::Instant::now(), jumped: Mutex::default() })
+        let (base, started) = (Timestamp::UNIX_EPOCH, tokio::time::Instant::now());
+        Arc::new(Self { base, started, slept: Mutex::default(), jumped: Mutex::default() })
     }
 
+    /// Somebody sets the host's clock. It is right until then.
     pub(crate) fn jump(&self, by: SignedDuration) {
         *self.jumped.lock().unwrap() += by;
+    }
+
+    /// The host sleeps: time goes on, but its timers do not.
+    pub(crate) fn sleep(&self, time: SignedDuration) {
+        *self.slept.lock().unwrap() += time;
+    }
+
+    /// The time, whatever the host's clock says.
+    pub(crate) fn true_time(&self) -> Timestamp {
+        let elapsed = SignedDuration::try_from(self.started.elapsed()).unwrap();
+        self.base + elapsed + *self.slept.lock().unwrap()
     }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
-        let elapsed = SignedDuration::try_from(self.started.elapsed()).unwrap();
-        self.base + elapsed + *self.jumped.lock().unwrap()
+        self.true_time() + *self.jumped.lock().unwrap()
     }
 }

@@ -4,8 +4,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
 use crate::clock::{Clock, wait_until};
@@ -19,6 +20,9 @@ use crate::run::cache::{CachedRun, Keeper};
 use crate::taskcluster::{CallError, Effort};
 use crate::worker::{self, Launch, LaunchSpec, WorkerError};
 
+#[cfg(test)]
+mod tests;
+
 /// After a refusal it is tried again only where the worker may register anew, and not before this.
 const AFTER_REFUSAL: SignedDuration = SignedDuration::from_mins(10);
 
@@ -26,10 +30,40 @@ const AFTER_REFUSAL: SignedDuration = SignedDuration::from_mins(10);
 /// do not renew together.
 const JITTER: f64 = 0.1;
 
+/// New credentials that are due at once, too, are renewed after this, or after a quarter of their life, where that is
+/// less: the host's clock may be days ahead, and the deployment is not to be called without end.
+const AT_MOST_EVERY: SignedDuration = SignedDuration::from_mins(1);
+
+/// Who gets new credentials for old ones: worker-manager, asked by a [`Registrar`].
+pub trait Renews: Send + Sync {
+    /// The new ones, and the secret for the next time.
+    ///
+    /// # Errors
+    ///
+    /// Refused, or no answer for as long as it was tried.
+    fn renew(
+        &self,
+        credentials: &Credentials,
+        secret: &SecretString,
+        effort: Effort,
+    ) -> impl Future<Output = Result<Renewed, CallError>> + Send;
+}
+
+impl Renews for Registrar {
+    async fn renew(
+        &self,
+        credentials: &Credentials,
+        secret: &SecretString,
+        effort: Effort,
+    ) -> Result<Renewed, CallError> {
+        Self::renew(self, credentials, secret, effort).await
+    }
+}
+
 /// What the renewal of one run's credentials needs.
-pub struct Renewal {
+pub struct Renewal<R = Registrar> {
     /// Who renews.
-    pub registrar: Registrar,
+    pub registrar: R,
     /// Whether a refusal may pass: the worker may register anew at any time (static).
     pub may_register_again: bool,
     /// The run whose credentials they are, as it is cached.
@@ -48,14 +82,17 @@ pub struct Renewal {
     pub events: mpsc::Sender<Event>,
 }
 
-impl Renewal {
+impl<R: Renews> Renewal<R> {
     /// Renews until the supervisor is gone, or until that has failed for so long that the worker had to be stopped.
     pub async fn keep(self) {
-        let mut old_end = None;
+        // They end with this task.
+        let mut old = JoinSet::new();
+        let mut if_due_again = SignedDuration::ZERO;
         while let Some(wait) = self.credentials().renewal_in(self.clock.now()) {
+            let wait = if wait.is_zero() { if_due_again } else { wait };
             let due = self.clock.now().saturating_add(earlier(wait)).unwrap_or(Timestamp::MAX);
             debug!(%due, "credentials are renewed then");
-            self.wait_for(due, &mut old_end).await;
+            wait_until(due, &*self.clock).await;
             let Some(last_use) = self.credentials().last_use() else { return };
             let Ok(renewed) = self.renew(last_use).await else {
                 wait_until(last_use, &*self.clock).await;
@@ -63,19 +100,11 @@ impl Renewal {
                 self.send(Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring }).await;
                 return;
             };
-            old_end = Some(last_use);
             self.install(renewed).await;
+            if_due_again = at_most_every(&self.credentials());
+            while old.try_join_next().is_some() {}
+            old.spawn(tell_of_end(last_use, self.clock.clone(), self.events.clone()));
         }
-    }
-
-    /// Waits for the renewal; on the way, tells when credentials that were renewed before are of no more use.
-    async fn wait_for(&self, due: Timestamp, old_end: &mut Option<Timestamp>) {
-        if let Some(end) = old_end.filter(|end| *end <= due) {
-            wait_until(end, &*self.clock).await;
-            *old_end = None;
-            self.send(Event::OldCredentialsEnd).await;
-        }
-        wait_until(due, &*self.clock).await;
     }
 
     /// Tries until they are of no more use. After a refusal it waits before it tries again; a worker that can register
@@ -133,6 +162,19 @@ impl Renewal {
         // Without a supervisor there is no worker either.
         let _ = self.events.send(event).await;
     }
+}
+
+/// Tells when credentials that were renewed are of no more use.
+async fn tell_of_end(last_use: Timestamp, clock: Arc<dyn Clock>, events: mpsc::Sender<Event>) {
+    wait_until(last_use, &*clock).await;
+    // Without a supervisor there is no worker either.
+    let _ = events.send(Event::OldCredentialsEnd).await;
+}
+
+/// How long new credentials that are due at once are used all the same.
+fn at_most_every(credentials: &Credentials) -> SignedDuration {
+    let life = credentials.expires.zip(credentials.obtained).map(|(end, begin)| end.duration_since(begin));
+    life.filter(SignedDuration::is_positive).map_or(AT_MOST_EVERY, |life| AT_MOST_EVERY.min(life / 4))
 }
 
 /// Up to a tenth earlier.

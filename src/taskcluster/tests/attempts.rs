@@ -50,6 +50,31 @@ fn failure(next: Next) -> Failure {
     }
 }
 
+/// How an attempt fails that a test elsewhere has scripted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fails {
+    /// Taskcluster says no.
+    Refused,
+    /// Nobody answers.
+    Unreachable,
+}
+
+/// Makes scripted attempts as all calls make theirs: for tests of those who call.
+pub(crate) async fn scripted<T>(
+    effort: Effort,
+    clock: &dyn Clock,
+    mut attempt: impl FnMut() -> Result<T, Fails>,
+) -> Result<T, CallError> {
+    let terms = Terms { end: End::from(effort), attempt: ATTEMPT, clock };
+    keep_trying(&target(), terms, || {
+        ready(attempt().map_err(|fails| match fails {
+            Fails::Refused => failure(Next::Nothing),
+            Fails::Unreachable => failure(Next::Later),
+        }))
+    })
+    .await
+}
+
 /// Fails as told at each attempt, counted from 0; at `None` it works. Answers when the attempts were made, too.
 async fn run(
     effort: Effort,

@@ -1,6 +1,6 @@
 //! Tests of the calls to Taskcluster: against a server on loopback, recorded answers, and scripted attempts.
 
-mod attempts;
+pub(crate) mod attempts;
 mod calls;
 mod contract;
 mod failures;
