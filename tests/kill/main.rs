@@ -1,0 +1,161 @@
+//! `kill -9` at any moment: the cache is whole, nothing is left running, and the next start brings a worker whose
+//! credentials are of use, without a person's help. Real processes, real files, a Taskcluster on loopback.
+//!
+//! Each kill is aimed: something must have happened first, and then a random time passes. In which step it hit is told
+//! afterwards, by what can be seen from outside.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::print_stdout, reason = "which steps were hit, and with which seed, is for people")]
+
+#[path = "../support/fake_metadata/mod.rs"]
+#[expect(dead_code, reason = "this test asks it nothing")]
+mod fake_metadata;
+#[path = "../support/fake_taskcluster/mod.rs"]
+mod fake_taskcluster;
+mod machine;
+#[path = "../e2e/support/processes.rs"]
+#[expect(dead_code, reason = "the end-to-end tests ask for more")]
+mod processes;
+mod steps;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use machine::{Machine, Provider};
+use steps::{AIMS, Step};
+
+/// How many machines are killed at the same time.
+const LANES: usize = 12;
+
+/// How often each step must have been hit.
+const AT_LEAST: usize = 5;
+
+/// How long anything may take that takes milliseconds on an idle machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Asks until there is an answer; none within [`DEADLINE`]: none.
+pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        if Instant::now() > end {
+            return None;
+        }
+        std::thread::park_timeout(Duration::from_micros(500));
+    }
+}
+
+/// What the kills have hit.
+#[derive(Default)]
+struct Tally {
+    steps: BTreeMap<Step, usize>,
+    /// Kills that left a file that was being written.
+    while_writing: usize,
+    /// Machines that had registered and did not know it: the answer was lost with the runner.
+    lost: usize,
+}
+
+/// Does so many jobs on all lanes, each with chance of its own.
+fn on_all_lanes(jobs: usize, job: impl Fn(usize, &mut fastrand::Rng) + Sync) {
+    let seed = std::env::var("KILL_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    println!("again with KILL_SEED={seed}");
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..LANES {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= jobs {
+                        return;
+                    }
+                    job(number, &mut fastrand::Rng::with_seed(seed.wrapping_add(number as u64)));
+                }
+            });
+        }
+    });
+}
+
+/// Kills the machine's runner once, aimed at `aim`, and looks at what is left.
+fn kill(machine: &Machine, aim: usize, chance: &mut fastrand::Rng, tally: &Mutex<Tally>) -> Step {
+    let aim = &AIMS[aim % AIMS.len()];
+    machine.slow_down(aim.late, chance);
+    let written = machine.temporary_files();
+    let boot = machine.boot();
+    aim.wait(&boot, chance);
+    boot.kill();
+    let step = Step::hit(&boot);
+    // Panics where it is not whole.
+    machine.cache();
+    machine.assert_nothing_lives();
+    let mut tally = tally.lock().unwrap();
+    *tally.steps.entry(step).or_default() += 1;
+    tally.while_writing += usize::from(machine.temporary_files() > written);
+    step
+}
+
+/// Starts the runner, which must bring a worker with credentials that Taskcluster accepts; and kills it.
+fn works_again(machine: &Machine, after: Step) {
+    machine.speed_up();
+    let boot = machine.boot();
+    let credentials = boot.wait_for_worker(&format!("after a kill in the step {after:?}"));
+    machine.assert_accepted(&credentials, &format!("after a kill in the step {after:?}"));
+    boot.kill();
+    assert!(machine.cache().is_some(), "a worker without a cache\n{}", machine.log());
+    machine.assert_nothing_lives();
+}
+
+fn report(title: &str, tally: &Tally, steps: &[Step]) {
+    println!("{title}:");
+    for step in steps {
+        println!("{:5}  {}", tally.steps.get(step).copied().unwrap_or(0), step.in_words());
+    }
+    println!("{:5}  left a file that was being written", tally.while_writing);
+    println!("{:5}  lost the machine", tally.lost);
+}
+
+fn assert_all_hit(tally: &Tally, steps: &[Step]) {
+    for step in steps {
+        let hits = tally.steps.get(step).copied().unwrap_or(0);
+        assert!(hits >= AT_LEAST, "only {hits} kills hit the step: {}", step.in_words());
+    }
+    assert!(tally.while_writing >= AT_LEAST, "only {} kills left a file", tally.while_writing);
+}
+
+#[test]
+fn a_static_worker_survives_kills_at_any_moment() {
+    let tally = Mutex::new(Tally::default());
+    let kills_a_machine = 4;
+    on_all_lanes(200 / kills_a_machine, |number, chance| {
+        let machine = Machine::new(Provider::Static, &format!("static-{number}"));
+        for kill_number in 0..kills_a_machine {
+            let step = kill(&machine, number * kills_a_machine + kill_number, chance, &tally);
+            works_again(&machine, step);
+        }
+    });
+    let tally = tally.into_inner().unwrap();
+    report("200 kills of static workers", &tally, Step::OF_STATIC);
+    assert_all_hit(&tally, Step::OF_STATIC);
+}
+
+#[test]
+fn a_cloud_s_machine_survives_kills_but_for_that_between_its_registration_and_its_cache() {
+    let tally = Mutex::new(Tally::default());
+    on_all_lanes(130, |number, chance| {
+        let machine = Machine::new(Provider::Google, &format!("google-{number}"));
+        let step = kill(&machine, number, chance, &tally);
+        if machine.is_registered() && machine.cache().is_none() {
+            assert!(matches!(step, Step::RegisterAnswer | Step::Caching), "lost in the step {step:?}");
+            tally.lock().unwrap().lost += 1;
+            machine.assert_gives_up();
+            return;
+        }
+        works_again(&machine, step);
+    });
+    let tally = tally.into_inner().unwrap();
+    report("130 kills of machines that can register once", &tally, Step::OF_CLOUD);
+    assert_all_hit(&tally, Step::OF_CLOUD);
+}
