@@ -12,6 +12,11 @@ use std::process::{Command, Output};
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 
+#[path = "support/secrets.rs"]
+mod secrets;
+
+use secrets::Secrets;
+
 /// A folder with runner configurations in it, which is all that the program sees.
 struct Desk(tempfile::TempDir);
 
@@ -41,14 +46,20 @@ impl Desk {
     }
 
     fn start_worker(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_start-worker"))
+        let output = Command::new(env!("CARGO_BIN_EXE_start-worker"))
             .args(arguments)
             .current_dir(self.0.path())
             .env_clear()
             .env("HOME", self.0.path())
             .env("RUNTIME_DIRECTORY", self.0.path())
             .output()
-            .unwrap()
+            .unwrap();
+        if !arguments.contains(&"--show-secrets") {
+            let secrets = Secrets::of_folder(self.0.path());
+            secrets.assert_kept(&output.stdout);
+            secrets.assert_kept(&output.stderr);
+        }
+        output
     }
 
     fn check(&self, arguments: &[&str]) -> Output {

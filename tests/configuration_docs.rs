@@ -6,6 +6,11 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Output};
 
+#[path = "support/secrets.rs"]
+mod secrets;
+
+use secrets::Secrets;
+
 use start_worker::config::{self, Diagnostic, KeyInfo};
 use start_worker::host::private_file::Access;
 
@@ -95,7 +100,7 @@ fn run(arguments: &[&str], text: &str) -> Output {
     let path = folder.path().join("start-worker.yml");
     std::fs::write(&path, text).expect("a file");
     std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("its mode");
-    Command::new(env!("CARGO_BIN_EXE_start-worker"))
+    let output = Command::new(env!("CARGO_BIN_EXE_start-worker"))
         .args(arguments)
         .arg("start-worker.yml")
         .current_dir(folder.path())
@@ -103,7 +108,11 @@ fn run(arguments: &[&str], text: &str) -> Output {
         .env_remove("START_WORKER_LOG")
         .env("RUNTIME_DIRECTORY", folder.path())
         .output()
-        .expect("a run")
+        .expect("a run");
+    let secrets = Secrets::of_folder(folder.path());
+    secrets.assert_kept(&output.stdout);
+    secrets.assert_kept(&output.stderr);
+    output
 }
 
 #[test]

@@ -6,6 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+#[path = "support/secrets.rs"]
+mod secrets;
+
+use secrets::Secrets;
+
 /// Runs start-worker in the folder to its end; its exit code and its log. `worker`, `supervision` and `host` are YAML in
 /// flow style, without the braces.
 fn run(folder: &Path, [worker, supervision, host]: [&str; 3], script: &str) -> (Option<i32>, String) {
@@ -15,7 +20,7 @@ fn run(folder: &Path, [worker, supervision, host]: [&str; 3], script: &str) -> (
     let config = folder.join("runner.yml");
     let text = format!(
         r#"
-provider: {{providerType: standalone, rootURL: "https://tc.example.com", clientID: c, accessToken: hush, workerPoolID: pp/ww, workerGroup: wg, workerID: wi}}
+provider: {{providerType: standalone, rootURL: "https://tc.example.com", clientID: c, accessToken: hush-hush, workerPoolID: pp/ww, workerGroup: wg, workerID: wi}}
 getSecrets: false
 worker: {{path: {path}, {worker}}}
 supervision: {{{supervision}}}
@@ -34,6 +39,9 @@ host: {{rebootCommand: ["true"], {host}}}
         .stdin(Stdio::null())
         .output()
         .unwrap();
+    let secrets = Secrets::of_folder(folder);
+    secrets.assert_kept(&ended.stdout);
+    secrets.assert_kept(&ended.stderr);
     (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
 }
 

@@ -13,6 +13,11 @@ use insta::assert_snapshot;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+#[path = "support/secrets.rs"]
+mod secrets;
+
+use secrets::Secrets;
+
 /// Longer than any run here takes, however loaded the machine is.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -34,7 +39,7 @@ impl Story {
         let config = folder.path().join("runner.yml");
         let text = format!(
             r#"
-provider: {{providerType: standalone, rootURL: "https://tc.example.com", clientID: c, accessToken: hush, workerPoolID: pp/ww, workerGroup: wg, workerID: wi}}
+provider: {{providerType: standalone, rootURL: "https://tc.example.com", clientID: c, accessToken: hush-hush, workerPoolID: pp/ww, workerGroup: wg, workerID: wi}}
 getSecrets: false
 worker: {{path: {path}, {worker}}}
 supervision: {{{supervision}}}
@@ -121,6 +126,7 @@ host: {{shutdownCommand: ["true"], rebootCommand: ["true"]}}
         }
         let code = self.runner.wait().unwrap().code();
         let folder = self.folder.take().unwrap();
+        Secrets::of_folder(folder.path()).assert_kept(self.seen.join("\n").as_bytes());
         let lines: Vec<String> = self.seen.iter().map(|line| always_the_same(line, folder.path())).collect();
         (format!("{}\nexit code {}", lines.join("\n"), code.unwrap()), folder)
     }

@@ -43,7 +43,7 @@ fn the_dummy_example_shows_a_run_with_its_secrets_masked() {
     assert!(ended.log.contains("example/linux"), "{}", ended.log);
     assert!(!ended.log.contains("not-a-real-token"), "{}", ended.log);
     let open = example("dummy-standalone.yml").replace("# showSecrets: true", "showSecrets: true");
-    let ended = Scene::new().text(&open).start().ended();
+    let ended = Scene::new().text(&open).shows_secrets().start().ended();
     assert!(ended.log.contains("not-a-real-token"), "{}", ended.log);
 }
 

@@ -17,6 +17,11 @@ mod protocol;
 #[cfg(test)]
 mod restarts;
 #[cfg(test)]
+mod secrecy;
+#[cfg(test)]
+#[path = "../support/secrets.rs"]
+mod secrets;
+#[cfg(test)]
 mod start;
 #[cfg(test)]
 mod stop;

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 
 use crate::fake_metadata::{Cloud, FakeMetadata};
 use crate::fake_taskcluster::{FakeTaskcluster, Fault, ProviderType, Times, WorkerKey, WorkerState};
+use crate::secrets::Secrets;
 use crate::{eventually, processes};
 
 /// Credentials that live so long are renewed after two seconds.
@@ -46,6 +47,8 @@ pub(crate) struct Machine {
     folder: TempDir,
     mark: String,
     boots: AtomicUsize,
+    /// All that were ever in play on it.
+    secrets: Mutex<Secrets>,
 }
 
 impl Machine {
@@ -79,8 +82,10 @@ impl Machine {
         );
         let folder = tempfile::Builder::new().prefix("start-worker-kill-").tempdir().unwrap();
         let mark = format!("kill-{}-{name}", std::process::id());
-        let machine = Self { provider, fake, key, metadata, folder, mark, boots: AtomicUsize::new(0) };
+        let boots = AtomicUsize::new(0);
+        let machine = Self { provider, fake, key, metadata, folder, mark, boots, secrets: Mutex::default() };
         machine.write_configuration();
+        *machine.secrets.lock().unwrap() = Secrets::of_folder(machine.folder.path());
         machine
     }
 
@@ -199,6 +204,25 @@ impl Machine {
         }
     }
 
+    /// No secret that its runners ever knew is in their logs.
+    pub(crate) fn assert_no_secrets(&self) {
+        self.secrets.lock().unwrap().assert_kept(self.log().as_bytes());
+    }
+
+    /// Remembers what a runner knew: what it sent, was answered, and has kept.
+    fn remember_secrets(&self) {
+        let mut secrets = self.secrets.lock().unwrap();
+        secrets.add_folder(self.folder.path());
+        self.fake
+            .requests()
+            .iter()
+            .filter_map(|request| request.body.as_ref())
+            .for_each(|body| secrets.add_value(body));
+        if let Some(secret) = self.fake.one_time_secret(&self.key) {
+            secrets.add("the one-time secret", &secret);
+        }
+    }
+
     /// The runner cannot register a second time, and has the host shut down: worker-manager makes another machine.
     pub(crate) fn assert_gives_up(&self) {
         self.speed_up();
@@ -244,6 +268,7 @@ impl Boot<'_> {
         }
         child.kill().unwrap();
         child.wait().unwrap();
+        self.machine.remember_secrets();
     }
 
     /// Waits for the worker; the credentials that it has.

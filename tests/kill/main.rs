@@ -15,6 +15,8 @@ mod machine;
 #[path = "../e2e/support/processes.rs"]
 #[expect(dead_code, reason = "the end-to-end tests ask for more")]
 mod processes;
+#[path = "../support/secrets.rs"]
+mod secrets;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -135,6 +137,7 @@ fn a_static_worker_survives_kills_at_any_moment() {
             let step = kill(&machine, number * kills_a_machine + kill_number, chance, &tally);
             works_again(&machine, step);
         }
+        machine.assert_no_secrets();
     });
     let tally = tally.into_inner().unwrap();
     report("200 kills of static workers", &tally, Step::OF_STATIC);
@@ -151,9 +154,10 @@ fn a_cloud_s_machine_survives_kills_but_for_that_between_its_registration_and_it
             assert!(matches!(step, Step::RegisterAnswer | Step::Caching), "lost in the step {step:?}");
             tally.lock().unwrap().lost += 1;
             machine.assert_gives_up();
-            return;
+        } else {
+            works_again(&machine, step);
         }
-        works_again(&machine, step);
+        machine.assert_no_secrets();
     });
     let tally = tally.into_inner().unwrap();
     report("130 kills of machines that can register once", &tally, Step::OF_CLOUD);

@@ -13,7 +13,9 @@ use nix::unistd::Pid;
 use super::log::Log;
 use super::processes::{self, Process};
 use super::record::Event;
+use super::scene::ACCESS_TOKEN;
 use super::{Scene, eventually};
+use crate::secrets::Secrets;
 
 /// The environment variable by which a scene's processes are found.
 pub(super) const MARK: &str = "TEST_WORKER_MARK";
@@ -159,6 +161,7 @@ impl Runner {
             panic!("the runner did not end in time\n{self}");
         };
         assert!(self.log.wait_for_end(), "somebody holds the log although the runner has ended\n{self}");
+        self.assert_no_secrets(&self.log.bytes());
         let code = match status {
             WaitStatus::Exited(_, code) => Some(code),
             _ => None,
@@ -203,7 +206,19 @@ impl Runner {
     pub(crate) fn stdout(&mut self) -> String {
         let mut text = String::new();
         self.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        self.assert_no_secrets(text.as_bytes());
         text
+    }
+
+    /// No secret that is in play is in what the runner has printed.
+    #[track_caller]
+    fn assert_no_secrets(&self, printed: &[u8]) {
+        if self.scene.shows_secrets {
+            return;
+        }
+        let mut secrets = Secrets::of_folder(self.scene.dir.path());
+        secrets.add("the scene's access token", ACCESS_TOKEN);
+        secrets.assert_kept(printed);
     }
 
     /// The runner's children, zombies included.
@@ -262,6 +277,15 @@ impl Drop for Runner {
             living.is_empty().then_some(())
         });
         self.child.wait().ok();
-        assert!(gone.is_some() || std::thread::panicking(), "cannot kill what the scene has left behind");
+        if std::thread::panicking() {
+            return;
+        }
+        assert!(gone.is_some(), "cannot kill what the scene has left behind");
+        if let Some(mut stdout) = self.child.stdout.take() {
+            let mut printed = Vec::new();
+            stdout.read_to_end(&mut printed).ok();
+            self.assert_no_secrets(&printed);
+        }
+        self.assert_no_secrets(&self.log.bytes());
     }
 }

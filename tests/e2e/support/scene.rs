@@ -20,6 +20,7 @@ pub(crate) struct Scene {
     pub(super) dir: TempDir,
     pub(super) mark: String,
     pub(super) blocked_sink: bool,
+    pub(super) shows_secrets: bool,
     config: Value,
     text: Option<String>,
     env: Vec<(String, String)>,
@@ -58,7 +59,7 @@ impl Scene {
             "status": {"socket": null},
             "getSecrets": false,
         });
-        Self { dir, mark, blocked_sink: false, config, text: None, env: Vec::new() }
+        Self { dir, mark, blocked_sink: false, shows_secrets: false, config, text: None, env: Vec::new() }
     }
 
     /// The worker's script, one statement each.
@@ -93,6 +94,12 @@ impl Scene {
     /// Nobody reads the log until [`Runner::unblock_sink`].
     pub(crate) fn blocked_sink(mut self) -> Self {
         self.blocked_sink = true;
+        self
+    }
+
+    /// The runner is asked to show secrets: its output is not checked for them.
+    pub(crate) fn shows_secrets(mut self) -> Self {
+        self.shows_secrets = true;
         self
     }
 
