@@ -62,6 +62,20 @@ struct Supervised {
     registrar: Option<Registrar>,
     /// How this machine leaves worker-manager; `None`: it is not one that does.
     removal: Option<Removal>,
+    /// Stops the watch for interruptions: the worker is gone for good.
+    gone: CancellationToken,
+    /// What is still to end, and may take its time: it comes after a removal.
+    last: Vec<JoinHandle<()>>,
+}
+
+impl Supervised {
+    /// Ends what the run has left. What the cloud is told now may be the machine's end.
+    async fn finish(&mut self, events: &mut mpsc::Receiver<Event>) {
+        self.gone.cancel();
+        for task in self.last.drain(..) {
+            or_asked_to_end(task, events).await;
+        }
+    }
 }
 
 impl Keeping<'_> {
@@ -76,14 +90,15 @@ impl Keeping<'_> {
             Err(outcome) => return Ok(outcome),
         };
         loop {
-            let run = self.supervise(prepared, events).await?;
+            let mut run = self.supervise(prepared, events).await?;
             let registers = matches!(self.config.provider, ProviderConfig::Static(_));
-            prepared = match conclusion(run.outcome, self.config.provider.is_dynamic(), registers) {
-                Conclusion::End => return Ok(run.outcome),
-                Conclusion::Remove => {
-                    self.remove(run.removal.as_ref(), &run.outcome.to_string()).await;
-                    return Ok(run.outcome);
-                }
+            let concluded = conclusion(run.outcome, self.config.provider.is_dynamic(), registers);
+            if concluded == Conclusion::Remove {
+                self.remove(run.removal.as_ref(), &run.outcome.to_string()).await;
+            }
+            run.finish(events).await;
+            prepared = match concluded {
+                Conclusion::End | Conclusion::Remove => return Ok(run.outcome),
                 Conclusion::RemoveLater => {
                     self.remove_later(run.removal.as_ref(), &run.outcome.to_string(), events).await;
                     return Ok(run.outcome);
@@ -193,7 +208,9 @@ impl Keeping<'_> {
         let current: Current = Arc::new(Mutex::new(cached));
         let dynamic = self.config.provider.is_dynamic();
         let removal = dynamic.then(|| self.removal(registrar.clone(), current.clone()));
-        let mut supervised = Supervised { outcome: Outcome::Done, current, registrar, removal };
+        let gone = CancellationToken::new();
+        let mut supervised =
+            Supervised { outcome: Outcome::Done, current, registrar, removal, gone, last: Vec::new() };
         let Launch::Start(spec) = launch else { return Ok(supervised) };
         let siblings = Siblings::new(self.sender.clone());
         let (launches, newest) = channel::channel(*spec);
@@ -219,12 +236,13 @@ impl Keeping<'_> {
         } else if let Some(expires) = expires {
             self.watch_expiry(expires, &siblings);
         }
-        let gone = CancellationToken::new();
-        let watching = self.watch_interruptions(&identity, &gone)?;
+        supervised.last.extend(self.watch_interruptions(&identity, &supervised.gone)?);
         supervised.outcome = supervisor::supervise(job, self.output, events).await;
-        gone.cancel();
-        for task in [watching, reporting].into_iter().flatten() {
-            or_asked_to_end(task, events).await;
+        match (reporting, supervised.outcome) {
+            // There is no time to lose.
+            (Some(reporting), Outcome::Interrupted { .. }) => supervised.last.push(reporting),
+            (Some(reporting), _) => or_asked_to_end(reporting, events).await,
+            (None, _) => {}
         }
         Ok(supervised)
     }
