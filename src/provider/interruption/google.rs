@@ -11,6 +11,9 @@ use super::{Failing, Kind, Notice, PREEMPTED};
 use crate::provider::ProviderError;
 use crate::provider::metadata::{Answer, Failure, MetadataOrigins, SOON, Service};
 
+/// A hanging GET. That it fails is not made good by an answer at once.
+const WAITING: &str = "wait_for_change";
+
 /// How long the service is asked to wait, in seconds.
 const WAIT: u32 = 60;
 /// How long an answer is waited for.
@@ -45,6 +48,7 @@ impl Watcher {
         loop {
             sleep_until(self.due).await;
             let asked = Instant::now();
+            let call = if self.etag.is_some() { WAITING } else { PREEMPTED };
             let answer = match &self.etag {
                 None => self.service.get(PREEMPTED, SOON).await,
                 Some(etag) => {
@@ -57,13 +61,13 @@ impl Watcher {
             trace!(?answer, "polled for interruptions");
             match answer.and_then(|answer| self.take(answer, asked)) {
                 Ok(notice) => {
-                    self.failing.answered(PREEMPTED);
+                    self.failing.answered(call);
                     if let Some(notice) = notice {
                         return notice;
                     }
                 }
                 Err(failure) => {
-                    self.failing.failed(PREEMPTED, &self.service.url(PREEMPTED), &failure);
+                    self.failing.failed(call, &self.service.url(PREEMPTED), &failure);
                     self.etag = None;
                     self.due = Instant::now() + AFTER_FAILURE;
                 }
