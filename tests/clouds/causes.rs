@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::fake_taskcluster::{Fault, Times};
 use crate::machine::{ACTION, EC2, Machine, OBEDIENT, at_once};
-use crate::support::{Runner, Scene, named};
+use crate::support::{Runner, Scene, messages, named};
 
 /// How generic-worker ends: done, idle, reboot, interrupted, bad configuration, crashes.
 const EXITS: [&str; 9] =
@@ -64,8 +64,10 @@ fn fate(cause: Cause, exit: &str) -> Fate {
 fn prepare(cause: Cause, machine: &Machine) {
     match cause {
         Cause::Rebalance => {
-            // Asked for every 30 s: the first answer comes when the worker is there.
-            machine.tell(&format!("fault {REBALANCE} delay 1s"));
+            // Asked for every 30 s, and first after these: by then the worker is there.
+            for path in ["spot/", "events/maintenance/"] {
+                machine.tell(&format!("fault /latest/meta-data/{path} delay 1s"));
+            }
             machine.tell(&format!(r#"set {REBALANCE} {{"noticeTime": "2026-11-24T18:02:00Z"}}"#));
         }
         Cause::Expired => {
@@ -106,6 +108,15 @@ fn cause_it(cause: Cause, machine: &Machine, runner: &Runner) {
     }
 }
 
+/// What the worker is told, in one word.
+fn told(cause: Cause) -> &'static [&'static str] {
+    match cause {
+        Cause::None => &[],
+        Cause::Stop | Cause::Terminated | Cause::Hibernates | Cause::Expired => &["now"],
+        Cause::Drain | Cause::Rebalance | Cause::NewCredentials => &["finish"],
+    }
+}
+
 fn assert_row(cause: Cause, exits: &[&str]) {
     at_once(exits, |exit| {
         let machine = Machine::new(EC2);
@@ -124,6 +135,9 @@ fn assert_row(cause: Cause, exits: &[&str]) {
             "{exit}\n{}",
             ended.log
         );
+        let mut heard = messages(&ended.events);
+        heard.retain(|message| message != "welcome");
+        assert_eq!(heard, told(cause), "{exit}\n{}", ended.log);
         assert_eq!(
             machine.cache()["Extra"].get("removed").is_some_and(Value::is_object),
             found.removed,
@@ -137,6 +151,7 @@ fn assert_row(cause: Cause, exits: &[&str]) {
 
 /// A removed machine starts no worker; one that was drained before its reboot holds; another goes on as it was.
 fn assert_second_boot(machine: &Machine, removed: bool, holds: bool) {
+    machine.tell("clear");
     machine.tell(&format!("unset {ACTION}"));
     let runner = scene(machine).worker(OBEDIENT).start();
     let awaited = match (removed, holds) {
@@ -170,13 +185,8 @@ fn an_operators_drain() {
 }
 
 #[test]
-fn an_interruption_with_an_end() {
-    assert_row(Cause::Terminated, &EXITS);
-}
-
-#[test]
-fn an_interruption_without_an_end() {
-    assert_row(Cause::Hibernates, &EXITS);
+fn an_interruption_with_and_without_an_end() {
+    at_once([Cause::Terminated, Cause::Hibernates], |cause| assert_row(cause, &EXITS));
 }
 
 #[test]

@@ -195,21 +195,6 @@ fn a_machine_that_comes_back_keeps_its_registration_and_goes_on_with_it() {
     });
 }
 
-#[test]
-fn a_rebalance_recommendation_lets_the_tasks_finish_and_removes_the_machine() {
-    let path = "/latest/meta-data/events/recommendations/rebalance";
-    let machine = Machine::new(EC2);
-    machine.tell(&format!(r#"set {path} {{"noticeTime": "2026-11-24T18:02:00Z"}}"#));
-    let scene = machine.scene().set("provider.onRebalance", "drain");
-    let runner = scene.worker(["on finish: sleep 200ms ; exit 0", "hello all", "wait"]).start();
-    let ended = runner.ended();
-    assert_eq!(
-        (ended.code, messages(&ended.events)),
-        (Some(0), vec!["welcome".to_owned(), "finish".to_owned()])
-    );
-    assert_eq!(machine.taskcluster.count("removeWorker"), 1, "{}", ended.log);
-}
-
 /// What a machine acknowledges of an event for these, once its worker is gone.
 fn acknowledged(machines: &[&str], wanted: bool) -> Vec<String> {
     let machine = Machine::new(AZURE);
