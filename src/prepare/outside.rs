@@ -64,6 +64,7 @@ impl Layers {
             none = false;
             let value = parse(&raw, &format!("secret {name}"))?;
             let taken = take_secret_form(value, &name)?;
+            // Not where a file goes: whoever looks for it, or for why it cannot be written, must read that.
             taken.config.values().for_each(|value| known.add_all(value));
             taken.files.iter().for_each(|file| known.add(&file.content));
             self.take(taken, Source::Secret(name), FileOrigin::Secret);

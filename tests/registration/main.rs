@@ -1,0 +1,19 @@
+//! Registration end to end: the real binary, a scripted worker, and a Taskcluster that fails in every way it can.
+//!
+//! [`site`] is where the two meet; the harness and the worker are those of `tests/e2e`.
+
+#[cfg(test)]
+#[path = "../support/fake_taskcluster/mod.rs"]
+mod fake_taskcluster;
+#[cfg(test)]
+mod renewal;
+#[cfg(test)]
+mod secrets;
+#[cfg(test)]
+mod site;
+#[cfg(test)]
+mod start;
+#[cfg(test)]
+#[path = "../e2e/support/mod.rs"]
+#[expect(dead_code, unused_imports, reason = "the harness of tests/e2e, of which this program uses a part")]
+mod support;
