@@ -175,7 +175,10 @@ where
                 put_right = true;
                 continue;
             }
-            Next::AtOnce | Next::Nothing => return Err(story.ends(failure)),
+            Next::AtOnce | Next::Nothing => {
+                story.is_answered();
+                return Err(story.ends(failure));
+            }
             Next::Later => backoff.next_wait(&mut chance),
             // Jitter here, too: the others were told the same.
             Next::After(time) => time + backoff.next_wait(&mut chance),
@@ -228,6 +231,19 @@ impl<'a> Story<'a> {
         if self.told.is_some() {
             let (call, attempts) = (self.call.name, self.attempts.saturating_add(1));
             info!(call, attempts, after = span(self.began.elapsed()), "a call to Taskcluster works again");
+        }
+    }
+
+    /// With a no, which may be what its caller expects.
+    fn is_answered(&self) {
+        if self.told.is_some() {
+            let (call, attempts) = (self.call.name, self.attempts);
+            info!(
+                call,
+                attempts,
+                after = span(self.began.elapsed()),
+                "a call to Taskcluster is answered again"
+            );
         }
     }
 

@@ -171,9 +171,14 @@ impl Client {
             }
             300..=399 => Err(Failure::permanent(self.redirect(call, status, &headers))),
             _ => {
-                let why = Why::of_answer(status, &body);
+                let why = match broken {
+                    // Who says no, and why, was in what is missing.
+                    Some(Why::Broken(why)) if status < 500 => Why::Broken(format!("{status}, and {why}")),
+                    _ => Why::of_answer(status, &body),
+                };
                 let next = match status {
                     408 | 429 | 500.. => retry_after(&headers, self.now()).map_or(Next::Later, Next::After),
+                    _ if matches!(why, Why::Broken(_)) => Next::Later,
                     401 if is_stale(&why) && self.correct_clock(&headers) => Next::AtOnce,
                     _ => Next::Nothing,
                 };

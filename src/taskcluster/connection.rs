@@ -123,16 +123,20 @@ pub(super) async fn send(request: RequestBuilder, connect: Duration) -> Result<A
         Failure { why: no_answer(cause, connect), next, may_have_been_done: sent }
     })?;
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
-    let longest = if status.is_success() { LONGEST_ANSWER } else { LONGEST_REFUSAL };
     let mut body = Vec::new();
-    let broken = read_body(&mut response, &mut body, longest).await.err();
+    let broken = read_body(&mut response, &mut body, status.is_success()).await.err();
     Ok(Answer { status: status.as_u16(), headers, body, broken })
 }
 
-async fn read_body(response: &mut Response, body: &mut Vec<u8>, longest: usize) -> Result<(), Why> {
+/// What is only shown need not be there whole.
+async fn read_body(response: &mut Response, body: &mut Vec<u8>, needed: bool) -> Result<(), Why> {
+    let longest = if needed { LONGEST_ANSWER } else { LONGEST_REFUSAL };
     while let Some(chunk) = response.chunk().await.map_err(broken_off)? {
         let room = longest.saturating_sub(body.len());
         body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
+        if chunk.len() > room && !needed {
+            return Ok(());
+        }
         if chunk.len() > room {
             return Err(Why::Broken(format!("the answer is longer than {} MiB", LONGEST_ANSWER >> 20)));
         }
