@@ -6,7 +6,13 @@
 #[path = "../support/fake_taskcluster/mod.rs"]
 mod fake_taskcluster;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
 mod renewal;
+#[cfg(test)]
+mod reports;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]

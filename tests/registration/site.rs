@@ -31,7 +31,10 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn new() -> Self {
-        let taskcluster = FakeTaskcluster::start();
+        Self::with_taskcluster(FakeTaskcluster::start())
+    }
+
+    pub(crate) fn with_taskcluster(taskcluster: FakeTaskcluster) -> Self {
         taskcluster.set_pool(POOL, json!({"config": {}}));
         let worker = taskcluster.add_static_worker(POOL, GROUP, WORKER, STATIC_SECRET);
         let dir = tempfile::Builder::new().prefix("start-worker-registration-").tempdir().unwrap();
