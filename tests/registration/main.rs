@@ -3,10 +3,18 @@
 //! [`site`] is where the two meet; the harness and the worker are those of `tests/e2e`.
 
 #[cfg(test)]
+mod cache;
+#[cfg(test)]
+mod cache_faults;
+#[cfg(test)]
 #[path = "../support/fake_taskcluster/mod.rs"]
 mod fake_taskcluster;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod go_cache;
+#[cfg(test)]
+mod provenance;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
