@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::fake_taskcluster::{Fault, Times};
+use crate::fake_taskcluster::{Fault, Times, WorkerState};
 use crate::site::{AT_ONCE, STATIC_SECRET, Site, assert_discreet, between, line, lines, ready, stop};
 use crate::support::{messages, named};
 
@@ -193,4 +193,27 @@ fn a_stop_ends_a_renewal_that_hangs() {
     ready(&runner);
     site.wait_for("reregisterWorker", 1);
     stop(&runner);
+}
+
+#[test]
+fn a_worker_that_is_refused_at_renewal_works_until_its_credentials_run_out_and_nobody_is_hammered() {
+    let site = Site::with_life(8);
+    site.taskcluster.fail("reregisterWorker", Times::Only(1), Fault::Hang);
+    let runner = site.scene().start();
+    ready(&runner);
+    site.wait_for("reregisterWorker", 1);
+    site.taskcluster.set_worker_state(&site.worker, WorkerState::Stopped);
+    site.taskcluster.clear_faults();
+    runner.wait_for_log("credentials cannot be renewed: the worker goes on while they are of use");
+    runner.wait_for_graceful_termination(false);
+    runner.wait_for_log("the worker cannot start yet");
+    let ended = stop(&runner);
+    assert_eq!(ended.starts(), 1);
+    assert!(
+        line(&ended.log, "the worker cannot start yet").contains("worker is not running"),
+        "{}",
+        ended.log
+    );
+    // At the renewal, and when the worker was to start again.
+    assert_eq!(site.calls(), ["registerWorker", "reregisterWorker", "registerWorker", "registerWorker"]);
 }

@@ -158,6 +158,7 @@ fn generic_worker_finds_all_sources_merged_to_the_byte() {
 #[test]
 fn the_requests_are_those_of_the_contract() {
     let site = Site::new();
+    let booted_before = boot_time();
     once(with_all_sources(&site, site.scene(), "command"));
     let requests = site.taskcluster.requests();
     let described = |request: &Request| {
@@ -179,7 +180,8 @@ fn the_requests_are_those_of_the_contract() {
     }
     let mut body = requests[0].body.clone().unwrap();
     let told: jiff::Timestamp = body["systemBootTime"].as_str().unwrap().parse().unwrap();
-    assert_eq!(told, boot_time());
+    // Where somebody sets the host's clock, it moves.
+    assert!([booted_before, boot_time()].contains(&told), "{told}");
     body.as_object_mut().unwrap().remove("systemBootTime");
     let expected = json!({
         "workerPoolId": POOL, "providerId": "static", "workerGroup": GROUP, "workerId": WORKER,
