@@ -245,3 +245,87 @@ impl fmt::Display for Outcome {
         })
     }
 }
+
+/// What the runner is doing, in an operator's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Finding out who the worker is and what it is started with.
+    Preparing,
+    /// Drained before the reboot: nothing is started until somebody says so.
+    Holding,
+    /// Writing the worker's files and executing it.
+    Starting,
+    /// The worker lives, and nothing was asked of it.
+    Running,
+    /// The worker was asked to finish its tasks.
+    Draining,
+    /// The worker was asked to end at once.
+    Stopping,
+    /// The worker was killed.
+    Killing,
+    /// The worker has ended; what it left behind is being ended, and its end judged.
+    Clearing,
+    /// Waiting before the worker is started again.
+    BackingOff,
+    /// Waiting for the host to reboot.
+    AwaitingReboot,
+    /// The worker needs no more keeping.
+    Ended,
+}
+
+impl Phase {
+    /// Its name, for people and programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Holding => "holding",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::Stopping => "stopping",
+            Self::Killing => "killing",
+            Self::Clearing => "clearing",
+            Self::BackingOff => "backing off",
+            Self::AwaitingReboot => "awaiting reboot",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// Why the runner does what it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The worker was asked to end.
+    Asked(Cause),
+    /// The worker ended like this.
+    Exited(Exit),
+    /// All is over.
+    Over(Outcome),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asked(cause) => cause.fmt(f),
+            Self::Exited(exit) => exit.fmt(f),
+            Self::Over(outcome) => outcome.fmt(f),
+        }
+    }
+}
+
+/// The supervisor's state, as observers show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StateSummary {
+    /// What the runner is doing.
+    pub phase: Phase,
+    /// The process id of a worker that lives.
+    pub worker_pid: Option<u32>,
+    /// Why, where that is not plain.
+    pub reason: Option<Reason>,
+}
+
+impl From<Phase> for StateSummary {
+    fn from(phase: Phase) -> Self {
+        Self { phase, worker_pid: None, reason: None }
+    }
+}

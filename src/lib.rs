@@ -16,6 +16,8 @@
 //! 3. **Conclude** ([`keep`]): the [`event::Outcome`] has consequences: the machine leaves worker-manager, or the worker
 //!    registers anew and all begins again; else it becomes the exit code, once the last lines are written.
 //!
+//! All along [`standing`] has where the runner stands, for whoever asks at the status socket ([`observe::status`]).
+//!
 //! Everything but the output thread runs on one thread. Nothing that can block runs there.
 
 use std::path::PathBuf;
@@ -29,10 +31,13 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::config::{Implementation, RunnerConfig};
 use crate::event::{Event, Outcome};
-use crate::keep::{Keeping, Siblings, asked_to_end};
+use crate::hold::{Released, asked_to_end};
+use crate::keep::{Keeping, Siblings};
+use crate::observe::status;
 use crate::output::Output;
 use crate::prepare::{PrepareError, Preparer};
 use crate::run::Run;
+use crate::standing::Announcer;
 use crate::watch::signals::Signals;
 use crate::worker::dummy::Shown;
 
@@ -42,6 +47,7 @@ pub mod clock;
 pub mod config;
 pub mod credentials;
 pub mod event;
+pub mod hold;
 pub mod host;
 pub mod keep;
 pub mod observe;
@@ -53,6 +59,7 @@ pub mod redact;
 pub mod registration;
 pub mod retry;
 pub mod run;
+pub mod standing;
 pub mod supervisor;
 pub mod taskcluster;
 pub mod watch;
@@ -60,6 +67,9 @@ pub mod worker;
 
 /// What siblings may send before they wait for the supervisor.
 const WAITING_EVENTS: usize = 64;
+
+/// Requests to resume that wait for the first of them.
+const WAITING_RESUMES: usize = 4;
 
 /// How long what is not on the disk yet is waited for at the end.
 const LAST_WRITE_TIME: Duration = Duration::from_secs(10);
@@ -105,6 +115,7 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
 
     worker::usable(&config.worker)?;
     let held_mark = host::held::place(host.state_directory.as_deref(), config.cache_over_restarts.as_deref());
+    let announcer = Announcer::new(host.clock.clone());
     let config = Arc::new(config);
     let mut preparer = Preparer::new(config.clone(), host.clock);
     preparer.proxies = host.proxies;
@@ -115,14 +126,27 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
         return show(preparer, show_secrets, output, &mut events).await;
     }
     tell_what_is_not_built(&config);
-    if let Some(outcome) = hold(held_mark.as_deref(), &mut events).await {
-        return Ok(outcome);
-    }
-    let mut keeping = Keeping { config, preparer, held_mark, output, sender, checks };
-    let result = keeping.keep(&mut events).await;
+    let (resumes, to_resume) = mpsc::channel(WAITING_RESUMES);
+    let counterparts = status::Counterparts {
+        standing: announcer.observe(),
+        events: sender.clone(),
+        resumes,
+        provider: config.provider.provider_type(),
+    };
+    let status =
+        status::open(&config.status_socket, preparer.runtime_directory.as_deref(), counterparts).await;
+    let mut keeping = Keeping { config, preparer, held_mark, output, sender, checks, announcer };
+    let result = match keeping.hold(to_resume, &mut events).await {
+        Released::Resumed => keeping.keep(&mut events).await.map_err(RunError::from),
+        Released::Ended => Ok(Outcome::Stopped),
+    };
     // Credentials that are not on the disk yet.
     let _ = tokio::time::timeout(LAST_WRITE_TIME, keeping.preparer.keeper.flush()).await;
-    Ok(result?)
+    if let Some(status) = status {
+        let outcome = result.as_ref().map_or_else(RunError::to_string, Outcome::to_string);
+        status.close(keeping.preparer.secrets.mask(outcome)).await;
+    }
+    result
 }
 
 /// The dummy worker: its run, line by line, as fast as the log takes them.
@@ -170,24 +194,6 @@ fn tell_what_is_not_built(config: &RunnerConfig) {
     if let Some(user) = &config.autologin.user {
         warn!(user, "autologin.user: this version sets no automatic login");
     }
-    if let config::StatusSocket::At(path) = &config.status_socket {
-        warn!(path = %path.display(), "status.socket: this version has no status socket");
-    }
-}
-
-/// After an operator's drain that ended in a reboot: starts nothing until told to stop, or until the mark is gone.
-async fn hold(mark: Option<&std::path::Path>, events: &mut mpsc::Receiver<Event>) -> Option<Outcome> {
-    let mark = mark.filter(|mark| mark.exists())?;
-    warn!(
-        mark = %mark.display(),
-        "holding: this host was drained before it rebooted; to let the worker start again, remove the mark and restart the service"
-    );
-    while let Some(event) = events.recv().await {
-        if matches!(event, Event::Terminate | Event::Asked { .. }) {
-            return Some(Outcome::Stopped);
-        }
-    }
-    Some(Outcome::Stopped)
 }
 
 /// How long the last lines may take to be written, where the log is stalled.

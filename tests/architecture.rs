@@ -13,7 +13,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (6, &["lib"]),
     (5, &["keep", "check"]),
     (4, &["supervisor", "watch", "observe", "prepare"]),
-    (3, &["provider", "registration", "worker", "output"]),
+    (3, &["provider", "registration", "worker", "output", "standing", "hold"]),
     (2, &["event", "taskcluster", "run", "protocol", "config"]),
     (1, &["host", "credentials", "clock", "retry", "redact", "chain"]),
 ];
@@ -49,6 +49,8 @@ const MUST_NOT_KNOW: &[(&str, &[&[&str]])] = &[
     ("observe/", &[PROCESSES, HTTP]),
     ("prepare/", &[PROCESSES]),
     ("registration.rs", &[PROCESSES, &["crate::supervisor", "reqwest"]]),
+    ("standing.rs", &[PROCESSES, HTTP]),
+    ("hold.rs", &[PROCESSES, HTTP]),
     ("provider/", &[PROCESSES, &["crate::worker", "crate::supervisor"]]),
     ("worker/", &[PROCESSES, HTTP, &["tokio"]]),
     // Of the runtime it knows the channel to the supervisor alone.

@@ -280,7 +280,7 @@ exit 67
     INFO  received a signal to drain signal=SIGUSR1 from_pid=…
     INFO  asked the worker to finish its tasks and exit pid=… cause=operator
     INFO  worker exited status="exit code 67" meaning="reboot required" ran=…
-    INFO  drained, and the worker reboots the host: no worker is started after the boot until the mark is removed mark=DIR/held
+    INFO  drained, and the worker reboots the host: no worker is started after the boot until `start-worker resume` mark=DIR/held
     INFO  start-worker ends: drained as asked; holding after the reboot
     exit code 0
     "#);
@@ -290,7 +290,7 @@ exit 67
     let (held, folder) = after_the_boot.end_keeping();
     assert_snapshot!(held, @r#"
     INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=command
-    WARN  holding: this host was drained before it rebooted; to let the worker start again, remove the mark and restart the service mark=DIR/held
+    WARN  holding: this host was drained before it rebooted; to let the worker start again: `start-worker resume`, or remove the mark and restart the service mark=DIR/held
     INFO  received a signal to stop signal=SIGTERM from_pid=…
     INFO  start-worker ends: stopped as asked
     exit code 0

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tracing::{error, info, warn};
 
+use super::atomic::{self, WriteError};
+
 /// The mark's name, in the state directory or after the cache's own name.
 const NAME: &str = "held";
 
@@ -30,7 +32,7 @@ pub fn mark(place: Option<&Path>) {
     match write(path) {
         Ok(()) => info!(
             mark = %path.display(),
-            "drained, and the worker reboots the host: no worker is started after the boot until the mark is removed"
+            "drained, and the worker reboots the host: no worker is started after the boot until `start-worker resume`"
         ),
         Err(cause) => error!(
             mark = %path.display(), error = %cause,
@@ -39,9 +41,18 @@ pub fn mark(place: Option<&Path>) {
     }
 }
 
+/// Removes the mark. When this returns without an error, it is gone from the disk.
+///
+/// # Errors
+///
+/// It cannot be removed.
+pub fn unmark(path: &Path) -> Result<(), WriteError> {
+    atomic::remove(path)
+}
+
 fn write(path: &Path) -> std::io::Result<()> {
     let mut file = std::fs::File::create(path)?;
-    file.write_all(b"drained by an operator; remove this file to let the worker start again\n")?;
+    file.write_all(b"drained by an operator; `start-worker resume` lets the worker start again\n")?;
     file.sync_all()?;
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::File::open(folder)?.sync_all()?;
@@ -62,10 +73,12 @@ mod tests {
     }
 
     #[test]
-    fn the_mark_is_there_after_marking() {
+    fn the_mark_is_there_from_marking_to_unmarking() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("held");
         mark(Some(&path));
         assert!(path.exists());
+        unmark(&path).unwrap();
+        assert!(!path.exists());
     }
 }

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::{OnReboot, ProviderConfig, RunnerConfig};
-use crate::event::{Cause, Event, Outcome};
+use crate::event::{Event, Outcome, Phase};
+use crate::hold::{Released, Resume, asked_to_end, hold};
 use crate::host::power;
 use crate::output::Output;
 use crate::prepare::{FailureKind, PrepareError, Prepared, Preparer, Ready};
@@ -19,6 +20,7 @@ use crate::provider::interruption;
 use crate::registration::Registrar;
 use crate::registration::removal::{Current, Left, Removal, Whole};
 use crate::run::cache::CachedRun;
+use crate::standing::Announcer;
 use crate::supervisor::{self, Job};
 use crate::watch::credentials::Renewal;
 use crate::watch::deployment::{self, Deployed};
@@ -48,6 +50,8 @@ pub struct Keeping<'a> {
     pub held_mark: Option<PathBuf>,
     /// Where the worker's output goes.
     pub output: &'a Output,
+    /// Tells where the runner stands.
+    pub announcer: Announcer,
     /// For siblings.
     pub sender: mpsc::Sender<Event>,
     /// Tells the watch for a new deployment to look now.
@@ -79,6 +83,20 @@ impl Supervised {
 }
 
 impl Keeping<'_> {
+    /// After an operator's drain that ended in a reboot: waits until somebody wants the worker back, or the runner's
+    /// end.
+    pub async fn hold(
+        &self,
+        resumes: mpsc::Receiver<Resume>,
+        events: &mut mpsc::Receiver<Event>,
+    ) -> Released {
+        let Some(mark) = self.held_mark.as_deref().filter(|mark| mark.exists()) else {
+            return Released::Resumed;
+        };
+        self.announcer.announce(Phase::Holding.into());
+        hold(mark, resumes, events).await
+    }
+
     /// Keeps the worker until it needs no more keeping. `events` has what siblings send.
     ///
     /// # Errors
@@ -124,6 +142,7 @@ impl Keeping<'_> {
         &mut self,
         events: &mut mpsc::Receiver<Event>,
     ) -> Result<Result<Prepared, Outcome>, PrepareError> {
+        self.announcer.announce(Phase::Preparing.into());
         let ready = tokio::select! {
             biased;
             () = asked_to_end(events) => return Ok(Err(Outcome::Stopped)),
@@ -201,6 +220,7 @@ impl Keeping<'_> {
         events: &mut mpsc::Receiver<Event>,
     ) -> Result<Supervised, PrepareError> {
         let Prepared { cached, registrar } = prepared;
+        self.announcer.announce_worker(&cached.run);
         let identity = cached.run.identity.clone();
         let expires = cached.run.credentials.expires;
         let deployed = Deployed::of(&cached.run);
@@ -228,6 +248,7 @@ impl Keeping<'_> {
             removal: supervised.removal.clone(),
             reports: reporting.is_some().then_some(reports),
             held_mark: self.held_mark.clone(),
+            announcer: self.announcer.clone(),
         };
         if let Some(registrar) = supervised.registrar.clone() {
             let its_launches = launches.subscribe();
@@ -367,15 +388,6 @@ async fn run_host_command(what: &'static str, command: &[String]) {
     };
     if let Err(cause) = ended {
         error!(what, error = %cause, "the host command failed");
-    }
-}
-
-/// Waits for a request to end, where no worker runs that it could be made of.
-pub(crate) async fn asked_to_end(events: &mut mpsc::Receiver<Event>) {
-    while let Some(event) = events.recv().await {
-        if matches!(event, Event::Terminate | Event::Asked { cause: Cause::Operator, .. }) {
-            return;
-        }
     }
 }
 

@@ -1,3 +1,4 @@
 //! What others can see of the runner. Observers decide nothing.
 
 pub mod logging;
+pub mod status;

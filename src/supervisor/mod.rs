@@ -20,6 +20,7 @@ use crate::protocol::capabilities::{Capabilities, Capability};
 use crate::protocol::message::{ErrorReport, FromWorker, ToWorker};
 use crate::registration::removal::Removal;
 use crate::run::cache::Keeper;
+use crate::standing::Announcer;
 use crate::worker::{InPlace, LaunchSpec};
 
 mod child;
@@ -31,6 +32,7 @@ mod reports;
 mod spawn;
 pub mod state;
 mod story;
+mod summary;
 mod version;
 mod wait;
 
@@ -66,6 +68,8 @@ pub struct Job {
     pub reports: Option<mpsc::Sender<ErrorReport>>,
     /// Where the mark goes that keeps a worker from being started after a drain; `None`: nowhere to put it.
     pub held_mark: Option<PathBuf>,
+    /// Whom to tell of every change.
+    pub announcer: Announcer,
 }
 
 /// Starts the worker and keeps it until it needs no more keeping. `events` has what the siblings send.
@@ -90,6 +94,7 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
         last_lines: Vec::new(),
         at_the_end: TaskTracker::new(),
     };
+    supervisor.announce();
     supervisor.perform_all(first);
     supervisor.run(events).await
 }
@@ -174,6 +179,7 @@ impl Supervisor<'_> {
             } else {
                 debug!(?event, ?before, ?after, "event");
             }
+            self.announce();
             for action in actions {
                 pending.extend(self.perform(action));
             }

@@ -1,0 +1,129 @@
+//! Holding: after an operator's drain that ended in a reboot no worker is started, until somebody says so.
+
+use std::path::Path;
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
+
+use crate::chain::Chain;
+use crate::event::Event;
+use crate::host::held;
+
+/// Somebody wants the worker to start again. Dropped without an answer: the runner holds no longer.
+#[derive(Debug)]
+pub struct Resume {
+    /// Gets why it cannot be, or that it is.
+    pub answer: oneshot::Sender<Result<(), String>>,
+}
+
+/// How holding ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Released {
+    /// Nothing keeps the worker from being started.
+    Resumed,
+    /// The runner was told to end.
+    Ended,
+}
+
+/// Starts nothing while `mark` is there: until it is told to resume, which removes the mark, or to end.
+pub async fn hold(
+    mark: &Path,
+    mut resumes: mpsc::Receiver<Resume>,
+    events: &mut mpsc::Receiver<Event>,
+) -> Released {
+    warn!(
+        mark = %mark.display(),
+        "holding: this host was drained before it rebooted; to let the worker start again: `start-worker resume`, or remove the mark and restart the service"
+    );
+    loop {
+        let resume = tokio::select! {
+            biased;
+            () = asked_to_end(events) => return Released::Ended,
+            Some(resume) = resumes.recv() => resume,
+        };
+        let path = mark.to_owned();
+        let removed = tokio::select! {
+            biased;
+            () = asked_to_end(events) => return Released::Ended,
+            // It ends with an fsync, which can take long.
+            removed = tokio::task::spawn_blocking(move || held::unmark(&path)) => removed,
+        };
+        let cause = match removed {
+            Ok(Ok(())) => {
+                info!(mark = %mark.display(), "resumed: the mark is removed, and the worker is started");
+                // Who has not waited for the answer needs none.
+                let _ = resume.answer.send(Ok(()));
+                return Released::Resumed;
+            }
+            Ok(Err(cause)) => Chain(&cause).to_string(),
+            Err(cause) => cause.to_string(),
+        };
+        error!(error = cause, "cannot resume, still holding; remove the mark and restart the service");
+        let _ = resume.answer.send(Err(cause));
+    }
+}
+
+/// Waits for any request to end. Who sends them outlives this.
+pub(crate) async fn asked_to_end(events: &mut mpsc::Receiver<Event>) {
+    while let Some(event) = events.recv().await {
+        if matches!(event, Event::Terminate | Event::Asked { .. }) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Cause, Strength};
+
+    struct Holding {
+        folder: tempfile::TempDir,
+        events: mpsc::Sender<Event>,
+        resumes: mpsc::Sender<Resume>,
+        end: tokio::task::JoinHandle<Released>,
+    }
+
+    fn holding(mark: &str) -> Holding {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(mark);
+        let (events, mut happened) = mpsc::channel(1);
+        let (resumes, asked) = mpsc::channel(1);
+        let end = tokio::spawn(async move { hold(&path, asked, &mut happened).await });
+        Holding { folder, events, resumes, end }
+    }
+
+    async fn resume(holding: &Holding) -> Result<(), String> {
+        let (answer, answered) = oneshot::channel();
+        holding.resumes.send(Resume { answer }).await.unwrap();
+        answered.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn resuming_removes_the_mark_and_lets_the_runner_go_on() {
+        let holding = holding("held");
+        std::fs::write(holding.folder.path().join("held"), "").unwrap();
+        assert_eq!(resume(&holding).await, Ok(()));
+        assert!(!holding.folder.path().join("held").exists());
+        assert_eq!(holding.end.await.unwrap(), Released::Resumed);
+    }
+
+    #[tokio::test]
+    async fn a_mark_that_cannot_be_removed_keeps_the_runner_holding() {
+        let holding = holding("held");
+        std::fs::create_dir(holding.folder.path().join("held")).unwrap();
+        let cause = resume(&holding).await.unwrap_err();
+        assert!(cause.contains("/held: "), "{cause}");
+        holding.events.send(Event::Terminate).await.unwrap();
+        assert_eq!(holding.end.await.unwrap(), Released::Ended);
+    }
+
+    #[tokio::test]
+    async fn a_drain_ends_it_also_where_nobody_can_ask_to_resume() {
+        let Holding { folder, events, resumes, end } = holding("held");
+        drop(resumes);
+        events.send(Event::Asked { strength: Strength::Drain, cause: Cause::Operator }).await.unwrap();
+        assert_eq!(end.await.unwrap(), Released::Ended);
+        drop(folder);
+    }
+}

@@ -1,0 +1,186 @@
+//! What is said on the socket: requests, and the answers to them. One JSON object a line, both ways.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::event::Reason;
+use crate::standing::Standing;
+
+/// What a complaint may quote of a request.
+const LONGEST_COMPLAINT: usize = 200;
+
+/// What can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(tag = "request", rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum Request {
+    /// What the runner is doing.
+    Status {},
+    /// That the worker finishes its tasks, and the runner ends.
+    Drain {
+        /// Whether the answer comes when it has ended.
+        #[serde(default)]
+        wait: bool,
+    },
+    /// That a drained host starts its worker again.
+    Resume {},
+}
+
+impl Request {
+    pub(super) fn parse(line: &[u8]) -> Result<Self, Answer> {
+        serde_json::from_slice(line).map_err(|cause| {
+            let cause: String = cause.to_string().chars().take(LONGEST_COMPLAINT).collect();
+            Answer::Error(format!(
+                "not a request: {cause}; send {{\"request\":\"status\"}}, \"drain\" or \"resume\""
+            ))
+        })
+    }
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Answer {
+    /// What has come of a resume.
+    Resume(&'static str),
+    /// Why nothing has come of the request.
+    Error(String),
+    /// What has come of a drain.
+    #[serde(untagged)]
+    Drain {
+        drain: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        outcome: Option<String>,
+    },
+    #[serde(untagged)]
+    Status(Box<StatusAnswer>),
+}
+
+impl Answer {
+    pub(super) const DRAINING: Self = Self::Drain { drain: "asked", outcome: None };
+    pub(super) const RESUMED: Self = Self::Resume("resumed");
+    pub(super) const NOT_HOLDING: Self = Self::Resume("not holding");
+
+    pub(super) fn ended(outcome: String) -> Self {
+        Self::Drain { drain: "ended", outcome: Some(outcome) }
+    }
+
+    /// With the newline.
+    pub(super) fn line(&self) -> Vec<u8> {
+        // Strings and numbers make no trouble; a client that gets an empty line asks again.
+        let mut line = serde_json::to_vec(self).unwrap_or_default();
+        line.push(b'\n');
+        line
+    }
+}
+
+/// What `status` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct StatusAnswer {
+    state: &'static str,
+    since: String,
+    reason: Option<String>,
+    worker_pid: Option<u32>,
+    #[serde(rename = "workerPoolID")]
+    worker_pool_id: Option<String>,
+    worker_group: Option<String>,
+    #[serde(rename = "workerID")]
+    worker_id: Option<String>,
+    #[serde(rename = "rootURL")]
+    root_url: Option<String>,
+    provider_type: &'static str,
+    credentials_expire: Option<String>,
+    version: &'static str,
+    pid: u32,
+}
+
+impl StatusAnswer {
+    pub(super) fn new(standing: &Standing, provider_type: &'static str) -> Self {
+        let time = |time: Timestamp| format!("{time:.0}");
+        let summary = &standing.summary;
+        let worker = standing.worker.as_deref();
+        let identity = worker.map(|worker| &worker.identity);
+        Self {
+            state: summary.phase.name(),
+            since: time(standing.since),
+            reason: summary.reason.as_ref().map(Reason::to_string),
+            worker_pid: summary.worker_pid,
+            worker_pool_id: identity.map(|identity| identity.worker_pool_id.to_string()),
+            worker_group: identity.map(|identity| identity.worker_group.clone()),
+            worker_id: identity.map(|identity| identity.worker_id.clone()),
+            root_url: worker.map(|worker| worker.root_url.clone()),
+            provider_type,
+            credentials_expire: standing.credentials_expire.map(time),
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_json_objects() {
+        for (line, request) in [
+            (r#"{"request":"status"}"#, Request::Status {}),
+            (r#" {"request" : "drain"} "#, Request::Drain { wait: false }),
+            (r#"{"wait":true,"request":"drain"}"#, Request::Drain { wait: true }),
+            ("{\"request\":\"resume\"}\r", Request::Resume {}),
+        ] {
+            assert_eq!(Request::parse(line.as_bytes()), Ok(request), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_is_told_why() {
+        let lines = [
+            &b""[..],
+            b"status",
+            b"\xff\xfe",
+            b"[]",
+            b"{}",
+            br#"{"request":"stop"}"#,
+            br#"{"request":"status","wait":true}"#,
+            br#"{"request":"drain","wait":"yes"}"#,
+        ];
+        let said = lines.map(|line| String::from_utf8(Request::parse(line).unwrap_err().line()).unwrap());
+        let said = said.concat().replace(r#"; send {\"request\":\"status\"}, \"drain\" or \"resume\""}"#, "");
+        insta::assert_snapshot!(said, @r#"
+        {"error":"not a request: EOF while parsing a value at line 1 column 0
+        {"error":"not a request: expected value at line 1 column 1
+        {"error":"not a request: expected value at line 1 column 1
+        {"error":"not a request: missing field `request` at line 1 column 2
+        {"error":"not a request: missing field `request` at line 1 column 2
+        {"error":"not a request: unknown variant `stop`, expected one of `status`, `drain`, `resume` at line 1 column 17
+        {"error":"not a request: unknown field `wait`, there are no fields
+        {"error":"not a request: invalid type: string \"yes\", expected a boolean
+        "#);
+    }
+
+    #[test]
+    fn a_complaint_is_short_however_long_the_request() {
+        let line = format!(r#"{{"request":"{}"}}"#, "é".repeat(10_000));
+        assert!(Request::parse(line.as_bytes()).unwrap_err().line().len() < 600);
+    }
+
+    #[test]
+    fn answers_are_one_line_each() {
+        let answers = [
+            Answer::DRAINING,
+            Answer::ended("stopped as asked".to_owned()),
+            Answer::RESUMED,
+            Answer::NOT_HOLDING,
+            Answer::Error("a\nb".to_owned()),
+        ];
+        let said = answers.map(|answer| String::from_utf8(answer.line()).unwrap()).concat();
+        insta::assert_snapshot!(said, @r#"
+        {"drain":"asked"}
+        {"drain":"ended","outcome":"stopped as asked"}
+        {"resume":"resumed"}
+        {"resume":"not holding"}
+        {"error":"a\nb"}
+        "#);
+    }
+}

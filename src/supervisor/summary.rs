@@ -1,0 +1,41 @@
+//! The supervisor's state as observers see it.
+
+use super::Supervisor;
+use super::state::{State, Worker};
+use crate::event::{Exit, Phase, Reason, StateSummary, Strength};
+
+impl Supervisor<'_> {
+    /// Tells observers where things stand.
+    pub(super) fn announce(&self) {
+        self.job.announcer.announce(summary(self.machine.state(), self.last_exit));
+        self.job.announcer.announce_credentials(self.spec.credentials.expires);
+    }
+}
+
+/// A state in an operator's words. `last_exit`: how the worker last ended, if it has.
+fn summary(state: &State, last_exit: Option<Exit>) -> StateSummary {
+    let alone = |phase: Phase, reason| StateSummary { reason, ..phase.into() };
+    let alive = |phase, worker: &Worker, reason| StateSummary { phase, worker_pid: Some(worker.pid), reason };
+    let last = last_exit.map(Reason::Exited);
+    match state {
+        State::Preparing => alone(Phase::Starting, None),
+        State::Spawning(request) => {
+            alone(Phase::Starting, request.map(|request| Reason::Asked(request.cause)))
+        }
+        State::Running(worker) => alive(Phase::Running, worker, None),
+        State::Stopping(worker, request, _) => {
+            let phase = match request.strength {
+                Strength::Drain => Phase::Draining,
+                Strength::Stop => Phase::Stopping,
+                Strength::Kill => Phase::Killing,
+            };
+            alive(phase, worker, Some(Reason::Asked(request.cause)))
+        }
+        State::Clearing(ended, ..) | State::Lingering { ended, .. } => {
+            alone(Phase::Clearing, Some(Reason::Exited(ended.exit)))
+        }
+        State::BackingOff { .. } => alone(Phase::BackingOff, last),
+        State::AwaitingReboot { .. } => alone(Phase::AwaitingReboot, last),
+        State::Ended(outcome) => alone(Phase::Ended, Some(Reason::Over(*outcome))),
+    }
+}
