@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use crate::chain::Chain;
-use crate::event::Event;
+use crate::event::{Cause, Event};
 use crate::host::held;
 
 /// Somebody wants the worker to start again. Dropped without an answer: the runner holds no longer.
@@ -63,10 +63,12 @@ pub async fn hold(
     }
 }
 
-/// Waits for any request to end. Who sends them outlives this.
+/// Waits for a request to end, where no worker runs that it could be made of; what a run that is over still had to ask
+/// for does not count. Who sends them outlives this.
 pub(crate) async fn asked_to_end(events: &mut mpsc::Receiver<Event>) {
     while let Some(event) = events.recv().await {
-        if matches!(event, Event::Terminate | Event::Asked { .. }) {
+        let by_us = |cause| matches!(cause, Cause::Operator | Cause::RunnerFault);
+        if matches!(event, Event::Terminate) || matches!(event, Event::Asked { cause, .. } if by_us(cause)) {
             return;
         }
     }
@@ -75,7 +77,7 @@ pub(crate) async fn asked_to_end(events: &mut mpsc::Receiver<Event>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Cause, Strength};
+    use crate::event::Strength;
 
     struct Holding {
         folder: tempfile::TempDir,

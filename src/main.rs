@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 mod cli;
 
 use cli::environment::Environment;
-use cli::{Arguments, Command, exit};
+use cli::{Arguments, exit};
 
 /// How long what blocks may still take when all else has ended.
 const LAST_WRITES: Duration = Duration::from_secs(1);
@@ -33,8 +33,8 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stdout(), "{}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    if let Some(Command::Check(arguments)) = &arguments.command {
-        return ExitCode::from(cli::check::run(arguments));
+    if let Some(command) = &arguments.command {
+        return ExitCode::from(command.run());
     }
     let environment = Environment::read();
     let level = arguments.log_level.as_ref().or(environment.log_level.as_ref());

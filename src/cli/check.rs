@@ -7,7 +7,7 @@ use start_worker::check::{Report, faults_json};
 use start_worker::config::{self, Diagnostic, Level};
 use start_worker::host::private_file::Access;
 
-use super::exit;
+use super::{exit, print};
 
 /// What `check` can be asked for.
 #[derive(Debug, clap::Args)]
@@ -71,13 +71,5 @@ fn tell(diagnostics: &[Diagnostic], json: bool) {
             // Without a stderr there is nobody to tell.
             let _ = writeln!(io::stderr(), "{}", diagnostic.labelled());
         }
-    }
-}
-
-/// A reader that goes away (`| head`) needs no more.
-fn print(text: &str) -> io::Result<()> {
-    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
-        Err(cause) if cause.kind() != io::ErrorKind::BrokenPipe => Err(cause),
-        _ => Ok(()),
     }
 }

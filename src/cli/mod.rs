@@ -1,5 +1,6 @@
 //! The command line: what may be asked for, and what the answer's exit code is.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -7,15 +8,21 @@ use start_worker::chain::Chain;
 use start_worker::config::{self, LoadError};
 
 pub(crate) mod check;
+pub(crate) mod drain;
 pub(crate) mod environment;
 pub(crate) mod exit;
+pub(crate) mod resume;
+pub(crate) mod socket;
+pub(crate) mod status;
 
 /// Starts and supervises the worker of a Taskcluster worker machine.
 #[derive(Debug, Parser)]
 #[command(name = "start-worker", version, disable_version_flag = true, arg_required_else_help = true)]
-#[command(
-    override_usage = "start-worker [OPTIONS] <runnerConfig>\n       start-worker check [OPTIONS] <runnerConfig>"
-)]
+#[command(override_usage = "start-worker [OPTIONS] <runnerConfig>\n       \
+        start-worker check [OPTIONS] <runnerConfig>\n       \
+        start-worker status [--json] [--socket <PATH>]\n       \
+        start-worker drain [--wait] [--socket <PATH>]\n       \
+        start-worker resume [--socket <PATH>]")]
 #[command(
     subcommand_negates_reqs = true,
     args_conflicts_with_subcommands = true,
@@ -48,6 +55,32 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Show what a runner configuration means, and what is wrong or doubtful in it; change and contact nothing
     Check(check::Arguments),
+    /// Show what the start-worker of this machine is doing
+    Status(status::Arguments),
+    /// Let the worker finish its tasks, then end; the service stays down until it is started again
+    Drain(drain::Arguments),
+    /// Start the worker of a machine that holds after it was drained and rebooted
+    Resume(resume::Arguments),
+}
+
+impl Command {
+    /// Does it; its exit code.
+    pub(crate) fn run(&self) -> u8 {
+        match self {
+            Self::Check(arguments) => check::run(arguments),
+            Self::Status(arguments) => status::run(arguments),
+            Self::Drain(arguments) => drain::run(arguments),
+            Self::Resume(arguments) => resume::run(arguments),
+        }
+    }
+}
+
+/// A reader that goes away (`| head`) needs no more.
+fn print(text: &str) -> io::Result<()> {
+    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        Err(cause) if cause.kind() != io::ErrorKind::BrokenPipe => Err(cause),
+        _ => Ok(()),
+    }
 }
 
 /// What is wrong with a runner configuration that cannot be loaded, a line each.

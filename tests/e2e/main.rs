@@ -24,6 +24,8 @@ mod secrets;
 #[cfg(test)]
 mod start;
 #[cfg(test)]
+mod status;
+#[cfg(test)]
 mod stop;
 #[cfg(test)]
 mod support;
