@@ -271,7 +271,9 @@ fn another_user_is_refused_also_where_the_file_lets_them_in() {
     }
     let runner = ready(patient());
     let (path, program) = (socket(&runner), runner.path("start-worker"));
-    std::fs::copy(env!("CARGO_BIN_EXE_start-worker"), &program).unwrap();
+    // By another process: a test that forks while this one writes the copy would keep it from being executed.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_start-worker")).arg(&program).status().unwrap();
+    assert!(copied.success());
     let allow = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
