@@ -135,9 +135,15 @@ pub enum Event {
         new_credentials: bool,
     },
     /// There are newer credentials than before.
-    Renewed,
+    Renewed {
+        /// How often they have been renewed by now.
+        renewals: u32,
+    },
     /// Credentials that have been renewed come to their end: a worker that still has them must not go on.
-    OldCredentialsEnd,
+    OldCredentialsEnd {
+        /// How often they had been renewed when they were new.
+        renewals: u32,
+    },
     /// The worker's log tells that a task has started.
     TaskStarted,
     /// The worker's log tells that a task has finished.

@@ -111,7 +111,7 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     let siblings = Siblings::new(sender.clone());
     let checks = tokio::sync::watch::Sender::new(());
     let checked = watch::deployment::is_possible(&config.provider).then(|| checks.clone());
-    siblings.spawn("signals", signals.forward(sender.clone(), checked));
+    drop(siblings.spawn("signals", signals.forward(sender.clone(), checked)));
 
     worker::usable(&config.worker)?;
     let held_mark = host::held::place(host.state_directory.as_deref(), config.cache_over_restarts.as_deref());
@@ -135,9 +135,9 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     };
     let status =
         status::open(&config.status_socket, preparer.runtime_directory.as_deref(), counterparts).await;
-    let mut keeping = Keeping { config, preparer, held_mark, output, sender, checks, announcer };
+    let mut keeping = Keeping { config, preparer, held_mark, output, announcer, sender, checks };
     let result = match keeping.hold(to_resume, &mut events).await {
-        Released::Resumed => keeping.keep(&mut events).await.map_err(RunError::from),
+        Released::Resumed => Box::pin(keeping.keep(&mut events)).await.map_err(RunError::from),
         Released::Ended => Ok(Outcome::Stopped),
     };
     // Credentials that are not on the disk yet.

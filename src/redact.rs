@@ -30,9 +30,13 @@ impl Secrets {
             return;
         }
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let is_public = known.public.iter().any(|public| public.contains(secret));
-        if !is_public && !known.secrets.iter().any(|old| old.expose_secret() == secret) {
-            known.secrets.push(secret.into());
+        if known.public.iter().any(|public| public.contains(secret)) {
+            return;
+        }
+        for form in written_forms(secret) {
+            if !known.secrets.iter().any(|old| old.expose_secret() == form) {
+                known.secrets.push(form.into());
+            }
         }
     }
 
@@ -64,6 +68,16 @@ impl Secrets {
         }
     }
 
+    /// The value without them, in all its strings.
+    pub fn mask_strings(&self, value: &mut Value) {
+        match value {
+            Value::Object(object) => object.values_mut().for_each(|value| self.mask_strings(value)),
+            Value::Array(array) => array.iter_mut().for_each(|value| self.mask_strings(value)),
+            Value::String(text) => *text = self.mask(std::mem::take(text)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
     /// The text without them.
     pub fn mask(&self, mut text: String) -> String {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -74,6 +88,21 @@ impl Secrets {
         }
         text
     }
+}
+
+/// The text, and how it looks within quotes, in Rust's way, in JSON's, and in JSON within JSON.
+fn written_forms(text: &str) -> Vec<String> {
+    let inside = |quoted: String| {
+        quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(&quoted).to_owned()
+    };
+    let json = |text: &str| inside(Value::from(text).to_string());
+    let once = json(text);
+    let mut forms = vec![text.to_owned(), inside(format!("{text:?}")), json(&once), once];
+    forms.sort_unstable();
+    forms.dedup();
+    // The longest first: another may be a part of it.
+    forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
+    forms
 }
 
 /// Whether a key says that its value is a secret: one of its words is `secret`, `token`, `password`, `passwd` or
@@ -206,6 +235,22 @@ mod tests {
         {
             assert!(!names_a_secret(key), "{key}");
         }
+    }
+
+    #[test]
+    fn secrets_are_masked_also_where_they_are_quoted() {
+        let secrets = Secrets::default();
+        let secret = "-----BEGIN KEY-----\npa\"ss\"word\n";
+        secrets.add(secret);
+        let json = Value::from(secret).to_string();
+        for text in [secret.to_owned(), format!("{secret:?}"), json.clone(), Value::from(json).to_string()] {
+            let masked = secrets.mask(text.clone());
+            assert!(!masked.contains("word") && masked.contains(MASK), "{text} became {masked}");
+        }
+        let mut value = json!({"a": [secret, 12_345_678]});
+        secrets.add("12345678");
+        secrets.mask_strings(&mut value);
+        assert_eq!(value, json!({"a": [MASK, 12_345_678]}));
     }
 
     #[test]

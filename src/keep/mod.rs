@@ -12,14 +12,12 @@ use tracing::{error, info, warn};
 use crate::config::{OnReboot, ProviderConfig, RunnerConfig};
 use crate::event::{Event, Outcome, Phase};
 use crate::hold::{Released, Resume, asked_to_end, hold};
-use crate::host::power;
 use crate::output::Output;
-use crate::prepare::{FailureKind, PrepareError, Prepared, Preparer, Ready};
+use crate::prepare::{PrepareError, Prepared, Preparer, Ready};
 use crate::protocol::capabilities::{Capabilities, Capability};
 use crate::provider::interruption;
 use crate::registration::Registrar;
-use crate::registration::removal::{Current, Left, Removal, Whole};
-use crate::run::cache::CachedRun;
+use crate::registration::removal::{Current, Removal};
 use crate::standing::Announcer;
 use crate::supervisor::{self, Job};
 use crate::watch::credentials::Renewal;
@@ -29,9 +27,11 @@ use crate::watch::{expiry, reports};
 use crate::worker::{self, Launch, LaunchSpec};
 
 mod conclude;
+mod leave;
 mod siblings;
 
 pub use conclude::{Conclusion, conclusion};
+use leave::run_host_command;
 pub(crate) use siblings::Siblings;
 
 /// Reports that wait for worker-manager; more are not sent.
@@ -39,6 +39,12 @@ const WAITING_REPORTS: usize = 16;
 
 /// How long each step of registering anew for a new deployment is tried, before the worker goes on as it was.
 const REDEPLOY_TIME: Duration = Duration::from_secs(60);
+
+/// How long the answer to a request that cannot be made again is waited for, when all else is to end.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
+
+/// How long what a run has left may take to end: reports, an acknowledgement.
+const LAST_TASK: Duration = Duration::from_secs(60);
 
 /// One worker's keeping.
 pub struct Keeping<'a> {
@@ -70,15 +76,21 @@ struct Supervised {
     gone: CancellationToken,
     /// What is still to end, and may take its time: it comes after a removal.
     last: Vec<JoinHandle<()>>,
+    /// They end with this.
+    siblings: Siblings,
 }
 
 impl Supervised {
-    /// Ends what the run has left. What the cloud is told now may be the machine's end.
-    async fn finish(&mut self, events: &mut mpsc::Receiver<Event>) {
+    /// Ends what the run has left; whether somebody has asked to stop meanwhile. What the cloud is told now may be the
+    /// machine's end.
+    async fn finish(&mut self, events: &mut mpsc::Receiver<Event>) -> bool {
         self.gone.cancel();
+        let mut asked = false;
         for task in self.last.drain(..) {
-            or_asked_to_end(task, events).await;
+            asked = asked || or_asked_to_end(task, events).await;
         }
+        self.siblings.end();
+        asked
     }
 }
 
@@ -112,11 +124,18 @@ impl Keeping<'_> {
             let registers = matches!(self.config.provider, ProviderConfig::Static(_));
             let concluded = conclusion(run.outcome, self.config.provider.is_dynamic(), registers);
             if concluded == Conclusion::Remove {
-                self.remove(run.removal.as_ref(), &run.outcome.to_string()).await;
+                self.remove(run.removal.as_ref(), &run.outcome.to_string(), events).await;
             }
-            run.finish(events).await;
+            let asked_to_stop = run.finish(events).await;
             prepared = match concluded {
                 Conclusion::End | Conclusion::Remove => return Ok(run.outcome),
+                Conclusion::RemoveLater if asked_to_stop => {
+                    info!("stopped: this machine is not removed");
+                    return Ok(run.outcome);
+                }
+                Conclusion::RegisterAnew | Conclusion::Redeploy { .. } if asked_to_stop => {
+                    return Ok(Outcome::Stopped);
+                }
                 Conclusion::RemoveLater => {
                     self.remove_later(run.removal.as_ref(), &run.outcome.to_string(), events).await;
                     return Ok(run.outcome);
@@ -143,10 +162,21 @@ impl Keeping<'_> {
         events: &mut mpsc::Receiver<Event>,
     ) -> Result<Result<Prepared, Outcome>, PrepareError> {
         self.announcer.announce(Phase::Preparing.into());
-        let ready = tokio::select! {
-            biased;
-            () = asked_to_end(events) => return Ok(Err(Outcome::Stopped)),
-            ready = self.preparer.prepare() => ready,
+        let in_flight = self.preparer.in_flight();
+        let dynamic = self.config.provider.is_dynamic();
+        let ready = {
+            let mut preparing = std::pin::pin!(self.preparer.prepare());
+            tokio::select! {
+                biased;
+                () = asked_to_end(events) => {
+                    if dynamic && in_flight.any() {
+                        // What was sent may have been the one registration that this machine has.
+                        let _ = tokio::time::timeout(LAST_ANSWER, preparing).await;
+                    }
+                    return Ok(Err(Outcome::Stopped));
+                }
+                ready = &mut preparing => ready,
+            }
         };
         match ready {
             Ok(Ready::Run(prepared)) => Ok(Ok(*prepared)),
@@ -162,25 +192,6 @@ impl Keeping<'_> {
                 Err(cause)
             }
         }
-    }
-
-    /// A cloud's machine that cannot start is of no use to anybody; but only where the start has come as far as to know
-    /// whose machine it is, and where it is not the runner configuration that is wrong.
-    async fn start_failed(&mut self, cause: &PrepareError, events: &mut mpsc::Receiver<Event>) {
-        let about_the_machine = match cause.kind() {
-            FailureKind::Configuration | FailureKind::Permissions => false,
-            FailureKind::Unreachable | FailureKind::Refused | FailureKind::Other => {
-                !matches!(cause, PrepareError::Locked(_))
-            }
-        };
-        if !about_the_machine || !self.config.provider.is_dynamic() || !self.preparer.identified() {
-            return;
-        }
-        error!(error = %cause, "the worker cannot start");
-        let registered = self.preparer.registered();
-        let removal =
-            registered.map(|(registrar, cached)| self.removal(Some(registrar), Arc::new(Mutex::new(cached))));
-        self.remove_later(removal.as_ref(), "the worker could not start", events).await;
     }
 
     /// Registers first; what has come of that takes the place of the old run, or the old run goes on. `None`: asked to
@@ -228,16 +239,18 @@ impl Keeping<'_> {
         let current: Current = Arc::new(Mutex::new(cached));
         let dynamic = self.config.provider.is_dynamic();
         let removal = dynamic.then(|| self.removal(registrar.clone(), current.clone()));
-        let gone = CancellationToken::new();
-        let mut supervised =
-            Supervised { outcome: Outcome::Done, current, registrar, removal, gone, last: Vec::new() };
-        let Launch::Start(spec) = launch else { return Ok(supervised) };
+        let watcher = interruption::watcher(&self.config.provider, &self.preparer.metadata, &identity)?;
         let siblings = Siblings::new(self.sender.clone());
+        let (gone, last) = (CancellationToken::new(), Vec::new());
+        let mut supervised =
+            Supervised { outcome: Outcome::Done, current, registrar, removal, gone, last, siblings };
+        let siblings = &supervised.siblings;
+        let Launch::Start(spec) = launch else { return Ok(supervised) };
         let (launches, newest) = channel::channel(*spec);
         let (reports, told) = mpsc::channel(WAITING_REPORTS);
         let reporting = supervised.registrar.clone().map(|registrar| {
             let secrets = self.preparer.secrets.clone();
-            tokio::spawn(reports::send(registrar, told, newest.clone(), secrets))
+            siblings.spawn("reports", reports::send(registrar, told, newest.clone(), secrets))
         });
         let job = Job {
             launches: newest,
@@ -252,20 +265,37 @@ impl Keeping<'_> {
         };
         if let Some(registrar) = supervised.registrar.clone() {
             let its_launches = launches.subscribe();
-            siblings.spawn("deployment", self.deployment(registrar.clone(), deployed, its_launches).watch());
-            siblings.spawn("credentials", self.renewal(registrar, &supervised.current, launches).keep());
+            drop(
+                siblings
+                    .spawn("deployment", self.deployment(registrar.clone(), deployed, its_launches).watch()),
+            );
+            drop(
+                siblings.spawn("credentials", self.renewal(registrar, &supervised.current, launches).keep()),
+            );
         } else if let Some(expires) = expires {
-            self.watch_expiry(expires, &siblings);
+            self.watch_expiry(expires, siblings);
         }
-        supervised.last.extend(self.watch_interruptions(&identity, &supervised.gone)?);
+        let interruptions = watcher.map(|watcher| self.interruptions(watcher, &supervised.gone).watch());
+        supervised.last.extend(interruptions.map(|watch| siblings.spawn("interruption", watch)));
         supervised.outcome = supervisor::supervise(job, self.output, events).await;
         match (reporting, supervised.outcome) {
             // There is no time to lose.
+            (Some(_), Outcome::Stopped | Outcome::Held) | (None, _) => {}
             (Some(reporting), Outcome::Interrupted { .. }) => supervised.last.push(reporting),
-            (Some(reporting), _) => or_asked_to_end(reporting, events).await,
-            (None, _) => {}
+            (Some(reporting), _) => supervised.last.insert(0, reporting),
+        }
+        if dynamic {
+            self.last_answer().await;
         }
         Ok(supervised)
+    }
+
+    /// What was sent may be a renewal, whose answer has the secret for the next.
+    async fn last_answer(&self) {
+        let in_flight = self.preparer.in_flight();
+        if in_flight.any() {
+            let _ = tokio::time::timeout(LAST_ANSWER, in_flight.none()).await;
+        }
     }
 
     fn renewal(
@@ -309,94 +339,35 @@ impl Keeping<'_> {
         // Credentials that have expired already do not come this far.
         let Some(schedule) = expiry::Schedule::new(clock.now(), expires) else { return };
         warn!(%expires, drain = %schedule.drain, stop = %schedule.stop, "the credentials expire, and this provider cannot renew them");
-        siblings.spawn("credentials", expiry::watch(schedule, clock, self.sender.clone()));
+        drop(siblings.spawn("credentials", expiry::watch(schedule, clock, self.sender.clone())));
     }
 
-    fn watch_interruptions(
-        &self,
-        identity: &crate::run::WorkerIdentity,
-        gone: &CancellationToken,
-    ) -> Result<Option<JoinHandle<()>>, PrepareError> {
-        let provider = &self.config.provider;
-        let Some(watcher) = interruption::watcher(provider, &self.preparer.metadata, identity)? else {
-            return Ok(None);
-        };
-        let interruptions = Interruptions {
+    fn interruptions(&self, watcher: interruption::Watcher, gone: &CancellationToken) -> Interruptions {
+        Interruptions {
             watcher,
-            finish_tasks_if_over: provider.cloud().and_then(|cloud| cloud.finish_tasks_if_deadline_over),
+            finish_tasks_if_over: self
+                .config
+                .provider
+                .cloud()
+                .and_then(|cloud| cloud.finish_tasks_if_deadline_over),
             clock: self.preparer.clock.clone(),
             events: self.sender.clone(),
             gone: gone.clone(),
-        };
-        Ok(Some(tokio::spawn(interruptions.watch())))
-    }
-
-    fn removal(&self, registrar: Option<Registrar>, current: Current) -> Removal {
-        let settings = self.config.worker.clone();
-        let whole: Whole = Arc::new(move |cached: &CachedRun| {
-            // What could be made at the start can be made again.
-            worker::final_config(&cached.run, &settings)
-                .map(|whole| whole.object().clone())
-                .unwrap_or_default()
-        });
-        Removal::new(registrar, current, whole, self.preparer.keeper.clone(), self.preparer.clock.clone())
-    }
-
-    /// The machine leaves worker-manager, or is shut down.
-    async fn remove(&self, removal: Option<&Removal>, reason: &str) {
-        let left = match removal {
-            Some(removal) => removal.remove(reason).await,
-            None => Left::Nothing,
-        };
-        if left == Left::Nothing {
-            run_host_command("shutdown", &self.config.host.shutdown_command).await;
-        }
-    }
-
-    /// The same, when a person has had the time to look. A stop ends the wait, and the machine stays.
-    async fn remove_later(
-        &self,
-        removal: Option<&Removal>,
-        reason: &str,
-        events: &mut mpsc::Receiver<Event>,
-    ) {
-        let host = &self.config.host;
-        if !host.shutdown_on_start_failure {
-            warn!("this machine stays, for host.shutdownOnStartFailure is false");
-            return;
-        }
-        let delay = host.start_failure_delay;
-        if !delay.is_zero() {
-            warn!(
-                delay = %humantime::format_duration(delay),
-                "this machine is removed after host.startFailureDelay; stop start-worker to keep it"
-            );
-        }
-        tokio::select! {
-            biased;
-            () = asked_to_end(events) => info!("stopped: this machine is not removed"),
-            () = tokio::time::sleep(delay) => self.remove(removal, reason).await,
         }
     }
 }
 
-async fn run_host_command(what: &'static str, command: &[String]) {
-    info!(what, command = %command.join(" "), "running the host command");
-    let ended = match power::start(command) {
-        Ok(running) => running.end().await,
-        Err(cause) => Err(cause),
-    };
-    if let Err(cause) = ended {
-        error!(what, error = %cause, "the host command failed");
+/// Waits for a task that ends by itself, for [`LAST_TASK`] at most, and unless somebody is in a hurry; whether somebody
+/// is.
+async fn or_asked_to_end(mut task: JoinHandle<()>, events: &mut mpsc::Receiver<Event>) -> bool {
+    if task.is_finished() {
+        return false;
     }
-}
-
-/// Waits for a task that ends by itself, unless somebody is in a hurry.
-async fn or_asked_to_end(mut task: JoinHandle<()>, events: &mut mpsc::Receiver<Event>) {
     tokio::select! {
         biased;
-        () = asked_to_end(events) => task.abort(),
-        _ = &mut task => {}
+        _ = &mut task => false,
+        () = asked_to_end(events) => true,
+        () = tokio::time::sleep(LAST_TASK) => false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The sibling tasks of one run, and what becomes of one that fails.
 
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
@@ -19,7 +20,12 @@ impl Siblings {
         Self { tasks: TaskTracker::new(), stop: CancellationToken::new(), events }
     }
 
-    pub(crate) fn spawn(&self, sibling: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    /// Whoever wants to know when it has ended may wait for the handle.
+    pub(crate) fn spawn(
+        &self,
+        sibling: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
         let (stop, events) = (self.stop.clone(), self.events.clone());
         self.tasks.spawn(async move {
             let mut task = tokio::spawn(task);
@@ -31,12 +37,17 @@ impl Siblings {
             error!(sibling, error = %cause, "a part of start-worker has failed: the worker is asked to finish");
             // Without a supervisor there is no worker either.
             let _ = events.send(Event::Asked { strength: Strength::Drain, cause: Cause::RunnerFault }).await;
-        });
+        })
+    }
+
+    /// Ends them all.
+    pub(crate) fn end(&self) {
+        self.stop.cancel();
     }
 }
 
 impl Drop for Siblings {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.end();
     }
 }

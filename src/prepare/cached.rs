@@ -20,13 +20,14 @@ const RENEWAL: Duration = Duration::from_secs(30);
 impl Preparer {
     /// The cached run, where there is one and it is this worker's. `identified`: who the runner configuration says
     /// the worker is, where it does.
-    pub(super) fn cached(
+    pub(super) async fn cached(
         &mut self,
         identified: Option<&Identified>,
     ) -> Result<Option<CachedRun>, PrepareError> {
         let Some(path) = self.cache_path().map(std::path::Path::to_owned) else { return Ok(None) };
         let dynamic = self.dynamic();
-        let read = cache::read(&path, Access::Refuse);
+        let place = path.clone();
+        let read = tokio::task::spawn_blocking(move || cache::read(&place, Access::Refuse)).await?;
         let Some(cached) =
             read.map_err(|cause| PrepareError::Cache { advice: cause.advice(dynamic), cause })?
         else {
@@ -46,7 +47,11 @@ impl Preparer {
             .secrets()
             .flat_map(|layer| layer.values())
             .for_each(|value| self.secrets.add_all(value));
-        if let Some(why) = identified.and_then(|identified| stale(&self.config, &cached, identified)) {
+        let why = match identified {
+            Some(identified) => stale(&self.config, &cached, identified),
+            None => other_provider(&self.config, &cached),
+        };
+        if let Some(why) = why {
             warn!(cache = %path.display(), "the cached run is stale: {why}; starting afresh");
             return Ok(None);
         }
@@ -68,8 +73,9 @@ impl Preparer {
             };
             Registrar::new(client.clone(), &cached.run.identity, proof)
         });
+        let renewed = self.renew_if_due(&mut cached, registrar.as_ref()).await;
         self.registered = registrar.clone().map(|registrar| (registrar, cached.clone()));
-        self.renew_if_due(&mut cached, registrar.as_ref()).await?;
+        renewed?;
         let identity = &cached.run.identity;
         info!(
             root_url = cached.run.root_url, worker_pool = %identity.worker_pool_id,
@@ -138,6 +144,13 @@ pub(super) fn stale(config: &RunnerConfig, cached: &CachedRun, identified: &Iden
         }
         _ => None,
     })
+}
+
+/// Of a cloud's machine nothing else is known before its metadata service is asked.
+pub(super) fn other_provider(config: &RunnerConfig, cached: &CachedRun) -> Option<String> {
+    let now = config.provider.provider_type();
+    let before = cached.likely_provider_type().filter(|before| *before != now)?;
+    Some(format!("written for provider type {before}, the runner configuration now says {now}"))
 }
 
 fn expired(credentials: &Credentials, now: jiff::Timestamp) -> bool {

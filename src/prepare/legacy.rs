@@ -1,5 +1,7 @@
 //! The legacy aws-provisioner: its secret is fetched once, and always removed, for whoever finds its token can read it.
 
+use std::time::Duration;
+
 use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -10,10 +12,13 @@ use super::{Patience, PrepareError, Preparer, run_of};
 use crate::provider::Identified;
 use crate::run::worker_config::Source;
 use crate::run::{Object, Run};
-use crate::taskcluster::Client;
+use crate::taskcluster::{Client, Effort};
 
 /// How long the provisioner's credentials live. It does not say so itself.
 const LIFE: SignedDuration = SignedDuration::from_hours(96);
+
+/// How long the removal is tried: apart from the time that a start has, which the fetching may have used up.
+const REMOVAL: Duration = Duration::from_secs(60);
 
 impl Preparer {
     pub(super) async fn legacy(
@@ -26,10 +31,14 @@ impl Preparer {
         self.secrets.add(token.expose_secret());
         let got = client.provisioner_secret(token, patience.effort()).await;
         // Whatever came of that.
-        let removed = client.remove_provisioner_secret(token, patience.effort()).await;
+        let removed = client.remove_provisioner_secret(token, Effort::For(REMOVAL)).await;
         let secret =
             got.map_err(|cause| PrepareError::Secret { name: "of the aws-provisioner".to_owned(), cause })?;
-        removed.map_err(PrepareError::SecretStays)?;
+        match removed {
+            // The answer to an earlier attempt was lost.
+            Err(cause) if !cause.is_not_found() => return Err(PrepareError::SecretStays(cause)),
+            Ok(()) | Err(_) => {}
+        }
         if let Ok(data) = serde_json::from_str::<Value>(secret.data.get()) {
             self.secrets.add_all(&data);
         }

@@ -3,26 +3,23 @@
 //! Who may register as often as it likes (static) does so at every start, and falls back on the cached run where
 //! nobody answers. Who may register once (clouds) keeps the registration in the cache before anything else can fail.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::{Implementation, ProviderConfig, RunnerConfig};
 use crate::credentials::Credentials;
-use crate::host::boot_time::boot_time;
 use crate::host::lock::Lock;
 use crate::provider::{self, Identified, MetadataOrigins, Proof};
 use crate::redact::Secrets;
 use crate::registration::Registrar;
 use crate::run::cache::{CachedRun, Keeper, Removed, Stage};
 use crate::run::{Parts, Run, WorkerIdentity, files};
-use crate::taskcluster::{Client, Proxies};
+use crate::taskcluster::{Client, InFlight, Proxies};
 use crate::worker;
 
 mod cached;
@@ -32,6 +29,7 @@ mod lock;
 mod offline;
 mod outside;
 mod patience;
+mod register;
 
 pub use error::{FailureKind, PrepareError};
 pub use offline::{Offline, offline};
@@ -64,6 +62,7 @@ pub struct Preparer {
     /// The one writer of the cache.
     pub keeper: Keeper,
     lock: Option<Lock>,
+    in_flight: InFlight,
     /// Whether the provider has said who the worker is.
     identified: bool,
     /// The registration of a start that went no further: with it the machine can be removed.
@@ -100,6 +99,7 @@ impl Preparer {
             secrets: Secrets::default(),
             keeper: Keeper::new(cache),
             lock: None,
+            in_flight: InFlight::default(),
             identified: false,
             registered: None,
             config,
@@ -118,7 +118,12 @@ impl Preparer {
         loop {
             let cause = match self.attempt(patience).await {
                 Err(cause) if cause.kind() == FailureKind::Refused && !self.dynamic() => cause,
-                result => return result,
+                Ok(ready) => {
+                    // Whoever keeps the run has it.
+                    self.registered = None;
+                    return Ok(ready);
+                }
+                Err(cause) => return Err(cause),
             };
             if patience.left().is_some_and(|left| left < AFTER_REFUSAL) {
                 return Err(cause);
@@ -148,7 +153,8 @@ impl Preparer {
     /// As [`prepare`](Self::prepare).
     pub async fn look(&mut self) -> Result<Run, PrepareError> {
         if !self.dynamic() {
-            return match self.prepare().await? {
+            let timeout = self.config.start_timeout.unwrap_or(DYNAMIC_START);
+            return match self.attempt(Patience(Some(Instant::now() + timeout))).await? {
                 Ready::Run(prepared) => Ok(prepared.cached.run),
                 // Without a cache, which a dummy run does not read, nobody can say so.
                 Ready::Removed(_) => Ok(offline(&self.config).run),
@@ -165,6 +171,11 @@ impl Preparer {
         run.parts = Parts::Apart(layers.layers);
         run.worker_config = run.parts.merge_with(&self.config.worker_config);
         Ok(run)
+    }
+
+    /// The requests to Taskcluster that are on their way, also those of the runs that were made.
+    pub fn in_flight(&self) -> InFlight {
+        self.in_flight.clone()
     }
 
     /// Whether the provider has said who the worker is.
@@ -186,7 +197,7 @@ impl Preparer {
             Some(identified) => Some(identified?),
             None => None,
         };
-        let cached = match self.cached(identified.as_ref())? {
+        let cached = match self.cached(identified.as_ref()).await? {
             Some(CachedRun { removed: Some(removed), .. }) => return Ok(Ready::Removed(removed)),
             cached => cached,
         };
@@ -225,10 +236,14 @@ impl Preparer {
             return self.fresh(identified, cached, patience).await;
         };
         let limit = patience.within(REGISTRATION_BEFORE_CACHE);
-        match self.fresh(identified, cached, limit).await {
+        match self.fresh(identified.clone(), cached, limit).await {
             Err(cause) if cause.kind() == FailureKind::Unreachable => {
                 warn!(error = %cause, "Taskcluster cannot be reached: starting with the cached run");
-                self.resume(fall_back, patience).await
+                match self.resume(fall_back, patience).await {
+                    // They have run out while that was tried.
+                    Err(PrepareError::CachedExpired { .. }) => self.fresh(identified, None, patience).await,
+                    result => result,
+                }
             }
             result => result,
         }
@@ -246,6 +261,7 @@ impl Preparer {
         self.lock(&identified.identity)?;
         let client = self.client(&identified.root_url)?;
         let mut layers = Layers::default();
+        let mut from_registration = None;
         let (run, registrar) = match identified.proof.clone() {
             Proof::Credentials(credentials) => {
                 self.know(&credentials);
@@ -255,8 +271,8 @@ impl Preparer {
                 (run_of(identified, credentials), None)
             }
             Proof::Registration(proof) => {
-                let (run, registrar) =
-                    self.register(identified, &proof, &client, &mut layers, patience).await?;
+                let (run, registrar, config) = self.register(identified, &proof, &client, patience).await?;
+                from_registration = Some(config);
                 (run, Some(registrar))
             }
             Proof::ProvisionerSecret(token) => {
@@ -270,6 +286,11 @@ impl Preparer {
         cached.run = run;
         cached.provider_type = Some(provider_type.to_owned());
         cached.stage = Stage::Registered;
+        // Also where the configuration that came with it is of no use: with it the machine can be removed.
+        self.registered = registrar.clone().map(|registrar| (registrar, cached.clone()));
+        if let Some(config) = from_registration {
+            layers.take_provider(&config, self.config.worker.implementation.name())?;
+        }
         cached.run.parts = Parts::Apart(layers.layers);
         cached.run.files = layers.files;
         if self.dynamic() {
@@ -278,38 +299,6 @@ impl Preparer {
         }
         self.registered = registrar.clone().map(|registrar| (registrar, cached.clone()));
         self.complete(cached, client, registrar, patience).await
-    }
-
-    async fn register(
-        &self,
-        identified: Identified,
-        proof: &BTreeMap<&'static str, SecretString>,
-        client: &Client,
-        layers: &mut Layers,
-        patience: Patience,
-    ) -> Result<(Run, Registrar), PrepareError> {
-        for value in proof.values() {
-            self.secrets.add(value.expose_secret());
-        }
-        let again = (!self.dynamic()).then(|| proof.clone());
-        let registrar = Registrar::new(client.clone(), &identified.identity, again);
-        let registered = registrar
-            .register(proof, boot_time(), patience.effort())
-            .await
-            .map_err(|cause| PrepareError::Registration { cause, once: self.dynamic() })?;
-        self.know(&registered.credentials);
-        self.secrets.add(registered.secret.expose_secret());
-        let identity = &identified.identity;
-        info!(
-            root_url = identified.root_url, worker_pool = %identity.worker_pool_id,
-            worker_group = identity.worker_group, worker_id = identity.worker_id,
-            credentials_expire = %registered.credentials.expires.map(|time| format!("{time:.0}")).unwrap_or_default(),
-            "worker registered"
-        );
-        let mut run = run_of(identified, registered.credentials);
-        run.registration_secret = Some(registered.secret);
-        layers.take_provider(&registered.worker_config, self.config.worker.implementation.name())?;
-        Ok((run, registrar))
     }
 
     /// Secrets, files, cache: what is left once there are credentials.
@@ -349,7 +338,8 @@ impl Preparer {
     }
 
     fn client(&self, root_url: &str) -> Result<Client, PrepareError> {
-        Ok(Client::new(root_url, &self.proxies, self.clock.clone())?)
+        let client = Client::new(root_url, &self.proxies, self.clock.clone())?;
+        Ok(client.counting(self.in_flight.clone()))
     }
 
     /// The provider, or the cached run, has said who the worker is.

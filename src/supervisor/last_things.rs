@@ -58,6 +58,7 @@ impl Supervisor<'_> {
         self.reports.give_up(&GivenUp {
             worker: self.spec.implementation,
             exit: self.last_exit,
+            credentials_ran_out: outcome == Outcome::CredentialsExpired,
             crashes: self.machine.crashes(),
             last_lines: self
                 .last_lines

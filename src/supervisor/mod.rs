@@ -47,7 +47,7 @@ use wait::{Preparing, child_signal, exited, expired, next, prepared, renewed, ti
 const LAST_LINES: usize = 20;
 
 /// How long removal, host commands and the mark of a drain may take when all else has ended.
-const LAST_THINGS: Duration = Duration::from_secs(70);
+const LAST_THINGS: Duration = Duration::from_secs(160);
 
 /// Everything that one supervised run needs.
 #[derive(Debug)]
@@ -138,8 +138,9 @@ impl Supervisor<'_> {
                 // exit that it caused.
                 biased;
                 spec = renewed(&mut self.job.launches) => {
+                    let renewals = spec.renewals;
                     self.spec = spec;
-                    Some(Event::Renewed)
+                    Some(Event::Renewed { renewals })
                 }
                 Some(event) = events.recv() => Some(event),
                 Some(said) = next(&mut self.worker_events) => self.heard(said),

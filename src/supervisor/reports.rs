@@ -32,6 +32,8 @@ pub(super) struct GivenUp<'a> {
     pub(super) worker: &'static str,
     /// Its last exit; `None`: it could not be started.
     pub(super) exit: Option<Exit>,
+    /// That is why, whatever its exit.
+    pub(super) credentials_ran_out: bool,
     /// Crashes in a row.
     pub(super) crashes: u32,
     /// Its last lines, where the operator lets them be reported.
@@ -58,6 +60,7 @@ impl Reports {
             return;
         }
         let what = match about.exit {
+            _ if about.credentials_ran_out => "its credentials ran out and could not be renewed".to_owned(),
             Some(exit) => format!("{exit}"),
             None => "it could not be started".to_owned(),
         };

@@ -20,6 +20,7 @@ use tracing::warn;
 use super::attempts::{End, Failure, Next, Terms, keep_trying};
 use super::connection::{Answer, Connection, Proxies, send};
 use super::error::{CallError, ClientError, Target, Why};
+use super::in_flight::InFlight;
 use crate::clock::Clock;
 use crate::credentials::Credentials;
 use crate::redact;
@@ -45,6 +46,7 @@ struct Inner {
     /// What to add to the host's clock, in seconds.
     clock_offset: AtomicI64,
     attempt: Duration,
+    in_flight: InFlight,
 }
 
 /// A call, ready to be made.
@@ -70,6 +72,15 @@ impl Client {
         Self::with_attempt_limit(root_url, proxies, clock, ATTEMPT)
     }
 
+    /// Counts its requests there, too; to be said before there are clones.
+    #[must_use]
+    pub fn counting(mut self, in_flight: InFlight) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.in_flight = in_flight;
+        }
+        self
+    }
+
     /// A client whose attempts may take this long each.
     pub(super) fn with_attempt_limit(
         root_url: &str,
@@ -81,7 +92,8 @@ impl Client {
         let root = parse_root(root_url)?;
         let connection = Connection::new(&root, proxies, connect_limit(attempt))?;
         let clock_offset = AtomicI64::new(0);
-        Ok(Self(Arc::new(Inner { root_url: root_url.to_owned(), connection, clock, clock_offset, attempt })))
+        let (root_url, in_flight) = (root_url.to_owned(), InFlight::default());
+        Ok(Self(Arc::new(Inner { root_url, connection, clock, clock_offset, attempt, in_flight })))
     }
 
     /// The root URL, without trailing slashes.
@@ -119,6 +131,7 @@ impl Client {
         call: &Call<'_>,
         read: impl Fn(&[u8]) -> Result<T, Why>,
     ) -> Result<T, Failure> {
+        let _sent = self.0.in_flight.sent();
         let result = self.send(call).await.and_then(|answer| self.judge(call, answer, read));
         result.map_err(|mut failure| {
             for secret in &call.secrets {

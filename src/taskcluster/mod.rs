@@ -14,12 +14,14 @@ mod attempts;
 mod client;
 mod connection;
 mod error;
+mod in_flight;
 mod values;
 
 pub use attempts::Effort;
 pub use client::Client;
 pub use connection::Proxies;
 pub use error::{CallError, ClientError};
+pub use in_flight::InFlight;
 pub use values::{
     ProvisionerSecret, RegisterWorker, Registered, Reregistered, ShouldTerminate, WorkerError, WorkerName,
     WorkerPool,

@@ -88,6 +88,7 @@ impl<R: Renews> Renewal<R> {
         // They end with this task.
         let mut old = JoinSet::new();
         let mut if_due_again = SignedDuration::ZERO;
+        let mut renewals = 0;
         while let Some(wait) = self.credentials().renewal_in(self.clock.now()) {
             let wait = if wait.is_zero() { if_due_again } else { wait };
             let due = self.clock.now().saturating_add(earlier(wait)).unwrap_or(Timestamp::MAX);
@@ -100,10 +101,11 @@ impl<R: Renews> Renewal<R> {
                 self.send(Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring }).await;
                 return;
             };
-            self.install(renewed).await;
+            self.install(renewed, renewals + 1).await;
             if_due_again = at_most_every(&self.credentials());
             while old.try_join_next().is_some() {}
-            old.spawn(tell_of_end(last_use, self.clock.clone(), self.events.clone()));
+            old.spawn(tell_of_end(last_use, renewals, self.clock.clone(), self.events.clone()));
+            renewals += 1;
         }
     }
 
@@ -129,7 +131,7 @@ impl<R: Renews> Renewal<R> {
     }
 
     /// On the disk first: the secret for the next renewal is nowhere else.
-    async fn install(&self, renewed: Renewed) {
+    async fn install(&self, renewed: Renewed, renewals: u32) {
         let Renewed { credentials, secret } = renewed;
         self.secrets.add_credentials(&credentials.access_token, credentials.certificate.as_ref());
         self.secrets.add(secret.expose_secret());
@@ -147,7 +149,7 @@ impl<R: Renews> Renewal<R> {
         // What could be made at the start can be made again.
         let Ok((encoded, Launch::Start(spec))) = made else { return };
         self.keeper.save(encoded).await;
-        self.launches.send_replace(*spec);
+        self.launches.send_replace(LaunchSpec { renewals, ..*spec });
     }
 
     fn credentials(&self) -> Credentials {
@@ -165,10 +167,10 @@ impl<R: Renews> Renewal<R> {
 }
 
 /// Tells when credentials that were renewed are of no more use.
-async fn tell_of_end(last_use: Timestamp, clock: Arc<dyn Clock>, events: mpsc::Sender<Event>) {
+async fn tell_of_end(last_use: Timestamp, renewals: u32, clock: Arc<dyn Clock>, events: mpsc::Sender<Event>) {
     wait_until(last_use, &*clock).await;
     // Without a supervisor there is no worker either.
-    let _ = events.send(Event::OldCredentialsEnd).await;
+    let _ = events.send(Event::OldCredentialsEnd { renewals }).await;
 }
 
 /// How long new credentials that are due at once are used all the same.

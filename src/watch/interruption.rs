@@ -55,7 +55,7 @@ impl Interruptions {
 
     fn event(&self, notice: &Notice) -> Event {
         let left = notice.deadline.map(|deadline| deadline.duration_since(self.clock.now()));
-        let within = left.map(|left| Duration::try_from(left).unwrap_or_default());
+        let within = left.map(|left| Duration::try_from(left).unwrap_or_default()).or(notice.time_left);
         let finish = match (notice.kind, within, self.finish_tasks_if_over) {
             (Kind::Rebalance, ..) => true,
             (Kind::Interruption, Some(within), Some(limit)) => within > limit,

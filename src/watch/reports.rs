@@ -28,7 +28,7 @@ pub async fn send(
             kind: report.kind,
             title: secrets.mask(report.title),
             description: secrets.mask(report.description),
-            extra: object(&secrets.mask(report.extra)),
+            extra: masked(&report.extra, &secrets),
         };
         match registrar
             .client()
@@ -41,7 +41,9 @@ pub async fn send(
     }
 }
 
-/// It was an object when it came.
-fn object(text: &str) -> Map<String, Value> {
-    serde_json::from_str(text).unwrap_or_default()
+/// It was an object when it came; nested too deeply to be read it is left out.
+fn masked(extra: &str, secrets: &Secrets) -> Map<String, Value> {
+    let mut extra: Map<String, Value> = serde_json::from_str(extra).unwrap_or_default();
+    extra.values_mut().for_each(|value| secrets.mask_strings(value));
+    extra
 }

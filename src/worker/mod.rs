@@ -70,6 +70,8 @@ pub struct LaunchSpec {
     pub config_file: Option<ConfigFile>,
     /// The credentials in it: for a worker that can be told of new ones.
     pub credentials: Credentials,
+    /// How often they had been renewed when this was made.
+    pub renewals: u32,
     /// How long it may take to say hello.
     pub hello_timeout: Duration,
     /// Whether it can be started again without a boot between.
@@ -208,6 +210,7 @@ fn assemble(start: Start, config: &Merged, run: &Run, settings: &WorkerSettings)
         oom_score_adj: settings.oom_score_adj,
         config_file: start.config_file,
         credentials: run.credentials.clone(),
+        renewals: 0,
         hello_timeout: settings.hello_timeout,
         restart_in_place: match settings.restart_in_place {
             RestartInPlace::Auto => start.restart_in_place,

@@ -126,6 +126,7 @@ impl Watcher {
             source: "EC2 spot",
             action: spot.action.clone(),
             deadline: spot.time,
+            time_left: None,
             ends: spot.ends(),
             kind: Kind::Interruption,
         })
@@ -146,6 +147,7 @@ impl Watcher {
             source: "EC2 rebalance recommendation",
             action: "rebalance".to_owned(),
             deadline: None,
+            time_left: None,
             ends: true,
             kind: Kind::Rebalance,
         }))

@@ -152,6 +152,7 @@ impl Watcher {
                 source: "Azure scheduled event",
                 action: event.action.clone(),
                 deadline: deadline(&event.not_before),
+                time_left: None,
                 ends,
                 kind: Kind::Interruption,
             };

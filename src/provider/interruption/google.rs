@@ -20,6 +20,9 @@ const WAIT: u32 = 60;
 const LIMIT: Duration = Duration::from_secs(75);
 /// After a failure. A hanging GET that fails at once must not become a tight loop.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
+/// How long an instance has from the notice of its preemption.
+/// <https://cloud.google.com/compute/docs/instances/preemptible#preemption-process>
+const NOTICE: Duration = Duration::from_secs(30);
 /// Between two hanging GETs where the first has brought nothing new.
 const AT_LEAST: Duration = Duration::from_secs(1);
 
@@ -97,6 +100,7 @@ impl Watcher {
             source: "GCE preemption",
             action: "preempt".to_owned(),
             deadline: None,
+            time_left: Some(NOTICE),
             ends: true,
             kind: Kind::Interruption,
         }))

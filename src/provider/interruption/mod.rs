@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tracing::{info, warn};
@@ -35,6 +36,8 @@ pub struct Notice {
     pub action: String,
     /// When, where the cloud tells.
     pub deadline: Option<Timestamp>,
+    /// How long from the notice, where the cloud promises that in place of a time.
+    pub time_left: Option<Duration>,
     /// The machine does not come back.
     pub ends: bool,
     /// Whether it is certain.

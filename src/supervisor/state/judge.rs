@@ -150,7 +150,7 @@ impl Machine {
     fn await_reboot(&mut self, now: Moment, in_place: bool, actions: &mut Vec<Action>) {
         let timeout = self.policy.reboot_timeout;
         actions.push(Action::Note(Note::AwaitingReboot { timeout }));
-        self.state = State::AwaitingReboot { in_place, until: now + timeout };
+        self.state = State::AwaitingReboot { in_place, until: now + timeout, expired: false };
     }
 
     pub(super) fn reboot_did_not_come(&mut self, in_place: bool, actions: &mut Vec<Action>) {

@@ -131,8 +131,8 @@ impl Machine {
             Event::Hello { graceful_termination, new_credentials } => {
                 self.hello(now, Hello::Said { graceful_termination, new_credentials }, &mut actions);
             }
-            Event::Renewed => self.renewed(now, &mut actions),
-            Event::OldCredentialsEnd => self.old_credentials_end(now, &mut actions),
+            Event::Renewed { renewals } => self.renewed(now, renewals, &mut actions),
+            Event::OldCredentialsEnd { renewals } => self.old_credentials_end(now, renewals, &mut actions),
             Event::TaskStarted => self.count_task(now, |running| running.saturating_add(1)),
             Event::TaskFinished => self.count_task(now, |running| running.saturating_sub(1)),
             Event::ShutdownAsked => self.shutdown_asked(&mut actions),
@@ -208,8 +208,8 @@ impl Machine {
         self.refresh(now, actions);
     }
 
-    fn renewed(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        self.credentials = self.credentials.saturating_add(1);
+    fn renewed(&mut self, now: Moment, renewals: u32, actions: &mut Vec<Action>) {
+        self.credentials = self.credentials.max(renewals);
         self.refresh(now, actions);
     }
 
@@ -232,8 +232,9 @@ impl Machine {
         }
     }
 
-    fn old_credentials_end(&mut self, now: Moment, actions: &mut Vec<Action>) {
+    fn old_credentials_end(&mut self, now: Moment, renewals: u32, actions: &mut Vec<Action>) {
         if let State::Running(worker) | State::Stopping(worker, ..) = &self.state
+            && worker.credentials <= renewals
             && worker.credentials < self.credentials
         {
             self.asked(now, Request::new(Strength::Stop, Cause::NewCredentials), actions);
@@ -333,6 +334,9 @@ impl Machine {
             }
             State::Lingering { ended, in_place, .. } => self.crashed(now, ended, in_place, actions),
             State::BackingOff { .. } => self.start(actions),
+            State::AwaitingReboot { expired: true, .. } => {
+                self.state = State::Ended(Outcome::CredentialsExpired);
+            }
             State::AwaitingReboot { in_place, .. } => self.reboot_did_not_come(in_place, actions),
             State::Preparing | State::Spawning(_) | State::Ended(_) => {}
         }

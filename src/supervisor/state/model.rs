@@ -217,6 +217,8 @@ pub enum State {
         in_place: bool,
         /// How long.
         until: Moment,
+        /// Its credentials have run out meanwhile.
+        expired: bool,
     },
     /// The end.
     Ended(Outcome),

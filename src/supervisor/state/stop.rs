@@ -97,9 +97,15 @@ impl Machine {
     /// Somebody wants the worker to end.
     pub(super) fn asked(&mut self, now: Moment, request: Request, actions: &mut Vec<Action>) {
         match self.state {
-            // After the boot it has new ones.
-            State::AwaitingReboot { .. }
-                if matches!(request.cause, Cause::CredentialsExpiring | Cause::NewCredentials) => {}
+            // After the boot it has new ones; should that not come, this one is of no more use.
+            State::AwaitingReboot { in_place, until, .. } if request.cause == Cause::CredentialsExpiring => {
+                self.state = State::AwaitingReboot { in_place, until, expired: true };
+            }
+            State::AwaitingReboot { .. } if request.cause == Cause::NewCredentials => {}
+            // After the boot it registers anew.
+            State::AwaitingReboot { .. } if request.cause == Cause::Redeploy && !self.policy.dynamic => {
+                actions.push(Action::ForgetRun);
+            }
             State::Preparing | State::BackingOff { .. } => {
                 self.state = State::Ended(judge::unstarted(request.cause));
             }

@@ -323,7 +323,7 @@ async fn a_server_that_comes_back_shortly_before_the_margin_is_in_time() {
     assert!((back..last_use).contains(&world.clock.now()));
     watch_for(&world, hours(1), SignedDuration::ZERO).await;
     // Not that its credentials have run out.
-    assert_eq!(world.events.try_recv(), Ok(Event::OldCredentialsEnd));
+    assert_eq!(world.events.try_recv(), Ok(Event::OldCredentialsEnd { renewals: 0 }));
 }
 
 #[tokio::test(start_paused = true)]
@@ -376,7 +376,7 @@ async fn replaced_credentials_end_when_they_are_of_no_more_use() {
     let mut last_use = world.credentials().last_use().unwrap();
     for _ in 0..3 {
         let (when, event) = world.event().await;
-        assert_eq!(event, Event::OldCredentialsEnd);
+        assert!(matches!(event, Event::OldCredentialsEnd { .. }));
         assert!((last_use..=last_use + secs(1)).contains(&when), "{when}, not {last_use}");
         last_use = world.credentials().last_use().unwrap();
     }
@@ -399,7 +399,7 @@ async fn replaced_credentials_end_in_time_although_others_were_replaced_since() 
     let mut told = Vec::new();
     for _ in 0..4 {
         let (when, event) = world.event().await;
-        assert_eq!(event, Event::OldCredentialsEnd);
+        assert!(matches!(event, Event::OldCredentialsEnd { .. }));
         told.push(when);
     }
     ends.extend(renewals.await.unwrap());
@@ -416,7 +416,7 @@ async fn replaced_credentials_end_while_the_next_renewal_fails() {
     world.launches.changed().await.unwrap();
     let new_end = world.credentials().last_use().unwrap();
     let (when, event) = world.event().await;
-    assert_eq!(event, Event::OldCredentialsEnd);
+    assert!(matches!(event, Event::OldCredentialsEnd { .. }));
     assert!((old_end..=old_end + secs(1)).contains(&when), "{when}, not {old_end}");
     let (when, event) = world.event().await;
     assert_eq!(event, STOP);
@@ -429,7 +429,7 @@ async fn credentials_that_ended_while_the_host_slept_are_replaced_before_their_e
     sleep(Duration::from_secs(3600)).await;
     world.clock.sleep(hours(100));
     let woke = Instant::now();
-    assert_eq!(world.event().await.1, Event::OldCredentialsEnd);
+    assert!(matches!(world.event().await.1, Event::OldCredentialsEnd { .. }));
     assert!(woke.elapsed() <= Duration::from_secs(60));
     assert_eq!(world.credentials().access_token.expose_secret(), "token-1");
     assert!(world.launches.has_changed().unwrap());

@@ -141,7 +141,7 @@ impl Checker {
                 self.credentials.worker = self.credentials.written;
                 (self.excused, self.counted) = (false, false);
             }
-            Event::Renewed => {
+            Event::Renewed { .. } => {
                 self.credentials.now += 1;
                 self.first_drain.get_or_insert(now);
             }
@@ -150,7 +150,7 @@ impl Checker {
                 // Its last words may be read after its exit.
                 self.crashes -= u32::from(std::mem::take(&mut self.counted));
             }
-            Event::OldCredentialsEnd => {
+            Event::OldCredentialsEnd { .. } => {
                 self.strongest_asked = self.strongest_asked.max(Some(Strength::Stop));
             }
             Event::Terminate => {

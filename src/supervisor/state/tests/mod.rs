@@ -49,11 +49,12 @@ pub(super) fn exit(class: ExitClass) -> Exit {
 pub(super) struct Driven {
     pub(super) machine: Machine,
     pub(super) now: Moment,
+    renewals: u32,
 }
 
 impl Driven {
     pub(super) fn new(policy: Policy) -> Self {
-        Self { machine: Machine::new(policy).0, now: Duration::ZERO }
+        Self { machine: Machine::new(policy).0, now: Duration::ZERO, renewals: 0 }
     }
 
     /// One whose worker runs.
@@ -79,6 +80,17 @@ impl Driven {
     pub(super) fn event(&mut self, event: Event) -> Vec<Action> {
         let actions = self.machine.handle(self.now, event);
         actions.into_iter().filter(|action| !matches!(action, Action::Note(_))).collect()
+    }
+
+    /// The credentials are renewed once more.
+    pub(super) fn renew(&mut self) -> Vec<Action> {
+        self.renewals += 1;
+        self.event(Event::Renewed { renewals: self.renewals })
+    }
+
+    /// Those before the newest come to their end.
+    pub(super) fn old_credentials_end(&mut self) -> Vec<Action> {
+        self.event(Event::OldCredentialsEnd { renewals: self.renewals - 1 })
     }
 
     pub(super) fn after(&mut self, time: Duration, event: Event) -> Vec<Action> {
@@ -378,17 +390,17 @@ fn a_worker_that_is_always_restarted_is_started_again_when_done_with_a_growing_w
 #[test]
 fn new_credentials_are_told_to_a_worker_that_understands_them() {
     let mut driven = Driven::greeted(policy());
-    assert_eq!(driven.event(Event::Renewed), [Action::TellCredentials]);
-    assert_eq!(driven.event(Event::OldCredentialsEnd), []);
+    assert_eq!(driven.renew(), [Action::TellCredentials]);
+    assert_eq!(driven.old_credentials_end(), []);
     assert_eq!(driven.event(DRAIN), [TELL_DRAIN]);
-    assert_eq!(driven.event(Event::Renewed), [Action::TellCredentials]);
+    assert_eq!(driven.renew(), [Action::TellCredentials]);
 }
 
 #[test]
 fn credentials_that_were_renewed_before_the_hello_are_told_after_it() {
     let mut driven = Driven::running(policy());
-    assert_eq!(driven.event(Event::Renewed), []);
-    assert_eq!(driven.event(Event::Renewed), []);
+    assert_eq!(driven.renew(), []);
+    assert_eq!(driven.renew(), []);
     assert_eq!(driven.event(hello(true)), [Action::TellCredentials]);
     assert_eq!(driven.event(hello(true)), []);
 }
@@ -396,7 +408,7 @@ fn credentials_that_were_renewed_before_the_hello_are_told_after_it() {
 #[test]
 fn files_that_were_being_written_during_a_renewal_are_written_again() {
     let mut driven = Driven::new(policy());
-    assert_eq!(driven.event(Event::Renewed), []);
+    assert_eq!(driven.renew(), []);
     assert_eq!(driven.event(Event::Prepared), [Action::Prepare]);
     driven.start();
     assert_eq!(driven.event(UNTEACHABLE), []);
@@ -408,9 +420,9 @@ fn a_worker_that_cannot_be_told_finishes_its_tasks_and_is_started_again_with_the
         let mut driven = Driven::running(policy());
         if says_hello {
             driven.event(UNTEACHABLE);
-            assert_eq!(driven.event(Event::Renewed), [TELL_DRAIN]);
+            assert_eq!(driven.renew(), [TELL_DRAIN]);
         } else {
-            assert_eq!(driven.event(Event::Renewed), []);
+            assert_eq!(driven.renew(), []);
             // It is silent for too long: treated as one without the protocol.
             assert_eq!(driven.deadline_in(secs(30)), []);
             assert!(matches!(driven.machine.state(), State::Stopping(_, _, Ladder::Unasked(_))));
@@ -425,8 +437,8 @@ fn a_worker_that_cannot_be_told_finishes_its_tasks_and_is_started_again_with_the
 fn a_worker_that_still_has_its_old_credentials_at_their_end_is_stopped_and_started_again() {
     let mut driven = Driven::running(policy());
     driven.event(UNTEACHABLE);
-    assert_eq!(driven.event(Event::Renewed), [TELL_DRAIN]);
-    assert_eq!(driven.event(Event::OldCredentialsEnd), [TELL_STOP]);
+    assert_eq!(driven.renew(), [TELL_DRAIN]);
+    assert_eq!(driven.old_credentials_end(), [TELL_STOP]);
     assert_eq!(driven.exits(secs(1), ExitClass::Interrupted, true), [Action::Prepare]);
 }
 
@@ -434,7 +446,7 @@ fn a_worker_that_still_has_its_old_credentials_at_their_end_is_stopped_and_start
 fn a_worker_that_was_drained_for_new_credentials_is_done_on_a_host_that_goes_with_it() {
     let mut driven = Driven::running(Policy { dynamic: true, ..policy() });
     driven.event(UNTEACHABLE);
-    driven.event(Event::Renewed);
+    driven.renew();
     driven.exits(secs(1), ExitClass::Done, true);
     assert_eq!(driven.outcome(), Some(Outcome::Done));
 }
@@ -443,7 +455,7 @@ fn a_worker_that_was_drained_for_new_credentials_is_done_on_a_host_that_goes_wit
 fn a_worker_that_was_drained_for_new_credentials_and_cannot_be_started_in_place_needs_a_boot() {
     let mut driven = Driven::running(policy());
     driven.event(UNTEACHABLE);
-    driven.event(Event::Renewed);
+    driven.renew();
     driven.exits(secs(1), ExitClass::Done, false);
     assert_eq!(driven.outcome(), Some(Outcome::NeedsReboot));
 }
@@ -524,4 +536,40 @@ fn a_notice_during_a_drain_strengthens_it_and_sigterm_during_a_redeploy_is_the_o
     assert_eq!(driven.after(secs(2), Event::Terminate), []);
     driven.exits(secs(1), ExitClass::Done, true);
     assert_eq!(driven.outcome(), Some(Outcome::Stopped));
+}
+
+#[test]
+fn the_end_of_credentials_that_a_worker_does_not_have_any_more_is_nothing_to_it() {
+    let mut driven = Driven::running(policy());
+    driven.event(UNTEACHABLE);
+    assert_eq!(driven.renew(), [TELL_DRAIN]);
+    assert_eq!(driven.exits(secs(100), ExitClass::Done, true), [Action::Prepare]);
+    driven.start();
+    driven.event(UNTEACHABLE);
+    assert_eq!(driven.renew(), [TELL_DRAIN]);
+    // The first ones end while it still has the second.
+    assert_eq!(driven.event(Event::OldCredentialsEnd { renewals: 0 }), []);
+    assert_eq!(driven.event(Event::OldCredentialsEnd { renewals: 1 }), [TELL_STOP]);
+}
+
+#[test]
+fn a_new_deployment_while_the_reboot_is_awaited_only_forgets_the_run() {
+    let redeploy = Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy };
+    let mut driven = Driven::greeted(policy());
+    driven.exits(secs(60), ExitClass::Reboot, false);
+    assert_eq!(driven.event(redeploy), [Action::ForgetRun]);
+    assert!(matches!(driven.machine.state(), State::AwaitingReboot { .. }));
+    let mut driven = Driven::greeted(Policy { dynamic: true, ..policy() });
+    driven.exits(secs(60), ExitClass::Reboot, false);
+    driven.event(redeploy);
+    assert_eq!(driven.outcome(), Some(Outcome::Redeploy { in_place: true }));
+}
+
+#[test]
+fn a_worker_whose_credentials_ran_out_while_its_reboot_was_awaited_is_not_started_in_its_place() {
+    let mut driven = Driven::greeted(policy());
+    driven.exits(secs(60), ExitClass::Reboot, true);
+    driven.event(Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring });
+    assert_eq!(driven.deadline_in(secs(300)), []);
+    assert_eq!(driven.outcome(), Some(Outcome::CredentialsExpired));
 }

@@ -63,6 +63,7 @@ pub(super) struct World {
     pub(super) truth: Truth,
     pub(super) now: Moment,
     calm: bool,
+    renewals: u32,
 }
 
 const CLASSES: [ExitClass; 6] = [
@@ -77,7 +78,7 @@ const CLASSES: [ExitClass; 6] = [
 impl World {
     /// `calm`: nobody asks the worker to end.
     pub(super) fn new(calm: bool) -> Self {
-        Self { truth: Truth::Preparing, now: Duration::ZERO, calm }
+        Self { truth: Truth::Preparing, now: Duration::ZERO, calm, renewals: 0 }
     }
 
     /// An event that can happen now; time may pass before it.
@@ -109,14 +110,19 @@ impl World {
             11 => Event::ShutdownAsked,
             12 if random.chance(3) => Event::RebootAsked,
             12 => Event::Deadline,
-            13 => Event::Renewed,
-            14 if random.chance(3) => Event::OldCredentialsEnd,
+            13 => self.renewed(),
+            14 if random.chance(3) => Event::OldCredentialsEnd { renewals: self.renewals.saturating_sub(1) },
             15 if random.chance(2) && !self.calm => Self::notice(random),
             16 if random.chance(2) && !self.calm => {
                 Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy }
             }
             _ => self.progress(random).unwrap_or(Event::TaskFinished),
         }
+    }
+
+    fn renewed(&mut self) -> Event {
+        self.renewals += 1;
+        Event::Renewed { renewals: self.renewals }
     }
 
     fn notice(random: &mut Random) -> Event {

@@ -1,0 +1,48 @@
+//! The registration of a start.
+
+use std::collections::BTreeMap;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::value::RawValue;
+use tracing::info;
+
+use super::patience::Patience;
+use super::{PrepareError, Preparer, run_of};
+use crate::host::boot_time::boot_time;
+use crate::provider::Identified;
+use crate::registration::Registrar;
+use crate::run::Run;
+use crate::taskcluster::Client;
+
+impl Preparer {
+    /// Registers; also the `workerConfig` that came with the registration, as it was sent.
+    pub(super) async fn register(
+        &self,
+        identified: Identified,
+        proof: &BTreeMap<&'static str, SecretString>,
+        client: &Client,
+        patience: Patience,
+    ) -> Result<(Run, Registrar, Box<RawValue>), PrepareError> {
+        for value in proof.values() {
+            self.secrets.add(value.expose_secret());
+        }
+        let again = (!self.dynamic()).then(|| proof.clone());
+        let registrar = Registrar::new(client.clone(), &identified.identity, again);
+        let registered = registrar
+            .register(proof, boot_time(), patience.effort())
+            .await
+            .map_err(|cause| PrepareError::Registration { cause, once: self.dynamic() })?;
+        self.know(&registered.credentials);
+        self.secrets.add(registered.secret.expose_secret());
+        let identity = &identified.identity;
+        info!(
+            root_url = identified.root_url, worker_pool = %identity.worker_pool_id,
+            worker_group = identity.worker_group, worker_id = identity.worker_id,
+            credentials_expire = %registered.credentials.expires.map(|time| format!("{time:.0}")).unwrap_or_default(),
+            "worker registered"
+        );
+        let mut run = run_of(identified, registered.credentials);
+        run.registration_secret = Some(registered.secret);
+        Ok((run, registrar, registered.worker_config))
+    }
+}

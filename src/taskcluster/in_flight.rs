@@ -1,0 +1,65 @@
+//! Requests that are on their way: what was sent may be carried out, and its answer be the only one.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// Counts the requests of all clients that share it.
+#[derive(Debug, Clone)]
+pub struct InFlight(Arc<watch::Sender<usize>>);
+
+/// One of them; it is over when this is dropped.
+#[derive(Debug)]
+pub(super) struct Sent<'a>(&'a InFlight);
+
+impl Default for InFlight {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(0)))
+    }
+}
+
+impl InFlight {
+    /// Whether there is any.
+    pub fn any(&self) -> bool {
+        *self.0.borrow() > 0
+    }
+
+    /// Waits until there is none.
+    pub async fn none(&self) {
+        // Fails only without a sender, which is here.
+        let _ = self.0.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    pub(super) fn sent(&self) -> Sent<'_> {
+        self.0.send_modify(|count| *count += 1);
+        Sent(self)
+    }
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|count| *count -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn requests_are_counted_until_they_are_over() {
+        let in_flight = InFlight::default();
+        assert!(!in_flight.any());
+        in_flight.none().await;
+        let shared = in_flight.clone();
+        let (one, other) = (shared.sent(), shared.sent());
+        drop(one);
+        assert!(in_flight.any());
+        let waiting = tokio::spawn({
+            let in_flight = in_flight.clone();
+            async move { in_flight.none().await }
+        });
+        drop(other);
+        waiting.await.unwrap();
+    }
+}
