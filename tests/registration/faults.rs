@@ -1,7 +1,7 @@
 //! What may pass: networks and services that fail for a while. The start goes on, says so once, and does not hammer.
 
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::SignedDuration;
 use nix::sys::signal::Signal;
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::fake_taskcluster::{FakeTaskcluster, Fault, Times};
 use crate::site::{AT_ONCE, Site, between, line, lines, once, ready, stop};
-use crate::support::Ended;
+use crate::support::{Ended, wait_until};
 
 const FAILS: &str = "a call to Taskcluster fails: trying again";
 const WORKS_AGAIN: &str = "a call to Taskcluster works again";
@@ -144,8 +144,11 @@ fn own_address() -> SocketAddr {
 #[test]
 fn a_taskcluster_that_comes_up_late_is_waited_for() {
     let site = Site::with_taskcluster(FakeTaskcluster::start_on(own_address()).unwrap());
-    site.taskcluster.stop_for(Duration::from_secs(3));
+    site.taskcluster.stop();
     let runner = site.scene().start();
+    runner.wait_for_log(FAILS);
+    wait_until(Instant::now() + Duration::from_secs(3));
+    site.taskcluster.start_at(site.taskcluster.address()).unwrap();
     ready(&runner);
     let ended = stop(&runner);
     let said = line(&ended.log, FAILS);

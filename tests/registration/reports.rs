@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::fake_taskcluster::{Fault, Times};
-use crate::site::{AT_ONCE, GROUP, STATIC_SECRET, Site, WORKER, assert_discreet, line, lines, stop};
+use crate::site::{GROUP, STATIC_SECRET, Site, WORKER, assert_discreet, line, lines, stop};
+use crate::support::DEADLINE;
 
 fn report(title: &str, description: &str, extra: &Value) -> String {
     let message = json!({
@@ -19,7 +20,7 @@ fn a_workers_report_reaches_worker_manager_cut_and_masked() {
     let description = format!("it said {STATIC_SECRET}; {}", "x".repeat(11_000));
     let report = report(&title, &description, &json!({"a": [1, 2], "who": "me"}));
     let runner = site.scene().worker(["on now: exit 0", "hello all", &report, "wait"]).start();
-    site.taskcluster.wait_for_answers("reportWorkerError", 1, AT_ONCE);
+    site.taskcluster.wait_for_answers("reportWorkerError", 1, DEADLINE);
     runner.wait_for_log("reported to worker-manager");
     let ended = stop(&runner);
     let told = site.taskcluster.reported_errors();

@@ -18,7 +18,7 @@ pub(crate) const WORKER: &str = "worker-1";
 pub(crate) const STATIC_SECRET: &str = "not-a-secret-but-secrets-have-44-characters-";
 
 /// How long something may take that happens at once.
-pub(crate) const AT_ONCE: Duration = Duration::from_secs(5);
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(10);
 
 /// What a worker does that works until it is told to stop.
 pub(crate) const WORKS: [&str; 5] = ["on now: exit 0", "await welcome", "hello all", "note ready", "wait"];
