@@ -79,7 +79,8 @@ fn a_preemption_is_with_the_worker_within_100_milliseconds() {
 fn what_concerns_others_or_passes_by_is_not_mentioned() {
     let machine = Machine::new(AZURE);
     let vm = AZURE.worker;
-    let runner = machine.booted(["on now: note told ; sleep 2s ; exit 0", "hello all", "wait"]);
+    let runner =
+        machine.booted(["on now: note told ; sleep 2s ; exit 0", "await welcome", "hello all", "wait"]);
     wait_until_watched(&machine);
     let seen = |count: usize| machine.wait_until_asked(EVENTS, machine.asked(EVENTS) + count);
     machine.events(&[("f", "Freeze", &[vm], 60), ("o", "Terminate", &["another"], 60)]);
@@ -106,6 +107,7 @@ fn a_notice_before_the_hello_is_kept_and_sent_with_it() {
         let go = scene.path("go");
         let script = [
             "on now: exit 0".to_owned(),
+            "await welcome".to_owned(),
             "note up".to_owned(),
             format!("wait-file {}", go.display()),
             "hello all".to_owned(),
