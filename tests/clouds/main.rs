@@ -29,6 +29,9 @@ mod refused;
 #[cfg(test)]
 mod removal;
 #[cfg(test)]
+#[path = "../support/secrets.rs"]
+mod secrets;
+#[cfg(test)]
 #[path = "../e2e/support/mod.rs"]
 #[expect(dead_code, reason = "other tests use other parts of it")]
 mod support;

@@ -54,6 +54,7 @@ fn launch() -> LaunchSpec {
         user: None,
         oom_score_adj: 0,
         config_file: None,
+        renewals: 0,
         credentials: credentials("first"),
         hello_timeout: Duration::from_secs(1),
         restart_in_place: InPlace::Yes,

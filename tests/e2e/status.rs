@@ -10,7 +10,8 @@ use std::process::{Child, Command, Output, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{ACCESS_TOKEN, DEADLINE, Runner, Scene, eventually, is_root};
+use crate::support::scene::ACCESS_TOKEN;
+use crate::support::{DEADLINE, Runner, Scene, eventually, is_root};
 
 /// Finishes its tasks when the test says so.
 const PATIENT: [&str; 4] = ["on now: exit 0", "hello all", "print ready", "wait"];

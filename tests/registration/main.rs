@@ -14,6 +14,8 @@ mod faults;
 #[cfg(test)]
 mod go_cache;
 #[cfg(test)]
+mod pool_secrets;
+#[cfg(test)]
 mod provenance;
 #[cfg(test)]
 mod refusals;
@@ -22,6 +24,7 @@ mod renewal;
 #[cfg(test)]
 mod reports;
 #[cfg(test)]
+#[path = "../support/secrets.rs"]
 mod secrets;
 #[cfg(test)]
 mod site;

@@ -5,13 +5,13 @@ mod log;
 mod processes;
 mod record;
 mod runner;
-mod scene;
+pub(crate) mod scene;
 
 use std::time::{Duration, Instant};
 
 pub(crate) use record::{messages, named, signals};
 pub(crate) use runner::{Ended, Runner};
-pub(crate) use scene::{ACCESS_TOKEN, Scene, test_worker};
+pub(crate) use scene::{Scene, test_worker};
 
 /// How long anything may take that takes milliseconds on an idle machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
