@@ -258,6 +258,30 @@ fn reboot_that_does_not_come_in_a_redeploy_lets_the_old_run_go_on_until_the_next
 }
 
 #[test]
+fn new_deployment_while_a_reboot_is_awaited_starts_nothing_before_it() {
+    for in_place in [true, false] {
+        let host = Host::fixed();
+        let scene = host.generic_worker().set("worker.restartInPlace", in_place);
+        let runner = scene.worker(["hello all", "start 1: exit 67", "wait"]).start();
+        runner.wait_for_log("waiting for the host to go down");
+        host.deploy("d2");
+        for _ in 0..2 {
+            let looks = host.taskcluster.count(WORKER_POOL);
+            runner.signal(Signal::SIGHUP);
+            host.wait_for_answers(WORKER_POOL, looks + 1);
+        }
+        // What comes after the boot registers anew.
+        let gone = eventually(|| (host.cache() == Cache::Gone).then_some(()));
+        assert!(gone.is_some(), "the cache is {:?}\n{runner}", host.cache());
+        runner.signal(Signal::SIGTERM);
+        let ended = runner.ended();
+        assert_eq!((ended.code, ended.starts()), (Some(0), 1), "{}", ended.log);
+        assert_eq!(ended.host_commands, [""; 0]);
+        host.assert_called(REGISTER, 1);
+    }
+}
+
+#[test]
 fn reboot_in_a_redeploy_of_a_machine_is_a_removal_and_no_reboot() {
     for end in ["exit 67", r#"send {"type":"reboot"} ; exit 67"#] {
         let host = Host::aws();

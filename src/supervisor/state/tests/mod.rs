@@ -468,6 +468,19 @@ fn credentials_that_run_out_do_not_end_the_wait_for_a_reboot() {
     assert!(matches!(driven.machine.state(), State::AwaitingReboot { .. }));
 }
 
+#[test]
+fn a_new_deployment_during_the_wait_for_a_reboot_is_for_after_the_boot_or_takes_the_machine_away() {
+    let redeploy = Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy };
+    let mut driven = Driven::greeted(policy());
+    driven.exits(secs(60), ExitClass::Reboot, true);
+    assert_eq!(driven.event(redeploy), [Action::ForgetRun]);
+    assert!(matches!(driven.machine.state(), State::AwaitingReboot { .. }));
+    let mut driven = Driven::greeted(Policy { dynamic: true, ..policy() });
+    driven.exits(secs(60), ExitClass::Reboot, true);
+    assert_eq!(driven.event(redeploy), []);
+    assert!(matches!(driven.outcome(), Some(Outcome::Redeploy { .. })));
+}
+
 fn interruption(strength: Strength, within: Option<u64>) -> Event {
     let cause = Cause::Interruption { ends: true };
     Event::Interrupted { strength, cause, within: within.map(secs) }
@@ -550,19 +563,6 @@ fn the_end_of_credentials_that_a_worker_does_not_have_any_more_is_nothing_to_it(
     // The first ones end while it still has the second.
     assert_eq!(driven.event(Event::OldCredentialsEnd { renewals: 0 }), []);
     assert_eq!(driven.event(Event::OldCredentialsEnd { renewals: 1 }), [TELL_STOP]);
-}
-
-#[test]
-fn a_new_deployment_while_the_reboot_is_awaited_only_forgets_the_run() {
-    let redeploy = Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy };
-    let mut driven = Driven::greeted(policy());
-    driven.exits(secs(60), ExitClass::Reboot, false);
-    assert_eq!(driven.event(redeploy), [Action::ForgetRun]);
-    assert!(matches!(driven.machine.state(), State::AwaitingReboot { .. }));
-    let mut driven = Driven::greeted(Policy { dynamic: true, ..policy() });
-    driven.exits(secs(60), ExitClass::Reboot, false);
-    driven.event(redeploy);
-    assert_eq!(driven.outcome(), Some(Outcome::Redeploy { in_place: true }));
 }
 
 #[test]
