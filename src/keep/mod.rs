@@ -147,7 +147,7 @@ impl Keeping<'_> {
                         Err(outcome) => return Ok(outcome),
                     }
                 }
-                Conclusion::Redeploy { in_place } => match self.redeploy(run, events).await {
+                Conclusion::Redeploy { in_place } => match self.redeploy(run, in_place, events).await {
                     None => return Ok(Outcome::Stopped),
                     Some(_) if !in_place => return Ok(self.boot_for_the_deployment(events).await),
                     Some(prepared) => prepared,
@@ -196,14 +196,23 @@ impl Keeping<'_> {
 
     /// Registers first; what has come of that takes the place of the old run, or the old run goes on. `None`: asked to
     /// stop.
-    async fn redeploy(&mut self, run: Supervised, events: &mut mpsc::Receiver<Event>) -> Option<Prepared> {
+    async fn redeploy(
+        &mut self,
+        run: Supervised,
+        in_place: bool,
+        events: &mut mpsc::Receiver<Event>,
+    ) -> Option<Prepared> {
         let anew = tokio::select! {
             biased;
             () = asked_to_end(events) => return None,
             anew = self.preparer.prepare_anew(REDEPLOY_TIME) => anew,
         };
         Some(anew.unwrap_or_else(|cause| {
-            warn!(error = %cause, "cannot register for the new deployment: the worker goes on with the old one until the next poll");
+            if in_place {
+                warn!(error = %cause, "cannot register for the new deployment: the worker goes on with the old one until the next poll");
+            } else {
+                warn!(error = %cause, "cannot register for the new deployment: that is tried again after the boot");
+            }
             let cached = run.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
             Prepared { cached, registrar: run.registrar }
         }))
@@ -212,7 +221,7 @@ impl Keeping<'_> {
     /// The new run is cached; the worker cannot be started with it before a boot.
     async fn boot_for_the_deployment(&self, events: &mut mpsc::Receiver<Event>) -> Outcome {
         error!(
-            "the worker cannot be started with the new deployment without a reboot (worker.restartInPlace says otherwise where that is wrong)"
+            "the worker cannot be started again without a reboot (worker.restartInPlace says otherwise where that is wrong)"
         );
         if self.config.supervision.on_reboot != OnReboot::Reboot {
             return Outcome::NeedsReboot;

@@ -200,6 +200,21 @@ fn a_worker_that_needs_a_boot_between_has_its_new_run_cached_for_after_the_boot(
 }
 
 #[test]
+fn a_worker_that_needs_a_boot_between_keeps_its_old_run_where_registering_fails() {
+    let host = Host::fixed();
+    let script = ["on finish: exit 72", "on now: exit 72", "hello all", "print ready", "wait"];
+    let runner = host.generic_worker().set("worker.restartInPlace", false).worker(script).start();
+    runner.wait_for_log("ready");
+    host.deploy("d2");
+    host.taskcluster.fail(REGISTER, Times::UntilCleared, refusal());
+    runner.signal(Signal::SIGHUP);
+    let ended = runner.ended();
+    assert_eq!((ended.code, ended.starts(), host.cache()), (Some(70), 1, Cache::of("d1")), "{}", ended.log);
+    assert!(ended.log.contains("that is tried again after the boot"), "{}", ended.log);
+    host.assert_called(REGISTER, 2);
+}
+
+#[test]
 fn a_machine_that_worker_manager_wants_to_end_twice_running_is_removed() {
     let host = Host::aws();
     let script = ["on finish: note finishing ; exit 0", "hello all", "print ready", "wait"];
