@@ -240,3 +240,24 @@ fn a_machine_that_worker_manager_wants_to_end_twice_running_is_removed() {
     host.assert_called(REMOVE, 1);
     assert_eq!((host.cache(), ended.host_commands), (Cache::Removed, Vec::new()));
 }
+
+#[test]
+fn a_machine_that_starts_from_its_cache_still_finds_that_its_launch_config_is_gone() {
+    let host = Host::aws();
+    let script = ["on finish: exit 72", "on now: exit 72", "hello all", "print ready", "wait"];
+    let runner = host.generic_worker().worker(script).start();
+    runner.wait_for_log("ready");
+    runner.signal(Signal::SIGTERM);
+    assert_eq!(runner.ended().code, Some(0));
+    // It is gone while nobody runs.
+    host.deploy("d2");
+    let runner = host.generic_worker().worker(script).start();
+    runner.wait_for_log("ready");
+    runner.signal(Signal::SIGHUP);
+    let ended = runner.ended();
+    assert_eq!((ended.code, ended.starts()), (Some(0), 1), "{}", ended.log);
+    assert!(ended.log.contains("what=launchConfigId old=lc-d1 new=lc-d2"), "{}", ended.log);
+    host.assert_called(REGISTER, 1);
+    host.assert_called(REMOVE, 1);
+    assert_eq!((host.cache(), ended.host_commands), (Cache::Removed, Vec::new()));
+}

@@ -338,3 +338,31 @@ fn second_deployment_while_registering_is_found_by_the_next_look() {
     let ended = runner.ended();
     assert_eq!((ended.code, ended.starts()), (Some(0), 3), "{}", ended.log);
 }
+
+// A worker that does not finish for a redeploy: it is stopped after drainTimeout, killed at last, and replaced all the same.
+
+#[test]
+fn worker_that_hangs_in_a_redeploy_is_killed_and_started_again_with_the_new_deployment() {
+    let host = Host::fixed();
+    let script = [
+        "start 1: on finish: note finishing",
+        "start 1: on now: note stopping",
+        "start 1: on SIGTERM:",
+        "start 2+: on now: exit 72",
+        "hello all",
+        "print ready",
+        "wait",
+    ];
+    let scene = host.generic_worker().set("supervision.drainTimeout", "300ms");
+    let scene = scene.set("supervision.stopTimeout", "200ms").set("supervision.killTimeout", "200ms");
+    let runner = redeploying(&host, scene.worker(script));
+    runner.wait_for_start(2);
+    assert_eq!((host.cache(), host.deployed()), (Cache::of("d2"), "d2".to_owned()));
+    runner.signal(Signal::SIGTERM);
+    let ended = runner.ended();
+    assert_eq!((ended.code, ended.starts()), (Some(0), 2), "{}", ended.log);
+    let told = messages(&ended.events);
+    assert_eq!(told[..4], ["welcome", "finish", "now", "welcome"]);
+    host.assert_called(REGISTER, 2);
+    host.assert_called(REPORT, 0);
+}

@@ -61,6 +61,47 @@ fn after_the_boot_the_worker_starts_from_the_cache_with_the_newest_credentials()
 }
 
 #[test]
+fn credentials_that_are_due_after_the_boot_are_renewed_before_the_worker_starts() {
+    let host = Host::aws();
+    // They are due at once, and cannot be renewed before the host goes down.
+    host.set_credentials_life(Duration::from_secs(25));
+    host.taskcluster.fail(REREGISTER, Times::UntilCleared, Fault::bad_gateway());
+    let runner = tired(&host).start();
+    runner.wait_for_log(GOING_DOWN);
+    let first = host.token_of_the_worker();
+    runner.signal(Signal::SIGTERM);
+    assert_eq!(runner.ended().code, Some(0));
+    host.taskcluster.clear_faults();
+    host.taskcluster.forget_requests();
+    host.set_credentials_life(Duration::from_secs(3600));
+    let runner =
+        host.generic_worker().worker(["on now: exit 72", "hello all", "print ready", "wait"]).start();
+    runner.wait_for_start(1);
+    assert_ne!(host.token_of_the_worker(), first);
+    host.assert_called(REREGISTER, 1);
+    runner.signal(Signal::SIGTERM);
+    let ended = runner.ended();
+    assert_eq!((ended.code, ended.starts()), (Some(0), 1), "{}", ended.log);
+    // It was not told: it has had them from the start.
+    assert_eq!(messages(&ended.events), ["welcome", "now"]);
+    host.assert_called(REGISTER, 0);
+}
+
+#[test]
+fn a_static_worker_that_cannot_be_restarted_in_place_gets_a_boot_after_a_crash_where_the_runner_may_reboot() {
+    let host = Host::fixed();
+    let scene = host.generic_worker().set("worker.restartInPlace", false);
+    let runner = scene.set("supervision.onReboot", "reboot").worker(["hello all", "exit 1"]).start();
+    runner.wait_for_log("running the host command what=reboot");
+    runner.wait_for_log(GOING_DOWN);
+    runner.signal(Signal::SIGTERM);
+    let ended = runner.ended();
+    assert_eq!((ended.code, ended.starts()), (Some(0), 1), "{}", ended.log);
+    assert_eq!((host.cache(), ended.host_commands), (Cache::of("d1"), vec!["reboot".to_owned()]));
+    host.assert_called(REPORT, 0);
+}
+
+#[test]
 fn a_reboot_that_does_not_come_ends_in_a_start_in_place_or_with_exit_70() {
     for (kind, in_place) in
         [(Kind::Static, true), (Kind::Static, false), (Kind::Aws, true), (Kind::Aws, false)]
