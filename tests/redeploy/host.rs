@@ -44,7 +44,7 @@ pub(crate) struct Host {
 impl Host {
     /// Its worker's pool has deployment `d1`, which its workers may look at.
     pub(crate) fn new(kind: Kind) -> Self {
-        let folder = tempfile::Builder::new().prefix("start-worker-host-").tempdir().unwrap();
+        let folder = folder();
         let taskcluster = FakeTaskcluster::start();
         taskcluster
             .grant(&format!("worker-pool:{POOL}"), &[&format!("worker-manager:get-worker-pool:{POOL}")]);
@@ -233,6 +233,14 @@ impl Host {
     pub(crate) fn set_credentials_life(&self, life: Duration) {
         self.taskcluster.set_credentials_life(life);
     }
+}
+
+/// In memory where there is such a place: what the runner brings to the disk would wait for a disk that others keep busy,
+/// for longer than a test does.
+fn folder() -> TempDir {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("start-worker-host-");
+    builder.tempdir_in("/dev/shm").or_else(|_| builder.tempdir()).unwrap()
 }
 
 /// What a runner has left in its cache.
