@@ -21,6 +21,9 @@ mod leaving;
 #[cfg(test)]
 mod reboots;
 #[cfg(test)]
+#[path = "../support/secrets.rs"]
+mod secrets;
+#[cfg(test)]
 #[path = "../e2e/support/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "the harness of tests/e2e, of which this program uses a part")]
 mod support;
