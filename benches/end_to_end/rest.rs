@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use crate::measure::{Running, field, pause, switches};
 use crate::scene::{Scene, binary};
 use crate::table::{Row, Target};
+use crate::taskcluster::Taskcluster;
 use crate::{Result, worker};
 
 /// Until the threads that helped at the start have ended (tokio's after 10 s).
@@ -18,6 +19,12 @@ const SETTLE: Duration = Duration::from_secs(12);
 /// How long wake-ups are counted.
 const WATCH: Duration = Duration::from_secs(10);
 
+/// The same after calls: the resolver's thread goes after 15 s.
+const SETTLE_AFTER_CALLS: Duration = Duration::from_secs(17);
+
+/// How long the wake-ups of a runner with a client are counted.
+const WATCH_CLIENT: Duration = Duration::from_secs(60);
+
 const KIB_PER_MIB: f64 = 1024.0;
 
 /// A runner whose worker has said hello and sleeps.
@@ -25,13 +32,14 @@ pub(crate) fn at_rest() -> Result<Vec<Row>> {
     let scene = Scene::with_worker(&["obey", "RECORD"])?;
     let running = Running::start(&mut scene.runner())?;
     pause(SETTLE);
-    let memory = memory(&running)?;
+    let what = "idle PSS / of that anonymous (Pss_Anon), standalone, worker running";
+    let memory = memory(&running, what, "7.4 / 1.1 MiB", |all, anonymous| {
+        vec![Target::at_most(all, 3.5, "≤ 3.5 MiB"), Target::at_most(anonymous, 0.5, "≤ 0.5 MiB")]
+    })?;
     let (before, threads) = switches(&running)?;
     pause(WATCH);
     let (after, _) = switches(&running)?;
-    kill(running.pid(), Signal::SIGTERM)?;
-    running.end()?;
-    scene.take_moments(&[worker::ASKED])?;
+    stop(&scene, running)?;
     let wake_ups = after.saturating_sub(before);
     Ok(vec![
         memory,
@@ -52,7 +60,72 @@ pub(crate) fn at_rest() -> Result<Vec<Row>> {
     ])
 }
 
-fn memory(running: &Running) -> Result<Row> {
+/// A static worker that has registered and has its secrets: over HTTP, then over HTTPS with the system's roots.
+pub(crate) fn after_calls() -> Result<Vec<Row>> {
+    let taskcluster = Taskcluster::start();
+    let mut rows = Vec::new();
+    {
+        let scene = Scene::registering(&taskcluster.http(), &["obey", "RECORD"])?;
+        let running = Running::start(&mut scene.runner())?;
+        pause(SETTLE_AFTER_CALLS);
+        rows.push(memory(
+            &running,
+            "idle PSS / Pss_Anon after HTTP calls (static)",
+            "–",
+            |all, anonymous| {
+                vec![Target::at_most(all, 4.5, "≤ 4.5 MiB"), Target::at_most(anonymous, 0.6, "≤ 0.6 MiB")]
+            },
+        )?);
+        let (before, threads) = switches(&running)?;
+        pause(WATCH_CLIENT);
+        let (after, _) = switches(&running)?;
+        stop(&scene, running)?;
+        let wake_ups = after.saturating_sub(before);
+        rows.push(Row {
+            what: "threads, at rest after calls",
+            go: "–",
+            today: threads.to_string(),
+            reference: String::new(),
+            targets: vec![Target::at_most(threads as f64, 2.0, "2 (3 within 15 s of a start or a request)")],
+        });
+        rows.push(Row {
+            what: "idle cost with a client",
+            go: "–",
+            today: format!("{wake_ups} wake-ups in {} s", WATCH_CLIENT.as_secs()),
+            reference: String::new(),
+            targets: vec![Target::at_most(wake_ups as f64, 2.0, "≤ 2 a minute")],
+        });
+    }
+    let scene = Scene::registering(&taskcluster.https()?, &["obey", "RECORD"])?;
+    let running = Running::start(scene.runner().env("SSL_CERT_FILE", scene.authorities()?))?;
+    pause(SETTLE_AFTER_CALLS);
+    let memory = memory(
+        &running,
+        "idle PSS / Pss_Anon after HTTPS calls, with the system's roots",
+        "–",
+        |all, anonymous| {
+            vec![Target::at_most(all, 5.5, "≤ 5.5 MiB"), Target::at_most(anonymous, 1.1, "≤ 1.1 MiB")]
+        },
+    )?;
+    stop(&scene, running)?;
+    rows.insert(1, memory);
+    Ok(rows)
+}
+
+/// Ends a runner; its worker must have been there.
+fn stop(scene: &Scene, running: Running) -> Result<()> {
+    kill(running.pid(), Signal::SIGTERM)?;
+    running.end()?;
+    scene.take_moments(&[worker::ASKED])?;
+    Ok(())
+}
+
+fn memory(
+    running: &Running,
+    what: &'static str,
+    go: &'static str,
+    targets: impl FnOnce(f64, f64) -> Vec<Target>,
+) -> Result<Row> {
     // Only root may look at a process that forbids dumps.
     let rollup = fs::read_to_string(running.proc_file("smaps_rollup"))
         .map_err(|error| format!("cannot read the runner's smaps_rollup (are you root?): {error}"))?;
@@ -61,11 +134,11 @@ fn memory(running: &Running) -> Result<Row> {
     let others = copies(running).saturating_sub(1);
     let reference = if others > 0 { format!("{others} other copies ran: too low") } else { String::new() };
     Ok(Row {
-        what: "idle PSS / of that anonymous (Pss_Anon), standalone, worker running",
-        go: "7.4 / 1.1 MiB",
+        what,
+        go,
         today: format!("{all:.1} / {anonymous:.2} MiB"),
         reference,
-        targets: vec![Target::at_most(all, 3.5, "≤ 3.5 MiB"), Target::at_most(anonymous, 0.5, "≤ 0.5 MiB")],
+        targets: targets(all, anonymous),
     })
 }
 

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::taskcluster::{AUTHORITY, GROUP, POOL, STATIC_SECRET, WORKER};
 use crate::{Result, worker};
 
 /// Where files cost no disk's time: the worker's configuration is synced before each start.
@@ -35,11 +36,35 @@ impl Scene {
     /// A runner whose worker is this executable, with these arguments. `RECORD` stands for [`Scene::record`].
     pub(crate) fn with_worker(arguments: &[&str]) -> Result<Self> {
         let scene = Self::new()?;
-        let record = scene.record().to_string_lossy().into_owned();
+        scene.configure(&scene.this_executable(arguments)?)?;
+        Ok(scene)
+    }
+
+    /// The same with a worker that registers there.
+    pub(crate) fn registering(root_url: &str, arguments: &[&str]) -> Result<Self> {
+        let scene = Self::new()?;
+        let provider = json!({
+            "providerType": "static", "rootURL": root_url, "providerID": "static", "workerPoolID": POOL,
+            "workerGroup": GROUP, "workerID": WORKER, "staticSecret": STATIC_SECRET,
+        });
+        scene.write(&provider, true, &scene.this_executable(arguments)?)?;
+        Ok(scene)
+    }
+
+    /// The system's authorities, and the one of the HTTPS server, as one file for `SSL_CERT_FILE`.
+    pub(crate) fn authorities(&self) -> Result<PathBuf> {
+        let path = self.folder.path().join("authorities.pem");
+        let system = fs::read_to_string("/etc/ssl/certs/ca-certificates.crt")
+            .map_err(|error| format!("the system's authorities (install ca-certificates): {error}"))?;
+        fs::write(&path, format!("{system}\n{AUTHORITY}"))?;
+        Ok(path)
+    }
+
+    fn this_executable(&self, arguments: &[&str]) -> Result<Value> {
+        let record = self.record().to_string_lossy().into_owned();
         let arguments = arguments.iter().map(|&word| if word == "RECORD" { record.as_str() } else { word });
         let arguments: Vec<&str> = std::iter::once(worker::MARK).chain(arguments).collect();
-        scene.configure_worker(&std::env::current_exe()?, &arguments)?;
-        Ok(scene)
+        Ok(self.command(&std::env::current_exe()?, &arguments))
     }
 
     /// A runner whose worker is `cat` of a file, which is returned, too: so many lines of so many bytes.
@@ -47,7 +72,7 @@ impl Scene {
         let scene = Self::new()?;
         let file = scene.folder.path().join("output");
         fs::write(&file, format!("{}\n", "x".repeat(line - 1)).repeat(lines))?;
-        scene.configure_worker(Path::new("cat"), &[&file.to_string_lossy()])?;
+        scene.configure(&scene.command(Path::new("cat"), &[&file.to_string_lossy()]))?;
         Ok((scene, file))
     }
 
@@ -63,27 +88,32 @@ impl Scene {
         Ok(Self { folder: folder? })
     }
 
-    fn configure_worker(&self, program: &Path, arguments: &[&str]) -> Result<()> {
-        self.configure(&json!({
+    fn command(&self, program: &Path, arguments: &[&str]) -> Value {
+        json!({
             "implementation": "command",
             "path": program,
             "args": arguments,
             "configPath": self.folder.path().join("worker-configuration.json"),
-        }))
+        })
     }
 
     fn configure(&self, worker: &Value) -> Result<()> {
+        let provider = json!({
+            "providerType": "standalone",
+            "rootURL": "https://tc.example.com",
+            "clientID": "project/example/worker",
+            "accessToken": "not-a-real-token",
+            "workerPoolID": POOL,
+            "workerGroup": GROUP,
+            "workerID": WORKER,
+        });
+        self.write(&provider, false, worker)
+    }
+
+    fn write(&self, provider: &Value, get_secrets: bool, worker: &Value) -> Result<()> {
         let configuration = json!({
-            "provider": {
-                "providerType": "standalone",
-                "rootURL": "https://tc.example.com",
-                "clientID": "project/example/worker",
-                "accessToken": "not-a-real-token",
-                "workerPoolID": "example/linux",
-                "workerGroup": "office",
-                "workerID": "bench-01",
-            },
-            "getSecrets": false,
+            "provider": provider,
+            "getSecrets": get_secrets,
             "worker": worker,
             "workerConfig": {"cachesDir": "/caches", "tasksDir": "/tasks", "sentryProject": "example"},
             // Every crash is followed by a restart at once, as often as the benchmark wants.

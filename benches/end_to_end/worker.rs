@@ -30,7 +30,7 @@ const _: () = assert!(LOG_MESSAGE.len() == 122, "the table says 122 bytes");
 const CHUNK: usize = 256 * 1024;
 
 /// Longer than any measurement; what is left behind ends by itself.
-const LIFETIME: Duration = Duration::from_secs(60);
+const LIFETIME: Duration = Duration::from_secs(120);
 
 /// Lives as the arguments say.
 pub(crate) fn live(arguments: &[String]) -> ExitCode {

@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::signal::kill;
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
 #[cfg(test)]
 mod tests;
@@ -86,6 +87,25 @@ pub fn remove(path: &Path) -> Result<(), WriteError> {
         Err(Errno::ENOENT) => Ok(()),
         Err(error) => Err(failed(error.into())),
     }
+}
+
+/// Removes what processes of this program that were killed while they wrote have left in `folder`. What cannot be
+/// removed stays: it is in nobody's way.
+pub fn sweep(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let writer = entry.file_name().to_str().and_then(writer_of);
+        if writer.is_some_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Who writes the temporary file of this name.
+fn writer_of(name: &str) -> Option<i32> {
+    let (pid, number) = name.strip_prefix(".start-worker-")?.strip_suffix(".tmp")?.split_once('-')?;
+    number.parse::<u32>().ok()?;
+    pid.parse().ok().filter(|pid| *pid > 0)
 }
 
 fn is_not_there(kind: io::ErrorKind) -> bool {

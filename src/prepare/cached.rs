@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::{Patience, PrepareError, Prepared, Preparer};
 use crate::config::{ProviderConfig, RunnerConfig};
 use crate::credentials::Credentials;
+use crate::host::atomic;
 use crate::host::private_file::Access;
 use crate::provider::{Identified, Proof};
 use crate::registration::Registrar;
@@ -27,7 +28,12 @@ impl Preparer {
         let Some(path) = self.cache_path().map(std::path::Path::to_owned) else { return Ok(None) };
         let dynamic = self.dynamic();
         let place = path.clone();
-        let read = tokio::task::spawn_blocking(move || cache::read(&place, Access::Refuse)).await?;
+        let read = tokio::task::spawn_blocking(move || {
+            // An earlier start may have been killed while it wrote: there are credentials in what it left.
+            atomic::sweep(place.parent().unwrap_or(&place));
+            cache::read(&place, Access::Refuse)
+        })
+        .await?;
         let Some(cached) =
             read.map_err(|cause| PrepareError::Cache { advice: cause.advice(dynamic), cause })?
         else {

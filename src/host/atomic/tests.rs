@@ -179,3 +179,31 @@ fn what_is_removed_is_the_file_itself_and_what_was_never_there_is_no_error() {
     assert_eq!(error.to_string(), format!("cannot remove {}", at("folder").display()));
     assert!(remove(Path::new("/")).is_err());
 }
+
+#[test]
+fn what_killed_processes_have_left_is_swept_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut dead = std::process::Command::new("true").spawn().unwrap();
+    let gone = dead.id();
+    dead.wait().unwrap();
+    let kept = [
+        format!(".start-worker-{}-7.tmp", std::process::id()),
+        format!(".start-worker-{gone}-x.tmp"),
+        format!("start-worker-{gone}-1.tmp"),
+        ".start-worker-0-1.tmp".to_owned(),
+        "run.json".to_owned(),
+    ];
+    for name in kept.iter().cloned().chain([format!(".start-worker-{gone}-1.tmp")]) {
+        std::fs::write(folder.path().join(name), "x").unwrap();
+    }
+    sweep(folder.path());
+    let mut left: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let mut kept = kept.to_vec();
+    left.sort();
+    kept.sort();
+    assert_eq!(left, kept);
+    sweep(Path::new("/nowhere"));
+}

@@ -266,6 +266,7 @@ mod tests {
         let (mut client, connection) = runner.connect();
         let start = Instant::now();
         let error = tokio::select! {
+            biased;
             error = connection => error.unwrap().unwrap_err(),
             () = async { while client.write_all(b"{\"request\":\"status\"}\n").await.is_ok() {} } => {
                 panic!("the client was let go before its time")

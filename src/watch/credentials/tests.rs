@@ -226,7 +226,11 @@ async fn for_30_days_no_worker_has_credentials_that_are_of_no_use_on_a_host_that
     let minute = secs(61);
     let (mut sleeps, mut off) = (0, 0);
     let mut chance = fastrand::Rng::with_seed(4711);
-    while world.clock.true_time() < begin + hours(30 * 24) {
+    // Renewals come early by chance: go on until one was slept through.
+    let goes_on = |world: &World, sleeps| {
+        world.clock.true_time() < begin + hours(if sleeps == 0 { 3000 } else { 30 } * 24)
+    };
+    while goes_on(&world, sleeps) {
         let left = world.credentials().expires.unwrap().duration_since(world.clock.true_time());
         if left < hours(4) && sleeps < world.manager.renewals() + 1 {
             // Across the renewal, and beyond the end.
@@ -244,7 +248,10 @@ async fn for_30_days_no_worker_has_credentials_that_are_of_no_use_on_a_host_that
     }
     let renewals = world.manager.renewals();
     println!("{renewals} renewals, {sleeps} of them slept through");
-    assert!((7..=10).contains(&renewals), "{renewals} renewals in 30 days");
+    let days = world.clock.true_time().duration_since(begin).as_hours() / 24;
+    let (least, most) = (days / 4, days / 3);
+    let counted = i64::try_from(renewals).unwrap();
+    assert!(days >= 30 && (least..=most).contains(&counted), "{renewals} renewals in {days} days");
     assert_eq!(world.manager.attempts().len(), renewals);
     assert!(sleeps >= 1, "some were slept through");
 }
