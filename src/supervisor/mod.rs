@@ -271,6 +271,7 @@ impl Supervisor<'_> {
                 let pid = child.pid();
                 self.child = Some(child);
                 self.worker_events = Some(said);
+                spawn::give_memory_back();
                 Event::Started { pid }
             }
             Err(cause) => {

@@ -82,6 +82,6 @@ fn a_registration_whose_answer_comes_after_the_stop_is_kept() {
     assert_eq!((ended.code, ended.starts()), (Some(0), 0), "{}", ended.log);
     // The next start goes on with it: a second registration would be refused.
     let runner = machine.boot(OBEDIENT);
-    runner.wait_for_event("hello");
+    runner.wait_for_event("message");
     assert_eq!(machine.taskcluster.count("registerWorker"), 1);
 }

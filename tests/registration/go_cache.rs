@@ -180,6 +180,6 @@ fn a_cloud_worker_whose_cached_credentials_have_expired_says_that_the_machine_is
     let said = line(&ended.log, "start-worker ends:");
     assert!(said.contains("expired at") && said.contains("replace the machine"), "{said}");
     // worker-manager is told, if it listens; else the machine goes by itself.
-    assert_eq!(site.calls(), ["removeWorker"]);
+    assert_eq!(site.calls(), ["reportWorkerError", "removeWorker"]);
     assert_eq!(ended.host_commands, ["shutdown"]);
 }
