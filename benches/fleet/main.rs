@@ -27,9 +27,9 @@ const POOL: &str = "fleet/linux";
 /// `deployment.interval`, a fifth of the default, so that the measurement has five times as many.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// What the fake does: answers, fails, answers.
-const CALM: Duration = Duration::from_secs(150);
+const CALM: Duration = Duration::from_secs(140);
 const FAILURE: Duration = Duration::from_secs(60);
-const AFTER: Duration = Duration::from_secs(150);
+const AFTER: Duration = Duration::from_secs(90);
 
 fn main() {
     let count: usize = std::env::var("FLEET").ok().and_then(|count| count.parse().ok()).unwrap_or(1000);
