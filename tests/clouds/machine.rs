@@ -191,6 +191,7 @@ impl Machine {
         scene
             .set("provider", json!({"providerType": self.kind.provider}))
             .set("host.startFailureDelay", "0s")
+            .set("deployment.poll", false)
             .set("cacheOverRestarts", self.cache_path().to_str().unwrap())
             .env(variable, &self.metadata.origin())
             .env("STATE_DIRECTORY", self.disk.path().to_str().unwrap())

@@ -105,6 +105,7 @@ impl Machine {
                 "implementation": "command", "path": test_worker(), "configPath": self.path("worker/worker.json"),
                 "args": ["hello new-credentials graceful-termination", "wait"], "credentialsInEnvironment": true,
             },
+            "deployment": {"poll": false},
             "cacheOverRestarts": self.path("cache/run.json"),
             "host": {
                 "shutdownCommand": ["/bin/sh", "-c", shutdown], "rebootCommand": ["true"],
