@@ -26,6 +26,9 @@ use cli::{Arguments, exit};
 /// How long what blocks may still take when all else has ended.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 
+/// What the runtime takes from the kernel at once; it has a handful of descriptors, and keeps room for each.
+const IO_EVENTS: usize = 64;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.short_version {
@@ -111,8 +114,11 @@ fn run(
         secrets,
         metadata: environment.metadata,
     };
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Signals)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_io_events_per_tick(IO_EVENTS)
+        .build()
+        .map_err(RunError::Signals)?;
     let result = runtime.block_on(start_worker::run(config, host, output));
     // A write that a dead disk never ends must not keep the runner.
     runtime.shutdown_timeout(LAST_WRITES);

@@ -4,6 +4,7 @@ pub mod atomic;
 pub mod boot_time;
 pub mod held;
 pub mod lock;
+pub mod memory;
 pub mod oom;
 pub mod power;
 pub mod private_file;

@@ -4,10 +4,9 @@ use std::fmt::{self, Write};
 
 use serde_json::Value;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::Layer;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
-use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use crate::output::{Format, LogSink};
 use crate::redact::Secrets;
@@ -31,20 +30,41 @@ impl Default for Filter {
 
 /// Makes the runner's log go to `sink` from now on, for the whole process, without the known `secrets`.
 pub fn install(sink: LogSink, format: Format, filter: Filter, secrets: Secrets) {
-    let layer = Lines { sink, format, secrets }.with_filter(filter.0);
     // Fails only where a log is installed already; then that one goes on.
-    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
+    let _ = tracing::subscriber::set_global_default(Lines { sink, format, filter, secrets });
 }
 
-/// Renders events and hands them to the output thread.
+/// Renders events and hands them to the output thread. Spans are not kept: a registry of them would cost more memory than
+/// all else that the log needs, and nothing here opens one.
 struct Lines {
     sink: LogSink,
     format: Format,
+    filter: Filter,
     secrets: Secrets,
 }
 
-impl<S: Subscriber> Layer<S> for Lines {
-    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && self.filter.0.would_enable(metadata.target(), metadata.level())
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        self.filter.0.iter().map(|(_, level)| level).chain(self.filter.0.default_level()).max()
+    }
+
+    fn new_span(&self, _span: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &Id, _values: &Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
+
+    fn enter(&self, _span: &Id) {}
+
+    fn exit(&self, _span: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
         let now = jiff::Timestamp::now();
         let line = match self.format {
             Format::Text => text_line(now, event),

@@ -28,7 +28,7 @@ mod speaker;
 mod thread;
 
 /// The runner's own lines that wait for the sink; more are dropped and counted.
-const WAITING_LINES: usize = 1024;
+const WAITING_LINES: usize = 512;
 
 /// No line is taken while so many bytes are waiting: a worker's long report makes a long line.
 const WAITING_BYTES: usize = 1024 * 1024;

@@ -15,6 +15,7 @@ use tracing::{debug, error, info};
 
 use crate::config::{HostSettings, Supervision};
 use crate::event::{Cause, Event, Exit, ExitClass, Outcome};
+use crate::host::memory;
 use crate::output::{Output, WorkerEvent};
 use crate::protocol::capabilities::{Capabilities, Capability};
 use crate::protocol::message::{ErrorReport, FromWorker, ToWorker};
@@ -271,7 +272,7 @@ impl Supervisor<'_> {
                 let pid = child.pid();
                 self.child = Some(child);
                 self.worker_events = Some(said);
-                spawn::give_memory_back();
+                memory::give_back_soon();
                 Event::Started { pid }
             }
             Err(cause) => {
@@ -303,6 +304,7 @@ impl Supervisor<'_> {
         match message {
             FromWorker::Hello { capabilities } => {
                 info!(%capabilities, "worker says hello");
+                memory::give_back_soon();
                 let graceful_termination = capabilities.has(Capability::GracefulTermination);
                 let new_credentials = capabilities.has(Capability::NewCredentials);
                 Some(Event::Hello { graceful_termination, new_credentials })

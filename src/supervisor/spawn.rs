@@ -1,8 +1,5 @@
-//! The spawn itself: between fork and exec the worker is set apart from the runner. The only module with `unsafe`.
-#![expect(
-    unsafe_code,
-    reason = "pre_exec runs between fork and exec; close_range and malloc_trim have no safe wrappers"
-)]
+//! The spawn itself: between fork and exec the worker is set apart from the runner.
+#![expect(unsafe_code, reason = "pre_exec runs between fork and exec; close_range has no safe wrapper")]
 
 use std::ffi::CString;
 use std::io;
@@ -20,15 +17,6 @@ pub(super) struct Account {
     pub(super) gid: Gid,
     /// All groups that the account is in.
     pub(super) groups: Vec<Gid>,
-}
-
-/// Gives the memory that a start has used back to the system: from now on the runner mostly waits.
-pub(super) fn give_memory_back() {
-    // It takes no pointers, and glibc may be called from any thread.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 /// Adds what every worker gets: a process group of its own, the parent-death signal, its OOM score, its account, and

@@ -15,6 +15,7 @@ use tracing::{debug, info};
 use crate::clock::{Clock, wait_for};
 use crate::config::{self, ProviderConfig, RunnerConfig};
 use crate::event::{Cause, Event, Strength};
+use crate::host::memory;
 use crate::registration::Registrar;
 use crate::worker::LaunchSpec;
 
@@ -112,6 +113,7 @@ impl<L: Look> Looks<L> {
     /// Looks once. Whether there is still a supervisor.
     async fn once(&mut self) -> bool {
         let found = self.look.look().await;
+        memory::give_back_soon();
         for verdict in found.iter().filter(|verdict| !self.told.contains(verdict)) {
             verdict.tell();
         }
