@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use start_worker::clock::SystemClock;
+use start_worker::clock::CommonClock;
 use start_worker::config::{LogFormat, RunnerConfig};
 use start_worker::event::Outcome;
 use start_worker::host::{oom, private_file};
@@ -107,7 +107,7 @@ fn run(
         oom::forbid_dumps();
     }
     let host = Host {
-        clock: Arc::new(SystemClock),
+        clock: Arc::new(CommonClock::new()),
         runtime_directory: environment.runtime_directory,
         state_directory: environment.state_directory,
         proxies: environment.proxies,

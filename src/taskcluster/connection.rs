@@ -19,7 +19,7 @@ const LONGEST_ANSWER: usize = 16 << 20;
 /// The longest answer that is read where it is only shown, in bytes.
 const LONGEST_REFUSAL: usize = 64 << 10;
 /// How long an idle connection is kept: for what follows at start, no longer.
-const KEEP_IDLE: Duration = Duration::from_secs(30);
+const KEEP_IDLE: Duration = Duration::from_secs(10);
 
 /// The proxies that the environment names. Their URLs may hold passwords: `Debug` does not show them.
 #[derive(Clone, Default)]
