@@ -149,7 +149,7 @@ impl<R: Renews> Renewal<R> {
         });
         // What could be made at the start can be made again.
         let Ok((encoded, Launch::Start(spec))) = made else { return };
-        self.keeper.save(encoded).await;
+        self.keeper.renew(encoded).await;
         self.launches.send_replace(LaunchSpec { renewals, ..*spec });
         memory::give_back_soon();
     }

@@ -81,6 +81,17 @@ impl Keeper {
         self.ask(Wish::Holds(snapshot)).await
     }
 
+    /// Writes a newer snapshot of what is cached, as [`save`](Self::save) does; after [`remove`](Self::remove) nothing is,
+    /// and nothing is written. Whether what was asked for last is on the disk now.
+    pub async fn renew(&self, snapshot: SecretString) -> bool {
+        let Some(writer) = &self.writer else { return true };
+        let wished = writer.wished.borrow().clone();
+        match wished.wish.as_deref() {
+            Some(Wish::Gone) => writer.answer(wished.number).await,
+            Some(Wish::Holds(_)) | None => self.save(snapshot).await,
+        }
+    }
+
     /// Removes the file, and forgets snapshots that have not been written. Whether it is gone now. If not, that was
     /// logged, and it is tried again every minute.
     pub async fn remove(&self) -> bool {

@@ -296,3 +296,19 @@ async fn a_keeper_does_not_show_what_it_keeps() {
     assert!(!keeper.save(snapshot("hush")).await);
     assert!(!format!("{keeper:?}").contains("hush"));
 }
+
+#[tokio::test]
+async fn what_was_removed_is_not_brought_back_by_a_renewal() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.json");
+    let keeper = keeper(&path);
+    assert!(keeper.renew(snapshot("first")).await);
+    assert!(keeper.renew(snapshot("renewed")).await);
+    assert_eq!(content(&path).as_deref(), Some("renewed"));
+    assert!(keeper.remove().await);
+    assert!(keeper.renew(snapshot("renewed again")).await);
+    assert_eq!(content(&path), None);
+    assert!(keeper.save(snapshot("another run")).await);
+    assert!(keeper.renew(snapshot("the other run, renewed")).await);
+    assert_eq!(content(&path).as_deref(), Some("the other run, renewed"));
+}
