@@ -32,8 +32,10 @@ use crate::clock::Clock;
 use crate::config::{Implementation, RunnerConfig};
 use crate::event::{Event, Outcome};
 use crate::hold::{Released, asked_to_end};
+use crate::host::service_manager::ServiceManager;
 use crate::keep::{Keeping, Siblings};
 use crate::observe::status;
+use crate::observe::systemd::{self, Telling};
 use crate::output::Output;
 use crate::prepare::{PrepareError, Preparer};
 use crate::run::Run;
@@ -62,6 +64,7 @@ pub mod run;
 pub mod standing;
 pub mod supervisor;
 pub mod taskcluster;
+pub mod trouble;
 pub mod watch;
 pub mod worker;
 
@@ -88,6 +91,8 @@ pub struct Host {
     pub metadata: provider::MetadataOrigins,
     /// What must not be logged or reported.
     pub secrets: redact::Secrets,
+    /// Who started the runner, and wants to know how it goes.
+    pub service_manager: host::service_manager::Address,
 }
 
 /// Why no worker was supervised.
@@ -106,16 +111,17 @@ pub enum RunError {
 
 /// Runs the configured worker until it needs no more keeping.
 pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Outcome, RunError> {
+    let manager = ServiceManager::at(&host.service_manager);
     let signals = Signals::catch().map_err(RunError::Signals)?;
     let (sender, mut events) = mpsc::channel(WAITING_EVENTS);
     let siblings = Siblings::new(sender.clone());
     let checks = tokio::sync::watch::Sender::new(());
     let checked = watch::deployment::is_possible(&config.provider).then(|| checks.clone());
-    drop(siblings.spawn("signals", signals.forward(sender.clone(), checked)));
+    drop(siblings.spawn("signals", signals.forward(sender.clone(), checked, manager.clone())));
 
     worker::usable(&config.worker)?;
     let held_mark = host::held::place(host.state_directory.as_deref(), config.cache_over_restarts.as_deref());
-    let announcer = Announcer::new(host.clock.clone());
+    let announcer = Announcer::new(host.clock.clone()).with_manager(manager.clone());
     let config = Arc::new(config);
     let mut preparer = Preparer::new(config.clone(), host.clock);
     preparer.proxies = host.proxies;
@@ -135,16 +141,29 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     };
     let status =
         status::open(&config.status_socket, preparer.runtime_directory.as_deref(), counterparts).await;
+    let telling = Telling {
+        manager: manager.clone(),
+        standing: announcer.observe(),
+        trouble: preparer.trouble.observe(),
+        clock: preparer.clock.clone(),
+        secrets: preparer.secrets.clone(),
+        worker: config.worker.implementation.name(),
+    };
+    let telling = siblings.spawn("service manager", telling.tell());
     let mut keeping = Keeping { config, preparer, held_mark, output, announcer, sender, checks };
-    let result = match keeping.hold(to_resume, &mut events).await {
+    let result = match manager.alive_while(keeping.hold(to_resume, &mut events)).await {
         Released::Resumed => Box::pin(keeping.keep(&mut events)).await.map_err(RunError::from),
         Released::Ended => Ok(Outcome::Stopped),
     };
+    let outcome = result.as_ref().map_or_else(RunError::to_string, Outcome::to_string);
+    let outcome = keeping.preparer.secrets.mask(outcome);
+    // Its words are not to come after the last ones.
+    telling.abort();
+    systemd::conclude(&manager, &outcome, result.as_ref().is_ok_and(|outcome| outcome.is_as_intended()));
     // Credentials that are not on the disk yet.
     let _ = tokio::time::timeout(LAST_WRITE_TIME, keeping.preparer.keeper.flush()).await;
     if let Some(status) = status {
-        let outcome = result.as_ref().map_or_else(RunError::to_string, Outcome::to_string);
-        status.close(keeping.preparer.secrets.mask(outcome)).await;
+        status.close(outcome).await;
     }
     result
 }

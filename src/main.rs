@@ -113,6 +113,7 @@ fn run(
         proxies: environment.proxies,
         secrets,
         metadata: environment.metadata,
+        service_manager: environment.service_manager,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

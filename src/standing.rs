@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::event::{Phase, StateSummary};
+use crate::host::service_manager::ServiceManager;
 use crate::run::{Run, WorkerIdentity};
 
 /// What there is to be seen.
@@ -21,6 +22,8 @@ pub struct Standing {
     pub worker: Option<Arc<KnownWorker>>,
     /// When the worker's credentials end; `None`: never, or not known yet.
     pub credentials_expire: Option<Timestamp>,
+    /// When they are renewed; `None`: never, or not known yet, or that could not be done.
+    pub credentials_renew: Option<Timestamp>,
 }
 
 /// Who the worker is.
@@ -37,6 +40,7 @@ pub struct KnownWorker {
 pub struct Announcer {
     clock: Arc<dyn Clock>,
     standing: watch::Sender<Standing>,
+    manager: ServiceManager,
 }
 
 impl fmt::Debug for Announcer {
@@ -53,8 +57,22 @@ impl Announcer {
             since: clock.now(),
             worker: None,
             credentials_expire: None,
+            credentials_renew: None,
         };
-        Self { clock, standing: watch::Sender::new(standing) }
+        let manager = ServiceManager::default();
+        Self { clock, standing: watch::Sender::new(standing), manager }
+    }
+
+    /// Tells the service manager, too, when it must have patience.
+    #[must_use]
+    pub fn with_manager(self, manager: ServiceManager) -> Self {
+        manager.extend(takes_its_time(self.standing.borrow().summary.phase, manager.is_ready()));
+        Self { manager, ..self }
+    }
+
+    /// The service manager, which is to see that the runner goes on.
+    pub fn manager(&self) -> &ServiceManager {
+        &self.manager
     }
 
     /// For an observer.
@@ -70,7 +88,11 @@ impl Announcer {
                 standing.since = self.clock.now();
             }
             standing.summary = summary;
-            before != summary
+            let news = before != summary;
+            if news && before.phase != summary.phase {
+                self.manager.extend(takes_its_time(summary.phase, self.manager.is_ready()));
+            }
+            news
         });
     }
 
@@ -78,7 +100,14 @@ impl Announcer {
     pub fn announce_worker(&self, run: &Run) {
         let known = KnownWorker { root_url: run.root_url.clone(), identity: run.identity.clone() };
         self.standing.send_modify(|standing| standing.worker = Some(Arc::new(known)));
+        self.announce_renewal(None);
         self.announce_credentials(run.credentials.expires);
+    }
+
+    /// When the worker's credentials are renewed.
+    pub fn announce_renewal(&self, renew: Option<Timestamp>) {
+        self.standing
+            .send_if_modified(|standing| std::mem::replace(&mut standing.credentials_renew, renew) != renew);
     }
 
     /// When the worker's credentials end.
@@ -86,6 +115,19 @@ impl Announcer {
         self.standing.send_if_modified(|standing| {
             std::mem::replace(&mut standing.credentials_expire, expire) != expire
         });
+    }
+}
+
+/// Whether the service manager must not lose its patience: a start goes on for as long as it takes, also while the host
+/// holds; a drain and a stop for as long as they may. `ready`: the start is over for it.
+fn takes_its_time(phase: Phase, ready: bool) -> bool {
+    match phase {
+        // Told apart from what is asked of a host that goes down: here the manager waits for nothing.
+        Phase::Running => false,
+        Phase::Preparing | Phase::Holding | Phase::Starting | Phase::BackingOff | Phase::AwaitingReboot => {
+            !ready
+        }
+        Phase::Draining | Phase::Stopping | Phase::Killing | Phase::Clearing | Phase::Ended => true,
     }
 }
 

@@ -15,7 +15,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (4, &["supervisor", "watch", "observe", "prepare"]),
     (3, &["provider", "registration", "worker", "output", "standing", "hold"]),
     (2, &["event", "taskcluster", "run", "protocol", "config"]),
-    (1, &["host", "credentials", "clock", "retry", "redact", "chain"]),
+    (1, &["host", "credentials", "clock", "retry", "redact", "chain", "trouble"]),
 ];
 
 /// What breaks the rule of the floors all the same: module, what it uses, and why that is right.

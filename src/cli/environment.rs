@@ -2,7 +2,9 @@
 
 use std::env;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use start_worker::host::service_manager::Address;
 use start_worker::provider::MetadataOrigins;
 use start_worker::taskcluster::Proxies;
 
@@ -16,6 +18,8 @@ pub(crate) struct Environment {
     pub(crate) runtime_directory: Option<PathBuf>,
     /// systemd's `STATE_DIRECTORY`.
     pub(crate) state_directory: Option<PathBuf>,
+    /// `NOTIFY_SOCKET`, and `WATCHDOG_USEC` where `WATCHDOG_PID` means this process.
+    pub(crate) service_manager: Address,
     /// `START_WORKER_EC2_METADATA_URL`, `START_WORKER_AZURE_METADATA_URL`, `START_WORKER_GCE_METADATA_URL`: origins, for
     /// tests.
     pub(crate) metadata: MetadataOrigins,
@@ -40,6 +44,10 @@ impl Environment {
                 azure: text("START_WORKER_AZURE_METADATA_URL"),
                 gce: text("START_WORKER_GCE_METADATA_URL"),
             },
+            service_manager: Address {
+                notify_socket: env::var_os("NOTIFY_SOCKET"),
+                watchdog: watchdog(text("WATCHDOG_PID").as_deref(), text("WATCHDOG_USEC").as_deref()),
+            },
             proxies: proxies(|name| env::var(name).ok()),
         }
     }
@@ -54,6 +62,13 @@ fn text(name: &str) -> Option<String> {
 fn directory(name: &str) -> Option<PathBuf> {
     let value = env::var_os(name)?;
     env::split_paths(&value).next().filter(|path| path.is_absolute())
+}
+
+/// How often the service manager expects a heartbeat, where it expects one of this process: `sd_watchdog_enabled(3)`.
+fn watchdog(pid: Option<&str>, microseconds: Option<&str>) -> Option<Duration> {
+    let ours = pid.is_none_or(|pid| pid.parse() == Ok(std::process::id()));
+    let microseconds = microseconds?.parse().ok().filter(|time| *time > 0 && ours)?;
+    Some(Duration::from_micros(microseconds))
 }
 
 /// Small letters first, as everywhere; what is empty is not set; `all_proxy` stands in for those that are not set.
@@ -78,6 +93,19 @@ mod tests {
             set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         });
         [http, https, no_proxy]
+    }
+
+    #[test]
+    fn a_heartbeat_is_given_where_it_is_expected_of_this_process() {
+        let own = std::process::id().to_string();
+        let minute = Some(Duration::from_secs(60));
+        assert_eq!(watchdog(Some(&own), Some("60000000")), minute);
+        assert_eq!(watchdog(None, Some("60000000")), minute);
+        for (pid, time) in
+            [(Some("1"), Some("60000000")), (None, None), (None, Some("0")), (None, Some("soon"))]
+        {
+            assert_eq!(watchdog(pid, time), None, "{pid:?}, {time:?}");
+        }
     }
 
     #[test]

@@ -8,3 +8,4 @@ pub mod memory;
 pub mod oom;
 pub mod power;
 pub mod private_file;
+pub mod service_manager;

@@ -7,6 +7,8 @@ use thiserror::Error;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 
+use super::service_manager;
+
 /// How long such a command may take; it only asks.
 const TIME: Duration = Duration::from_secs(60);
 
@@ -53,12 +55,12 @@ pub struct Running {
 pub fn start(command: &[String]) -> Result<Running, PowerError> {
     let (program, args) =
         command.split_first().map(|(first, rest)| (first.clone(), rest)).unwrap_or_default();
-    let spawned = Command::new(&program)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn();
+    let mut starting = Command::new(&program);
+    for name in service_manager::VARIABLES {
+        starting.env_remove(name);
+    }
+    let spawned =
+        starting.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     match spawned {
         Ok(process) => Ok(Running { program, process }),
         Err(cause) => Err(PowerError::Execute { program, cause }),

@@ -102,11 +102,14 @@ impl Keeping<'_> {
             asked_to_end(events).await;
             tokio::time::sleep(LAST_MOMENT).await;
         };
-        tokio::select! {
-            biased;
-            () = leave => {}
-            () = hurry => warn!("stopped while this machine was being removed: see that it goes away"),
-        }
+        let left = async {
+            tokio::select! {
+                biased;
+                () = leave => {}
+                () = hurry => warn!("stopped while this machine was being removed: see that it goes away"),
+            }
+        };
+        self.announcer.manager().alive_while(left).await;
     }
 
     /// The same, when a person has had the time to look. A stop ends the wait, and the machine stays.
@@ -128,10 +131,11 @@ impl Keeping<'_> {
                 "this machine is removed after host.startFailureDelay; stop start-worker to keep it"
             );
         }
+        let wait = self.announcer.manager().alive_while(tokio::time::sleep(delay));
         tokio::select! {
             biased;
             () = asked_to_end(events) => return info!("stopped: this machine is not removed"),
-            () = tokio::time::sleep(delay) => {}
+            () = wait => {}
         }
         self.remove(removal, reason, events).await;
     }

@@ -115,7 +115,9 @@ impl Keeping<'_> {
     ///
     /// There is no run, or no worker can be made of it.
     pub async fn keep(&mut self, events: &mut mpsc::Receiver<Event>) -> Result<Outcome, PrepareError> {
-        let mut prepared = match self.prepare(events).await? {
+        // While a worker is supervised, its supervisor shows that it goes on.
+        let manager = self.announcer.manager().clone();
+        let mut prepared = match Box::pin(manager.alive_while(self.prepare(events))).await? {
             Ok(prepared) => prepared,
             Err(outcome) => return Ok(outcome),
         };
@@ -126,7 +128,7 @@ impl Keeping<'_> {
             if concluded == Conclusion::Remove {
                 self.remove(run.removal.as_ref(), &run.outcome.to_string(), events).await;
             }
-            let asked_to_stop = run.finish(events).await;
+            let asked_to_stop = manager.alive_while(run.finish(events)).await;
             prepared = match concluded {
                 Conclusion::End | Conclusion::Remove => return Ok(run.outcome),
                 Conclusion::RemoveLater if asked_to_stop => {
@@ -142,16 +144,21 @@ impl Keeping<'_> {
                 }
                 Conclusion::RegisterAnew => {
                     info!("the worker's credentials have run out: registering anew");
-                    match self.prepare(events).await? {
+                    match Box::pin(manager.alive_while(self.prepare(events))).await? {
                         Ok(prepared) => prepared,
                         Err(outcome) => return Ok(outcome),
                     }
                 }
-                Conclusion::Redeploy { in_place } => match self.redeploy(run, in_place, events).await {
-                    None => return Ok(Outcome::Stopped),
-                    Some(_) if !in_place => return Ok(self.boot_for_the_deployment(events).await),
-                    Some(prepared) => prepared,
-                },
+                Conclusion::Redeploy { in_place } => {
+                    match manager.alive_while(self.redeploy(run, in_place, events)).await {
+                        None => return Ok(Outcome::Stopped),
+                        Some(_) if !in_place => {
+                            let boots = self.boot_for_the_deployment(events);
+                            return Ok(manager.alive_while(boots).await);
+                        }
+                        Some(prepared) => prepared,
+                    }
+                }
             };
         }
     }
@@ -322,6 +329,7 @@ impl Keeping<'_> {
             clock: self.preparer.clock.clone(),
             secrets: self.preparer.secrets.clone(),
             launches,
+            announcer: self.announcer.clone(),
             events: self.sender.clone(),
         }
     }

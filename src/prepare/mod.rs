@@ -20,6 +20,7 @@ use crate::registration::Registrar;
 use crate::run::cache::{CachedRun, Keeper, Removed, Stage};
 use crate::run::{Parts, Run, WorkerIdentity, files};
 use crate::taskcluster::{Client, InFlight, Proxies};
+use crate::trouble::Trouble;
 use crate::worker;
 
 mod cached;
@@ -61,6 +62,8 @@ pub struct Preparer {
     pub secrets: Secrets,
     /// The one writer of the cache.
     pub keeper: Keeper,
+    /// What is tried again.
+    pub trouble: Trouble,
     lock: Option<Lock>,
     in_flight: InFlight,
     /// Whether the provider has said who the worker is.
@@ -98,6 +101,7 @@ impl Preparer {
             runtime_directory: None,
             secrets: Secrets::default(),
             keeper: Keeper::new(cache),
+            trouble: Trouble::default(),
             lock: None,
             in_flight: InFlight::default(),
             identified: false,
@@ -129,6 +133,8 @@ impl Preparer {
                 return Err(cause);
             }
             error!(error = %cause, again_in = "10m", "the worker cannot start yet");
+            self.trouble.tell(&cause.to_string());
+            let _over = self.trouble.until_dropped();
             tokio::time::sleep(AFTER_REFUSAL).await;
         }
     }
@@ -339,7 +345,7 @@ impl Preparer {
 
     fn client(&self, root_url: &str) -> Result<Client, PrepareError> {
         let client = Client::new(root_url, &self.proxies, self.clock.clone())?;
-        Ok(client.counting(self.in_flight.clone()))
+        Ok(client.counting(self.in_flight.clone()).telling(self.trouble.clone()))
     }
 
     /// The provider, or the cached run, has said who the worker is.

@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::spawn::{Account, set_apart};
 use crate::event::ExitStatus;
+use crate::host::service_manager;
 use crate::output::{Attachment, Output, WorkerEvent, WorkerPipes};
 use crate::protocol::capabilities::Capabilities;
 use crate::protocol::message::ToWorker;
@@ -32,17 +33,6 @@ const WORKER_EVENTS: usize = 64;
 
 /// A worker that has closed its input, and lives longer than this, has done so on purpose.
 const STILL_ALIVE: Duration = Duration::from_secs(1);
-
-/// What systemd tells the runner, and a worker must not take for itself.
-const RUNNERS_OWN: [&str; 7] = [
-    "NOTIFY_SOCKET",
-    "WATCHDOG_PID",
-    "WATCHDOG_USEC",
-    "LISTEN_PID",
-    "LISTEN_FDS",
-    "LISTEN_FDNAMES",
-    "JOURNAL_STREAM",
-];
 
 /// Why a worker could not be started.
 #[derive(Debug, Error)]
@@ -194,7 +184,7 @@ fn command(spec: &LaunchSpec, account: Option<&(Account, User)>) -> Command {
     };
     let mut command = Command::new(program);
     command.args(&spec.args);
-    for name in RUNNERS_OWN {
+    for name in service_manager::VARIABLES {
         command.env_remove(name);
     }
     if let Some((_, user)) = account {

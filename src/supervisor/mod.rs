@@ -130,7 +130,8 @@ impl Supervisor<'_> {
                 self.concluded(outcome);
                 self.at_the_end.close();
                 // What they have to complain about belongs in the log.
-                let _ = tokio::time::timeout(LAST_THINGS, self.at_the_end.wait()).await;
+                let last_things = tokio::time::timeout(LAST_THINGS, self.at_the_end.wait());
+                let _ = self.job.announcer.manager().alive_while(last_things).await;
                 return outcome;
             }
             let deadline = self.machine.deadline().map(|moment| self.epoch + moment);
@@ -154,6 +155,8 @@ impl Supervisor<'_> {
                 event = prepared(&mut self.preparing) => Some(event),
                 () = tick(&mut self.clearing) => self.advance_clearing(),
                 () = expired(deadline) => Some(Event::Deadline),
+                // Here and nowhere else while a worker is supervised: it shows that this loop goes on.
+                () = self.job.announcer.manager().heartbeat() => None,
                 Some(()) = child_signal(&mut orphans) => {
                     self.orphan_died();
                     self.advance_clearing()

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use super::error::{CallError, Target, Tried, Why, span};
 use crate::clock::Clock;
 use crate::retry::Backoff;
+use crate::trouble::Trouble;
 
 /// The first ceiling of the back-off.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -111,6 +112,8 @@ pub(super) struct Terms<'a> {
     /// The longest that one attempt may take.
     pub(super) attempt: Duration,
     pub(super) clock: &'a dyn Clock,
+    /// Who is told of a failure that is followed by another attempt.
+    pub(super) trouble: &'a Trouble,
 }
 
 impl Terms<'_> {
@@ -156,6 +159,7 @@ where
     F: Future<Output = Result<T, Failure>>,
 {
     let mut story = Story::new(call);
+    let _over = terms.trouble.until_dropped();
     let longest = if matches!(terms.end, End::Never) { LONGEST_WAIT_FOREVER } else { LONGEST_WAIT };
     let (mut backoff, mut chance) = (Backoff::new(FIRST_WAIT, longest), fastrand::Rng::new());
     let mut put_right = false;
@@ -185,6 +189,7 @@ where
         };
         let Some(wait) = terms.wait(wanted) else { return Err(story.ends(failure)) };
         story.tell(&failure, wait);
+        terms.trouble.tell(&format!("{call}: {}", failure.why));
         if !terms.pause(wait).await {
             return Err(story.ends(failure));
         }

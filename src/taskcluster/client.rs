@@ -24,6 +24,7 @@ use super::in_flight::InFlight;
 use crate::clock::Clock;
 use crate::credentials::Credentials;
 use crate::redact;
+use crate::trouble::Trouble;
 
 /// The longest that one attempt may take. Taskcluster may be silent for 30 s and then answer.
 const ATTEMPT: Duration = Duration::from_secs(30);
@@ -47,6 +48,7 @@ struct Inner {
     clock_offset: AtomicI64,
     attempt: Duration,
     in_flight: InFlight,
+    trouble: Trouble,
 }
 
 /// A call, ready to be made.
@@ -81,6 +83,15 @@ impl Client {
         self
     }
 
+    /// Tells there what it tries again, too; to be said before there are clones.
+    #[must_use]
+    pub fn telling(mut self, trouble: Trouble) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.trouble = trouble;
+        }
+        self
+    }
+
     /// A client whose attempts may take this long each.
     pub(super) fn with_attempt_limit(
         root_url: &str,
@@ -92,8 +103,8 @@ impl Client {
         let root = parse_root(root_url)?;
         let connection = Connection::new(&root, proxies, connect_limit(attempt))?;
         let clock_offset = AtomicI64::new(0);
-        let (root_url, in_flight) = (root_url.to_owned(), InFlight::default());
-        Ok(Self(Arc::new(Inner { root_url, connection, clock, clock_offset, attempt, in_flight })))
+        let (root_url, in_flight, trouble) = (root_url.to_owned(), InFlight::default(), Trouble::default());
+        Ok(Self(Arc::new(Inner { root_url, connection, clock, clock_offset, attempt, in_flight, trouble })))
     }
 
     /// The root URL, without trailing slashes.
@@ -113,7 +124,7 @@ impl Client {
         read: impl Fn(&[u8]) -> Result<T, Why>,
     ) -> Result<T, CallError> {
         let target = self.target(call);
-        let terms = Terms { end, attempt: self.0.attempt, clock: &*self.0.clock };
+        let terms = Terms { end, attempt: self.0.attempt, clock: &*self.0.clock, trouble: &self.0.trouble };
         keep_trying(&target, terms, || self.attempt(call, &read)).await
     }
 

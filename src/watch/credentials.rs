@@ -18,6 +18,7 @@ use crate::redact::Secrets;
 use crate::registration::removal::Current;
 use crate::registration::{Registrar, Renewed};
 use crate::run::cache::{CachedRun, Keeper};
+use crate::standing::Announcer;
 use crate::taskcluster::{CallError, Effort};
 use crate::worker::{self, Launch, LaunchSpec, WorkerError};
 
@@ -79,6 +80,8 @@ pub struct Renewal<R = Registrar> {
     pub secrets: Secrets,
     /// Where the supervisor finds the newest launch.
     pub launches: watch::Sender<LaunchSpec>,
+    /// Tells when they are renewed.
+    pub announcer: Announcer,
     /// The way to the supervisor.
     pub events: mpsc::Sender<Event>,
 }
@@ -94,9 +97,11 @@ impl<R: Renews> Renewal<R> {
             let wait = if wait.is_zero() { if_due_again } else { wait };
             let due = self.clock.now().saturating_add(earlier(wait)).unwrap_or(Timestamp::MAX);
             debug!(%due, "credentials are renewed then");
+            self.announcer.announce_renewal(Some(due));
             wait_until(due, &*self.clock).await;
             let Some(last_use) = self.credentials().last_use() else { return };
             let Ok(renewed) = self.renew(last_use).await else {
+                self.announcer.announce_renewal(None);
                 wait_until(last_use, &*self.clock).await;
                 error!(expired_at = ?self.credentials().expires, "the worker's credentials run out and could not be renewed: it is stopped");
                 self.send(Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring }).await;

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::event::{Cause, Event, Strength};
+use crate::host::service_manager::ServiceManager;
 
 /// The signals that are caught from the moment this is made. Until [`Signals::forward`] runs they are kept.
 pub struct Signals(SignalsInfo<WithOrigin>);
@@ -23,9 +24,18 @@ impl Signals {
 
     /// Sends an event for each signal, until nobody receives them. `checks`: whom SIGHUP makes look for a new deployment;
     /// `None`: this provider has none.
-    pub async fn forward(mut self, events: mpsc::Sender<Event>, checks: Option<watch::Sender<()>>) {
+    /// `manager` is told of a reload.
+    pub async fn forward(
+        mut self,
+        events: mpsc::Sender<Event>,
+        checks: Option<watch::Sender<()>>,
+        manager: ServiceManager,
+    ) {
         while let Some(origin) = self.next().await {
-            let Some(event) = received(&origin, checks.as_ref()) else { continue };
+            let Some(event) = received(&origin, checks.as_ref()) else {
+                manager.reloaded();
+                continue;
+            };
             if events.send(event).await.is_err() {
                 return;
             }

@@ -30,6 +30,8 @@ mod stop;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod systemd;
+#[cfg(test)]
 mod tired_worker;
 #[cfg(test)]
 mod worker_file;

@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::taskcluster::attempts::{End, Failure, Next, Terms, keep_trying};
 use crate::taskcluster::error::{Target, Why};
 use crate::taskcluster::{CallError, Effort};
+use crate::trouble::Trouble;
 
 const ATTEMPT: Duration = Duration::from_secs(30);
 
@@ -65,7 +66,7 @@ pub(crate) async fn scripted<T>(
     clock: &dyn Clock,
     mut attempt: impl FnMut() -> Result<T, Fails>,
 ) -> Result<T, CallError> {
-    let terms = Terms { end: End::from(effort), attempt: ATTEMPT, clock };
+    let terms = Terms { end: End::from(effort), attempt: ATTEMPT, clock, trouble: &Trouble::default() };
     keep_trying(&target(), terms, || {
         ready(attempt().map_err(|fails| match fails {
             Fails::Refused => failure(Next::Nothing),
@@ -82,7 +83,7 @@ async fn run(
     next: impl Fn(usize) -> Option<Next>,
 ) -> (Result<(), CallError>, Vec<Duration>) {
     let (began, made) = (Instant::now(), RefCell::new(Vec::new()));
-    let terms = Terms { end: End::from(effort), attempt: ATTEMPT, clock };
+    let terms = Terms { end: End::from(effort), attempt: ATTEMPT, clock, trouble: &Trouble::default() };
     let result = keep_trying(&target(), terms, || {
         let at = made.borrow().len();
         made.borrow_mut().push(began.elapsed());
@@ -201,7 +202,8 @@ async fn a_time_that_no_clock_can_tell_is_for_ever() {
 async fn an_attempt_that_hangs_is_given_up_and_may_have_been_done() {
     let (clock, made) = (Wall::steady(), Cell::new(0));
     let hang = async |effort: Effort| {
-        let terms = Terms { end: End::from(effort), attempt: ATTEMPT, clock: &clock };
+        let terms =
+            Terms { end: End::from(effort), attempt: ATTEMPT, clock: &clock, trouble: &Trouble::default() };
         let target = target();
         let result = keep_trying(&target, terms, || {
             made.set(made.get() + 1);
@@ -226,7 +228,7 @@ async fn a_lost_answer_is_remembered_when_a_later_attempt_is_refused() {
     let clock = Wall::steady();
     for lost in [true, false] {
         let made = Cell::new(0);
-        let terms = Terms { end: End::Never, attempt: ATTEMPT, clock: &clock };
+        let terms = Terms { end: End::Never, attempt: ATTEMPT, clock: &clock, trouble: &Trouble::default() };
         let result: Result<(), _> = keep_trying(&target(), terms, || {
             made.set(made.get() + 1);
             let next = if made.get() == 1 { Next::Later } else { Next::Nothing };

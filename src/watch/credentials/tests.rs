@@ -17,6 +17,7 @@ use crate::host::private_file::Access;
 use crate::run::cache::{self, Stage};
 use crate::run::worker_config::Merged;
 use crate::run::{Object, Parts, Run, WorkerIdentity, WorkerPoolId};
+use crate::standing::Announcer;
 use crate::taskcluster::tests::attempts::{Fails, scripted};
 
 /// Whether an attempt at this time, by the true clock, fails.
@@ -124,6 +125,7 @@ impl World {
             clock: clock.clone(),
             secrets: Secrets::default(),
             launches,
+            announcer: Announcer::new(clock.clone()),
             events: sender,
         };
         let task = tokio::spawn(renewal.keep());

@@ -1,0 +1,334 @@
+//! The service manager that started the runner: it is told how things are, and shown that they go on.
+//!
+//! The protocol is `sd_notify(3)`: one datagram, `NAME=value` a line, to the socket that `NOTIFY_SOCKET` names. It is spoken
+//! here and not by a crate: those read the environment themselves, and it is a line of code.
+//!
+//! Nothing here waits: a manager that takes no more datagrams misses one, and the next heartbeat makes up for it.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+/// How much time the manager is asked for at once, where a start or a stop takes longer than it allows for.
+const EXTENSION: Duration = Duration::from_secs(120);
+
+/// How often it is asked: twice within what was granted.
+const EXTEND_EVERY: Duration = Duration::from_secs(60);
+
+/// How often what is shown is made anew, where the manager expects no heartbeat.
+const SHOW_EVERY: Duration = Duration::from_secs(300);
+
+/// What systemd tells the runner alone: neither the worker and its tasks nor a host command may take it for themselves.
+pub const VARIABLES: [&str; 15] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "FDSTORE",
+    "JOURNAL_STREAM",
+    "INVOCATION_ID",
+    "MAINPID",
+    "MANAGERPID",
+    "SYSTEMD_EXEC_PID",
+    "MEMORY_PRESSURE_WATCH",
+    "MEMORY_PRESSURE_WRITE",
+];
+
+/// What the service manager has put into the runner's environment.
+#[derive(Debug, Clone, Default)]
+pub struct Address {
+    /// `NOTIFY_SOCKET`: a path, or `@` and an abstract name.
+    pub notify_socket: Option<OsString>,
+    /// `WATCHDOG_USEC`, where `WATCHDOG_PID` means this process.
+    pub watchdog: Option<Duration>,
+}
+
+/// The service manager. Where there is none, nothing here does anything. Clones speak to the same.
+#[derive(Debug, Clone, Default)]
+pub struct ServiceManager(Option<Arc<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    socket: UnixDatagram,
+    address: SocketAddr,
+    /// How often it wants to see a heartbeat: twice as often as it looks.
+    watchdog: Option<Duration>,
+    last_beat: Mutex<Instant>,
+    /// The start, or the stop, may take longer than the manager allows for.
+    extending: AtomicBool,
+    ready: AtomicBool,
+    /// Told at each heartbeat.
+    beats: Notify,
+}
+
+impl ServiceManager {
+    /// The one at this address. One that cannot be spoken to is a warning.
+    pub fn at(address: &Address) -> Self {
+        let Some(name) = address.notify_socket.as_deref().filter(|name| !name.is_empty()) else {
+            return Self(None);
+        };
+        match Inner::new(name, address.watchdog) {
+            Ok(inner) => Self(Some(Arc::new(inner))),
+            Err(error) => {
+                warn!(socket = %name.display(), %error, "cannot tell the service manager anything (NOTIFY_SOCKET)");
+                Self(None)
+            }
+        }
+    }
+
+    /// Whether there is one.
+    pub fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Whether it has been told that the service is ready.
+    pub fn is_ready(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.ready.load(Ordering::Relaxed))
+    }
+
+    /// What is going on, in words; `ready`: and the service is up.
+    pub fn show(&self, status: &str, ready: bool) {
+        let Some(inner) = &self.0 else { return };
+        let status: String =
+            status.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
+        let newly_ready = ready && !inner.ready.load(Ordering::Relaxed);
+        let readiness = if newly_ready { "READY=1\n" } else { "" };
+        if inner.send(&format!("{readiness}STATUS={status}")) && newly_ready {
+            inner.ready.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The service is about to end.
+    pub fn stopping(&self) {
+        if let Some(inner) = &self.0 {
+            inner.send("STOPPING=1");
+        }
+    }
+
+    /// A reload has been asked for, and is done.
+    pub fn reloaded(&self) {
+        let Some(inner) = self.0.as_ref().filter(|_| self.is_ready()) else { return };
+        let Ok(now) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) else { return };
+        let microseconds = Duration::from(now).as_micros();
+        // One after the other: in one datagram the second would undo the first.
+        inner.send(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
+        inner.send("READY=1");
+    }
+
+    /// From now on a start or a stop is under way that may take longer than the manager allows for, or is over.
+    pub fn extend(&self, extending: bool) {
+        let Some(inner) = &self.0 else { return };
+        // Each time, for a start's extension is not the stop's that follows it.
+        if extending {
+            inner.beat(true);
+        }
+        inner.extending.store(extending, Ordering::Relaxed);
+    }
+
+    /// Waits for the next heartbeat's time and gives it. Whoever awaits this shows that he goes on; it may be dropped at
+    /// any time.
+    pub async fn heartbeat(&self) {
+        let Some(inner) = &self.0 else { return std::future::pending().await };
+        tokio::time::sleep_until(inner.next_beat()).await;
+        inner.beat(inner.extending.load(Ordering::Relaxed));
+    }
+
+    /// Gives heartbeats while it awaits `future`, in the same task.
+    pub async fn alive_while<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        loop {
+            tokio::select! {
+                biased;
+                value = &mut future => return value,
+                () = self.heartbeat() => {}
+            }
+        }
+    }
+
+    /// Waits for a heartbeat that somebody else gives: what is shown can be made anew without waking up for it.
+    pub async fn beaten(&self) {
+        match &self.0 {
+            Some(inner) => inner.beats.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Inner {
+    fn new(name: &OsStr, watchdog: Option<Duration>) -> io::Result<Self> {
+        let address = match name.as_bytes() {
+            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+            [b'/', ..] => SocketAddr::from_pathname(name)?,
+            _ => return Err(io::Error::new(io::ErrorKind::Unsupported, "not a unix socket")),
+        };
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket,
+            address,
+            watchdog: watchdog.map(|time| time / 2),
+            last_beat: Mutex::new(Instant::now()),
+            extending: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
+            beats: Notify::new(),
+        })
+    }
+
+    fn last_beat(&self) -> MutexGuard<'_, Instant> {
+        self.last_beat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_beat(&self) -> Instant {
+        let every = self.watchdog.unwrap_or(SHOW_EVERY);
+        let extending = self.extending.load(Ordering::Relaxed);
+        *self.last_beat() + if extending { every.min(EXTEND_EVERY) } else { every }
+    }
+
+    fn beat(&self, extending: bool) {
+        *self.last_beat() = Instant::now();
+        let mut message = String::new();
+        if self.watchdog.is_some() {
+            message.push_str("WATCHDOG=1\n");
+        }
+        if extending {
+            // Writing to a String cannot fail.
+            let _ = writeln!(message, "EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros());
+        }
+        if !message.is_empty() {
+            self.send(&message);
+        }
+        self.beats.notify_one();
+    }
+
+    /// Whether it was taken.
+    fn send(&self, message: &str) -> bool {
+        match self.socket.send_to_addr(message.as_bytes(), &self.address) {
+            Ok(_) => true,
+            Err(error) => {
+                debug!(%error, "the service manager misses a notification");
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A service manager's own socket, and the runner's side of it.
+    fn manager(watchdog: Option<Duration>) -> (tempfile::TempDir, UnixDatagram, ServiceManager) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let manager = ServiceManager::at(&Address { notify_socket: Some(path.into()), watchdog });
+        (folder, socket, manager)
+    }
+
+    fn told(socket: &UnixDatagram) -> Vec<String> {
+        let mut buffer = [0; 4096];
+        let mut told = Vec::new();
+        while let Ok(size) = socket.recv(&mut buffer) {
+            told.push(String::from_utf8_lossy(&buffer[..size]).into_owned());
+        }
+        told
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn heartbeats_come_twice_as_often_as_the_manager_looks_while_somebody_awaits_them() {
+        let (_folder, socket, manager) = manager(Some(Duration::from_secs(300)));
+        let lives = manager.alive_while(tokio::time::sleep(Duration::from_secs(601)));
+        lives.await;
+        assert_eq!(told(&socket), ["WATCHDOG=1\n"; 4]);
+        tokio::time::sleep(Duration::from_secs(1000)).await;
+        assert_eq!(told(&socket), [""; 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_heartbeat_that_is_dropped_again_and_again_still_comes_in_time() {
+        let (_folder, socket, manager) = manager(Some(Duration::from_secs(300)));
+        for _ in 0..160 {
+            let _ = tokio::time::timeout(Duration::from_secs(1), manager.heartbeat()).await;
+        }
+        assert_eq!(told(&socket), ["WATCHDOG=1\n"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_long_is_extended_at_once_and_before_the_extension_is_over() {
+        let (_folder, socket, manager) = manager(None);
+        manager.extend(true);
+        assert_eq!(told(&socket), ["EXTEND_TIMEOUT_USEC=120000000\n"]);
+        manager.alive_while(tokio::time::sleep(Duration::from_secs(130))).await;
+        assert_eq!(told(&socket), ["EXTEND_TIMEOUT_USEC=120000000\n"; 2]);
+        manager.extend(false);
+        manager.alive_while(tokio::time::sleep(Duration::from_secs(1000))).await;
+        assert_eq!(told(&socket), [""; 0]);
+    }
+
+    #[test]
+    fn it_is_told_once_that_the_service_is_ready_and_a_status_is_one_line() {
+        let (_folder, socket, manager) = manager(None);
+        manager.reloaded();
+        manager.show("preparing", false);
+        manager.show("running\nREADY=0", true);
+        manager.show("running", true);
+        manager.reloaded();
+        let told = told(&socket);
+        assert_eq!(told[..3], ["STATUS=preparing", "READY=1\nSTATUS=running READY=0", "STATUS=running"]);
+        let now = told[3].strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+        assert!(now.parse::<u64>().unwrap() > 0);
+        assert_eq!(told[4..], ["READY=1"]);
+    }
+
+    #[test]
+    fn what_was_not_taken_is_not_taken_for_told() {
+        let (folder, socket, manager) = manager(None);
+        let path = folder.path().join("notify");
+        drop(socket);
+        std::fs::remove_file(&path).unwrap();
+        manager.show("running", true);
+        assert!(!manager.is_ready());
+        let socket = UnixDatagram::bind(&path).unwrap();
+        manager.show("running", true);
+        assert!(manager.is_ready());
+        socket.set_nonblocking(true).unwrap();
+        assert_eq!(told(&socket), ["READY=1\nSTATUS=running"]);
+    }
+
+    #[test]
+    fn an_abstract_socket_is_spoken_to() {
+        let name = format!("start-worker-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let socket = UnixDatagram::bind_addr(&address).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let notify_socket = Some(OsString::from(format!("@{name}")));
+        ServiceManager::at(&Address { notify_socket, watchdog: None }).stopping();
+        assert_eq!(told(&socket), ["STOPPING=1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_manager_nothing_happens_and_nothing_wakes_up() {
+        for name in [None, Some(OsString::new()), Some("vsock:2:1".into())] {
+            let manager = ServiceManager::at(&Address { notify_socket: name, watchdog: None });
+            assert!(!manager.is_there());
+            manager.show("running", true);
+            manager.stopping();
+            let waits = tokio::time::timeout(Duration::from_secs(100_000), manager.heartbeat()).await;
+            assert!(waits.is_err());
+        }
+    }
+}

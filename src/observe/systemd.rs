@@ -1,0 +1,209 @@
+//! What the service manager is told of the runner: that the worker has been started, and in words what is going on.
+//!
+//! Heartbeats are none of this task's business: they come from whoever does the work, as he does it
+//! ([`ServiceManager::heartbeat`]). This one tells of changes, and what has grown old anew at a heartbeat, so that nobody
+//! wakes up for it.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::event::{Cause, Phase, Reason};
+use crate::host::service_manager::ServiceManager;
+use crate::redact::Secrets;
+use crate::standing::Standing;
+
+/// An error's text is cut here, in characters: systemd shows one line.
+const LONGEST_ERROR: usize = 400;
+
+/// What the telling needs.
+pub struct Telling {
+    /// Who is told.
+    pub manager: ServiceManager,
+    /// Where the runner stands.
+    pub standing: watch::Receiver<Standing>,
+    /// What it tries again.
+    pub trouble: watch::Receiver<Option<Arc<str>>>,
+    /// Tells the wall-clock time.
+    pub clock: Arc<dyn Clock>,
+    /// What must not be shown.
+    pub secrets: Secrets,
+    /// The worker's kind, as the runner configuration has it.
+    pub worker: &'static str,
+}
+
+impl Telling {
+    /// Tells until nobody knows more. Where there is no service manager, at once nothing.
+    pub async fn tell(mut self) {
+        if !self.manager.is_there() {
+            return;
+        }
+        let (mut told, mut stopping) = (String::new(), false);
+        loop {
+            let (text, ready, ends) = self.now();
+            if text != told || ready && !self.manager.is_ready() {
+                self.manager.show(&text, ready);
+                told = text;
+            }
+            if ends && !stopping {
+                self.manager.stopping();
+                stopping = true;
+            }
+            tokio::select! {
+                changed = self.standing.changed() => if changed.is_err() { return },
+                changed = self.trouble.changed() => if changed.is_err() { return },
+                () = self.manager.beaten() => {}
+            }
+        }
+    }
+
+    /// What is to be told: the words, whether the service is up, whether it is about to end.
+    fn now(&mut self) -> (String, bool, bool) {
+        let standing = self.standing.borrow_and_update().clone();
+        let trouble = self.trouble.borrow_and_update().clone();
+        let summary = standing.summary;
+        let ready = summary.worker_pid.is_some();
+        let ends = matches!(summary.phase, Phase::Stopping | Phase::Killing)
+            && summary.reason == Some(Reason::Asked(Cause::Operator));
+        let text = self.secrets.mask(status(&standing, trouble.as_deref(), self.worker, self.clock.now()));
+        (text, ready, ends)
+    }
+}
+
+/// The runner ends as this says. `intended`: the manager is not to take a worker that was never started for a failure.
+pub fn conclude(manager: &ServiceManager, outcome: &str, intended: bool) {
+    // A service that ends before it was ready has failed, whatever its exit code, and would be started again.
+    manager.show(outcome, intended);
+    manager.stopping();
+}
+
+/// One line for `systemctl status`.
+fn status(standing: &Standing, trouble: Option<&str>, worker: &str, now: Timestamp) -> String {
+    let summary = standing.summary;
+    let doing = match summary.phase {
+        Phase::Preparing => "preparing: finding out who the worker is, registering it".to_owned(),
+        Phase::Holding => {
+            "holding: drained before the reboot; `start-worker resume` lets the worker start again".to_owned()
+        }
+        Phase::Starting => format!("starting {worker}"),
+        Phase::BackingOff => format!("waiting before {worker} is started again"),
+        Phase::AwaitingReboot => "waiting for the host to reboot".to_owned(),
+        Phase::Clearing => format!("{worker} has ended; ending what it left behind"),
+        Phase::Ended => format!("{worker} has ended"),
+        phase => format!("{} {worker}", phase.name()),
+    };
+    let mut text = doing;
+    // Writing to a String cannot fail.
+    if let Some(pid) = summary.worker_pid {
+        let _ = write!(text, " (pid {pid})");
+    }
+    if let Some(worker) = &standing.worker {
+        let _ = write!(text, ", pool {}", worker.identity.worker_pool_id);
+    }
+    if let Some(reason) = summary.reason {
+        let _ = write!(text, "; {reason}");
+    }
+    if summary.worker_pid.is_some() {
+        if let Some(renew) = standing.credentials_renew {
+            let _ = write!(text, "; credentials renew in {}", rough(renew, now));
+        } else if let Some(expire) = standing.credentials_expire {
+            let _ = write!(text, "; credentials expire in {}", rough(expire, now));
+        }
+    }
+    if let Some(trouble) = trouble {
+        let _ = write!(text, "; trying again: ");
+        text.extend(trouble.chars().take(LONGEST_ERROR));
+    }
+    text
+}
+
+/// `5h 30m`, to the minute; seconds below that.
+fn rough(time: Timestamp, now: Timestamp) -> humantime::FormattedDuration {
+    let left = Duration::try_from(time.duration_since(now)).unwrap_or_default().as_secs();
+    let rough = if left < 60 { left } else { left - left % 60 };
+    humantime::format_duration(Duration::from_secs(rough))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Exit, ExitClass, ExitStatus, Outcome, StateSummary};
+    use crate::run::{WorkerIdentity, WorkerPoolId};
+    use crate::standing::KnownWorker;
+
+    fn standing(phase: Phase, worker_pid: Option<u32>, reason: Option<Reason>) -> Standing {
+        let identity = WorkerIdentity {
+            provider_id: "static".to_owned(),
+            worker_pool_id: WorkerPoolId::parse("aa/bb").unwrap(),
+            worker_group: "group".to_owned(),
+            worker_id: "worker".to_owned(),
+        };
+        let known = KnownWorker { root_url: "https://tc.example.com".to_owned(), identity };
+        Standing {
+            summary: StateSummary { phase, worker_pid, reason },
+            since: Timestamp::UNIX_EPOCH,
+            worker: Some(Arc::new(known)),
+            credentials_expire: Some(Timestamp::from_second(6 * 3600).unwrap()),
+            credentials_renew: Some(Timestamp::from_second(5 * 3600 + 30 * 60 + 59).unwrap()),
+        }
+    }
+
+    #[test]
+    fn each_phase_is_told_in_words() {
+        let crash =
+            Reason::Exited(Exit { status: ExitStatus::Code(3), class: ExitClass::Crash, meaning: "unknown" });
+        let operator = Reason::Asked(Cause::Operator);
+        for (phase, pid, reason, expected) in [
+            (
+                Phase::Preparing,
+                None,
+                None,
+                "preparing: finding out who the worker is, registering it, pool aa/bb",
+            ),
+            (Phase::Starting, None, None, "starting generic-worker, pool aa/bb"),
+            (
+                Phase::Running,
+                Some(4711),
+                None,
+                "running generic-worker (pid 4711), pool aa/bb; credentials renew in 5h 30m",
+            ),
+            (
+                Phase::Draining,
+                Some(4711),
+                Some(operator),
+                "draining generic-worker (pid 4711), pool aa/bb; operator; credentials renew in 5h 30m",
+            ),
+            (
+                Phase::BackingOff,
+                None,
+                Some(crash),
+                "waiting before generic-worker is started again, pool aa/bb; exit code 3: unknown",
+            ),
+            (Phase::AwaitingReboot, None, None, "waiting for the host to reboot, pool aa/bb"),
+            (
+                Phase::Ended,
+                None,
+                Some(Reason::Over(Outcome::GaveUp)),
+                "generic-worker has ended, pool aa/bb; gave up on the worker",
+            ),
+        ] {
+            let standing = standing(phase, pid, reason);
+            assert_eq!(status(&standing, None, "generic-worker", Timestamp::UNIX_EPOCH), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_tried_again_is_told_with_its_error() {
+        let mut standing = standing(Phase::Running, Some(1), None);
+        standing.credentials_renew = None;
+        let now = Timestamp::from_second(6 * 3600 - 12).unwrap();
+        assert_eq!(
+            status(&standing, Some("registerWorker: no route to host"), "command", now),
+            "running command (pid 1), pool aa/bb; credentials expire in 12s; trying again: registerWorker: no route to host"
+        );
+    }
+}
