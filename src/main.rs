@@ -1,7 +1,6 @@
 //! The `start-worker` command: arguments, runner configuration, log, run, exit code.
 
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,11 +8,11 @@ use std::time::Duration;
 
 use clap::Parser;
 use start_worker::clock::CommonClock;
-use start_worker::config::{LogFormat, RunnerConfig};
+use start_worker::config::RunnerConfig;
 use start_worker::event::Outcome;
 use start_worker::host::{oom, private_file};
 use start_worker::observe::logging;
-use start_worker::output::{Format, Output};
+use start_worker::output::Output;
 use start_worker::redact::Secrets;
 use start_worker::{Host, LAST_LINES_TIME, RunError, config};
 use tracing::{error, info, warn};
@@ -21,6 +20,7 @@ use tracing::{error, info, warn};
 mod cli;
 
 use cli::environment::Environment;
+use cli::log::Log;
 use cli::{Arguments, exit};
 
 /// How long what blocks may still take when all else has ended.
@@ -64,15 +64,12 @@ fn refuse(code: u8, reason: &str) -> ExitCode {
 
 fn start(path: &Path, loaded: config::Loaded, environment: Environment, filter: logging::Filter) -> ExitCode {
     let config = loaded.config;
-    let format = match config.logging {
-        LogFormat::Json => Format::Json,
-        LogFormat::Stdio | LogFormat::Journald => Format::Text,
+    let opened = Log::open(config.logging, &environment)
+        .and_then(|log| Ok((Output::start(log.sink, log.format)?, log.format, log.warning)));
+    let (output, format, warning) = match opened {
+        Ok(opened) => opened,
+        Err(cause) => return refuse(exit::FAILED, &format!("error: cannot start the log: {cause}")),
     };
-    let output =
-        match std::io::stderr().as_fd().try_clone_to_owned().and_then(|sink| Output::start(sink, format)) {
-            Ok(output) => output,
-            Err(cause) => return refuse(exit::FAILED, &format!("error: cannot start the log: {cause}")),
-        };
     let secrets = Secrets::default();
     logging::install(output.log_sink(), format, filter, secrets.clone());
     let (version, provider) = (env!("CARGO_PKG_VERSION"), config.provider.provider_type());
@@ -80,8 +77,8 @@ fn start(path: &Path, loaded: config::Loaded, environment: Environment, filter: 
     for warning in loaded.warnings {
         warn!("{warning}");
     }
-    if config.logging == LogFormat::Journald {
-        warn!("logging.implementation journald: not in this version; using stdio");
+    if let Some(warning) = warning {
+        warn!("{warning}");
     }
     let result = run(config, environment, secrets, &output);
     match &result {

@@ -18,6 +18,10 @@ pub(crate) struct Environment {
     pub(crate) runtime_directory: Option<PathBuf>,
     /// systemd's `STATE_DIRECTORY`.
     pub(crate) state_directory: Option<PathBuf>,
+    /// `JOURNAL_STREAM`: device and inode of the pipe that a journal reads.
+    pub(crate) journal_stream: Option<String>,
+    /// `START_WORKER_JOURNAL_SOCKET`, for tests, or where systemd's journal listens.
+    pub(crate) journal_socket: PathBuf,
     /// `NOTIFY_SOCKET`, and `WATCHDOG_USEC` where `WATCHDOG_PID` means this process.
     pub(crate) service_manager: Address,
     /// `START_WORKER_EC2_METADATA_URL`, `START_WORKER_AZURE_METADATA_URL`, `START_WORKER_GCE_METADATA_URL`: origins, for
@@ -44,6 +48,9 @@ impl Environment {
                 azure: text("START_WORKER_AZURE_METADATA_URL"),
                 gce: text("START_WORKER_GCE_METADATA_URL"),
             },
+            journal_stream: text("JOURNAL_STREAM"),
+            journal_socket: text("START_WORKER_JOURNAL_SOCKET")
+                .map_or_else(|| PathBuf::from("/run/systemd/journal/socket"), PathBuf::from),
             service_manager: Address {
                 notify_socket: env::var_os("NOTIFY_SOCKET"),
                 watchdog: watchdog(text("WATCHDOG_PID").as_deref(), text("WATCHDOG_USEC").as_deref()),

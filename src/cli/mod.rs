@@ -11,6 +11,7 @@ pub(crate) mod check;
 pub(crate) mod drain;
 pub(crate) mod environment;
 pub(crate) mod exit;
+pub(crate) mod log;
 pub(crate) mod resume;
 pub(crate) mod socket;
 pub(crate) mod status;

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use crate::config::{OnReboot, ProviderConfig, RunnerConfig};
 use crate::event::{Event, Outcome, Phase};
 use crate::hold::{Released, Resume, asked_to_end, hold};
-use crate::output::Output;
+use crate::output::{Identity, Output};
 use crate::prepare::{PrepareError, Prepared, Preparer, Ready};
 use crate::protocol::capabilities::{Capabilities, Capability};
 use crate::provider::interruption;
@@ -248,6 +248,7 @@ impl Keeping<'_> {
     ) -> Result<Supervised, PrepareError> {
         let Prepared { cached, registrar } = prepared;
         self.announcer.announce_worker(&cached.run);
+        self.output.identify(Identity::new(self.config.worker.implementation.name(), &cached.run.identity));
         let identity = cached.run.identity.clone();
         let expires = cached.run.credentials.expires;
         let deployed = Deployed::of(&cached.run);

@@ -8,7 +8,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 
-use crate::output::{Format, LogSink};
+use crate::output::{BEGINS_ENTRY, Format, Identity, LogSink};
 use crate::redact::Secrets;
 
 /// Which lines are logged: `info`, or per module `warn,start_worker::supervisor=debug`.
@@ -68,7 +68,12 @@ impl Subscriber for Lines {
         let now = jiff::Timestamp::now();
         let line = match self.format {
             Format::Text => text_line(now, event),
-            Format::Json => json_line(now, event),
+            Format::Json => json_line(now, event, self.sink.identity()),
+            Format::Prioritised => {
+                let priority = priority(*event.metadata().level());
+                format!("<{priority}>{}", text_fields(event))
+            }
+            Format::Journald => journal_entry(event),
         };
         self.sink.line(self.secrets.mask(line).into_bytes());
     }
@@ -76,9 +81,53 @@ impl Subscriber for Lines {
 
 /// `2026-11-23T19:12:00.123Z INFO  worker started pid=4711`
 fn text_line(now: jiff::Timestamp, event: &Event<'_>) -> String {
+    format!("{now:.3} {}", text_fields(event))
+}
+
+/// `INFO  worker started pid=4711`
+fn text_fields(event: &Event<'_>) -> String {
     let mut fields = TextFields::default();
     event.record(&mut fields);
-    format!("{now:.3} {:5} {}{}\n", event.metadata().level(), fields.message, fields.rest)
+    format!("{:5} {}{}\n", event.metadata().level(), fields.message, fields.rest)
+}
+
+/// As syslog(3) counts.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
+/// One line of fields, for the output thread to make an entry of. No value has a control character.
+fn journal_entry(event: &Event<'_>) -> String {
+    let mut text = TextFields::default();
+    event.record(&mut text);
+    let mut fields = JournalFields(String::new());
+    event.record(&mut fields);
+    let (priority, message) = (priority(*event.metadata().level()), format!("{}{}", text.message, text.rest));
+    format!("{BEGINS_ENTRY}PRIORITY={priority}{BEGINS_ENTRY}MESSAGE={message}{}\n", fields.0)
+}
+
+/// `START_WORKER_PID=4711`: no field of the journal's own, or of anybody else's, begins like this.
+struct JournalFields(String);
+
+impl Visit for JournalFields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() != "message" {
+            let name =
+                field.name().to_ascii_uppercase().replace(|other: char| !other.is_ascii_alphanumeric(), "_");
+            // Writing to a String cannot fail.
+            let _ = write!(self.0, "{BEGINS_ENTRY}START_WORKER_{name}=");
+            escape(&mut self.0, value);
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
 }
 
 #[derive(Default)]
@@ -127,7 +176,8 @@ impl Visit for TextFields {
 }
 
 /// `{"timestamp":"…","level":"info","message":"worker started","source":"start-worker","pid":4711}`
-fn json_line(now: jiff::Timestamp, event: &Event<'_>) -> String {
+fn json_line(now: jiff::Timestamp, event: &Event<'_>, identity: Option<&Identity>) -> String {
+    let whose = identity.map_or("", Identity::json);
     let mut fields = JsonFields(String::new());
     event.record(&mut fields);
     let level = match *event.metadata().level() {
@@ -137,7 +187,10 @@ fn json_line(now: jiff::Timestamp, event: &Event<'_>) -> String {
         Level::DEBUG => "debug",
         Level::TRACE => "trace",
     };
-    format!("{{\"timestamp\":\"{now:.3}\",\"level\":\"{level}\",\"source\":\"start-worker\"{}}}\n", fields.0)
+    format!(
+        "{{\"timestamp\":\"{now:.3}\",\"level\":\"{level}\",{whose}\"source\":\"start-worker\"{}}}\n",
+        fields.0
+    )
 }
 
 struct JsonFields(String);

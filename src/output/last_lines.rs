@@ -42,6 +42,8 @@ impl LastLines {
         let mut kept =
             if self.lines.len() >= self.count { self.lines.pop_front() } else { None }.unwrap_or_default();
         kept.clear();
+        // The journal's priority is of no use where the line goes now. No other line of the log begins like this.
+        let line = line.strip_prefix(b"<6>").unwrap_or(line);
         kept.extend_from_slice(cut(line));
         self.lines.push_back(kept);
     }

@@ -7,9 +7,9 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc as std_mpsc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -20,6 +20,9 @@ use tracing::subscriber::NoSubscriber;
 use crate::protocol::capabilities::Capabilities;
 use crate::protocol::message::FromWorker;
 
+pub use identity::{BEGINS_ENTRY, Identity};
+
+mod identity;
 mod last_lines;
 mod render;
 mod sink;
@@ -43,6 +46,10 @@ pub enum Format {
     Text,
     /// One JSON object a line.
     Json,
+    /// Lines for people that a journal reads from a pipe: a priority (`<6>`) and no time, for it has its own.
+    Prioritised,
+    /// The journal's own protocol: an entry with fields a line, each a datagram.
+    Journald,
 }
 
 /// The output thread. Close it to see the last lines written; dropped, it ends by itself, at some later time.
@@ -116,6 +123,8 @@ struct Shared {
     dropped_lines: AtomicU64,
     /// No worker will be attached any more, and no line follows.
     closing: AtomicBool,
+    /// Whose log it is, once that is known. Set once: reading it takes no lock.
+    identity: Arc<OnceLock<Identity>>,
 }
 
 /// In one queue, so that their order stays.
@@ -152,6 +161,7 @@ impl Output {
             waiting_bytes: AtomicUsize::new(0),
             dropped_lines: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            identity: Arc::default(),
         });
         let (queue, commands) = std_mpsc::sync_channel(WAITING_LINES + WAITING_COMMANDS);
         let (end_sender, ended) = std_mpsc::sync_channel(1);
@@ -167,6 +177,11 @@ impl Output {
             let _ = end_sender.send(());
         })?;
         Ok(Self { handle: Handle { queue, shared }, next_id: AtomicU64::new(0), ended })
+    }
+
+    /// From now on records say whose they are. The first time counts: one runner has one worker.
+    pub fn identify(&self, identity: Identity) {
+        let _ = self.handle.shared.identity.set(identity);
     }
 
     /// Where the runner's own lines go.
@@ -229,6 +244,11 @@ impl Drop for Attachment {
 }
 
 impl LogSink {
+    /// Whose log it is, once that is known.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.0.shared.identity.get()
+    }
+
     /// Whether hundreds of lines more would find room.
     pub fn has_room(&self) -> bool {
         let shared = &self.0.shared;

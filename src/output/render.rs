@@ -4,11 +4,12 @@
 //! structured record's text, so that no worker can write what looks like a line of the runner's own.
 
 use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
-use super::Format;
+use super::{Format, Identity};
 use crate::protocol::json::{Members, text};
 
 /// Which of the worker's pipes a line came from.
@@ -26,7 +27,7 @@ impl Stream {
         }
     }
 
-    fn tag(self) -> &'static str {
+    pub(super) fn tag(self) -> &'static str {
         match self {
             Self::Stdout => "worker",
             Self::Stderr => "stderr",
@@ -39,37 +40,45 @@ impl Stream {
 const MOST_LINES: usize = 1000;
 
 /// The end of a part of a long line, and the beginning of the next part.
-const CONTINUES: &[u8] = b" [line continues]";
-const CONTINUED: &[u8] = b"[line continued] ";
+pub(super) const CONTINUES: &[u8] = b" [line continues]";
+pub(super) const CONTINUED: &[u8] = b"[line continued] ";
 
 /// Renders into one growing buffer. The time is formatted once a millisecond.
 #[derive(Debug)]
 pub(super) struct Renderer {
     format: Format,
     millisecond: i64,
+    /// Whose log it is: in the prefixes of JSON, once that is known.
+    identity: Arc<OnceLock<Identity>>,
+    identified: bool,
     /// What every line begins with, for stdout and stderr.
     prefixes: [Vec<u8>; 2],
     pub(super) out: Vec<u8>,
 }
 
 impl Renderer {
-    pub(super) fn new(format: Format) -> Self {
-        Self { format, millisecond: i64::MIN, prefixes: [Vec::new(), Vec::new()], out: Vec::new() }
+    pub(super) fn new(format: Format, identity: Arc<OnceLock<Identity>>) -> Self {
+        let prefixes = [Vec::new(), Vec::new()];
+        Self { format, millisecond: i64::MIN, identity, identified: false, prefixes, out: Vec::new() }
     }
 
     /// Lines from here on happened at this time.
     pub(super) fn set_time(&mut self, now: Timestamp) {
         let millisecond = now.as_millisecond();
-        if millisecond == self.millisecond {
+        let identity = self.identity.get();
+        if millisecond == self.millisecond && identity.is_some() == self.identified {
             return;
         }
+        self.identified = identity.is_some();
+        let whose = identity.map_or("", Identity::json);
         self.millisecond = millisecond;
         for (prefix, stream) in self.prefixes.iter_mut().zip([Stream::Stdout, Stream::Stderr]) {
             let (tag, name) = (stream.tag(), stream.name());
             let text = match self.format {
                 Format::Text => format!("{now:.3} [{tag}] "),
+                Format::Prioritised | Format::Journald => format!("<6>[{tag}] "),
                 Format::Json => format!(
-                    "{{\"timestamp\":\"{now:.3}\",\"level\":\"info\",\"source\":\"worker\",\"stream\":\"{name}\","
+                    "{{\"timestamp\":\"{now:.3}\",\"level\":\"info\",{whose}\"source\":\"worker\",\"stream\":\"{name}\","
                 ),
             };
             *prefix = text.into_bytes();
@@ -89,8 +98,8 @@ impl Renderer {
     pub(super) fn line(&mut self, stream: Stream, line: &str) {
         self.begin(stream);
         match self.format {
-            Format::Text => self.out.extend_from_slice(line.as_bytes()),
             Format::Json => self.push_message(line.as_bytes()),
+            _ => self.out.extend_from_slice(line.as_bytes()),
         }
         self.end();
     }
@@ -103,24 +112,21 @@ impl Renderer {
     /// A part of a line that is forwarded in parts.
     pub(super) fn part(&mut self, stream: Stream, bytes: &[u8], first: bool, last: bool) {
         self.begin(stream);
-        match self.format {
-            Format::Text => {
-                self.out.extend_from_slice(if first { b"" } else { CONTINUED });
-                self.push_lossy(bytes);
-                self.out.extend_from_slice(if last { b"" } else { CONTINUES });
-            }
-            Format::Json => {
-                let flags = format!("\"continued\":{},\"continues\":{},", !first, !last);
-                self.out.extend_from_slice(flags.as_bytes());
-                self.push_message(bytes);
-            }
+        if self.format == Format::Json {
+            let flags = format!("\"continued\":{},\"continues\":{},", !first, !last);
+            self.out.extend_from_slice(flags.as_bytes());
+            self.push_message(bytes);
+        } else {
+            self.out.extend_from_slice(if first { b"" } else { CONTINUED });
+            self.push_lossy(bytes);
+            self.out.extend_from_slice(if last { b"" } else { CONTINUES });
         }
         self.end();
     }
 
     /// Whether records are rendered from their [`members`](Self::members): in JSON they go as they came.
     pub(super) fn takes_members(&self) -> bool {
-        self.format == Format::Text
+        self.format != Format::Json
     }
 
     /// The body of a `log` message, an object.
@@ -172,7 +178,7 @@ impl Renderer {
     fn end(&mut self) {
         self.out.extend_from_slice(match self.format {
             Format::Json => b"}\n",
-            Format::Text => b"\n",
+            _ => b"\n",
         });
     }
 
@@ -276,7 +282,7 @@ mod tests {
     const PREFIX: &str = "1970-01-01T00:00:00.123Z [worker] ";
 
     fn renderer(format: Format) -> Renderer {
-        let mut renderer = Renderer::new(format);
+        let mut renderer = Renderer::new(format, Arc::default());
         renderer.set_time(Timestamp::from_millisecond(123).unwrap());
         renderer
     }

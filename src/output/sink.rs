@@ -2,12 +2,14 @@
 //! again.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::warn;
 
 use super::Format;
+use super::identity::{Entries, Identity};
 use super::render::Renderer;
 
 /// A block that has grown so large is written before more is rendered, in bytes.
@@ -17,6 +19,8 @@ const BLOCK: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Log {
     pub(super) renderer: Renderer,
+    /// Makes lines entries of the journal, where that is where they go.
+    entries: Option<Entries>,
     sink: Sink,
 }
 
@@ -31,9 +35,10 @@ struct Sink {
 }
 
 impl Log {
-    pub(super) fn new(sink: OwnedFd, format: Format) -> Self {
+    pub(super) fn new(sink: OwnedFd, format: Format, identity: Arc<OnceLock<Identity>>) -> Self {
         let sink = Sink { fd: sink, lost: 0, inside_line: false };
-        Self { renderer: Renderer::new(format), sink }
+        let entries = (format == Format::Journald).then(|| Entries::new(identity.clone()));
+        Self { renderer: Renderer::new(format, identity), entries, sink }
     }
 
     /// Whether it is time to write.
@@ -57,10 +62,19 @@ impl Log {
         if block.is_empty() {
             return;
         }
-        if self.sink.inside_line {
-            block.insert(0, b'\n');
+        if let Some(entries) = &mut self.entries {
+            let sink = &mut self.sink;
+            entries.make(block, |entry| {
+                sink.write(entry);
+                // A datagram goes out whole.
+                sink.inside_line = false;
+            });
+        } else {
+            if self.sink.inside_line {
+                block.insert(0, b'\n');
+            }
+            self.sink.write(block);
         }
-        self.sink.write(block);
         block.clear();
         block.shrink_to(BLOCK);
     }
@@ -113,7 +127,7 @@ mod tests {
     #[test]
     fn what_follows_a_loss_begins_on_a_line_of_its_own() {
         let (mut reader, writer) = std::io::pipe().unwrap();
-        let mut log = Log::new(writer.into(), Format::Text);
+        let mut log = Log::new(writer.into(), Format::Text, Arc::default());
         log.sink.inside_line = true;
         log.sink.lost = 7;
         log.renderer.out.extend_from_slice(b"next\n");
@@ -130,7 +144,7 @@ mod tests {
     fn a_sink_without_reader_loses_what_is_written_and_counts_it() {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let mut log = Log::new(writer.into(), Format::Text);
+        let mut log = Log::new(writer.into(), Format::Text, Arc::default());
         for _ in 0..2 {
             log.renderer.out.extend_from_slice(b"1234\n");
             log.flush();

@@ -51,10 +51,11 @@ struct PipeId {
 
 /// Runs until it is told to close.
 pub(super) fn run(commands: Receiver<Command>, shared: Arc<Shared>, sink: OwnedFd, format: Format) {
+    let log = Log::new(sink, format, shared.identity.clone());
     let mut thread = OutputThread {
         commands,
         shared,
-        log: Log::new(sink, format),
+        log,
         sources: Vec::new(),
         buffer: vec![0; FIRST_READ],
         keeper: None,

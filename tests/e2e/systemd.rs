@@ -146,3 +146,117 @@ fn the_worker_sees_nothing_of_the_service_manager() {
         assert!(!environment.split('\0').any(|entry| entry.starts_with(name)), "{name}: {environment}");
     }
 }
+
+/// A journal's own socket: each entry as its fields.
+fn journal_of(scene: Scene) -> (UnixDatagram, Scene) {
+    let path = scene.path("journal");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    (socket, scene.env("START_WORKER_JOURNAL_SOCKET", path.to_str().unwrap()))
+}
+
+/// Receives entries up to the first that holds this.
+#[track_caller]
+fn entries(journal: &UnixDatagram, runner: &Runner, until: &str) -> Vec<String> {
+    let (mut buffer, mut entries) = (vec![0; 256 * 1024], Vec::new());
+    loop {
+        let Ok(size) = journal.recv(&mut buffer) else { panic!("no {until:?} in {entries:#?}\n{runner}") };
+        entries.push(String::from_utf8_lossy(&buffer[..size]).into_owned());
+        if entries.last().unwrap().contains(until) {
+            return entries;
+        }
+    }
+}
+
+#[test]
+fn the_journal_gets_fields_and_a_worker_cannot_forge_any() {
+    let scene = Scene::new().set("logging.implementation", "journald");
+    let scene = scene.worker(["raw MESSAGE=forged\\x01PRIORITY=0\\n", "err oh", "exit 0"]);
+    let (journal, scene) = journal_of(scene);
+    let runner = scene.start();
+    let all = entries(&journal, &runner, "start-worker ends");
+    let id = runner.worker_id();
+    let whose =
+        format!("TASKCLUSTER_WORKER_POOL=pp/ww\nTASKCLUSTER_WORKER_GROUP=wg\nTASKCLUSTER_WORKER_ID={id}\n");
+    assert!(
+        all[0].starts_with("SYSLOG_IDENTIFIER=start-worker\nPRIORITY=6\nMESSAGE=start-worker starts"),
+        "{}",
+        all[0]
+    );
+    assert!(all[0].contains("\nSTART_WORKER_PROVIDER=standalone\n"), "{}", all[0]);
+    let of_worker = |stream: &str, text: &str| {
+        format!(
+            "SYSLOG_IDENTIFIER=command\n{whose}PRIORITY=6\nSTART_WORKER_STREAM={stream}\nMESSAGE={text}\n"
+        )
+    };
+    assert!(all.contains(&of_worker("stdout", "MESSAGE=forged\u{1}PRIORITY=0")), "{all:#?}");
+    assert!(all.contains(&of_worker("stderr", "oh")), "{all:#?}");
+    assert!(all.last().unwrap().contains(&whose), "{all:#?}");
+    assert_eq!(runner.ended().log, "");
+}
+
+#[test]
+fn without_a_journal_the_log_goes_to_stderr_with_a_warning() {
+    let scene = Scene::new().set("logging.implementation", "journald").worker(["print here", "exit 0"]);
+    let ended = scene.env("START_WORKER_JOURNAL_SOCKET", "/nowhere/socket").start().ended();
+    assert!(ended.log.contains("no journal listens at /nowhere/socket"), "{}", ended.log);
+    assert!(ended.log.contains("[worker] here"), "{}", ended.log);
+}
+
+#[test]
+fn a_journal_that_is_gone_does_not_stop_the_worker() {
+    let scene = Scene::new().set("logging.implementation", "journald");
+    let (journal, scene) = journal_of(scene);
+    let go = scene.path("go");
+    let scene = scene.worker([
+        format!("wait-file {}", go.display()),
+        "lines 1000 100".to_owned(),
+        "exit 0".to_owned(),
+    ]);
+    let runner = scene.start();
+    entries(&journal, &runner, "worker started");
+    drop(journal);
+    std::fs::write(go, "").unwrap();
+    assert_eq!(runner.ended().code, Some(0));
+}
+
+#[test]
+fn records_of_json_say_whose_they_are_once_that_is_known() {
+    let scene = Scene::new().set("logging.implementation", "json").worker(["print here", "exit 0"]);
+    let runner = scene.start();
+    let log = runner.ended().log;
+    let records: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(records[0].get("workerPool").is_none(), "{log}");
+    for (key, text) in [("message", "here"), ("message", "worker exited")] {
+        let record = records.iter().find(|record| record[key] == text).unwrap();
+        assert_eq!(
+            (&record["workerPool"], &record["workerGroup"], &record["workerId"]),
+            (&json!("pp/ww"), &json!("wg"), &json!(runner.worker_id())),
+            "{log}"
+        );
+    }
+}
+
+#[test]
+fn lines_have_priorities_and_no_time_where_a_journal_reads_them() {
+    // The runner's stderr is a pipe of the test's; a shell tells the runner which.
+    let scene = Scene::new().worker(["print here", "err there", "exit 0"]);
+    let path = scene.write();
+    let script = format!(
+        "JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/2) exec {} {} ",
+        env!("CARGO_BIN_EXE_start-worker"),
+        path.display()
+    );
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .env("RUNTIME_DIRECTORY", path.parent().unwrap())
+        .stderr(std::process::Stdio::piped())
+        .output()
+        .unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    for line in ["<6>[worker] here\n", "<6>[stderr] there\n", "<6>INFO  start-worker starts version="] {
+        assert!(log.contains(line), "{line:?}: {log}");
+    }
+    assert!(log.lines().all(|line| line.starts_with('<') && line.as_bytes()[2] == b'>'), "{log}");
+}

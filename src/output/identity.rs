@@ -1,0 +1,179 @@
+//! Whose log it is: in each record of JSON, in each entry of the journal.
+//!
+//! The journal's own protocol (systemd's "Native Journal Protocol") is a datagram an entry, `FIELD=value` a line. What is
+//! rendered are lines; here they become entries. A line of the worker becomes its message, so whatever is in it, it is a
+//! message: a line has no line break that could begin another field.
+
+use std::fmt::Write;
+use std::sync::{Arc, OnceLock};
+
+use serde_json::Value;
+
+use super::render::Stream;
+use crate::run::WorkerIdentity;
+
+/// Before each field of an entry that the runner itself has made. No other line begins with it, for workers' lines have
+/// a tag, and it is a control character, which no field has.
+pub const BEGINS_ENTRY: char = '\u{1}';
+
+/// How much of a line goes into one entry, in bytes: a socket takes a few hundred KiB at once. The rest follows in
+/// entries of its own, marked as parts are everywhere.
+const LONGEST_MESSAGE: usize = 64 * 1024;
+
+/// Whose log it is.
+#[derive(Debug)]
+pub struct Identity {
+    json: String,
+    /// `FIELD=value` a line.
+    journal: String,
+    worker: &'static str,
+}
+
+impl Identity {
+    /// Of a worker of this kind.
+    pub fn new(worker: &'static str, identity: &WorkerIdentity) -> Self {
+        let (mut json, mut journal) = (String::new(), String::new());
+        for (key, field, value) in [
+            ("workerPool", "POOL", identity.worker_pool_id.as_str()),
+            ("workerGroup", "GROUP", &identity.worker_group),
+            ("workerId", "ID", &identity.worker_id),
+        ] {
+            // Writing to a String cannot fail.
+            let _ = write!(json, "\"{key}\":{},", Value::from(value));
+            let value = value.replace(char::is_control, " ");
+            let _ = writeln!(journal, "TASKCLUSTER_WORKER_{field}={value}");
+        }
+        Self { json, journal, worker }
+    }
+
+    /// `"workerPool":"aa/bb","workerGroup":"…","workerId":"…",`
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+}
+
+/// Makes lines entries of the journal.
+#[derive(Debug)]
+pub(super) struct Entries {
+    identity: Arc<OnceLock<Identity>>,
+    entry: Vec<u8>,
+}
+
+impl Entries {
+    pub(super) fn new(identity: Arc<OnceLock<Identity>>) -> Self {
+        Self { identity, entry: Vec::new() }
+    }
+
+    /// Makes them of all lines of a block.
+    pub(super) fn make(&mut self, block: &[u8], mut write: impl FnMut(&[u8])) {
+        let identity = self.identity.clone();
+        let (journal, worker) =
+            identity.get().map_or(("", "worker"), |identity| (&identity.journal, identity.worker));
+        for line in block.strip_suffix(b"\n").unwrap_or(block).split(|byte| *byte == b'\n') {
+            let mut begin = [0; 4];
+            if let Some(fields) = line.strip_prefix(BEGINS_ENTRY.encode_utf8(&mut begin).as_bytes()) {
+                self.begin("start-worker", journal);
+                for field in fields.split(|byte| char::from(*byte) == BEGINS_ENTRY) {
+                    self.entry.extend_from_slice(cut(field, LONGEST_MESSAGE).0);
+                    self.entry.push(b'\n');
+                }
+                write(&self.entry);
+                continue;
+            }
+            let (stream, mut rest) = tagged(line);
+            let mut first = true;
+            while first || !rest.is_empty() {
+                let (message, more) = cut(rest, LONGEST_MESSAGE);
+                self.begin(worker, journal);
+                let stream = format!("PRIORITY=6\nSTART_WORKER_STREAM={}\nMESSAGE=", stream.name());
+                self.entry.extend_from_slice(stream.as_bytes());
+                self.entry.extend_from_slice(if first { b"" } else { super::render::CONTINUED });
+                self.entry.extend_from_slice(message);
+                self.entry.extend_from_slice(if more.is_empty() { b"" } else { super::render::CONTINUES });
+                self.entry.push(b'\n');
+                write(&self.entry);
+                (rest, first) = (more, false);
+            }
+        }
+    }
+
+    fn begin(&mut self, identifier: &str, journal: &str) {
+        self.entry.clear();
+        self.entry.extend_from_slice(format!("SYSLOG_IDENTIFIER={identifier}\n{journal}").as_bytes());
+    }
+}
+
+/// The line without its tag.
+fn tagged(line: &[u8]) -> (Stream, &[u8]) {
+    for stream in [Stream::Stdout, Stream::Stderr] {
+        if let Some(rest) = line.strip_prefix(format!("<6>[{}] ", stream.tag()).as_bytes()) {
+            return (stream, rest);
+        }
+    }
+    (Stream::Stdout, line)
+}
+
+/// The longest beginning without half a character at its end, and the rest.
+fn cut(line: &[u8], longest: usize) -> (&[u8], &[u8]) {
+    let Some(kept) = line.get(..longest).filter(|_| line.len() > longest) else { return (line, b"") };
+    let end = match std::str::from_utf8(kept) {
+        Err(error) if error.error_len().is_none() => error.valid_up_to(),
+        _ => longest,
+    };
+    line.split_at(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::WorkerPoolId;
+
+    fn entries(block: &[u8]) -> Vec<String> {
+        let identity = WorkerIdentity {
+            provider_id: "static".to_owned(),
+            worker_pool_id: WorkerPoolId::parse("aa/bb").unwrap(),
+            worker_group: "group".to_owned(),
+            worker_id: "one\nMESSAGE=forged".to_owned(),
+        };
+        let identity = Arc::new(OnceLock::from(Identity::new("generic-worker", &identity)));
+        let mut made = Vec::new();
+        Entries::new(identity).make(block, |entry| made.push(String::from_utf8_lossy(entry).into_owned()));
+        made
+    }
+
+    const WHOSE: &str = "TASKCLUSTER_WORKER_POOL=aa/bb\nTASKCLUSTER_WORKER_GROUP=group\nTASKCLUSTER_WORKER_ID=one MESSAGE=forged\n";
+
+    #[test]
+    fn a_workers_line_is_a_message_and_nothing_else_whatever_is_in_it() {
+        let made = entries(b"<6>[worker] PRIORITY=0\x01MESSAGE=x\n<6>[stderr] \n");
+        let begin = format!("SYSLOG_IDENTIFIER=generic-worker\n{WHOSE}PRIORITY=6\nSTART_WORKER_STREAM=");
+        let expected = [
+            format!("{begin}stdout\nMESSAGE=PRIORITY=0\u{1}MESSAGE=x\n"),
+            format!("{begin}stderr\nMESSAGE=\n"),
+        ];
+        assert_eq!(made, expected);
+    }
+
+    #[test]
+    fn a_line_of_the_runner_has_its_fields() {
+        let made = entries("\u{1}PRIORITY=4\u{1}MESSAGE=worker exited\u{1}START_WORKER_RAN=3s\n".as_bytes());
+        let expected = format!(
+            "SYSLOG_IDENTIFIER=start-worker\n{WHOSE}PRIORITY=4\nMESSAGE=worker exited\nSTART_WORKER_RAN=3s\n"
+        );
+        assert_eq!(made, [expected]);
+    }
+
+    #[test]
+    fn a_long_line_becomes_several_entries_and_no_character_is_cut() {
+        let text = format!("x{}", "ä".repeat(LONGEST_MESSAGE));
+        let made = entries(format!("<6>[worker] {text}\n").as_bytes());
+        let parts: Vec<&str> = made
+            .iter()
+            .map(|entry| entry.split_once("MESSAGE=").unwrap().1.rsplit_once("MESSAGE=").unwrap().1)
+            .map(|part| part.strip_prefix("[line continued] ").unwrap_or(part).trim_end())
+            .map(|part| part.strip_suffix(" [line continues]").unwrap_or(part))
+            .collect();
+        assert_eq!((parts.len(), parts.concat()), (3, text));
+        assert!(made.iter().all(|entry| entry.len() < LONGEST_MESSAGE + 1024));
+    }
+}
