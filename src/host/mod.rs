@@ -1,6 +1,7 @@
 //! The host: its files, its processes' standing, its power. Knows nothing of Taskcluster.
 
 pub mod atomic;
+pub mod autologin;
 pub mod boot_time;
 pub mod held;
 pub mod lock;
