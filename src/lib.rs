@@ -5,6 +5,8 @@
 //! `main` reads the arguments, the environment and the runner configuration ([`config`]), starts the output thread
 //! ([`output`]) and calls [`run()`].
 //!
+//! Before anything else the host's automatic login ([`mod@autologin`]) is set, where the configuration names a user.
+//!
 //! 1. **Prepare** ([`mod@prepare`]): the provider ([`provider`]) says who the worker is; it is registered
 //!    ([`registration`], [`taskcluster`]), and the worker configuration is merged from its sources ([`run`](mod@run)). The
 //!    result is a [`run::Run`], which is cached; the worker's implementation ([`worker`]) turns it into a
@@ -28,6 +30,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use crate::autologin::Logins;
 use crate::clock::Clock;
 use crate::config::{Implementation, RunnerConfig};
 use crate::event::{Event, Outcome};
@@ -43,6 +46,7 @@ use crate::standing::Announcer;
 use crate::watch::signals::Signals;
 use crate::worker::dummy::Shown;
 
+pub mod autologin;
 pub mod chain;
 pub mod check;
 pub mod clock;
@@ -132,6 +136,8 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
         return show(preparer, show_secrets, output, &mut events).await;
     }
     tell_what_is_not_built(&config);
+    let logins = Arc::new(Logins::new(&config.autologin));
+    logins.set_configured().await;
     let (resumes, to_resume) = mpsc::channel(WAITING_RESUMES);
     let counterparts = status::Counterparts {
         standing: announcer.observe(),
@@ -150,7 +156,7 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
         worker: config.worker.implementation.name(),
     };
     let telling = siblings.spawn("service manager", telling.tell());
-    let mut keeping = Keeping { config, preparer, held_mark, output, announcer, sender, checks };
+    let mut keeping = Keeping { config, preparer, held_mark, logins, output, announcer, sender, checks };
     let result = match manager.alive_while(keeping.hold(to_resume, &mut events)).await {
         Released::Resumed => Box::pin(keeping.keep(&mut events)).await.map_err(RunError::from),
         Released::Ended => Ok(Outcome::Stopped),
@@ -209,9 +215,6 @@ async fn show_run(run: &Run, secrets: bool, output: &Output) {
 fn tell_what_is_not_built(config: &RunnerConfig) {
     if let Some(address) = config.metrics_listen {
         warn!(%address, "metrics.listen: this version has no metrics");
-    }
-    if let Some(user) = &config.autologin.user {
-        warn!(user, "autologin.user: this version sets no automatic login");
     }
 }
 

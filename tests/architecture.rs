@@ -13,7 +13,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (6, &["lib"]),
     (5, &["keep", "check"]),
     (4, &["supervisor", "watch", "observe", "prepare"]),
-    (3, &["provider", "registration", "worker", "output", "standing", "hold"]),
+    (3, &["provider", "registration", "worker", "output", "standing", "hold", "autologin"]),
     (2, &["event", "taskcluster", "run", "protocol", "config"]),
     (1, &["host", "credentials", "clock", "retry", "redact", "chain", "trouble"]),
 ];
@@ -50,6 +50,7 @@ const MUST_NOT_KNOW: &[(&str, &[&[&str]])] = &[
     ("prepare/", &[PROCESSES]),
     ("registration.rs", &[PROCESSES, &["crate::supervisor", "reqwest"]]),
     ("standing.rs", &[PROCESSES, HTTP]),
+    ("autologin.rs", &[HTTP, &["crate::taskcluster"]]),
     ("hold.rs", &[PROCESSES, HTTP]),
     ("provider/", &[PROCESSES, &["crate::worker", "crate::supervisor"]]),
     ("worker/", &[PROCESSES, HTTP, &["tokio"]]),

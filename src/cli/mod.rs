@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use start_worker::chain::Chain;
 use start_worker::config::{self, LoadError};
 
+pub(crate) mod autologin;
 pub(crate) mod check;
 pub(crate) mod drain;
 pub(crate) mod environment;
@@ -23,7 +24,9 @@ pub(crate) mod status;
         start-worker check [OPTIONS] <runnerConfig>\n       \
         start-worker status [--json] [--socket <PATH>]\n       \
         start-worker drain [--wait] [--socket <PATH>]\n       \
-        start-worker resume [--socket <PATH>]")]
+        start-worker resume [--socket <PATH>]\n       \
+        start-worker autologin show|set <USER>|clear [--config <runnerConfig>]\n       \
+        start-worker autologin apply <runnerConfig>")]
 #[command(
     subcommand_negates_reqs = true,
     args_conflicts_with_subcommands = true,
@@ -62,6 +65,8 @@ pub(crate) enum Command {
     Drain(drain::Arguments),
     /// Start the worker of a machine that holds after it was drained and rebooted
     Resume(resume::Arguments),
+    /// Show or set whom the display manager logs in at the next boot
+    Autologin(autologin::Arguments),
 }
 
 impl Command {
@@ -72,6 +77,7 @@ impl Command {
             Self::Status(arguments) => status::run(arguments),
             Self::Drain(arguments) => drain::run(arguments),
             Self::Resume(arguments) => resume::run(arguments),
+            Self::Autologin(arguments) => autologin::run(arguments),
         }
     }
 }

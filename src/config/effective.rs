@@ -10,6 +10,7 @@ use super::{
     Autologin, CloudConfig, DisplayManager, FixedIdentity, HostSettings, Implementation, LogFormat, OnReboot,
     ProviderConfig, Restart, RestartInPlace, RunnerConfig, StatusSocket, Supervision, WorkerSettings, keys,
 };
+use crate::host::autologin::name::{SessionName, UserName};
 use crate::redact;
 
 /// The configuration in effect. Unless `show_secrets`, credentials, the static secret and whatever a key's name says
@@ -210,9 +211,9 @@ fn autologin(autologin: &Autologin) -> Value {
             DisplayManager::Getty => "getty",
             DisplayManager::None => "none",
         },
-        "user": autologin.user,
-        "session": autologin.session,
-        "tty": autologin.tty,
+        "user": autologin.user.as_ref().map(UserName::as_str),
+        "session": autologin.session.as_ref().map(SessionName::as_str),
+        "tty": autologin.tty.as_str(),
         "root": path(&autologin.root),
         "allowedUsers": autologin.allowed_users,
     })

@@ -7,6 +7,9 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 
+pub use crate::host::autologin::DisplayManager;
+use crate::host::autologin::name::{SessionName, Tty, UserName};
+
 /// The whole runner configuration.
 #[derive(Debug, Clone)]
 pub struct RunnerConfig {
@@ -335,11 +338,11 @@ pub struct Autologin {
     /// `displayManager`.
     pub display_manager: DisplayManager,
     /// `user`: set at every start.
-    pub user: Option<String>,
+    pub user: Option<UserName>,
     /// `session`.
-    pub session: Option<String>,
+    pub session: Option<SessionName>,
     /// `tty`, for getty; default `tty1`.
-    pub tty: String,
+    pub tty: Tty,
     /// `root`, below which all files are looked for; default `/`.
     pub root: PathBuf,
     /// `allowedUsers`: a glob that a worker's request must match.
@@ -352,26 +355,9 @@ impl Default for Autologin {
             display_manager: DisplayManager::Auto,
             user: None,
             session: None,
-            tty: "tty1".to_owned(),
+            tty: Tty::default(),
             root: PathBuf::from("/"),
             allowed_users: None,
         }
     }
-}
-
-/// `autologin.displayManager`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DisplayManager {
-    /// The one that the host uses.
-    Auto,
-    /// GNOME's.
-    Gdm,
-    /// `LightDM`.
-    Lightdm,
-    /// KDE's.
-    Sddm,
-    /// A text console.
-    Getty,
-    /// None: requests are refused.
-    None,
 }

@@ -8,6 +8,7 @@ use super::{
     Autologin, Deployment, DisplayManager, HostSettings, LogFormat, OnReboot, Restart, RunnerConfig,
     StatusSocket, Supervision, keys, provider, worker,
 };
+use crate::host::autologin::name::{SessionName, Tty, UserName};
 
 /// Where `cacheOverRestarts: true` puts the cache.
 const USUAL_CACHE: &str = "/var/lib/start-worker/run.json";
@@ -174,9 +175,9 @@ fn autologin(mut section: Section<'_>) -> Autologin {
             "none" => DisplayManager::None,
             _ => DisplayManager::Auto,
         },
-        user: section.optional_string(&keys::AUTOLOGIN_USER),
-        session: section.optional_string(&keys::SESSION),
-        tty: section.string(&keys::TTY),
+        user: section.optional_string(&keys::AUTOLOGIN_USER).and_then(|name| UserName::parse(&name).ok()),
+        session: section.optional_string(&keys::SESSION).and_then(|name| SessionName::parse(&name).ok()),
+        tty: Tty::parse(&section.string(&keys::TTY)).unwrap_or_default(),
         root: section.path(&keys::AUTOLOGIN_ROOT),
         allowed_users: section.optional_string(&keys::ALLOWED_USERS),
     };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::keys::Takes;
+use crate::host::autologin::name::{NameError, SessionName, Tty, UserName};
 
 /// Timers and dates far away overflow; nobody means them.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -42,8 +43,8 @@ pub(super) fn checked(takes: Takes, text: &str) -> Result<String, Complaint> {
         }
         Takes::Certificate => serde_json::from_str::<serde_json::Map<_, _>>(text).is_ok(),
         Takes::UserName => return user_name(text),
-        Takes::Tty => text.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)),
-        Takes::SessionName => text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+".contains(c)),
+        Takes::Tty => Tty::parse(text).is_ok(),
+        Takes::SessionName => SessionName::parse(text).is_ok(),
         _ => true,
     };
     if good { Ok(text.to_owned()) } else { complain(takes.in_words(), "") }
@@ -75,15 +76,10 @@ fn root_url(text: &str) -> Result<String, Complaint> {
 
 /// The names that can get into a display manager's file.
 fn user_name(text: &str) -> Result<String, Complaint> {
-    let mut letters = text.chars();
-    let start = letters.next().is_some_and(|c| c.is_ascii_lowercase() || c == '_');
-    let good = start && letters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c));
-    if text == "root" {
-        complain("a user name", "display managers do not log root in")
-    } else if good && text.len() <= 32 {
-        Ok(text.to_owned())
-    } else {
-        complain("a user name", "up to 32 of a-z, 0-9, - and _, a letter first")
+    match UserName::parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(NameError::Root) => complain("a user name", "display managers do not log root in"),
+        Err(_) => complain("a user name", "up to 32 of a-z, 0-9, - and _, a letter first"),
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::autologin::Logins;
 use crate::config::{OnReboot, ProviderConfig, RunnerConfig};
 use crate::event::{Event, Outcome, Phase};
 use crate::hold::{Released, Resume, asked_to_end, hold};
@@ -54,6 +55,8 @@ pub struct Keeping<'a> {
     pub preparer: Preparer,
     /// Where a drain is noted that a reboot follows.
     pub held_mark: Option<PathBuf>,
+    /// The host's automatic login.
+    pub logins: Arc<Logins>,
     /// Where the worker's output goes.
     pub output: &'a Output,
     /// Tells where the runner stands.
@@ -269,11 +272,13 @@ impl Keeping<'_> {
             let secrets = self.preparer.secrets.clone();
             siblings.spawn("reports", reports::send(registrar, told, newest.clone(), secrets))
         });
+        let (offered, logins) = self.offered(reporting.is_some()).await;
         let job = Job {
             launches: newest,
             supervision: self.config.supervision.clone(),
             host: self.config.host.clone(),
-            offered: offered(reporting.is_some()),
+            offered,
+            logins,
             keeper: self.preparer.keeper.clone(),
             removal: supervised.removal.clone(),
             reports: reporting.is_some().then_some(reports),
@@ -301,16 +306,28 @@ impl Keeping<'_> {
             (Some(reporting), Outcome::Interrupted { .. }) => supervised.last.push(reporting),
             (Some(reporting), _) => supervised.last.insert(0, reporting),
         }
-        if dynamic {
-            self.last_answer().await;
-        }
+        self.last_answer().await;
         Ok(supervised)
     }
 
-    /// What was sent may be a renewal, whose answer has the secret for the next.
+    /// What the runner can do with a worker, and the host's automatic login where there is a display manager to tell,
+    /// whose file this process may write. `renewing`: the worker's credentials are renewed.
+    async fn offered(&self, renewing: bool) -> (Capabilities, Option<Arc<Logins>>) {
+        use Capability::{
+            Autologin, ErrorReport, GracefulTermination, Log, NewCredentials, Reboot, Shutdown,
+        };
+        let logins = self.logins.clone();
+        let possible = tokio::task::spawn_blocking(move || logins.is_possible()).await.unwrap_or_default();
+        let always = [ErrorReport, GracefulTermination, Log, Reboot, Shutdown];
+        let sometimes = [renewing.then_some(NewCredentials), possible.then_some(Autologin)];
+        let offered = always.into_iter().chain(sometimes.into_iter().flatten()).collect();
+        (offered, possible.then(|| self.logins.clone()))
+    }
+
+    /// On a cloud, what was sent may be a renewal, whose answer has the secret for the next.
     async fn last_answer(&self) {
         let in_flight = self.preparer.in_flight();
-        if in_flight.any() {
+        if self.config.provider.is_dynamic() && in_flight.any() {
             let _ = tokio::time::timeout(LAST_ANSWER, in_flight.none()).await;
         }
     }
@@ -387,11 +404,4 @@ async fn or_asked_to_end(mut task: JoinHandle<()>, events: &mut mpsc::Receiver<E
         () = asked_to_end(events) => true,
         () = tokio::time::sleep(LAST_TASK) => false,
     }
-}
-
-/// What the runner can do with a worker. `renewing`: its credentials are renewed.
-fn offered(renewing: bool) -> Capabilities {
-    use Capability::{ErrorReport, GracefulTermination, Log, NewCredentials, Reboot, Shutdown};
-    let always = [ErrorReport, GracefulTermination, Log, Reboot, Shutdown];
-    always.into_iter().chain(renewing.then_some(NewCredentials)).collect()
 }

@@ -66,6 +66,7 @@ impl Speaker {
     fn heard(&mut self, message: &RawMessage<'_>, line: &str, renderer: &mut Renderer) {
         let needed = match &*message.kind {
             "log" => Capability::Log,
+            "autologin" => Capability::Autologin,
             "hello" => return self.hello(message),
             "error-report" => Capability::ErrorReport,
             "reboot" => Capability::Reboot,
@@ -93,6 +94,14 @@ impl Speaker {
                 Ok(report) => self.tell(WorkerEvent::Message(FromWorker::ErrorReport(report))),
                 Err(malformed) => malformed_message(&malformed, line),
             },
+            Capability::Autologin => {
+                let request = message.autologin();
+                if let Err(malformed) = &request {
+                    malformed_message(malformed, line);
+                }
+                // It is answered all the same.
+                self.tell(WorkerEvent::Message(FromWorker::Autologin(request)));
+            }
             Capability::Reboot => {
                 let reason = message.reboot().unwrap_or_else(|malformed| {
                     malformed_message(&malformed, line);

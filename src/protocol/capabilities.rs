@@ -6,6 +6,9 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Capability {
+    /// The worker asks whom the display manager logs in at the next boot. An extension: workers that do not know it do not
+    /// see it.
+    Autologin,
     /// The worker reports errors, to be sent on to worker-manager.
     ErrorReport,
     /// The runner asks the worker to end.
@@ -22,7 +25,8 @@ pub enum Capability {
 
 impl Capability {
     /// All of them, sorted by their wire names.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
+        Self::Autologin,
         Self::ErrorReport,
         Self::GracefulTermination,
         Self::Log,
@@ -34,6 +38,7 @@ impl Capability {
     /// Its name in `welcome` and `hello`.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Autologin => "autologin",
             Self::ErrorReport => "error-report",
             Self::GracefulTermination => "graceful-termination",
             Self::Log => "log",

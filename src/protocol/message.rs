@@ -35,6 +35,13 @@ pub enum ToWorker {
         /// `certificate`: a string that holds JSON.
         certificate: Option<SecretString>,
     },
+    /// What has come of an `autologin`.
+    AutologinResult {
+        /// Whom it asked for; `None`: nobody, or it did not say.
+        user: Option<String>,
+        /// Why it was not done.
+        error: Option<String>,
+    },
 }
 
 impl ToWorker {
@@ -58,6 +65,12 @@ impl ToWorker {
                 }
                 value
             }
+            Self::AutologinResult { user, error: None } => {
+                json!({"type": "autologin-result", "user": user, "ok": true})
+            }
+            Self::AutologinResult { user, error } => {
+                json!({"type": "autologin-result", "user": user, "ok": false, "error": error})
+            }
         };
         format!("~{value}\n").into_bytes()
     }
@@ -71,6 +84,8 @@ pub enum FromWorker {
         /// What it can do; unknown names are left out.
         capabilities: Capabilities,
     },
+    /// Whom the display manager is to log in at the next boot; where it cannot be read, that.
+    Autologin(Result<AutologinRequest, Malformed>),
     /// Something went wrong that the pool's owners should know.
     ErrorReport(ErrorReport),
     /// The worker will now exit, and asks for a reboot of its host after that.
@@ -80,6 +95,15 @@ pub enum FromWorker {
     },
     /// The worker asks for its host to go away.
     Shutdown,
+}
+
+/// The fields of an `autologin`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AutologinRequest {
+    /// The user; `None`: nobody.
+    pub user: Option<String>,
+    /// The desktop session; `None`: the configured one.
+    pub session: Option<String>,
 }
 
 /// The fields of an `error-report`.
@@ -96,7 +120,7 @@ pub struct ErrorReport {
 }
 
 /// A message whose type is known and whose fields are not what they should be.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
 #[error("{message}: {field} is {found}, expected {expected}")]
 pub struct Malformed {
     /// The message's type.
@@ -157,7 +181,7 @@ impl<'a> RawMessage<'a> {
         let extra = match self.member("extra") {
             None => "{}".to_owned(),
             Some(raw) if raw.get().starts_with('{') => raw.get().to_owned(),
-            Some(raw) => return Err(Self::wrong("extra", Some(raw), "an object")),
+            Some(raw) => return Err(wrong("error-report", "extra", Some(raw), "an object")),
         };
         Ok(ErrorReport {
             kind: self.string("kind")?,
@@ -169,15 +193,21 @@ impl<'a> RawMessage<'a> {
 
     /// `reboot`: the reason, where there is one.
     pub fn reboot(&self) -> Result<Option<String>, Malformed> {
-        match self.member("reason") {
-            None => Ok(None),
-            Some(raw) if raw.get() == "null" => Ok(None),
-            Some(raw) => {
-                let found = what_is(raw);
-                let wrong = Malformed { message: "reboot", field: "reason", found, expected: "a string" };
-                text(raw).map(|reason| Some(reason.into_owned())).ok_or(wrong)
+        self.optional_string("reboot", "reason")
+    }
+
+    /// `autologin`. The user must be there, for its absence may be a mistake, and null is an order.
+    pub fn autologin(&self) -> Result<AutologinRequest, Malformed> {
+        const NAME: &str = "autologin";
+        let raw = self.member("user");
+        let user = match raw {
+            Some(raw) if raw.get() == "null" => None,
+            _ => {
+                let text = raw.and_then(text).map(Cow::into_owned);
+                Some(text.ok_or_else(|| wrong(NAME, "user", raw, "a string or null"))?)
             }
-        }
+        };
+        Ok(AutologinRequest { user, session: self.optional_string(NAME, "session")? })
     }
 
     /// `log`: the body, an object as it came.
@@ -194,18 +224,34 @@ impl<'a> RawMessage<'a> {
     fn string(&self, field: &'static str) -> Result<String, Malformed> {
         let raw = self.member(field);
         let text = raw.and_then(text).map(Cow::into_owned);
-        text.ok_or_else(|| Self::wrong(field, raw, "a string"))
+        text.ok_or_else(|| wrong("error-report", field, raw, "a string"))
     }
 
-    fn wrong(field: &'static str, raw: Option<&RawValue>, expected: &'static str) -> Malformed {
-        let found = match raw.map_or("missing", what_is) {
-            // Nested too deeply, a number too large, or half a surrogate pair.
-            "an object" if expected == "an object" => "an object that cannot be read",
-            "a string" if expected == "a string" => "a string that cannot be read",
-            found => found,
-        };
-        Malformed { message: "error-report", field, found, expected }
+    /// A string, where there is one and it is not null.
+    fn optional_string(
+        &self,
+        message: &'static str,
+        field: &'static str,
+    ) -> Result<Option<String>, Malformed> {
+        let Some(raw) = self.member(field).filter(|raw| raw.get() != "null") else { return Ok(None) };
+        let text = text(raw).map(Cow::into_owned);
+        text.map(Some).ok_or_else(|| wrong(message, field, Some(raw), "a string"))
     }
+}
+
+fn wrong(
+    message: &'static str,
+    field: &'static str,
+    raw: Option<&RawValue>,
+    expected: &'static str,
+) -> Malformed {
+    let found = match raw.map_or("missing", what_is) {
+        // Nested too deeply, a number too large, or half a surrogate pair.
+        "an object" if expected == "an object" => "an object that cannot be read",
+        "a string" if expected.starts_with("a string") => "a string that cannot be read",
+        found => found,
+    };
+    Malformed { message, field, found, expected }
 }
 
 /// What sort of value it is, in words.
@@ -333,6 +379,42 @@ mod tests {
         assert_eq!(reboot(r#"~{"type":"reboot"}"#), Ok(None));
         let error = reboot(r#"~{"type":"reboot","reason":7}"#).unwrap_err().to_string();
         assert_eq!(error, "reboot: reason is a number, expected a string");
+    }
+
+    #[test]
+    fn an_autologin_says_whom_or_that_nobody_is_meant() {
+        let autologin = |line: &str| parsed(line).autologin().map_err(|malformed| malformed.to_string());
+        let request = |user: Option<&str>, session: Option<&str>| {
+            Ok(AutologinRequest { user: user.map(str::to_owned), session: session.map(str::to_owned) })
+        };
+        assert_eq!(autologin(r#"~{"type":"autologin","user":"task_1"}"#), request(Some("task_1"), None));
+        assert_eq!(autologin(r#"~{"type":"autologin","user":null,"session":null}"#), request(None, None));
+        assert_eq!(
+            autologin(r#"~{"type":"autologin","user":"a","session":"ubuntu"}"#),
+            request(Some("a"), Some("ubuntu"))
+        );
+        for (line, error) in [
+            (r#"~{"type":"autologin"}"#, "user is missing, expected a string or null"),
+            (r#"~{"type":"autologin","user":7}"#, "user is a number, expected a string or null"),
+            (r#"~{"type":"autologin","user":["a"]}"#, "user is an array, expected a string or null"),
+            (
+                r#"~{"type":"autologin","user":"\ud800"}"#,
+                "user is a string that cannot be read, expected a string or null",
+            ),
+            (r#"~{"type":"autologin","user":"a","session":{}}"#, "session is an object, expected a string"),
+        ] {
+            assert_eq!(autologin(line), Err(format!("autologin: {error}")), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_answer_to_an_autologin_says_why_it_was_not_done() {
+        let done = ToWorker::AutologinResult { user: Some("task_1".into()), error: None }.encode();
+        assert_eq!(done, b"~{\"ok\":true,\"type\":\"autologin-result\",\"user\":\"task_1\"}\n");
+        let failed = ToWorker::AutologinResult { user: None, error: Some("disk full".into()) }.encode();
+        let expected: &[u8] =
+            b"~{\"error\":\"disk full\",\"ok\":false,\"type\":\"autologin-result\",\"user\":null}\n";
+        assert_eq!(failed, expected);
     }
 
     #[test]

@@ -117,6 +117,11 @@ impl Child {
         }
     }
 
+    /// Where messages to it go, for an answer that comes later. It does not keep its stdin open.
+    pub(super) fn inbox(&self) -> mpsc::WeakSender<Vec<u8>> {
+        self.messages.downgrade()
+    }
+
     /// Waits for the process to end. May be dropped and called again.
     pub(super) async fn wait(&mut self) -> ExitStatus {
         use std::os::unix::process::ExitStatusExt;

@@ -41,7 +41,11 @@ impl Supervisor<'_> {
     /// Runs beside the loop; its end is told to the log alone.
     pub(super) fn run_host_command(&self, what: &'static str, command: &[String]) {
         let (helpers, command) = (self.descendants.helpers(), command.to_vec());
-        self.at_the_end.spawn(async move { run(what, &command, &helpers).await });
+        let logins_done = self.logins.all_done();
+        self.at_the_end.spawn(async move {
+            logins_done.await;
+            run(what, &command, &helpers).await;
+        });
     }
 
     pub(super) fn concluded(&self, outcome: Outcome) {

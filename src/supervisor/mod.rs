@@ -4,6 +4,7 @@
 //! acts. Siblings (signals, credentials …) never touch the process: they send events.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info};
 
+use crate::autologin::Logins;
 use crate::config::{HostSettings, Supervision};
 use crate::event::{Cause, Event, Exit, ExitClass, Outcome};
 use crate::host::memory;
@@ -29,6 +31,7 @@ mod clearing;
 mod config_file;
 mod descendants;
 mod last_things;
+mod logins;
 mod reports;
 mod spawn;
 pub mod state;
@@ -67,6 +70,8 @@ pub struct Job {
     pub removal: Option<Removal>,
     /// Who tells worker-manager of errors; `None`: nobody can.
     pub reports: Option<mpsc::Sender<ErrorReport>>,
+    /// The host's automatic login; `None`: it has none that a worker could set.
+    pub logins: Option<Arc<Logins>>,
     /// Where the mark goes that keeps a worker from being started after a drain; `None`: nowhere to put it.
     pub held_mark: Option<PathBuf>,
     /// Whom to tell of every change.
@@ -78,8 +83,11 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
     let spec = job.launches.borrow_and_update().clone();
     let policy = Policy::new(&job.supervision, &spec, job.host.shutdown_static, job.removal.is_some());
     let (machine, first) = Machine::new(policy);
+    let (descendants, at_the_end) = (Descendants::new(), TaskTracker::new());
+    let logins = logins::Requests::new(job.logins.take(), descendants.helpers(), &at_the_end);
     let mut supervisor = Supervisor {
         reports: Reports::new(job.reports.take()),
+        logins,
         job,
         spec,
         output,
@@ -89,11 +97,11 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
         worker_events: None,
         preparing: None,
         clearing: None,
-        descendants: Descendants::new(),
+        descendants,
         in_place: None,
         last_exit: None,
         last_lines: Vec::new(),
-        at_the_end: TaskTracker::new(),
+        at_the_end,
     };
     supervisor.announce();
     supervisor.perform_all(first);
@@ -105,6 +113,7 @@ struct Supervisor<'a> {
     /// The newest of `job.launches`.
     spec: LaunchSpec,
     reports: Reports,
+    logins: logins::Requests,
     output: &'a Output,
     machine: Machine,
     epoch: Instant,
@@ -118,7 +127,7 @@ struct Supervisor<'a> {
     in_place: Option<bool>,
     last_exit: Option<Exit>,
     last_lines: Vec<String>,
-    /// What must be over before the runner ends: host commands, the mark of a drain.
+    /// What must be over before the runner ends: host commands, the mark of a drain, automatic logins.
     at_the_end: TaskTracker,
 }
 
@@ -128,6 +137,7 @@ impl Supervisor<'_> {
         loop {
             if let State::Ended(outcome) = *self.machine.state() {
                 self.concluded(outcome);
+                self.logins.close();
                 self.at_the_end.close();
                 // What they have to complain about belongs in the log.
                 let last_things = tokio::time::timeout(LAST_THINGS, self.at_the_end.wait());
@@ -311,6 +321,10 @@ impl Supervisor<'_> {
                 let graceful_termination = capabilities.has(Capability::GracefulTermination);
                 let new_credentials = capabilities.has(Capability::NewCredentials);
                 Some(Event::Hello { graceful_termination, new_credentials })
+            }
+            FromWorker::Autologin(request) => {
+                self.with_child(|child| self.logins.heard(request, child.inbox()));
+                None
             }
             FromWorker::ErrorReport(report) => {
                 self.reports.forward(report);

@@ -3,6 +3,8 @@
 //! [`support`] is the harness. `tests/support/test_worker.rs` describes the worker's language.
 
 #[cfg(test)]
+mod autologin;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod demo;

@@ -14,7 +14,7 @@ fn a_worker_is_welcomed_with_the_capabilities_in_order() {
     assert_eq!((ended.code, messages(&ended.events)), (Some(0), vec!["welcome".to_owned()]));
     let welcome = named(&ended.events, "message")[0].field("message").clone();
     // Nothing here can renew credentials, so `new-credentials` is not offered.
-    let offered = ["error-report", "graceful-termination", "log", "reboot", "shutdown"];
+    let offered = ["autologin", "error-report", "graceful-termination", "log", "reboot", "shutdown"];
     assert_eq!(welcome, json!({"type": "welcome", "capabilities": offered}));
     runner.assert_nothing_left();
 }

@@ -94,7 +94,8 @@ fn the_command_worker_finds_all_sources_merged_to_the_byte() {
     let mode = fs::metadata(site.path("worker.json")).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o600);
     let welcome = named(&runner.events(), "message")[0].field("message").clone();
-    let offered = ["error-report", "graceful-termination", "log", "new-credentials", "reboot", "shutdown"];
+    let offered =
+        ["autologin", "error-report", "graceful-termination", "log", "new-credentials", "reboot", "shutdown"];
     assert_eq!(welcome, json!({"type": "welcome", "capabilities": offered}));
     let ended = stop(&runner);
     let secrets = ["accessToken", "certificate"].map(|key| credentials[key].as_str().unwrap());

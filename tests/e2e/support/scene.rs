@@ -57,6 +57,8 @@ impl Scene {
             },
             "host": {"shutdownCommand": recorder("shutdown"), "rebootCommand": recorder("reboot")},
             "status": {"socket": null},
+            // The machine's own display manager must not be told anything.
+            "autologin": {"root": dir.path().join("root")},
             "getSecrets": false,
         });
         Self { dir, mark, blocked_sink: false, shows_secrets: false, config, text: None, env: Vec::new() }

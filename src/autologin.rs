@@ -1,0 +1,167 @@
+//! Automatic login as the runner configuration wants it: what a worker may ask for, and what is set at every start.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use crate::chain::Chain;
+use crate::config;
+use crate::host::autologin::name::{SessionName, UserName};
+use crate::host::autologin::{Autologin, AutologinError, Done, Shown};
+use crate::host::power::{self, PowerError};
+use crate::protocol::message::AutologinRequest;
+
+/// Where systemd runs, there is this folder. (`sd_booted(3)`)
+const SYSTEMD: &str = "/run/systemd/system";
+
+/// How long a disk may take for the configured user, before the worker is started without.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The automatic login of this runner's host.
+#[derive(Debug, Clone)]
+pub struct Logins {
+    host: Autologin,
+    user: Option<UserName>,
+    session: Option<SessionName>,
+    allowed: Option<String>,
+    /// Makes systemd read its units again.
+    pub reload_command: Vec<String>,
+}
+
+impl Logins {
+    /// As the section `autologin` says.
+    pub fn new(config: &config::Autologin) -> Self {
+        Self {
+            host: Autologin::new(&config.root, config.display_manager, config.tty.clone()),
+            user: config.user.clone(),
+            session: config.session.clone(),
+            allowed: config.allowed_users.clone(),
+            reload_command: ["systemctl", "daemon-reload"].map(str::to_owned).to_vec(),
+        }
+    }
+
+    /// The configured user.
+    pub fn user(&self) -> Option<&UserName> {
+        self.user.as_ref()
+    }
+
+    /// Whether there is a display manager that this process can tell whom to log in. Blocks.
+    pub fn is_possible(&self) -> bool {
+        self.host.is_possible()
+    }
+
+    /// Does what a worker asks for. Blocks; when it returns without an error, that is on the disk.
+    pub fn answer(&self, request: &AutologinRequest) -> Result<Done, AutologinError> {
+        let Some(user) = &request.user else { return self.clear() };
+        let user = self.host.user_for_worker(user, self.allowed.as_deref())?;
+        let bad_session = |name: &str| {
+            let name = name.to_owned();
+            move |cause| AutologinError::Name(name, cause)
+        };
+        let asked = request.session.as_deref();
+        let asked = asked.map(|name| SessionName::parse(name).map_err(bad_session(name))).transpose()?;
+        self.host.set(&user, asked.as_ref().or(self.session.as_ref()))
+    }
+
+    /// Sets a user whom an operator names, with the configured session. Blocks.
+    pub fn set(&self, user: &str) -> Result<Done, AutologinError> {
+        self.host.set(&self.host.user(user)?, self.session.as_ref())
+    }
+
+    /// Lets nobody be logged in. Blocks.
+    pub fn clear(&self) -> Result<Done, AutologinError> {
+        self.host.clear()
+    }
+
+    /// Whom the next boot logs in. Blocks.
+    pub fn show(&self) -> Result<Shown, AutologinError> {
+        self.host.show()
+    }
+
+    /// What follows from a change: systemd reads its units again. The next boot does so in any case, so a failure is
+    /// worth a warning, and no more. `started` learns the process id.
+    pub async fn follow_up<T>(
+        &self,
+        done: &Done,
+        started: impl FnOnce(Option<u32>) -> T,
+    ) -> Result<(), PowerError> {
+        if !done.reload || !Path::new(SYSTEMD).exists() {
+            return Ok(());
+        }
+        let running = power::start(&self.reload_command)?;
+        let _known = started(running.pid());
+        running.end().await
+    }
+
+    /// Logs what a worker or the configuration has had done, and lets systemd know.
+    pub async fn conclude<T>(&self, user: Option<&str>, done: &Done, started: impl FnOnce(Option<u32>) -> T) {
+        tell(user, done);
+        if let Err(cause) = self.follow_up(done, started).await {
+            warn!(error = %cause, "systemd has not read its units again: the next boot will");
+        }
+    }
+
+    /// Sets `autologin.user`, where there is one. A failure is told; a host must not stay down over it.
+    pub async fn set_configured(&self) {
+        let Some(user) = self.user.clone() else { return };
+        let this = Arc::new(self.clone());
+        let (that, name) = (this.clone(), user.clone());
+        let setting = tokio::task::spawn_blocking(move || that.set(name.as_str()));
+        match tokio::time::timeout(PATIENCE, setting).await {
+            Ok(Ok(Ok(done))) => {
+                this.conclude(Some(user.as_str()), &done, |_| ()).await;
+            }
+            Ok(Ok(Err(cause))) => {
+                error!(%user, error = %Chain(&cause), "autologin.user is not set: the next boot does not log this user in; the worker starts all the same");
+            }
+            Ok(Err(cause)) => {
+                error!(%user, error = %cause, "autologin.user: a part of start-worker has failed");
+            }
+            Err(_) => {
+                error!(%user, "autologin.user is not on the disk within 30s: the worker starts all the same");
+            }
+        }
+    }
+}
+
+/// Logs what has been done. `user`: `None`, nobody.
+fn tell(user: Option<&str>, done: &Done) {
+    let (display_manager, file, changed) = (done.display_manager, done.file.display(), done.changed);
+    match user {
+        Some(user) => {
+            info!(user, display_manager, %file, changed, "automatic login is set: the next boot logs the user in");
+        }
+        None => {
+            info!(display_manager, %file, changed, "automatic login is cleared: the next boot logs nobody in");
+        }
+    }
+    for warning in &done.warnings {
+        warn!("{warning}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn systemd_reads_its_units_again_only_where_that_is_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("reloaded");
+        let mut logins = Logins::new(&config::Autologin { root: folder.path().into(), ..Default::default() });
+        logins.reload_command = vec!["touch".to_owned(), mark.display().to_string()];
+        let done = |reload| Done {
+            display_manager: "getty",
+            file: mark.clone(),
+            changed: true,
+            reload,
+            warnings: Vec::new(),
+        };
+        logins.follow_up(&done(false), |_| ()).await.unwrap();
+        assert!(!mark.exists());
+        logins.follow_up(&done(true), |_| ()).await.unwrap();
+        assert_eq!(mark.exists(), Path::new(SYSTEMD).exists());
+    }
+}

@@ -1,0 +1,123 @@
+//! The worker's requests for an automatic login: one after the other, beside the loop, and each is answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{self, WeakSender};
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, warn};
+
+use super::descendants::Helpers;
+use crate::autologin::Logins;
+use crate::chain::Chain;
+use crate::protocol::message::{AutologinRequest, Malformed, ToWorker};
+
+/// Requests that wait for the disk; a worker that sends more is told so.
+const WAITING: usize = 16;
+
+/// How long a reboot or a shutdown waits for what was asked before it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The way to one worker's stdin. It does not keep it open.
+pub(super) type Worker = WeakSender<Vec<u8>>;
+
+enum Item {
+    Request {
+        request: AutologinRequest,
+        worker: Worker,
+    },
+    /// All requests before this one are done.
+    Reached(oneshot::Sender<()>),
+}
+
+/// The queue of requests.
+#[derive(Debug)]
+pub(super) struct Requests {
+    queue: Option<mpsc::Sender<Item>>,
+}
+
+impl Requests {
+    /// They are done on `tasks`, until [`Requests::close`].
+    pub(super) fn new(logins: Option<Arc<Logins>>, helpers: Helpers, tasks: &TaskTracker) -> Self {
+        let Some(logins) = logins else { return Self { queue: None } };
+        let (queue, items) = mpsc::channel(WAITING);
+        tasks.spawn(work(logins, helpers, items));
+        Self { queue: Some(queue) }
+    }
+
+    /// What a worker has asked for; never blocks.
+    pub(super) fn heard(&self, request: Result<AutologinRequest, Malformed>, worker: Worker) {
+        let request = match request {
+            Ok(request) => request,
+            // It is in the log already.
+            Err(malformed) => return answer(&worker, None, Some(malformed.to_string())),
+        };
+        let Some(queue) = &self.queue else { return };
+        if let Err(refused) = queue.try_send(Item::Request { request, worker }) {
+            let Item::Request { request, worker } = refused.into_inner() else { return };
+            warn!("worker asks for too many automatic logins at once: one is refused");
+            answer(&worker, request.user, Some("too many requests at once: wait for the answers".to_owned()));
+        }
+    }
+
+    /// Waits until what was asked so far is done: a host must not go down before the next user is on its disk.
+    pub(super) fn all_done(&self) -> impl Future<Output = ()> + Send + 'static {
+        let queue = self.queue.clone();
+        async move {
+            let Some(queue) = queue else { return };
+            let (reached, done) = oneshot::channel();
+            let wait = async {
+                // Where nobody works any more, nothing is left to do.
+                let _ = queue.send(Item::Reached(reached)).await;
+                drop(queue);
+                let _ = done.await;
+            };
+            if tokio::time::timeout(PATIENCE, wait).await.is_err() {
+                error!("the automatic login is not on the disk within 30s: not waited for any longer");
+            }
+        }
+    }
+
+    /// No more requests come.
+    pub(super) fn close(&mut self) {
+        self.queue = None;
+    }
+}
+
+async fn work(logins: Arc<Logins>, helpers: Helpers, mut items: mpsc::Receiver<Item>) {
+    while let Some(item) = items.recv().await {
+        match item {
+            Item::Reached(reached) => drop(reached.send(())),
+            Item::Request { request, worker } => {
+                let error = perform(&logins, &helpers, &request).await;
+                answer(&worker, request.user, error);
+            }
+        }
+    }
+}
+
+/// Why it was not done, where it was not.
+async fn perform(logins: &Arc<Logins>, helpers: &Helpers, request: &AutologinRequest) -> Option<String> {
+    let (its, asked) = (logins.clone(), request.clone());
+    let user = request.user.as_deref();
+    let cause = match tokio::task::spawn_blocking(move || its.answer(&asked)).await {
+        Ok(Ok(done)) => {
+            logins.conclude(user, &done, |pid| helpers.add(pid)).await;
+            return None;
+        }
+        Ok(Err(cause)) => Chain(&cause).to_string(),
+        Err(cause) => format!("a part of start-worker has failed: {cause}"),
+    };
+    error!(user, error = cause, "the automatic login that the worker asks for cannot be set");
+    Some(cause)
+}
+
+fn answer(worker: &Worker, user: Option<String>, error: Option<String>) {
+    let Some(messages) = worker.upgrade() else {
+        return debug!("worker has ended before the answer to its autologin");
+    };
+    if let Err(error) = messages.try_send(ToWorker::AutologinResult { user, error }.encode()) {
+        warn!(%error, "worker does not read its input: the answer to its autologin is lost");
+    }
+}
