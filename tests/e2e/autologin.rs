@@ -187,6 +187,9 @@ fn a_reboot_waits_for_the_login_that_was_asked_for_before_it() {
     let runner = scene.set("host.rebootCommand", json!(["sh", "-c", reboot])).worker(script).start();
     let seen = || fs::read_to_string(&copy).ok().filter(|seen| seen.contains("autologin-user=task_1\n"));
     assert!(eventually(seen).is_some(), "{runner}");
+    let log = runner.log();
+    let (set, run) = (log.find("automatic login is set"), log.find("running the host command"));
+    assert!(set.unwrap() < run.unwrap(), "{log}");
 }
 
 #[test]
