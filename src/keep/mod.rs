@@ -21,15 +21,14 @@ use crate::registration::Registrar;
 use crate::registration::removal::{Current, Removal};
 use crate::standing::Announcer;
 use crate::supervisor::{self, Job};
-use crate::watch::credentials::Renewal;
-use crate::watch::deployment::{self, Deployed};
-use crate::watch::interruption::Interruptions;
-use crate::watch::{expiry, reports};
-use crate::worker::{self, Launch, LaunchSpec};
+use crate::watch::deployment::Deployed;
+use crate::watch::reports;
+use crate::worker::{self, Launch};
 
 mod conclude;
 mod leave;
 mod siblings;
+mod watches;
 
 pub use conclude::{Conclusion, conclusion};
 use leave::run_host_command;
@@ -329,65 +328,6 @@ impl Keeping<'_> {
         let in_flight = self.preparer.in_flight();
         if self.config.provider.is_dynamic() && in_flight.any() {
             let _ = tokio::time::timeout(LAST_ANSWER, in_flight.none()).await;
-        }
-    }
-
-    fn renewal(
-        &self,
-        registrar: Registrar,
-        current: &Current,
-        launches: channel::Sender<LaunchSpec>,
-    ) -> Renewal {
-        Renewal {
-            registrar,
-            may_register_again: !self.config.provider.is_dynamic(),
-            current: current.clone(),
-            settings: self.config.worker.clone(),
-            keeper: self.preparer.keeper.clone(),
-            clock: self.preparer.clock.clone(),
-            secrets: self.preparer.secrets.clone(),
-            launches,
-            announcer: self.announcer.clone(),
-            events: self.sender.clone(),
-        }
-    }
-
-    fn deployment(
-        &self,
-        registrar: Registrar,
-        deployed: Deployed,
-        launches: channel::Receiver<LaunchSpec>,
-    ) -> deployment::Watch {
-        deployment::Watch {
-            registrar,
-            config: self.config.clone(),
-            deployed,
-            clock: self.preparer.clock.clone(),
-            launches,
-            checks: self.checks.subscribe(),
-            events: self.sender.clone(),
-        }
-    }
-
-    fn watch_expiry(&self, expires: jiff::Timestamp, siblings: &Siblings) {
-        let clock = self.preparer.clock.clone();
-        // Credentials that have expired already do not come this far.
-        let Some(schedule) = expiry::Schedule::new(clock.now(), expires) else { return };
-        warn!(%expires, drain = %schedule.drain, stop = %schedule.stop, "the credentials expire, and this provider cannot renew them");
-        drop(siblings.spawn("credentials", expiry::watch(schedule, clock, self.sender.clone())));
-    }
-
-    fn interruptions(&self, watcher: interruption::Watcher, gone: &CancellationToken) -> Interruptions {
-        Interruptions {
-            watcher,
-            finish_tasks_if_over: self
-                .config
-                .provider
-                .cloud()
-                .and_then(|cloud| cloud.finish_tasks_if_deadline_over),
-            clock: self.preparer.clock.clone(),
-            events: self.sender.clone(),
-            gone: gone.clone(),
         }
     }
 }

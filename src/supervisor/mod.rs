@@ -19,8 +19,8 @@ use crate::config::{HostSettings, Supervision};
 use crate::event::{Cause, Event, Exit, ExitClass, Outcome};
 use crate::host::memory;
 use crate::output::{Output, WorkerEvent};
-use crate::protocol::capabilities::{Capabilities, Capability};
-use crate::protocol::message::{ErrorReport, FromWorker, ToWorker};
+use crate::protocol::capabilities::Capabilities;
+use crate::protocol::message::{ErrorReport, ToWorker};
 use crate::registration::removal::Removal;
 use crate::run::cache::Keeper;
 use crate::standing::Announcer;
@@ -30,6 +30,7 @@ mod child;
 mod clearing;
 mod config_file;
 mod descendants;
+mod heard;
 mod last_things;
 mod logins;
 mod reports;
@@ -292,50 +293,6 @@ impl Supervisor<'_> {
                 error!(error = %cause, "worker cannot be started");
                 Event::StartFailed
             }
-        }
-    }
-
-    /// What the output thread passes on.
-    fn heard(&mut self, said: Option<WorkerEvent>) -> Option<Event> {
-        match said {
-            Some(WorkerEvent::Message(message)) => self.heard_message(message),
-            Some(WorkerEvent::TaskStarted) => Some(Event::TaskStarted),
-            Some(WorkerEvent::TaskFinished) => Some(Event::TaskFinished),
-            Some(WorkerEvent::End { last_lines }) => {
-                self.last_lines = last_lines;
-                self.worker_events = None;
-                self.advance_clearing()
-            }
-            None => {
-                self.worker_events = None;
-                self.advance_clearing()
-            }
-        }
-    }
-
-    fn heard_message(&mut self, message: FromWorker) -> Option<Event> {
-        match message {
-            FromWorker::Hello { capabilities } => {
-                info!(%capabilities, "worker says hello");
-                memory::give_back_soon();
-                let graceful_termination = capabilities.has(Capability::GracefulTermination);
-                let new_credentials = capabilities.has(Capability::NewCredentials);
-                Some(Event::Hello { graceful_termination, new_credentials })
-            }
-            FromWorker::Autologin(request) => {
-                self.with_child(|child| self.logins.heard(request, child.inbox()));
-                None
-            }
-            FromWorker::ErrorReport(report) => {
-                self.reports.forward(report);
-                None
-            }
-            FromWorker::Reboot { reason } => {
-                let reason = reason.unwrap_or_default();
-                info!(reason, "worker asks for a reboot of its host after its exit");
-                Some(Event::RebootAsked)
-            }
-            FromWorker::Shutdown => Some(Event::ShutdownAsked),
         }
     }
 

@@ -1,0 +1,80 @@
+//! What watches over one run beside its supervisor, made ready to be spawned.
+
+use tokio::sync::watch as channel;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{Keeping, Siblings};
+use crate::provider::interruption;
+use crate::registration::Registrar;
+use crate::registration::removal::Current;
+use crate::watch::credentials::Renewal;
+use crate::watch::deployment::{self, Deployed};
+use crate::watch::expiry;
+use crate::watch::interruption::Interruptions;
+use crate::worker::LaunchSpec;
+
+impl Keeping<'_> {
+    pub(super) fn renewal(
+        &self,
+        registrar: Registrar,
+        current: &Current,
+        launches: channel::Sender<LaunchSpec>,
+    ) -> Renewal {
+        Renewal {
+            registrar,
+            may_register_again: !self.config.provider.is_dynamic(),
+            current: current.clone(),
+            settings: self.config.worker.clone(),
+            keeper: self.preparer.keeper.clone(),
+            clock: self.preparer.clock.clone(),
+            secrets: self.preparer.secrets.clone(),
+            launches,
+            announcer: self.announcer.clone(),
+            events: self.sender.clone(),
+        }
+    }
+
+    pub(super) fn deployment(
+        &self,
+        registrar: Registrar,
+        deployed: Deployed,
+        launches: channel::Receiver<LaunchSpec>,
+    ) -> deployment::Watch {
+        deployment::Watch {
+            registrar,
+            config: self.config.clone(),
+            deployed,
+            clock: self.preparer.clock.clone(),
+            launches,
+            checks: self.checks.subscribe(),
+            events: self.sender.clone(),
+        }
+    }
+
+    pub(super) fn watch_expiry(&self, expires: jiff::Timestamp, siblings: &Siblings) {
+        let clock = self.preparer.clock.clone();
+        // Credentials that have expired already do not come this far.
+        let Some(schedule) = expiry::Schedule::new(clock.now(), expires) else { return };
+        warn!(%expires, drain = %schedule.drain, stop = %schedule.stop, "the credentials expire, and this provider cannot renew them");
+        drop(siblings.spawn("credentials", expiry::watch(schedule, clock, self.sender.clone())));
+    }
+
+    pub(super) fn interruptions(
+        &self,
+        watcher: interruption::Watcher,
+        gone: &CancellationToken,
+    ) -> Interruptions {
+        Interruptions {
+            watcher,
+            finish_tasks_if_over: self
+                .config
+                .provider
+                .cloud()
+                .and_then(|cloud| cloud.finish_tasks_if_deadline_over),
+            clock: self.preparer.clock.clone(),
+            events: self.sender.clone(),
+            gone: gone.clone(),
+        }
+    }
+}

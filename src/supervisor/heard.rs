@@ -1,0 +1,56 @@
+//! What the worker says, as the output thread passes it on.
+
+use tracing::info;
+
+use super::Supervisor;
+use crate::event::Event;
+use crate::host::memory;
+use crate::output::WorkerEvent;
+use crate::protocol::capabilities::Capability;
+use crate::protocol::message::FromWorker;
+
+impl Supervisor<'_> {
+    /// What the output thread passes on.
+    pub(super) fn heard(&mut self, said: Option<WorkerEvent>) -> Option<Event> {
+        match said {
+            Some(WorkerEvent::Message(message)) => self.heard_message(message),
+            Some(WorkerEvent::TaskStarted) => Some(Event::TaskStarted),
+            Some(WorkerEvent::TaskFinished) => Some(Event::TaskFinished),
+            Some(WorkerEvent::End { last_lines }) => {
+                self.last_lines = last_lines;
+                self.worker_events = None;
+                self.advance_clearing()
+            }
+            None => {
+                self.worker_events = None;
+                self.advance_clearing()
+            }
+        }
+    }
+
+    fn heard_message(&mut self, message: FromWorker) -> Option<Event> {
+        match message {
+            FromWorker::Hello { capabilities } => {
+                info!(%capabilities, "worker says hello");
+                memory::give_back_soon();
+                let graceful_termination = capabilities.has(Capability::GracefulTermination);
+                let new_credentials = capabilities.has(Capability::NewCredentials);
+                Some(Event::Hello { graceful_termination, new_credentials })
+            }
+            FromWorker::Autologin(request) => {
+                self.with_child(|child| self.logins.heard(request, child.inbox()));
+                None
+            }
+            FromWorker::ErrorReport(report) => {
+                self.reports.forward(report);
+                None
+            }
+            FromWorker::Reboot { reason } => {
+                let reason = reason.unwrap_or_default();
+                info!(reason, "worker asks for a reboot of its host after its exit");
+                Some(Event::RebootAsked)
+            }
+            FromWorker::Shutdown => Some(Event::ShutdownAsked),
+        }
+    }
+}
