@@ -33,7 +33,7 @@ use crate::config::{Implementation, RunnerConfig};
 use crate::event::{Event, Outcome};
 use crate::hold::{Released, asked_to_end};
 use crate::keep::{Keeping, Siblings};
-use crate::observe::status;
+use crate::observe::{View, status};
 use crate::output::Output;
 use crate::prepare::{PrepareError, Preparer};
 use crate::run::Run;
@@ -55,13 +55,16 @@ pub mod output;
 pub mod prepare;
 pub mod protocol;
 pub mod provider;
+pub mod pulse;
 pub mod redact;
 pub mod registration;
 pub mod retry;
 pub mod run;
 pub mod standing;
 pub mod supervisor;
+pub mod tally;
 pub mod taskcluster;
+pub mod troubles;
 pub mod watch;
 pub mod worker;
 
@@ -88,6 +91,8 @@ pub struct Host {
     pub metadata: provider::MetadataOrigins,
     /// What must not be logged or reported.
     pub secrets: redact::Secrets,
+    /// What the log has noted of troubles.
+    pub troubles: troubles::Troubles,
 }
 
 /// Why no worker was supervised.
@@ -122,17 +127,15 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     preparer.metadata = host.metadata;
     preparer.runtime_directory = host.runtime_directory;
     preparer.secrets = host.secrets;
+    preparer.tally = announcer.tally().clone();
     if let Implementation::Dummy { show_secrets } = config.worker.implementation {
         return show(preparer, show_secrets, output, &mut events).await;
     }
     tell_what_is_not_built(&config);
     let (resumes, to_resume) = mpsc::channel(WAITING_RESUMES);
-    let counterparts = status::Counterparts {
-        standing: announcer.observe(),
-        events: sender.clone(),
-        resumes,
-        provider: config.provider.provider_type(),
-    };
+    let (provider, implementation) = (config.provider.provider_type(), config.worker.implementation.name());
+    let view = View::new(&announcer, &host.troubles, output.counters(), provider, implementation);
+    let counterparts = status::Counterparts { view, events: sender.clone(), resumes };
     let status =
         status::open(&config.status_socket, preparer.runtime_directory.as_deref(), counterparts).await;
     let mut keeping = Keeping { config, preparer, held_mark, output, announcer, sender, checks };

@@ -321,6 +321,7 @@ impl Keeping<'_> {
             keeper: self.preparer.keeper.clone(),
             clock: self.preparer.clock.clone(),
             secrets: self.preparer.secrets.clone(),
+            announcer: self.announcer.clone(),
             launches,
             events: self.sender.clone(),
         }
@@ -338,6 +339,7 @@ impl Keeping<'_> {
             deployed,
             clock: self.preparer.clock.clone(),
             launches,
+            announcer: self.announcer.clone(),
             checks: self.checks.subscribe(),
             events: self.sender.clone(),
         }
@@ -360,6 +362,7 @@ impl Keeping<'_> {
                 .cloud()
                 .and_then(|cloud| cloud.finish_tasks_if_deadline_over),
             clock: self.preparer.clock.clone(),
+            announcer: self.announcer.clone(),
             events: self.sender.clone(),
             gone: gone.clone(),
         }

@@ -11,6 +11,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use crate::output::{Format, LogSink};
 use crate::redact::Secrets;
+use crate::troubles::{QUOTED, Trouble, Troubles};
 
 /// Which lines are logged: `info`, or per module `warn,start_worker::supervisor=debug`.
 #[derive(Debug, Clone)]
@@ -29,9 +30,10 @@ impl Default for Filter {
     }
 }
 
-/// Makes the runner's log go to `sink` from now on, for the whole process, without the known `secrets`.
-pub fn install(sink: LogSink, format: Format, filter: Filter, secrets: Secrets) {
-    let layer = Lines { sink, format, secrets }.with_filter(filter.0);
+/// Makes the runner's log go to `sink` from now on, for the whole process, without the known `secrets`. What is wrong is
+/// noted in `troubles`, too.
+pub fn install(sink: LogSink, format: Format, filter: Filter, secrets: Secrets, troubles: Troubles) {
+    let layer = Lines { sink, format, secrets, troubles }.with_filter(filter.0);
     // Fails only where a log is installed already; then that one goes on.
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
 }
@@ -41,6 +43,24 @@ struct Lines {
     sink: LogSink,
     format: Format,
     secrets: Secrets,
+    troubles: Troubles,
+}
+
+impl Lines {
+    fn note(&self, at: jiff::Timestamp, event: &Event<'_>) {
+        let is_error = match *event.metadata().level() {
+            Level::ERROR => true,
+            Level::WARN => false,
+            _ => return,
+        };
+        if event.metadata().target() == QUOTED {
+            return;
+        }
+        let mut fields = TextFields::default();
+        event.record(&mut fields);
+        let text = self.secrets.mask(fields.message + &fields.rest);
+        self.troubles.note(Trouble { at, is_error, text });
+    }
 }
 
 impl<S: Subscriber> Layer<S> for Lines {
@@ -51,6 +71,7 @@ impl<S: Subscriber> Layer<S> for Lines {
             Format::Json => json_line(now, event),
         };
         self.sink.line(self.secrets.mask(line).into_bytes());
+        self.note(now, event);
     }
 }
 

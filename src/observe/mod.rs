@@ -1,4 +1,8 @@
 //! What others can see of the runner. Observers decide nothing.
 
+mod health;
 pub mod logging;
 pub mod status;
+mod view;
+
+pub use view::View;

@@ -19,6 +19,7 @@ use crate::redact::Secrets;
 use crate::registration::Registrar;
 use crate::run::cache::{CachedRun, Keeper, Removed, Stage};
 use crate::run::{Parts, Run, WorkerIdentity, files};
+use crate::tally::Tally;
 use crate::taskcluster::{Client, InFlight, Proxies};
 use crate::worker;
 
@@ -61,6 +62,8 @@ pub struct Preparer {
     pub secrets: Secrets,
     /// The one writer of the cache.
     pub keeper: Keeper,
+    /// What is counted.
+    pub tally: Tally,
     lock: Option<Lock>,
     in_flight: InFlight,
     /// Whether the provider has said who the worker is.
@@ -98,6 +101,7 @@ impl Preparer {
             runtime_directory: None,
             secrets: Secrets::default(),
             keeper: Keeper::new(cache),
+            tally: Tally::default(),
             lock: None,
             in_flight: InFlight::default(),
             identified: false,
@@ -339,7 +343,7 @@ impl Preparer {
 
     fn client(&self, root_url: &str) -> Result<Client, PrepareError> {
         let client = Client::new(root_url, &self.proxies, self.clock.clone())?;
-        Ok(client.counting(self.in_flight.clone()))
+        Ok(client.counting(self.in_flight.clone(), self.tally.clone()))
     }
 
     /// The provider, or the cached run, has said who the worker is.

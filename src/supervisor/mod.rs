@@ -124,8 +124,10 @@ struct Supervisor<'a> {
 impl Supervisor<'_> {
     async fn run(mut self, events: &mut mpsc::Receiver<Event>) -> Outcome {
         let mut orphans = tokio::signal::unix::signal(SignalKind::child()).ok();
+        let mut attendant = self.job.announcer.pulse().attend();
         loop {
             if let State::Ended(outcome) = *self.machine.state() {
+                drop(attendant);
                 self.concluded(outcome);
                 self.at_the_end.close();
                 // What they have to complain about belongs in the log.
@@ -156,6 +158,11 @@ impl Supervisor<'_> {
                 Some(()) = child_signal(&mut orphans) => {
                     self.orphan_died();
                     self.advance_clearing()
+                }
+                // Last: a loop that never gets here has no pulse.
+                () = attendant.asked() => {
+                    attendant.answer();
+                    None
                 }
             };
             if let Some(event) = event {
@@ -199,7 +206,7 @@ impl Supervisor<'_> {
         match action {
             // Only a question or the log keeps it from being settled.
             Action::Note(Note::LeftoversKilled { .. }) if !self.has_leftovers() => {}
-            Action::Note(note) => story::tell(note),
+            Action::Note(note) => self.note(note),
             Action::Prepare => return self.prepare(),
             Action::Spawn => return Some(self.spawn()),
             Action::Tell { finish_tasks } => {
@@ -271,6 +278,7 @@ impl Supervisor<'_> {
                 let pid = child.pid();
                 self.child = Some(child);
                 self.worker_events = Some(said);
+                self.job.announcer.announce_start();
                 spawn::give_memory_back();
                 Event::Started { pid }
             }

@@ -17,7 +17,8 @@ use crate::redact::Secrets;
 use crate::registration::removal::Current;
 use crate::registration::{Registrar, Renewed};
 use crate::run::cache::{CachedRun, Keeper};
-use crate::taskcluster::{CallError, Effort};
+use crate::standing::Announcer;
+use crate::taskcluster::{CallError, Effort, result_of};
 use crate::worker::{self, Launch, LaunchSpec, WorkerError};
 
 #[cfg(test)]
@@ -76,6 +77,8 @@ pub struct Renewal<R = Registrar> {
     pub clock: Arc<dyn Clock>,
     /// What must not be shown.
     pub secrets: Secrets,
+    /// Whom to tell when the next renewal is due.
+    pub announcer: Announcer,
     /// Where the supervisor finds the newest launch.
     pub launches: watch::Sender<LaunchSpec>,
     /// The way to the supervisor.
@@ -93,9 +96,11 @@ impl<R: Renews> Renewal<R> {
             let wait = if wait.is_zero() { if_due_again } else { wait };
             let due = self.clock.now().saturating_add(earlier(wait)).unwrap_or(Timestamp::MAX);
             debug!(%due, "credentials are renewed then");
+            self.announcer.announce_renewal(Some(due));
             wait_until(due, &*self.clock).await;
             let Some(last_use) = self.credentials().last_use() else { return };
             let Ok(renewed) = self.renew(last_use).await else {
+                self.announcer.announce_renewal(None);
                 wait_until(last_use, &*self.clock).await;
                 error!(expired_at = ?self.credentials().expires, "the worker's credentials run out and could not be renewed: it is stopped");
                 self.send(Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring }).await;
@@ -116,7 +121,9 @@ impl<R: Renews> Renewal<R> {
             self.with(|cached| (cached.run.credentials.clone(), cached.run.registration_secret.clone()));
         let Some(secret) = secret else { std::future::pending().await };
         loop {
-            let cause = match self.registrar.renew(&credentials, &secret, Effort::Until(last_use)).await {
+            let renewed = self.registrar.renew(&credentials, &secret, Effort::Until(last_use)).await;
+            self.announcer.tally().renewals.count([result_of(&renewed)]);
+            let cause = match renewed {
                 Ok(renewed) => return Ok(renewed),
                 Err(cause) => cause,
             };
@@ -126,6 +133,7 @@ impl<R: Renews> Renewal<R> {
                 return Err(cause);
             }
             warn!(error = %cause, again = %format!("{again:.0}"), "credentials cannot be renewed yet");
+            self.announcer.announce_renewal(Some(again));
             wait_until(again, &*self.clock).await;
         }
     }
