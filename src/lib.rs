@@ -33,7 +33,7 @@ use crate::config::{Implementation, RunnerConfig};
 use crate::event::{Event, Outcome};
 use crate::hold::{Released, asked_to_end};
 use crate::keep::{Keeping, Siblings};
-use crate::observe::{View, status};
+use crate::observe::{View, metrics, status};
 use crate::output::Output;
 use crate::prepare::{PrepareError, Preparer};
 use crate::run::Run;
@@ -135,7 +135,8 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     let (resumes, to_resume) = mpsc::channel(WAITING_RESUMES);
     let (provider, implementation) = (config.provider.provider_type(), config.worker.implementation.name());
     let view = View::new(&announcer, &host.troubles, output.counters(), provider, implementation);
-    let counterparts = status::Counterparts { view, events: sender.clone(), resumes };
+    let counterparts = status::Counterparts { view: view.clone(), events: sender.clone(), resumes };
+    let metrics = metrics::open(config.metrics_listen, view, preparer.clock.clone()).await;
     let status =
         status::open(&config.status_socket, preparer.runtime_directory.as_deref(), counterparts).await;
     let mut keeping = Keeping { config, preparer, held_mark, output, announcer, sender, checks };
@@ -148,6 +149,9 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     if let Some(status) = status {
         let outcome = result.as_ref().map_or_else(RunError::to_string, Outcome::to_string);
         status.close(keeping.preparer.secrets.mask(outcome)).await;
+    }
+    if let Some(metrics) = metrics {
+        metrics.close().await;
     }
     result
 }
@@ -191,9 +195,6 @@ async fn show_run(run: &Run, secrets: bool, output: &Output) {
 
 /// What the file asks for and this version does not do, said once at start.
 fn tell_what_is_not_built(config: &RunnerConfig) {
-    if let Some(address) = config.metrics_listen {
-        warn!(%address, "metrics.listen: this version has no metrics");
-    }
     if let Some(user) = &config.autologin.user {
         warn!(user, "autologin.user: this version sets no automatic login");
     }

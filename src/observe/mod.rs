@@ -2,6 +2,7 @@
 
 mod health;
 pub mod logging;
+pub mod metrics;
 pub mod status;
 mod view;
 
