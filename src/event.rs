@@ -41,6 +41,24 @@ pub enum ExitClass {
     Crash,
 }
 
+impl ExitClass {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Done, Self::Interrupted, Self::Reboot, Self::Idle, Self::BadConfiguration, Self::Crash];
+
+    /// Its name, for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Interrupted => "interrupted",
+            Self::Reboot => "reboot",
+            Self::Idle => "idle",
+            Self::BadConfiguration => "bad_configuration",
+            Self::Crash => "crash",
+        }
+    }
+}
+
 /// An exit with its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Exit {
@@ -280,6 +298,21 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Preparing,
+        Self::Holding,
+        Self::Starting,
+        Self::Running,
+        Self::Draining,
+        Self::Stopping,
+        Self::Killing,
+        Self::Clearing,
+        Self::BackingOff,
+        Self::AwaitingReboot,
+        Self::Ended,
+    ];
+
     /// Its name, for people and programs.
     pub fn name(self) -> &'static str {
         match self {

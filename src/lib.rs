@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::autologin::Logins;
 use crate::clock::Clock;
@@ -37,8 +37,8 @@ use crate::event::{Event, Outcome};
 use crate::hold::{Released, asked_to_end};
 use crate::host::service_manager::ServiceManager;
 use crate::keep::{Keeping, Siblings};
-use crate::observe::status;
 use crate::observe::systemd::{self, Telling};
+use crate::observe::{View, metrics, status};
 use crate::output::Output;
 use crate::prepare::{PrepareError, Preparer};
 use crate::run::Run;
@@ -61,14 +61,17 @@ pub mod output;
 pub mod prepare;
 pub mod protocol;
 pub mod provider;
+pub mod pulse;
 pub mod redact;
 pub mod registration;
 pub mod retry;
 pub mod run;
 pub mod standing;
 pub mod supervisor;
+pub mod tally;
 pub mod taskcluster;
 pub mod trouble;
+pub mod troubles;
 pub mod watch;
 pub mod worker;
 
@@ -97,6 +100,8 @@ pub struct Host {
     pub secrets: redact::Secrets,
     /// Who started the runner, and wants to know how it goes.
     pub service_manager: host::service_manager::Address,
+    /// What the log has noted of troubles.
+    pub troubles: troubles::Troubles,
 }
 
 /// Why no worker was supervised.
@@ -132,19 +137,17 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     preparer.metadata = host.metadata;
     preparer.runtime_directory = host.runtime_directory;
     preparer.secrets = host.secrets;
+    preparer.tally = announcer.tally().clone();
     if let Implementation::Dummy { show_secrets } = config.worker.implementation {
         return show(preparer, show_secrets, output, &mut events).await;
     }
-    tell_what_is_not_built(&config);
     let logins = Arc::new(Logins::new(&config.autologin));
     logins.set_configured().await;
     let (resumes, to_resume) = mpsc::channel(WAITING_RESUMES);
-    let counterparts = status::Counterparts {
-        standing: announcer.observe(),
-        events: sender.clone(),
-        resumes,
-        provider: config.provider.provider_type(),
-    };
+    let (provider, implementation) = (config.provider.provider_type(), config.worker.implementation.name());
+    let view = View::new(&announcer, &host.troubles, output.counters(), provider, implementation);
+    let counterparts = status::Counterparts { view: view.clone(), events: sender.clone(), resumes };
+    let metrics = metrics::open(config.metrics_listen, view, preparer.clock.clone()).await;
     let status =
         status::open(&config.status_socket, preparer.runtime_directory.as_deref(), counterparts).await;
     let telling = Telling {
@@ -170,6 +173,9 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     let _ = tokio::time::timeout(LAST_WRITE_TIME, keeping.preparer.keeper.flush()).await;
     if let Some(status) = status {
         status.close(outcome).await;
+    }
+    if let Some(metrics) = metrics {
+        metrics.close().await;
     }
     result
 }
@@ -208,13 +214,6 @@ async fn show_run(run: &Run, secrets: bool, output: &Output) {
         // A log that has stalled for good loses lines, and says how many.
         let _ = tokio::time::timeout(LAST_LINES_TIME, room).await;
         info!("{line}");
-    }
-}
-
-/// What the file asks for and this version does not do, said once at start.
-fn tell_what_is_not_built(config: &RunnerConfig) {
-    if let Some(address) = config.metrics_listen {
-        warn!(%address, "metrics.listen: this version has no metrics");
     }
 }
 

@@ -14,6 +14,7 @@ use start_worker::host::{oom, private_file};
 use start_worker::observe::logging;
 use start_worker::output::Output;
 use start_worker::redact::Secrets;
+use start_worker::troubles::Troubles;
 use start_worker::{Host, LAST_LINES_TIME, RunError, config};
 use tracing::{error, info, warn};
 
@@ -71,7 +72,8 @@ fn start(path: &Path, loaded: config::Loaded, environment: Environment, filter: 
         Err(cause) => return refuse(exit::FAILED, &format!("error: cannot start the log: {cause}")),
     };
     let secrets = Secrets::default();
-    logging::install(output.log_sink(), format, filter, secrets.clone());
+    let troubles = Troubles::default();
+    logging::install(output.log_sink(), format, filter, secrets.clone(), troubles.clone());
     let (version, provider) = (env!("CARGO_PKG_VERSION"), config.provider.provider_type());
     info!(version, config = %path.display(), provider, worker = config.worker.implementation.name(), "start-worker starts");
     for warning in loaded.warnings {
@@ -80,7 +82,7 @@ fn start(path: &Path, loaded: config::Loaded, environment: Environment, filter: 
     if let Some(warning) = warning {
         warn!("{warning}");
     }
-    let result = run(config, environment, secrets, &output);
+    let result = run(config, environment, (secrets, troubles), &output);
     match &result {
         Ok(outcome) if outcome.is_as_intended() => {
             info!("start-worker ends: {outcome}");
@@ -95,7 +97,7 @@ fn start(path: &Path, loaded: config::Loaded, environment: Environment, filter: 
 fn run(
     config: RunnerConfig,
     environment: Environment,
-    secrets: Secrets,
+    (secrets, troubles): (Secrets, Troubles),
     output: &Output,
 ) -> Result<Outcome, RunError> {
     let dummy = matches!(config.worker.implementation, config::Implementation::Dummy { .. });
@@ -111,6 +113,7 @@ fn run(
         secrets,
         metadata: environment.metadata,
         service_manager: environment.service_manager,
+        troubles,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,15 +1,23 @@
 //! Where the runner stands: announced by whoever knows, seen by observers.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::event::{Phase, StateSummary};
+use crate::event::{Exit, Phase, StateSummary};
 use crate::host::service_manager::ServiceManager;
+use crate::pulse::Pulse;
 use crate::run::{Run, WorkerIdentity};
+use crate::tally::Tally;
+
+/// How many of the worker's exits are kept.
+const EXITS: usize = 5;
 
 /// What there is to be seen.
 #[derive(Debug, Clone)]
@@ -24,6 +32,75 @@ pub struct Standing {
     pub credentials_expire: Option<Timestamp>,
     /// When they are renewed; `None`: never, or not known yet, or that could not be done.
     pub credentials_renew: Option<Timestamp>,
+    /// When the runner started.
+    pub started: Timestamp,
+    /// The worker's starts and ends so far.
+    pub runs: Runs,
+    /// How new deployments are watched for; `None`: they are not.
+    pub deployment: Option<DeploymentWatch>,
+    /// How interruptions are watched for; `None`: they are not.
+    pub interruption: Option<InterruptionWatch>,
+}
+
+/// The worker's starts and ends.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Runs {
+    /// How often it was started.
+    pub starts: u32,
+    /// How often it was started after the first time.
+    pub restarts: u32,
+    /// What counts against `supervision.maxRestarts`.
+    pub crashes: Crashes,
+    /// Its last ends, oldest first.
+    pub exits: VecDeque<PastExit>,
+}
+
+/// Crashes in a row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Crashes {
+    /// How many.
+    pub count: u32,
+    /// `supervision.maxRestarts`.
+    pub allowed: u32,
+    /// `supervision.restartWindow`: a run longer than this makes them forgotten.
+    pub window: Duration,
+}
+
+/// An end of the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PastExit {
+    /// When.
+    pub at: Timestamp,
+    /// How.
+    pub exit: Exit,
+    /// How long it had run.
+    pub ran: Duration,
+}
+
+/// How new deployments are watched for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeploymentWatch {
+    /// What is looked at: `deploymentId`, `launchConfigId`, `shouldWorkerTerminate`.
+    pub sources: Vec<&'static str>,
+    /// What the run was made from, by source.
+    pub values: Vec<(&'static str, String)>,
+    /// When it was last looked at.
+    pub last_check: Option<Timestamp>,
+    /// What came of that: `nothing new`.
+    pub result: Option<String>,
+}
+
+/// How interruptions are watched for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterruptionWatch {
+    /// Who is asked: `EC2`, `Azure`, `GCE`.
+    pub cloud: &'static str,
+    /// When it last answered.
+    pub last_answer: Option<Timestamp>,
+    /// Why it does not, where it does not.
+    pub failure: Option<String>,
+    /// Its last notice.
+    pub notice: Option<String>,
 }
 
 /// Who the worker is.
@@ -41,6 +118,8 @@ pub struct Announcer {
     clock: Arc<dyn Clock>,
     standing: watch::Sender<Standing>,
     manager: ServiceManager,
+    tally: Tally,
+    pulse: Pulse,
 }
 
 impl fmt::Debug for Announcer {
@@ -52,15 +131,20 @@ impl fmt::Debug for Announcer {
 impl Announcer {
     /// Begins with [`Phase::Preparing`].
     pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let now = clock.now();
         let standing = Standing {
             summary: Phase::Preparing.into(),
-            since: clock.now(),
+            since: now,
             worker: None,
             credentials_expire: None,
             credentials_renew: None,
+            started: now,
+            runs: Runs::default(),
+            deployment: None,
+            interruption: None,
         };
-        let manager = ServiceManager::default();
-        Self { clock, standing: watch::Sender::new(standing), manager }
+        let (standing, manager) = (watch::Sender::new(standing), ServiceManager::default());
+        Self { clock, standing, manager, tally: Tally::default(), pulse: Pulse::default() }
     }
 
     /// Tells the service manager, too, when it must have patience.
@@ -73,6 +157,16 @@ impl Announcer {
     /// The service manager, which is to see that the runner goes on.
     pub fn manager(&self) -> &ServiceManager {
         &self.manager
+    }
+
+    /// What is counted, too.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// The pulse of the supervisor's loop.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// For an observer.
@@ -99,8 +193,12 @@ impl Announcer {
     /// Whose worker is started next.
     pub fn announce_worker(&self, run: &Run) {
         let known = KnownWorker { root_url: run.root_url.clone(), identity: run.identity.clone() };
-        self.standing.send_modify(|standing| standing.worker = Some(Arc::new(known)));
-        self.announce_renewal(None);
+        self.standing.send_modify(|standing| {
+            standing.worker = Some(Arc::new(known));
+            standing.credentials_renew = None;
+            standing.deployment = None;
+            standing.interruption = None;
+        });
         self.announce_credentials(run.credentials.expires);
     }
 
@@ -114,6 +212,80 @@ impl Announcer {
     pub fn announce_credentials(&self, expire: Option<Timestamp>) {
         self.standing.send_if_modified(|standing| {
             std::mem::replace(&mut standing.credentials_expire, expire) != expire
+        });
+    }
+
+    /// The worker was started.
+    pub fn announce_start(&self) {
+        self.standing.send_modify(|standing| {
+            let runs = &mut standing.runs;
+            runs.starts = runs.starts.saturating_add(1);
+            runs.restarts = runs.starts.saturating_sub(1);
+            self.tally.restarts.store(u64::from(runs.restarts), Ordering::Relaxed);
+        });
+    }
+
+    /// The worker has ended.
+    pub fn announce_exit(&self, exit: Exit, ran: Duration) {
+        self.tally.exits.count([exit.class.name()]);
+        let past = PastExit { at: self.clock.now(), exit, ran };
+        self.standing.send_modify(|standing| {
+            let exits = &mut standing.runs.exits;
+            if exits.len() == EXITS {
+                exits.pop_front();
+            }
+            exits.push_back(past);
+        });
+    }
+
+    /// What counts against the restarts that are allowed.
+    pub fn announce_crashes(&self, crashes: Crashes) {
+        self.standing
+            .send_if_modified(|standing| std::mem::replace(&mut standing.runs.crashes, crashes) != crashes);
+    }
+
+    /// What new deployments are looked for in.
+    pub fn announce_deployment(&self, watch: DeploymentWatch) {
+        self.standing.send_modify(|standing| standing.deployment = Some(watch));
+    }
+
+    /// What has come of a look for a new deployment. The same as before is no news.
+    pub fn announce_check(&self, sources: Vec<&'static str>, result: String) {
+        self.standing.send_if_modified(|standing| {
+            let watch = standing.deployment.get_or_insert_default();
+            watch.last_check = Some(self.clock.now());
+            let news = watch.result.as_ref() != Some(&result) || watch.sources != sources;
+            (watch.sources, watch.result) = (sources, Some(result));
+            news
+        });
+    }
+
+    /// Who is asked about interruptions.
+    pub fn announce_interruption_watch(&self, cloud: &'static str) {
+        let watch = InterruptionWatch { cloud, last_answer: None, failure: None, notice: None };
+        self.standing.send_modify(|standing| standing.interruption = Some(watch));
+    }
+
+    /// How the last poll went. An answer as before is no news.
+    pub fn announce_poll(&self, result: Result<(), String>) {
+        let now = self.clock.now();
+        self.standing.send_if_modified(|standing| {
+            let Some(watch) = &mut standing.interruption else { return false };
+            let first = watch.last_answer.is_none() && result.is_ok();
+            watch.last_answer = if result.is_ok() { Some(now) } else { watch.last_answer };
+            let failure = result.err();
+            let news = watch.failure != failure;
+            watch.failure = failure;
+            news || first
+        });
+    }
+
+    /// The cloud gives notice.
+    pub fn announce_notice(&self, notice: String) {
+        self.standing.send_modify(|standing| {
+            if let Some(watch) = &mut standing.interruption {
+                watch.notice = Some(notice);
+            }
         });
     }
 }

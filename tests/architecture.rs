@@ -15,7 +15,21 @@ const FLOORS: &[(u8, &[&str])] = &[
     (4, &["supervisor", "watch", "observe", "prepare"]),
     (3, &["provider", "registration", "worker", "output", "standing", "hold", "autologin"]),
     (2, &["event", "taskcluster", "run", "protocol", "config"]),
-    (1, &["host", "credentials", "clock", "retry", "redact", "chain", "trouble"]),
+    (
+        1,
+        &[
+            "host",
+            "credentials",
+            "clock",
+            "retry",
+            "redact",
+            "chain",
+            "pulse",
+            "tally",
+            "trouble",
+            "troubles",
+        ],
+    ),
 ];
 
 /// What breaks the rule of the floors all the same: module, what it uses, and why that is right.
@@ -46,7 +60,7 @@ const MUST_NOT_KNOW: &[(&str, &[&[&str]])] = &[
         ],
     ),
     ("watch/", &[PROCESSES, &["nix::sys::signal::kill", "nix::sys::wait"]]),
-    ("observe/", &[PROCESSES, HTTP]),
+    ("observe/", &[PROCESSES, &["reqwest", "hawk"]]),
     ("prepare/", &[PROCESSES]),
     ("registration.rs", &[PROCESSES, &["crate::supervisor", "reqwest"]]),
     ("standing.rs", &[PROCESSES, HTTP]),
@@ -72,6 +86,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("serde_yaml", &["config/file.rs"]),
     ("hawk", &["taskcluster/client.rs"]),
     ("unsafe", &["supervisor/spawn.rs", "host/memory.rs"]),
+    ("prometheus", &["observe/metrics/export.rs"]),
+    ("hyper", &["observe/metrics/serve.rs"]),
 ];
 
 /// How long a file may be before its tests.

@@ -1,8 +1,9 @@
 //! The client's side of the status socket: one request, one answer.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -43,10 +44,62 @@ impl Address {
         })
     }
 
+    /// Gives `show` the status now, and with every change, until the runner ends or it has seen enough; `every`: nothing,
+    /// too, after so long without a change.
+    pub(super) fn watch(
+        &self,
+        every: Option<Duration>,
+        mut show: impl FnMut(Option<Value>) -> io::Result<ControlFlow<()>>,
+    ) -> Result<(), String> {
+        let (path, stream) = self.connect(every)?;
+        let at = path.display();
+        let mut show = |answer| show(answer).map_err(|cause| format!("cannot print the answer: {cause}"));
+        let mut reader =
+            send(&stream, &json!({ "request": "status", "watch": true })).map_err(broken(&path))?;
+        // Half a line may come before the time is over: it is kept.
+        let mut line = Vec::new();
+        let mut answered = false;
+        loop {
+            let shown = match reader.read_until(b'\n', &mut line) {
+                Ok(0) if !answered => return Err(ended_silently(&path)),
+                Ok(0) => return Ok(()),
+                Ok(_) if line.len() as u64 >= LONGEST_ANSWER => {
+                    return Err(format!("what listens at {at} is no start-worker: its answer does not end"));
+                }
+                Ok(_) => {
+                    let answer = parse(&path, &line)?;
+                    line.clear();
+                    reader.get_mut().set_limit(LONGEST_ANSWER);
+                    answered = true;
+                    show(Some(answer))?
+                }
+                Err(cause) if is_timeout(&cause) => show(None)?,
+                // A runner that is killed.
+                Err(cause) if cause.kind() == io::ErrorKind::ConnectionReset && answered => return Ok(()),
+                Err(cause) => return Err(broken(&path)(cause)),
+            };
+            if shown.is_break() {
+                return Ok(());
+            }
+        }
+    }
+
     fn exchange(&self, request: &Value, answer_time: Option<Duration>) -> Result<Value, String> {
+        let (path, stream) = self.connect(answer_time)?;
+        let mut reader = send(&stream, request).map_err(broken(&path))?;
+        let mut line = Vec::new();
+        reader.read_until(b'\n', &mut line).map_err(broken(&path))?;
+        if line.is_empty() {
+            return Err(ended_silently(&path));
+        }
+        parse(&path, &line)
+    }
+
+    /// A connection on which an answer may take so long.
+    fn connect(&self, answer_time: Option<Duration>) -> Result<(PathBuf, UnixStream), String> {
         let path = self.path()?;
         let at = path.display();
-        let mut stream = UnixStream::connect(&path).map_err(|cause| match cause.kind() {
+        let stream = UnixStream::connect(&path).map_err(|cause| match cause.kind() {
             io::ErrorKind::PermissionDenied => {
                 format!("may not speak to the start-worker at {at}: {cause}; ask as its user, or as root")
             }
@@ -54,32 +107,54 @@ impl Address {
                 "no start-worker listens at {at}: {cause}; is it running, and is this its status.socket (--socket)?"
             ),
         })?;
-        let failed = |cause: io::Error| match cause.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                format!(
-                    "the start-worker at {at} has not answered within {} s: see its log",
-                    ANSWER_TIME.as_secs()
-                )
-            }
-            _ => format!("cannot speak to the start-worker at {at}: {cause}"),
-        };
-        stream.set_write_timeout(Some(ANSWER_TIME)).map_err(failed)?;
-        stream.set_read_timeout(answer_time).map_err(failed)?;
-        let sent = stream.write_all(format!("{request}\n").as_bytes());
-        let mut line = String::new();
-        // Who refuses to listen has said why.
-        let read = BufReader::new(stream).take(LONGEST_ANSWER).read_line(&mut line);
-        if line.is_empty() {
-            sent.and(read).map_err(failed)?;
-            return Err(format!("the start-worker at {at} has ended without an answer: see its log"));
+        stream.set_write_timeout(Some(ANSWER_TIME)).map_err(broken(&path))?;
+        stream.set_read_timeout(answer_time).map_err(broken(&path))?;
+        Ok((path, stream))
+    }
+}
+
+/// Who refuses to listen may have said why.
+fn send<'a>(stream: &'a UnixStream, request: &Value) -> io::Result<Reader<'a>> {
+    let mut writer = stream;
+    let sent = writer.write_all(format!("{request}\n").as_bytes());
+    let mut reader = BufReader::new(stream.take(LONGEST_ANSWER));
+    match sent {
+        Err(cause) if reader.fill_buf().is_ok_and(<[u8]>::is_empty) => Err(cause),
+        _ => Ok(reader),
+    }
+}
+
+type Reader<'a> = BufReader<io::Take<&'a UnixStream>>;
+
+fn is_timeout(cause: &io::Error) -> bool {
+    matches!(cause.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+fn broken(path: &Path) -> impl Fn(io::Error) -> String + use<'_> {
+    let at = path.display();
+    move |cause| {
+        if is_timeout(&cause) {
+            return format!(
+                "the start-worker at {at} has not answered within {} s: see its log",
+                ANSWER_TIME.as_secs()
+            );
         }
-        let answer: Value = serde_json::from_str(&line).map_err(|cause| {
-            format!("what listens at {at} is no start-worker: its answer is not JSON ({cause})")
-        })?;
-        match answer.get("error").and_then(Value::as_str) {
-            Some(error) => Err(format!("the start-worker at {at} refuses: {error}")),
-            None => Ok(answer),
-        }
+        format!("cannot speak to the start-worker at {at}: {cause}")
+    }
+}
+
+fn ended_silently(path: &Path) -> String {
+    format!("the start-worker at {} has ended without an answer: see its log", path.display())
+}
+
+fn parse(path: &Path, line: &[u8]) -> Result<Value, String> {
+    let at = path.display();
+    let answer: Value = serde_json::from_slice(line).map_err(|cause| {
+        format!("what listens at {at} is no start-worker: its answer is not JSON ({cause})")
+    })?;
+    match answer.get("error").and_then(Value::as_str) {
+        Some(error) => Err(format!("the start-worker at {at} refuses: {error}")),
+        None => Ok(answer),
     }
 }
 

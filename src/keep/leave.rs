@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::Keeping;
-use crate::event::Event;
+use crate::event::{Event, Outcome, Phase, Reason, StateSummary};
 use crate::hold::asked_to_end;
 use crate::host::power;
 use crate::prepare::{FailureKind, PrepareError};
@@ -38,6 +38,8 @@ impl Keeping<'_> {
             return;
         }
         error!(error = %cause, "the worker cannot start");
+        let reason = Some(Reason::Over(Outcome::StartFailed));
+        self.announcer.announce(StateSummary { reason, ..Phase::Ended.into() });
         let mut removal = None;
         if let Some((registrar, cached)) = self.preparer.registered() {
             tokio::select! {

@@ -47,6 +47,7 @@ impl Keeping<'_> {
             deployed,
             clock: self.preparer.clock.clone(),
             launches,
+            announcer: self.announcer.clone(),
             checks: self.checks.subscribe(),
             events: self.sender.clone(),
         }
@@ -73,6 +74,7 @@ impl Keeping<'_> {
                 .cloud()
                 .and_then(|cloud| cloud.finish_tasks_if_deadline_over),
             clock: self.preparer.clock.clone(),
+            announcer: self.announcer.clone(),
             events: self.sender.clone(),
             gone: gone.clone(),
         }

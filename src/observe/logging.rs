@@ -10,6 +10,7 @@ use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 
 use crate::output::{BEGINS_ENTRY, Format, Identity, LogSink};
 use crate::redact::Secrets;
+use crate::troubles::{QUOTED, Trouble, Troubles};
 
 /// Which lines are logged: `info`, or per module `warn,start_worker::supervisor=debug`.
 #[derive(Debug, Clone)]
@@ -28,10 +29,11 @@ impl Default for Filter {
     }
 }
 
-/// Makes the runner's log go to `sink` from now on, for the whole process, without the known `secrets`.
-pub fn install(sink: LogSink, format: Format, filter: Filter, secrets: Secrets) {
+/// Makes the runner's log go to `sink` from now on, for the whole process, without the known `secrets`. What is wrong is
+/// noted in `troubles`, too.
+pub fn install(sink: LogSink, format: Format, filter: Filter, secrets: Secrets, troubles: Troubles) {
     // Fails only where a log is installed already; then that one goes on.
-    let _ = tracing::subscriber::set_global_default(Lines { sink, format, filter, secrets });
+    let _ = tracing::subscriber::set_global_default(Lines { sink, format, filter, secrets, troubles });
 }
 
 /// Renders events and hands them to the output thread. Spans are not kept: a registry of them would cost more memory than
@@ -41,6 +43,24 @@ struct Lines {
     format: Format,
     filter: Filter,
     secrets: Secrets,
+    troubles: Troubles,
+}
+
+impl Lines {
+    fn note(&self, at: jiff::Timestamp, event: &Event<'_>) {
+        let is_error = match *event.metadata().level() {
+            Level::ERROR => true,
+            Level::WARN => false,
+            _ => return,
+        };
+        if event.metadata().target() == QUOTED {
+            return;
+        }
+        let mut fields = TextFields::default();
+        event.record(&mut fields);
+        let text = self.secrets.mask(fields.message + &fields.rest);
+        self.troubles.note(Trouble { at, is_error, text });
+    }
 }
 
 impl Subscriber for Lines {
@@ -76,6 +96,7 @@ impl Subscriber for Lines {
             Format::Journald => journal_entry(event),
         };
         self.sink.line(self.secrets.mask(line).into_bytes());
+        self.note(now, event);
     }
 }
 

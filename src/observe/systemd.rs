@@ -131,8 +131,10 @@ fn rough(time: Timestamp, now: Timestamp) -> humantime::FormattedDuration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
     use crate::event::{Exit, ExitClass, ExitStatus, Outcome, StateSummary};
     use crate::run::{WorkerIdentity, WorkerPoolId};
+    use crate::standing::Announcer;
     use crate::standing::KnownWorker;
 
     fn standing(phase: Phase, worker_pid: Option<u32>, reason: Option<Reason>) -> Standing {
@@ -149,6 +151,7 @@ mod tests {
             worker: Some(Arc::new(known)),
             credentials_expire: Some(Timestamp::from_second(6 * 3600).unwrap()),
             credentials_renew: Some(Timestamp::from_second(5 * 3600 + 30 * 60 + 59).unwrap()),
+            ..Announcer::new(Arc::new(SystemClock)).observe().borrow().clone()
         }
     }
 

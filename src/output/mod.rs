@@ -105,6 +105,36 @@ pub struct Attachment {
 #[derive(Debug, Clone)]
 pub struct LogSink(Handle);
 
+/// Tells what has gone through the thread so far. Clones tell the same.
+#[derive(Debug, Clone)]
+pub struct Counters(Arc<Shared>);
+
+/// What has gone through the thread.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Lines that workers have written, messages included.
+    pub worker_lines: u64,
+    /// What workers have written, in bytes.
+    pub worker_bytes: u64,
+    /// Lines of the runner's own log that were dropped because the log was stalled.
+    pub dropped_lines: u64,
+    /// Bytes of the log that could not be written.
+    pub lost_bytes: u64,
+}
+
+impl Counters {
+    /// By now.
+    pub fn now(&self) -> Counts {
+        let Self(shared) = self;
+        Counts {
+            worker_lines: shared.worker_lines.load(Ordering::Relaxed),
+            worker_bytes: shared.worker_bytes.load(Ordering::Relaxed),
+            dropped_lines: shared.dropped_lines.load(Ordering::Relaxed),
+            lost_bytes: shared.lost_bytes.load(Ordering::Relaxed),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Handle {
     queue: std_mpsc::SyncSender<Command>,
@@ -121,6 +151,12 @@ struct Shared {
     waiting_bytes: AtomicUsize,
     /// Lines that there was no room for, ever.
     dropped_lines: AtomicU64,
+    /// Lines that workers have written, ever; counted once a block.
+    worker_lines: AtomicU64,
+    /// What they were together, in bytes.
+    worker_bytes: AtomicU64,
+    /// Bytes of the log that could not be written, ever.
+    lost_bytes: AtomicU64,
     /// No worker will be attached any more, and no line follows.
     closing: AtomicBool,
     /// Whose log it is, once that is known. Set once: reading it takes no lock.
@@ -160,6 +196,9 @@ impl Output {
             waiting_lines: AtomicUsize::new(0),
             waiting_bytes: AtomicUsize::new(0),
             dropped_lines: AtomicU64::new(0),
+            worker_lines: AtomicU64::new(0),
+            worker_bytes: AtomicU64::new(0),
+            lost_bytes: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             identity: Arc::default(),
         });
@@ -187,6 +226,11 @@ impl Output {
     /// Where the runner's own lines go.
     pub fn log_sink(&self) -> LogSink {
         LogSink(self.handle.clone())
+    }
+
+    /// For an observer.
+    pub fn counters(&self) -> Counters {
+        Counters(self.handle.shared.clone())
     }
 
     /// Gives a worker's pipes into the thread's care. What is read from them goes to the log at once, and what the
@@ -271,6 +315,12 @@ impl LogSink {
 }
 
 impl Shared {
+    /// A worker has written this.
+    fn read(&self, lines: u64, bytes: usize) {
+        self.worker_lines.fetch_add(lines, Ordering::Relaxed);
+        self.worker_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// A line of so many bytes was rendered, or dropped.
     fn waits_no_more(&self, bytes: usize) {
         self.waiting_lines.fetch_sub(1, Ordering::Relaxed);

@@ -30,13 +30,15 @@ struct Sink {
     fd: OwnedFd,
     /// Bytes since it last worked.
     lost: u64,
+    /// Bytes, ever.
+    ever_lost: u64,
     /// The last thing that was written is a part of a line whose rest was lost.
     inside_line: bool,
 }
 
 impl Log {
     pub(super) fn new(sink: OwnedFd, format: Format, identity: Arc<OnceLock<Identity>>) -> Self {
-        let sink = Sink { fd: sink, lost: 0, inside_line: false };
+        let sink = Sink { fd: sink, lost: 0, ever_lost: 0, inside_line: false };
         let entries = (format == Format::Journald).then(|| Entries::new(identity.clone()));
         Self { renderer: Renderer::new(format, identity), entries, sink }
     }
@@ -44,6 +46,11 @@ impl Log {
     /// Whether it is time to write.
     pub(super) fn is_full(&self) -> bool {
         self.renderer.out.len() >= BLOCK
+    }
+
+    /// How much could not be written so far, in bytes.
+    pub(super) fn ever_lost(&self) -> u64 {
+        self.sink.ever_lost
     }
 
     /// How much is waiting to be written, in bytes.
@@ -102,6 +109,7 @@ impl Sink {
 
     fn lose(&mut self, rest: &[u8]) {
         self.lost = self.lost.saturating_add(rest.len() as u64);
+        self.ever_lost = self.ever_lost.saturating_add(rest.len() as u64);
     }
 
     fn works_again(&mut self) {

@@ -28,6 +28,8 @@ pub(super) struct Source {
     pipes: [Pipe; 2],
     speaker: Speaker,
     last: LastLines,
+    /// Lines that have ended and are not counted yet.
+    lines: u64,
     finished: Arc<AtomicBool>,
 }
 
@@ -60,7 +62,7 @@ impl Source {
             Pipe::new(stderr, Stream::Stderr, Splitter::without_messages()),
         ];
         let speaker = Speaker::new(offered, counts_tasks, events);
-        Self { id, pipes, speaker, last: LastLines::new(keep_last), finished }
+        Self { id, pipes, speaker, last: LastLines::new(keep_last), lines: 0, finished }
     }
 
     /// The pipes that are still open, by index.
@@ -117,6 +119,11 @@ impl Source {
         reading
     }
 
+    /// How many lines have ended since this was last asked.
+    pub(super) fn take_lines(&mut self) -> u64 {
+        std::mem::take(&mut self.lines)
+    }
+
     /// There is nothing in this pipe now: where the worker's process is gone, nothing of its own will come.
     pub(super) fn found_empty(&mut self, index: usize, log: &mut Log) {
         let Some((pipe, mut way)) = self.way(index, log) else { return };
@@ -148,7 +155,8 @@ impl Source {
         let pipe = self.pipes.get_mut(index)?;
         let speaker = Some(&mut self.speaker).filter(|_| pipe.stream == Stream::Stdout);
         let from = log.len();
-        let way = Way { stream: pipe.stream, speaker, last: &mut self.last, log, from };
+        let (last, lines) = (&mut self.last, &mut self.lines);
+        let way = Way { stream: pipe.stream, speaker, last, log, from, lines };
         Some((pipe, way))
     }
 }
@@ -204,10 +212,13 @@ struct Way<'a> {
     log: &'a mut Log,
     /// Where in the log's block this way begins.
     from: usize,
+    /// Counts lines that have ended.
+    lines: &'a mut u64,
 }
 
 impl Way<'_> {
     fn forward(&mut self, piece: Piece<'_>) {
+        *self.lines += u64::from(!matches!(piece, Piece::Part { last: false, .. }));
         let renderer = &mut self.log.renderer;
         match piece {
             Piece::Line(line) => {
@@ -239,8 +250,11 @@ impl Way<'_> {
     /// A line that was held because it began like a message, and is none.
     fn long_line(&mut self, line: &[u8]) {
         let mut splitter = Splitter::without_messages();
+        let lines = *self.lines;
         splitter.feed(line, &mut |piece| self.forward(piece));
         splitter.finish(&mut |piece| self.forward(piece));
+        // It is one, and counted already.
+        *self.lines = lines;
     }
 
     fn end(self) {

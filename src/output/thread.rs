@@ -84,6 +84,7 @@ impl OutputThread {
         self.give_way(now);
         let ends = self.ended();
         self.log.flush();
+        self.shared.lost_bytes.store(self.log.ever_lost(), Ordering::Relaxed);
         self.sources.iter_mut().for_each(Source::tell_late);
         ends.into_iter().for_each(End::tell);
         self.tell_dropped();
@@ -212,6 +213,7 @@ impl OutputThread {
             self.read(pipe, now);
         } else if let Some(source) = self.sources.iter_mut().find(|source| source.id == pipe.source) {
             source.found_empty(pipe.index, &mut self.log);
+            self.shared.read(source.take_lines(), 0);
             self.keeper = self.keeper.filter(|_| source.is_open(pipe.index));
         }
     }
@@ -220,6 +222,7 @@ impl OutputThread {
     fn read(&mut self, pipe: PipeId, now: Instant) -> usize {
         let Some(source) = self.sources.iter_mut().find(|source| source.id == pipe.source) else { return 0 };
         let reading = source.read(pipe.index, &mut self.buffer, &mut self.log);
+        self.shared.read(source.take_lines(), reading.bytes);
         if reading.bytes == self.buffer.len() && self.buffer.len() < LARGE_READ {
             self.buffer = vec![0; LARGE_READ];
         }

@@ -13,7 +13,7 @@ use crate::host::private_file::Access;
 use crate::provider::{Identified, Proof};
 use crate::registration::Registrar;
 use crate::run::cache::{self, CachedRun, Expected, Stage};
-use crate::taskcluster::Effort;
+use crate::taskcluster::{Effort, result_of};
 
 /// How long a renewal that is due may keep a cached run from starting.
 const RENEWAL: Duration = Duration::from_secs(30);
@@ -108,7 +108,9 @@ impl Preparer {
         if let (true, Some(registrar), Some(secret)) = (due, registrar, &run.registration_secret)
             && !expired(&run.credentials, now)
         {
-            match registrar.renew(&run.credentials, secret, Effort::For(RENEWAL)).await {
+            let renewed = registrar.renew(&run.credentials, secret, Effort::For(RENEWAL)).await;
+            self.tally.renewals.count([result_of(&renewed)]);
+            match renewed {
                 Ok(renewed) => {
                     self.know(&renewed.credentials);
                     self.secrets.add(renewed.secret.expose_secret());

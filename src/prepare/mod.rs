@@ -19,6 +19,7 @@ use crate::redact::Secrets;
 use crate::registration::Registrar;
 use crate::run::cache::{CachedRun, Keeper, Removed, Stage};
 use crate::run::{Parts, Run, WorkerIdentity, files};
+use crate::tally::Tally;
 use crate::taskcluster::{Client, InFlight, Proxies};
 use crate::trouble::Trouble;
 use crate::worker;
@@ -64,6 +65,8 @@ pub struct Preparer {
     pub keeper: Keeper,
     /// What is tried again.
     pub trouble: Trouble,
+    /// What is counted.
+    pub tally: Tally,
     lock: Option<Lock>,
     in_flight: InFlight,
     /// Whether the provider has said who the worker is.
@@ -102,6 +105,7 @@ impl Preparer {
             secrets: Secrets::default(),
             keeper: Keeper::new(cache),
             trouble: Trouble::default(),
+            tally: Tally::default(),
             lock: None,
             in_flight: InFlight::default(),
             identified: false,
@@ -345,7 +349,8 @@ impl Preparer {
 
     fn client(&self, root_url: &str) -> Result<Client, PrepareError> {
         let client = Client::new(root_url, &self.proxies, self.clock.clone())?;
-        Ok(client.counting(self.in_flight.clone()).telling(self.trouble.clone()))
+        let counting = client.counting(self.in_flight.clone(), self.tally.clone());
+        Ok(counting.telling(self.trouble.clone()))
     }
 
     /// The provider, or the cached run, has said who the worker is.

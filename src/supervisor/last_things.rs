@@ -8,6 +8,7 @@ use super::{LAST_LINES, Supervisor};
 use crate::event::Outcome;
 use crate::host::{held, power};
 use crate::registration::removal::Left;
+use crate::troubles::QUOTED;
 
 impl Supervisor<'_> {
     /// Beside the loop, for it ends with an fsync; waited for at the end.
@@ -72,7 +73,7 @@ impl Supervisor<'_> {
         if outcome == Outcome::GaveUp && !self.last_lines.is_empty() {
             let last = self.last_lines.len().min(LAST_LINES);
             for line in self.last_lines.iter().skip(self.last_lines.len() - last) {
-                error!(line, "the worker's last lines");
+                error!(target: QUOTED, line, "the worker's last lines");
             }
         }
     }

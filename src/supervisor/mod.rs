@@ -135,8 +135,10 @@ struct Supervisor<'a> {
 impl Supervisor<'_> {
     async fn run(mut self, events: &mut mpsc::Receiver<Event>) -> Outcome {
         let mut orphans = tokio::signal::unix::signal(SignalKind::child()).ok();
+        let mut attendant = self.job.announcer.pulse().attend();
         loop {
             if let State::Ended(outcome) = *self.machine.state() {
+                drop(attendant);
                 self.concluded(outcome);
                 self.logins.close();
                 self.at_the_end.close();
@@ -171,6 +173,11 @@ impl Supervisor<'_> {
                 Some(()) = child_signal(&mut orphans) => {
                     self.orphan_died();
                     self.advance_clearing()
+                }
+                // Last: a loop that never gets here has no pulse.
+                () = attendant.asked() => {
+                    attendant.answer();
+                    None
                 }
             };
             if let Some(event) = event {
@@ -214,7 +221,7 @@ impl Supervisor<'_> {
         match action {
             // Only a question or the log keeps it from being settled.
             Action::Note(Note::LeftoversKilled { .. }) if !self.has_leftovers() => {}
-            Action::Note(note) => story::tell(note),
+            Action::Note(note) => self.note(note),
             Action::Prepare => return self.prepare(),
             Action::Spawn => return Some(self.spawn()),
             Action::Tell { finish_tasks } => {
@@ -286,6 +293,7 @@ impl Supervisor<'_> {
                 let pid = child.pid();
                 self.child = Some(child);
                 self.worker_events = Some(said);
+                self.job.announcer.announce_start();
                 memory::give_back_soon();
                 Event::Started { pid }
             }

@@ -1,14 +1,29 @@
 //! The supervisor's state as observers see it.
 
-use super::Supervisor;
-use super::state::{State, Worker};
+use super::state::{Note, State, Worker};
+use super::{Supervisor, story};
 use crate::event::{Exit, Phase, Reason, StateSummary, Strength};
+use crate::standing::Crashes;
 
 impl Supervisor<'_> {
     /// Tells observers where things stand.
     pub(super) fn announce(&self) {
         self.job.announcer.announce(summary(self.machine.state(), self.last_exit));
         self.job.announcer.announce_credentials(self.spec.credentials.expires);
+        let supervision = &self.job.supervision;
+        self.job.announcer.announce_crashes(Crashes {
+            count: self.machine.crashes(),
+            allowed: supervision.max_restarts,
+            window: supervision.restart_window,
+        });
+    }
+
+    /// Tells the log, and observers of what they count.
+    pub(super) fn note(&self, note: Note) {
+        if let Note::Exited { exit, ran, .. } = note {
+            self.job.announcer.announce_exit(exit, ran);
+        }
+        story::tell(note);
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -24,6 +24,7 @@ use super::in_flight::InFlight;
 use crate::clock::Clock;
 use crate::credentials::Credentials;
 use crate::redact;
+use crate::tally::{Label, Tally};
 use crate::trouble::Trouble;
 
 /// The longest that one attempt may take. Taskcluster may be silent for 30 s and then answer.
@@ -49,6 +50,7 @@ struct Inner {
     attempt: Duration,
     in_flight: InFlight,
     trouble: Trouble,
+    tally: Tally,
 }
 
 /// A call, ready to be made.
@@ -76,9 +78,10 @@ impl Client {
 
     /// Counts its requests there, too; to be said before there are clones.
     #[must_use]
-    pub fn counting(mut self, in_flight: InFlight) -> Self {
+    pub fn counting(mut self, in_flight: InFlight, tally: Tally) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             inner.in_flight = in_flight;
+            inner.tally = tally;
         }
         self
     }
@@ -103,8 +106,17 @@ impl Client {
         let root = parse_root(root_url)?;
         let connection = Connection::new(&root, proxies, connect_limit(attempt))?;
         let clock_offset = AtomicI64::new(0);
-        let (root_url, in_flight, trouble) = (root_url.to_owned(), InFlight::default(), Trouble::default());
-        Ok(Self(Arc::new(Inner { root_url, connection, clock, clock_offset, attempt, in_flight, trouble })))
+        let inner = Inner {
+            root_url: root_url.to_owned(),
+            connection,
+            clock,
+            clock_offset,
+            attempt,
+            in_flight: InFlight::default(),
+            tally: Tally::default(),
+            trouble: Trouble::default(),
+        };
+        Ok(Self(Arc::new(inner)))
     }
 
     /// The root URL, without trailing slashes.
@@ -143,7 +155,16 @@ impl Client {
         read: impl Fn(&[u8]) -> Result<T, Why>,
     ) -> Result<T, Failure> {
         let _sent = self.0.in_flight.sent();
-        let result = self.send(call).await.and_then(|answer| self.judge(call, answer, read));
+        let mut counted =
+            Counted { tally: &self.0.tally, call: call.name, began: Instant::now(), status: None };
+        let result = self.send(call).await.and_then(|answer| {
+            counted.status = Some(answer.status);
+            if let Some(theirs) = date(&answer.headers, DATE.as_str()) {
+                self.0.tally.set_clock_offset(theirs.duration_since(self.now()).as_secs());
+            }
+            self.judge(call, answer, read)
+        });
+        drop(counted);
         result.map_err(|mut failure| {
             for secret in &call.secrets {
                 failure.why.mask(secret.expose_secret(), redact::MASK);
@@ -242,6 +263,23 @@ impl Client {
         let root_url = to.as_str().strip_suffix(&call.path).map(|root| root.trim_end_matches('/').to_owned());
         let root_url = root_url.filter(|root_url| *root_url != self.0.root_url);
         Why::Redirect { status, to: super::error::one_line(to.as_str(), 300), root_url }
+    }
+}
+
+/// A request that is counted when it is over, also where nobody waits for its end.
+struct Counted<'a> {
+    tally: &'a Tally,
+    call: &'static str,
+    began: Instant,
+    /// `None`: no answer.
+    status: Option<u16>,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let status = self.status.map_or(Label::from("none"), |status| status.to_string().into());
+        self.tally.requests.count([self.call.into(), status]);
+        self.tally.request_times.took(self.call, self.began.elapsed());
     }
 }
 

@@ -143,6 +143,15 @@ impl CallError {
     }
 }
 
+/// How a call went, for counts: `ok`, `refused`, `failed`.
+pub fn result_of<T>(result: &Result<T, CallError>) -> &'static str {
+    match result {
+        Ok(_) => "ok",
+        Err(cause) if cause.refused() => "refused",
+        Err(_) => "failed",
+    }
+}
+
 /// What was done until a call failed for good.
 pub(super) struct Tried {
     pub(super) attempts: u32,

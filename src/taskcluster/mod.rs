@@ -20,7 +20,7 @@ mod values;
 pub use attempts::Effort;
 pub use client::Client;
 pub use connection::Proxies;
-pub use error::{CallError, ClientError};
+pub use error::{CallError, ClientError, result_of};
 pub use in_flight::InFlight;
 pub use values::{
     ProvisionerSecret, RegisterWorker, Registered, Reregistered, ShouldTerminate, WorkerError, WorkerName,

@@ -19,7 +19,7 @@ use crate::registration::removal::Current;
 use crate::registration::{Registrar, Renewed};
 use crate::run::cache::{CachedRun, Keeper};
 use crate::standing::Announcer;
-use crate::taskcluster::{CallError, Effort};
+use crate::taskcluster::{CallError, Effort, result_of};
 use crate::worker::{self, Launch, LaunchSpec, WorkerError};
 
 #[cfg(test)]
@@ -78,10 +78,10 @@ pub struct Renewal<R = Registrar> {
     pub clock: Arc<dyn Clock>,
     /// What must not be shown.
     pub secrets: Secrets,
+    /// Whom to tell when the next renewal is due.
+    pub announcer: Announcer,
     /// Where the supervisor finds the newest launch.
     pub launches: watch::Sender<LaunchSpec>,
-    /// Tells when they are renewed.
-    pub announcer: Announcer,
     /// The way to the supervisor.
     pub events: mpsc::Sender<Event>,
 }
@@ -122,7 +122,9 @@ impl<R: Renews> Renewal<R> {
             self.with(|cached| (cached.run.credentials.clone(), cached.run.registration_secret.clone()));
         let Some(secret) = secret else { std::future::pending().await };
         loop {
-            let cause = match self.registrar.renew(&credentials, &secret, Effort::Until(last_use)).await {
+            let renewed = self.registrar.renew(&credentials, &secret, Effort::Until(last_use)).await;
+            self.announcer.tally().renewals.count([result_of(&renewed)]);
+            let cause = match renewed {
                 Ok(renewed) => return Ok(renewed),
                 Err(cause) => cause,
             };
@@ -132,6 +134,7 @@ impl<R: Renews> Renewal<R> {
                 return Err(cause);
             }
             warn!(error = %cause, again = %format!("{again:.0}"), "credentials cannot be renewed yet");
+            self.announcer.announce_renewal(Some(again));
             wait_until(again, &*self.clock).await;
         }
     }

@@ -17,6 +17,7 @@ use crate::config::{self, ProviderConfig, RunnerConfig};
 use crate::event::{Cause, Event, Strength};
 use crate::host::memory;
 use crate::registration::Registrar;
+use crate::standing::{Announcer, DeploymentWatch};
 use crate::worker::LaunchSpec;
 
 mod definition;
@@ -45,6 +46,8 @@ pub struct Watch {
     pub clock: Arc<dyn Clock>,
     /// The newest launch: with the newest credentials.
     pub launches: watch::Receiver<LaunchSpec>,
+    /// Whom to tell what is looked at, and what came of it.
+    pub announcer: Announcer,
     /// Changes when somebody wants it to look now (SIGHUP).
     pub checks: watch::Receiver<()>,
     /// The way to the supervisor.
@@ -56,10 +59,15 @@ impl Watch {
     /// together does not ask together; after a start from the cache, too. While there is a new deployment, each look
     /// asks for a drain.
     pub async fn watch(self) {
-        let Self { registrar, config, deployed, clock, launches, checks, events } = self;
-        let look = Sources::new(registrar, &config, deployed, launches);
-        let looks =
-            Looks { look, settings: config.deployment.clone(), clock, checks, events, told: Vec::new() };
+        let Self { registrar, config, deployed, clock, launches, announcer, checks, events } = self;
+        let look = Sources::new(registrar, &config, &deployed, launches, announcer.tally().clone());
+        announcer.announce_deployment(DeploymentWatch {
+            sources: look.names(),
+            values: deployed.values(),
+            ..DeploymentWatch::default()
+        });
+        let settings = config.deployment.clone();
+        let looks = Looks { look, settings, clock, announcer, checks, events, told: Vec::new() };
         looks.keep(fastrand::Rng::new()).await;
     }
 }
@@ -71,6 +79,9 @@ trait Look {
 
     /// Looks once.
     fn look(&mut self) -> impl Future<Output = Vec<Verdict>> + Send;
+
+    /// Why the last look could not see all that it looks at.
+    fn trouble(&self) -> Option<String>;
 }
 
 /// One look after the other.
@@ -78,6 +89,7 @@ struct Looks<L> {
     look: L,
     settings: config::Deployment,
     clock: Arc<dyn Clock>,
+    announcer: Announcer,
     checks: watch::Receiver<()>,
     events: mpsc::Sender<Event>,
     /// What the last look has found.
@@ -118,11 +130,22 @@ impl<L: Look> Looks<L> {
             verdict.tell();
         }
         self.told = found;
+        self.announcer.announce_check(self.look.names(), self.result());
         if self.told.is_empty() {
             return !self.events.is_closed();
         }
         let drain = Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy };
         self.events.send(drain).await.is_ok()
+    }
+
+    /// What the last look has found, in words.
+    fn result(&self) -> String {
+        let found: Vec<String> = self.told.iter().map(Verdict::to_string).collect();
+        match self.look.trouble() {
+            _ if !found.is_empty() => found.join("; "),
+            Some(trouble) => format!("cannot tell: {trouble}"),
+            None => "nothing new".to_owned(),
+        }
     }
 
     fn tell_what_is_looked_at(&self) {

@@ -10,6 +10,8 @@ use tracing::warn;
 use crate::clock::Clock;
 use crate::event::{Cause, Event, Strength};
 use crate::provider::interruption::{Kind, Notice, Watcher};
+use crate::standing::Announcer;
+use crate::tally::Label;
 
 /// How long a cloud may take to hear that its machine is ready to go.
 const ACKNOWLEDGE: Duration = Duration::from_secs(5);
@@ -22,6 +24,8 @@ pub struct Interruptions {
     pub finish_tasks_if_over: Option<Duration>,
     /// Tells the wall-clock time.
     pub clock: Arc<dyn Clock>,
+    /// Whom to tell how the cloud answers.
+    pub announcer: Announcer,
     /// The way to the supervisor.
     pub events: mpsc::Sender<Event>,
     /// Cancelled once the worker is gone for good.
@@ -31,6 +35,7 @@ pub struct Interruptions {
 impl Interruptions {
     /// Watches until the worker is gone; then tells the cloud, where it wants to know.
     pub async fn watch(mut self) {
+        self.listen();
         loop {
             let notice = tokio::select! {
                 biased;
@@ -38,6 +43,8 @@ impl Interruptions {
                 notice = self.watcher.next() => notice,
             };
             let event = self.event(&notice);
+            self.announcer.tally().notices.count([notice.source.into(), Label::from(notice.action.clone())]);
+            self.announcer.announce_notice(notice.to_string());
             warn!(
                 source = notice.source,
                 action = notice.action,
@@ -51,6 +58,16 @@ impl Interruptions {
         }
         // What the cloud makes of it is its own affair.
         let _ = tokio::time::timeout(ACKNOWLEDGE, self.watcher.acknowledge()).await;
+    }
+
+    /// Each poll is counted, and observers see how the last one went.
+    fn listen(&mut self) {
+        let (announcer, cloud) = (self.announcer.clone(), self.watcher.cloud());
+        announcer.announce_interruption_watch(cloud);
+        self.watcher.set_hears(Box::new(move |result| {
+            announcer.tally().polls.count([cloud, if result.is_ok() { "ok" } else { "failed" }]);
+            announcer.announce_poll(result);
+        }));
     }
 
     fn event(&self, notice: &Notice) -> Event {

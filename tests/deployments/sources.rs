@@ -11,6 +11,7 @@ use start_worker::credentials::Credentials;
 use start_worker::event::{Cause, Event, Exit, ExitClass, Strength};
 use start_worker::registration::Registrar;
 use start_worker::run::{WorkerIdentity, WorkerPoolId};
+use start_worker::standing::Announcer;
 use start_worker::taskcluster::{Client, Proxies};
 use start_worker::watch::deployment::{Deployed, Watch};
 use start_worker::worker::{InPlace, LaunchSpec};
@@ -93,6 +94,7 @@ impl Scene {
             deployed,
             clock: Arc::new(SystemClock),
             launches: newest,
+            announcer: Announcer::new(Arc::new(SystemClock)),
             checks: checks.subscribe(),
             events: sender,
         };

@@ -3,7 +3,8 @@
 //! Nothing here can block the runner or fail it: a socket that cannot be had is a warning, connections are bounded in
 //! number, time and size, and what they ask for goes through the same channels as signals do.
 //!
-//! [`socket`] binds it, [`serve`] keeps the connections, [`request`] is what is said on them.
+//! [`socket`] binds it, [`serve`] keeps the connections, [`request`] is what is said on them, and [`answer`] what there is
+//! to be told.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,8 +17,9 @@ use tracing::{debug, warn};
 use crate::config::StatusSocket;
 use crate::event::Event;
 use crate::hold::Resume;
-use crate::standing::Standing;
+use crate::observe::View;
 
+mod answer;
 mod request;
 mod serve;
 mod socket;
@@ -42,14 +44,12 @@ pub fn default_path(runtime_directory: &Path) -> PathBuf {
 /// What the socket's answers are made from, and where its requests go.
 #[derive(Debug)]
 pub struct Counterparts {
-    /// Where the runner stands.
-    pub standing: watch::Receiver<Standing>,
+    /// What there is to be seen.
+    pub view: View,
     /// Where a drain goes.
     pub events: mpsc::Sender<Event>,
     /// Where a resume goes.
     pub resumes: mpsc::Sender<Resume>,
-    /// `provider.providerType`.
-    pub provider: &'static str,
 }
 
 /// An open status socket.

@@ -1,10 +1,8 @@
 //! What is said on the socket: requests, and the answers to them. One JSON object a line, both ways.
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::event::Reason;
-use crate::standing::Standing;
+use super::answer::StatusAnswer;
 
 /// What a complaint may quote of a request.
 const LONGEST_COMPLAINT: usize = 200;
@@ -14,7 +12,11 @@ const LONGEST_COMPLAINT: usize = 200;
 #[serde(tag = "request", rename_all = "lowercase", deny_unknown_fields)]
 pub(super) enum Request {
     /// What the runner is doing.
-    Status {},
+    Status {
+        /// Whether an answer follows with every change, until the runner ends.
+        #[serde(default)]
+        watch: bool,
+    },
     /// That the worker finishes its tasks, and the runner ends.
     Drain {
         /// Whether the answer comes when it has ended.
@@ -73,50 +75,6 @@ impl Answer {
     }
 }
 
-/// What `status` answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct StatusAnswer {
-    state: &'static str,
-    since: String,
-    reason: Option<String>,
-    worker_pid: Option<u32>,
-    #[serde(rename = "workerPoolID")]
-    worker_pool_id: Option<String>,
-    worker_group: Option<String>,
-    #[serde(rename = "workerID")]
-    worker_id: Option<String>,
-    #[serde(rename = "rootURL")]
-    root_url: Option<String>,
-    provider_type: &'static str,
-    credentials_expire: Option<String>,
-    version: &'static str,
-    pid: u32,
-}
-
-impl StatusAnswer {
-    pub(super) fn new(standing: &Standing, provider_type: &'static str) -> Self {
-        let time = |time: Timestamp| format!("{time:.0}");
-        let summary = &standing.summary;
-        let worker = standing.worker.as_deref();
-        let identity = worker.map(|worker| &worker.identity);
-        Self {
-            state: summary.phase.name(),
-            since: time(standing.since),
-            reason: summary.reason.as_ref().map(Reason::to_string),
-            worker_pid: summary.worker_pid,
-            worker_pool_id: identity.map(|identity| identity.worker_pool_id.to_string()),
-            worker_group: identity.map(|identity| identity.worker_group.clone()),
-            worker_id: identity.map(|identity| identity.worker_id.clone()),
-            root_url: worker.map(|worker| worker.root_url.clone()),
-            provider_type,
-            credentials_expire: standing.credentials_expire.map(time),
-            version: env!("CARGO_PKG_VERSION"),
-            pid: std::process::id(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,7 +82,8 @@ mod tests {
     #[test]
     fn requests_are_json_objects() {
         for (line, request) in [
-            (r#"{"request":"status"}"#, Request::Status {}),
+            (r#"{"request":"status"}"#, Request::Status { watch: false }),
+            (r#"{"request":"status","watch":true}"#, Request::Status { watch: true }),
             (r#" {"request" : "drain"} "#, Request::Drain { wait: false }),
             (r#"{"wait":true,"request":"drain"}"#, Request::Drain { wait: true }),
             ("{\"request\":\"resume\"}\r", Request::Resume {}),
@@ -142,7 +101,7 @@ mod tests {
             b"[]",
             b"{}",
             br#"{"request":"stop"}"#,
-            br#"{"request":"status","wait":true}"#,
+            br#"{"request":"resume","wait":true}"#,
             br#"{"request":"drain","wait":"yes"}"#,
         ];
         let said = lines.map(|line| String::from_utf8(Request::parse(line).unwrap_err().line()).unwrap());

@@ -13,14 +13,15 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::Counterparts;
-use super::request::{Answer, Request, StatusAnswer};
+use super::answer::StatusAnswer;
+use super::request::{Answer, Request};
 use crate::event::{Cause, Event, Phase, Strength};
 use crate::hold::Resume;
 
 /// Connections at a time. More wait until they are accepted.
 const CONNECTIONS: usize = 32;
 
-/// Clients that wait for a drain's end, beside them.
+/// Clients that wait for a drain's end, or for changes, beside them.
 pub(super) const WAITING: usize = 64;
 
 /// How long a client may take for its next request, and for reading an answer.
@@ -111,6 +112,10 @@ impl Desk {
                     drop(place);
                     return self.drain_and_wait(peer_pid, reader, writer).await;
                 }
+                Ok(Request::Status { watch: true }) => {
+                    drop(place);
+                    return self.tell_changes(reader, writer).await;
+                }
                 Ok(request) => self.perform(request, peer_pid).await,
                 Err(complaint) => complaint,
             };
@@ -120,10 +125,7 @@ impl Desk {
 
     async fn perform(&self, request: Request, peer_pid: i32) -> Answer {
         match request {
-            Request::Status {} => {
-                let standing = self.counterparts.standing.borrow();
-                Answer::Status(Box::new(StatusAnswer::new(&standing, self.counterparts.provider)))
-            }
+            Request::Status { .. } => Answer::Status(Box::new(StatusAnswer::new(&self.counterparts.view))),
             Request::Drain { .. } => {
                 self.drain(peer_pid).await;
                 Answer::DRAINING
@@ -143,7 +145,7 @@ impl Desk {
     }
 
     async fn resume(&self, peer_pid: i32) -> Answer {
-        if self.counterparts.standing.borrow().summary.phase != Phase::Holding {
+        if self.counterparts.view.standing.borrow().summary.phase != Phase::Holding {
             return Answer::NOT_HOLDING;
         }
         info!(from_pid = peer_pid, "asked to resume through the status socket");
@@ -156,6 +158,38 @@ impl Desk {
             Ok(Err(cause)) => Answer::Error(format!("still holding: {cause}")),
             // Somebody else was first.
             Err(_) => Answer::NOT_HOLDING,
+        }
+    }
+
+    /// An answer now, and one with every change, until the runner ends or the client goes. Changes that come faster than
+    /// the client reads are one.
+    async fn tell_changes(
+        &self,
+        mut reader: BufReader<OwnedReadHalf>,
+        mut writer: OwnedWriteHalf,
+    ) -> io::Result<()> {
+        let Ok(_waiting) = self.waiting.clone().try_acquire_owned() else {
+            let complaint = format!("{WAITING} wait for changes or a drain's end already");
+            return answer(&mut writer, &Answer::Error(complaint)).await;
+        };
+        let mut view = self.counterparts.view.clone();
+        loop {
+            view.standing.mark_unchanged();
+            view.troubles.mark_unchanged();
+            answer(&mut writer, &Answer::Status(Box::new(StatusAnswer::new(&view)))).await?;
+            tokio::select! {
+                biased;
+                // First: the last change comes with the end.
+                changed = view.changed() => if !changed { return Ok(()) },
+                _ = self.end() => return Ok(()),
+                more = reader.fill_buf() => {
+                    if !more?.is_empty() {
+                        let complaint = "nothing can follow a request that waits".to_owned();
+                        answer(&mut writer, &Answer::Error(complaint)).await?;
+                    }
+                    return Ok(());
+                }
+            }
         }
     }
 
@@ -207,13 +241,17 @@ async fn answer(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> 
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
     use tokio::sync::mpsc;
     use tokio::task::JoinHandle;
     use tokio::time::Instant;
 
     use super::*;
     use crate::clock::SystemClock;
+    use crate::observe::View;
+    use crate::output::{Format, Output};
     use crate::standing::Announcer;
+    use crate::troubles::{Trouble, Troubles};
 
     const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -221,19 +259,23 @@ mod tests {
         desk: Arc<Desk>,
         ended: watch::Sender<Option<String>>,
         events: mpsc::Receiver<Event>,
+        announcer: Announcer,
+        troubles: Troubles,
     }
 
     fn runner() -> Runner {
         let (sender, events) = mpsc::channel(1000);
         let (ended, end) = watch::channel(None);
+        let (announcer, troubles) = (Announcer::new(Arc::new(SystemClock)), Troubles::default());
+        let sink = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+        let output = Output::start(sink.into(), Format::Text).unwrap();
         let counterparts = Counterparts {
-            standing: Announcer::new(Arc::new(SystemClock)).observe(),
+            view: View::new(&announcer, &troubles, output.counters(), "static", "generic-worker"),
             events: sender,
             resumes: mpsc::channel(1).0,
-            provider: "static",
         };
         let desk = Arc::new(Desk { counterparts, waiting: Arc::new(Semaphore::new(WAITING)), ended: end });
-        Runner { desk, ended, events }
+        Runner { desk, ended, events, announcer, troubles }
     }
 
     impl Runner {
@@ -312,5 +354,28 @@ mod tests {
         client.write_all(b"{\"request\":\"status\"}\n").await.unwrap();
         assert!(answer(&mut client).await.contains("nothing can follow"));
         assert_eq!(answer(&mut client).await, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_watches_is_told_of_every_change_until_the_end() {
+        let runner = runner();
+        let (mut client, connection) = runner.connect();
+        client.write_all(b"{\"request\":\"status\",\"watch\":true}\n").await.unwrap();
+        assert!(answer(&mut client).await.contains("\"state\":\"preparing\""));
+        tokio::time::sleep(A_DAY).await;
+        runner.announcer.announce(Phase::Starting.into());
+        runner.announcer.announce(Phase::Running.into());
+        assert!(answer(&mut client).await.contains("\"state\":\"running\""), "two at once are one change");
+        runner.troubles.note(Trouble {
+            at: Timestamp::UNIX_EPOCH,
+            is_error: true,
+            text: "oh dear".to_owned(),
+        });
+        assert!(answer(&mut client).await.contains("oh dear"));
+        runner.announcer.announce(Phase::Ended.into());
+        runner.ended.send_replace(Some("stopped as asked".to_owned()));
+        assert!(answer(&mut client).await.contains("\"state\":\"ended\""));
+        assert_eq!(answer(&mut client).await, "");
+        connection.await.unwrap().unwrap();
     }
 }

@@ -24,7 +24,7 @@ const MAINTENANCE_EVERY: Duration = Duration::from_secs(300);
 pub(super) struct Watcher {
     service: Service,
     polls: Vec<Poll>,
-    failing: Failing,
+    pub(super) failing: Failing,
     /// What [`INSTANCE_ACTION`] said last.
     action: Option<Spot>,
     /// What [`TERMINATION_TIME`] said last.

@@ -67,7 +67,7 @@ pub(super) struct Watcher {
     may_acknowledge: bool,
     due: Instant,
     answered: bool,
-    failing: Failing,
+    pub(super) failing: Failing,
     incarnation: Option<i64>,
     /// By the event's id.
     told: BTreeMap<String, Told>,

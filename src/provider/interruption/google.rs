@@ -30,7 +30,7 @@ const AT_LEAST: Duration = Duration::from_secs(1);
 pub(super) struct Watcher {
     service: Service,
     due: Instant,
-    failing: Failing,
+    pub(super) failing: Failing,
     /// The version that is known; `None`: ask without waiting.
     etag: Option<String>,
     preempted: bool,

@@ -95,6 +95,25 @@ impl Watcher {
         }
     }
 
+    /// The cloud that is asked.
+    pub fn cloud(&self) -> &'static str {
+        match self.0 {
+            Cloud::Aws(_) => "EC2",
+            Cloud::Azure(_) => "Azure",
+            Cloud::Google(_) => "GCE",
+        }
+    }
+
+    /// Lets somebody hear how each poll went.
+    pub fn set_hears(&mut self, hears: Hears) {
+        let failing = match &mut self.0 {
+            Cloud::Aws(watcher) => &mut watcher.failing,
+            Cloud::Azure(watcher) => &mut watcher.failing,
+            Cloud::Google(watcher) => &mut watcher.failing,
+        };
+        failing.hears = Some(hears);
+    }
+
     /// Once the worker is gone: tells the cloud that the machine may be interrupted now, where the runner configuration
     /// wants that, the cloud can be told (Azure), and no other machine has a part in it.
     pub async fn acknowledge(&mut self) {
@@ -104,21 +123,38 @@ impl Watcher {
     }
 }
 
+/// Hears how each poll went.
+pub type Hears = Box<dyn Fn(Result<(), String>) + Send + Sync>;
+
 /// Polls that fail: a warning when the first does, a line when none does any more.
-#[derive(Debug, Default)]
-struct Failing(BTreeSet<&'static str>);
+#[derive(Default)]
+struct Failing {
+    paths: BTreeSet<&'static str>,
+    hears: Option<Hears>,
+}
 
 impl Failing {
     fn failed(&mut self, path: &'static str, url: &str, failure: &Failure) {
-        if self.0.is_empty() {
+        if self.paths.is_empty() {
             warn!(url, error = %failure, "interruptions cannot be watched for: the metadata service fails; asking on");
         }
-        self.0.insert(path);
+        self.paths.insert(path);
+        self.tell(Err(failure.to_string()));
     }
 
     fn answered(&mut self, path: &'static str) {
-        if self.0.remove(path) && self.0.is_empty() {
+        if self.paths.remove(path) && self.paths.is_empty() {
             info!("interruptions are watched for again");
+        }
+        // While another path fails all is not well yet.
+        if self.paths.is_empty() {
+            self.tell(Ok(()));
+        }
+    }
+
+    fn tell(&self, result: Result<(), String>) {
+        if let Some(hears) = &self.hears {
+            hears(result);
         }
     }
 }

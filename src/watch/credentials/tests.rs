@@ -84,6 +84,7 @@ struct World {
     manager: Arc<Manager>,
     launches: watch::Receiver<LaunchSpec>,
     events: mpsc::Receiver<Event>,
+    announcer: Announcer,
     task: JoinHandle<()>,
     folder: TempDir,
 }
@@ -116,6 +117,7 @@ impl World {
         let Ok(Launch::Start(spec)) = worker::launch(&cached.run, &settings()) else { panic!("no launch") };
         let (launches, newest) = watch::channel(*spec);
         let (sender, events) = mpsc::channel(16);
+        let announcer = Announcer::new(clock.clone());
         let renewal = Renewal {
             registrar: manager.clone(),
             may_register_again,
@@ -124,12 +126,12 @@ impl World {
             keeper: Keeper::new(Some(folder.path().join("run.json"))),
             clock: clock.clone(),
             secrets: Secrets::default(),
+            announcer: announcer.clone(),
             launches,
-            announcer: Announcer::new(clock.clone()),
             events: sender,
         };
         let task = tokio::spawn(renewal.keep());
-        Self { clock, manager, launches: newest, events, task, folder }
+        Self { clock, manager, launches: newest, events, announcer, task, folder }
     }
 
     /// The credentials that the supervisor has.
@@ -442,4 +444,24 @@ async fn credentials_that_ended_while_the_host_slept_are_replaced_before_their_e
     assert!(woke.elapsed() <= Duration::from_secs(60));
     assert_eq!(world.credentials().access_token.expose_secret(), "token-1");
     assert!(world.launches.has_changed().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_renewal_is_announced_and_results_are_counted() {
+    let began = Timestamp::UNIX_EPOCH;
+    let mut world = World::new(mins(20), move |now| (now > began + mins(7)).then_some(Fails::Unreachable));
+    let renew = world.announcer.observe();
+    let next = || renew.borrow().credentials_renew;
+    sleep(Duration::from_secs(1)).await;
+    let first = next().unwrap();
+    assert!((began + mins(4)..=began + mins(5)).contains(&first), "{first}");
+    world.launches.changed().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let second = next().unwrap();
+    assert!((first + mins(4)..=first + mins(6)).contains(&second), "{second}");
+    while world.event().await.1 != STOP {}
+    assert_eq!(next(), None, "nothing is renewed any more");
+    let counted = world.announcer.tally().renewals.all();
+    assert_eq!(counted.get(&["ok".into()]), Some(&1), "{counted:?}");
+    assert_eq!(counted.get(&["failed".into()]), Some(&1), "{counted:?}");
 }

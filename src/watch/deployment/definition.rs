@@ -30,6 +30,12 @@ impl Deployed {
         let launch_config_id = run.launch_config_id.clone().filter(|id| !id.is_empty());
         Self { deployment_id: deployment_id.map(str::to_owned), launch_config_id }
     }
+
+    /// What is known, by its name.
+    pub(super) fn values(&self) -> Vec<(&'static str, String)> {
+        let known = [("deploymentId", &self.deployment_id), ("launchConfigId", &self.launch_config_id)];
+        known.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
+    }
 }
 
 /// What a pool's definition says of something that a run knows.

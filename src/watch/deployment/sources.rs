@@ -11,7 +11,8 @@ use super::Look;
 use super::definition::{Deployed, Finding, deployment_ids, launch_config_ids};
 use crate::config::{Implementation, ProviderConfig, RunnerConfig};
 use crate::registration::Registrar;
-use crate::taskcluster::{CallError, Effort};
+use crate::tally::Tally;
+use crate::taskcluster::{CallError, Effort, result_of};
 use crate::worker::LaunchSpec;
 
 /// How often in a row worker-manager must say that the worker is to end: it decides anew with every scan.
@@ -70,8 +71,9 @@ impl Sources {
     pub(super) fn new(
         registrar: Registrar,
         config: &RunnerConfig,
-        deployed: Deployed,
+        deployed: &Deployed,
         launches: watch::Receiver<LaunchSpec>,
+        tally: Tally,
     ) -> Self {
         let name = registrar.name();
         let worker = format!("{}/{}/{}", name.worker_pool_id, name.worker_group, name.worker_id);
@@ -79,15 +81,14 @@ impl Sources {
             call: Call::new(
                 "shouldWorkerTerminate",
                 format!("worker-manager:should-worker-terminate:{worker}"),
+                tally.clone(),
             ),
             times: 0,
         });
-        let pool = Call::new("workerPool", format!("worker-manager:get-worker-pool:{}", name.worker_pool_id));
-        let known = [("deploymentId", deployed.deployment_id), ("launchConfigId", deployed.launch_config_id)];
-        let compared = known
-            .into_iter()
-            .filter_map(|(what, own)| Some(Compared { what, own: own?, missing: false }))
-            .collect();
+        let scope = format!("worker-manager:get-worker-pool:{}", name.worker_pool_id);
+        let pool = Call::new("workerPool", scope, tally);
+        let compared =
+            deployed.values().into_iter().map(|(what, own)| Compared { what, own, missing: false }).collect();
         let implementation = config.worker.implementation.name();
         Self { registrar, launches, implementation, ending, pool, compared }
     }
@@ -135,6 +136,12 @@ impl Look for Sources {
         verdicts.extend(ending);
         verdicts
     }
+
+    fn trouble(&self) -> Option<String> {
+        let asked = self.ending.iter().map(|ending| &ending.call).chain([&self.pool]);
+        let troubles: Vec<&str> = asked.filter_map(|call| call.trouble.as_deref()).collect();
+        (!troubles.is_empty()).then(|| troubles.join("; "))
+    }
 }
 
 impl Compared {
@@ -172,6 +179,9 @@ struct Call {
     /// What it needs.
     scope: String,
     state: CallState,
+    /// Why the last answer was none.
+    trouble: Option<String>,
+    tally: Tally,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,8 +193,8 @@ enum CallState {
 }
 
 impl Call {
-    fn new(name: &'static str, scope: String) -> Self {
-        Self { name, scope, state: CallState::Works }
+    fn new(name: &'static str, scope: String, tally: Tally) -> Self {
+        Self { name, scope, state: CallState::Works, trouble: None, tally }
     }
 
     fn rests(&self) -> bool {
@@ -194,6 +204,8 @@ impl Call {
     /// The answer, where there is one. The first failure is told, and the first success after it.
     fn settle<T>(&mut self, result: Result<T, CallError>) -> Option<T> {
         let (call, before) = (self.name, self.state);
+        self.tally.polls.count([call, result_of(&result)]);
+        self.trouble = None;
         let cause = match result {
             Ok(answer) => {
                 self.state = CallState::Works;
@@ -208,6 +220,7 @@ impl Call {
         if cause.status() == Some(403) && cause.code() == Some("InsufficientScopes") {
             self.state = CallState::Rests;
             let missing_scope = cause.missing_scopes().unwrap_or_else(|| self.scope.clone());
+            self.trouble = Some(format!("{call} needs the scope {missing_scope}"));
             info!(
                 call,
                 missing_scope,
@@ -216,6 +229,7 @@ impl Call {
             return None;
         }
         self.state = CallState::Fails;
+        self.trouble = Some(cause.to_string());
         if before == CallState::Fails {
             debug!(call, error = %cause, "looking for a new deployment still fails");
         } else {
@@ -230,9 +244,7 @@ impl Verdict {
     pub(super) fn tell(&self) {
         match self {
             Self::Replaced { what, old, new } => {
-                let shown: Vec<_> = new.iter().take(SHOWN).map(|value| short(value)).collect();
-                let more = new.len().saturating_sub(SHOWN);
-                let new = Values { shown, more };
+                let new = values(new);
                 info!(what, old = short(old), %new, "the worker pool has a new deployment: asking the worker to finish its tasks");
             }
             Self::End { reason } => {
@@ -243,14 +255,28 @@ impl Verdict {
     }
 }
 
-struct Values {
-    shown: Vec<String>,
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replaced { what, new, .. } => write!(f, "new {what}: {}", values(new)),
+            Self::End { reason } => write!(f, "worker-manager wants it to end: {}", short(reason)),
+        }
+    }
+}
+
+fn values(new: &BTreeSet<String>) -> Values<'_> {
+    Values { shown: new.iter().take(SHOWN).collect(), more: new.len().saturating_sub(SHOWN) }
+}
+
+struct Values<'a> {
+    shown: Vec<&'a String>,
     more: usize,
 }
 
-impl fmt::Display for Values {
+impl fmt::Display for Values<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown.join(", "))?;
+        let shown: Vec<String> = self.shown.iter().map(|value| short(value)).collect();
+        f.write_str(&shown.join(", "))?;
         if self.more == 0 { Ok(()) } else { write!(f, " and {} more", self.more) }
     }
 }

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::super::clock_tests::TestClock;
 use super::*;
+use crate::standing::Standing;
 
 const INTERVAL: Duration = Duration::from_secs(300);
 const DRAIN: Event = Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy };
@@ -19,6 +20,7 @@ struct Script {
     names: Vec<&'static str>,
     takes: Duration,
     found: Arc<Mutex<Vec<Verdict>>>,
+    trouble: Arc<Mutex<Option<String>>>,
     times: Times,
 }
 
@@ -33,6 +35,10 @@ impl Look for Script {
         self.times.lock().unwrap().push((began, Instant::now()));
         self.found.lock().unwrap().clone()
     }
+
+    fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap().clone()
+    }
 }
 
 struct Scene {
@@ -40,6 +46,8 @@ struct Scene {
     checks: watch::Sender<()>,
     events: mpsc::Receiver<Event>,
     found: Arc<Mutex<Vec<Verdict>>>,
+    trouble: Arc<Mutex<Option<String>>>,
+    standing: watch::Receiver<Standing>,
     times: Times,
     began: Instant,
 }
@@ -49,17 +57,27 @@ impl Scene {
         let (clock, checks) = (TestClock::new(), watch::Sender::new(()));
         let (sender, events) = mpsc::channel(64);
         let (found, times) = (Arc::new(Mutex::default()), Times::default());
-        let look = Script { names: names.to_vec(), takes, found: found.clone(), times: times.clone() };
+        let trouble = Arc::<Mutex<Option<String>>>::default();
+        let look = Script {
+            names: names.to_vec(),
+            takes,
+            found: found.clone(),
+            trouble: trouble.clone(),
+            times: times.clone(),
+        };
+        let announcer = Announcer::new(clock.clone());
+        let standing = announcer.observe();
         let looks = Looks {
             look,
             settings: config::Deployment { poll, interval: INTERVAL },
             clock: clock.clone(),
+            announcer,
             checks: checks.subscribe(),
             events: sender,
             told: Vec::new(),
         };
         tokio::spawn(looks.keep(fastrand::Rng::with_seed(seed)));
-        Self { clock, checks, events, found, times, began: Instant::now() }
+        Self { clock, checks, events, found, trouble, standing, times, began: Instant::now() }
     }
 
     fn polling() -> Self {
@@ -220,4 +238,32 @@ async fn it_ends_with_the_supervisor() {
     drop(events);
     sleep(INTERVAL * 100).await;
     assert_eq!(times.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_look_has_found_is_announced_and_the_same_again_is_no_news() {
+    let mut scene = Scene::polling();
+    let mut results = Vec::new();
+    let mut look = async |scene: &mut Scene| {
+        let before = scene.looks();
+        while scene.looks() == before {
+            sleep(Duration::from_secs(1)).await;
+        }
+        let news = scene.standing.has_changed().unwrap();
+        let standing = scene.standing.borrow_and_update();
+        let watch = standing.deployment.as_ref().unwrap();
+        assert!(watch.last_check.is_some());
+        results.push((watch.result.clone().unwrap(), news));
+    };
+    look(&mut scene).await;
+    look(&mut scene).await;
+    *scene.trouble.lock().unwrap() = Some("no connection".to_owned());
+    look(&mut scene).await;
+    scene.finds(&["over capacity"]);
+    look(&mut scene).await;
+    let end = "worker-manager wants it to end: over capacity";
+    assert_eq!(
+        results.iter().map(|(result, news)| (result.as_str(), *news)).collect::<Vec<_>>(),
+        [("nothing new", true), ("nothing new", false), ("cannot tell: no connection", true), (end, true)]
+    );
 }

@@ -1,0 +1,296 @@
+//! A status answer for people: what is known, a line each, on one screen.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+/// A screen's columns. Free text is cut to fit; names and URLs, which are copied, are not.
+const COLUMNS: usize = 80;
+
+/// How many of the worker's last exits are shown.
+const EXITS: usize = 3;
+
+/// How many of the log's last warnings and errors are shown, the newest first.
+const TROUBLES: usize = 3;
+
+/// What is known, a line each.
+pub(super) fn in_words(answer: &Value, now: Timestamp) -> String {
+    let words = Words { answer, now };
+    let mut lines = words.state();
+    lines.extend(words.runs());
+    lines.extend(words.identity());
+    lines.extend(words.credentials());
+    lines.extend(words.watches());
+    lines.extend(words.log());
+    lines.push(("start-worker", words.runner()));
+    let known = || lines.iter().filter(|(_, value)| !value.is_empty());
+    let width = known().map(|(name, _)| name.len() + 2).max().unwrap_or_default();
+    let mut shown = String::new();
+    for (name, value) in known() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(shown, "{name:<width$}{value}");
+    }
+    for trouble in words.list("/troubles").iter().rev().take(TROUBLES) {
+        let [at, level, said] = ["/at", "/level", "/text"].map(|key| text(trouble, key));
+        let _ = writeln!(shown, "{}", cut(&format!("{at} {level}: {said}"), COLUMNS));
+    }
+    shown
+}
+
+type Line = (&'static str, String);
+
+struct Words<'a> {
+    answer: &'a Value,
+    now: Timestamp,
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn number(value: &Value, pointer: &str) -> u64 {
+    value.pointer(pointer).and_then(Value::as_u64).unwrap_or_default()
+}
+
+impl Words<'_> {
+    fn text(&self, pointer: &str) -> &str {
+        text(self.answer, pointer)
+    }
+
+    fn list(&self, pointer: &str) -> &[Value] {
+        self.answer.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn state(&self) -> Vec<Line> {
+        let state = format!("{}, since {}", self.text("/state"), self.past(self.text("/since")));
+        vec![
+            ("state", state),
+            ("reason", room(self.text("/reason"))),
+            ("unhealthy", room(self.text("/unhealthy"))),
+        ]
+    }
+
+    fn runs(&self) -> Vec<Line> {
+        let implementation = self.text("/implementation");
+        let pid = number(self.answer, "/workerPid");
+        let process = if pid == 0 { "not running".to_owned() } else { format!("pid {pid}") };
+        let mut worker = format!("{implementation}, {process}");
+        let [restarts, crashes, allowed] =
+            ["restarts", "crashes", "maxRestarts"].map(|key| number(self.answer, &format!("/runs/{key}")));
+        if restarts > 0 {
+            let _ = write!(worker, ", restarts: {restarts}");
+        }
+        if crashes > 0 {
+            let _ = write!(worker, ", crashes: {crashes} of {allowed}");
+        }
+        let mut lines = vec![("worker", worker)];
+        for exit in self.list("/runs/exits").iter().rev().take(EXITS) {
+            let [at, status, meaning] = ["/at", "/status", "/meaning"].map(|key| text(exit, key));
+            let ran = span(number(exit, "/ranSeconds"));
+            lines.push(("  exit", room(&format!("{at} after {ran}: {status}: {meaning}"))));
+        }
+        lines
+    }
+
+    fn identity(&self) -> Vec<Line> {
+        vec![
+            ("worker pool", self.text("/workerPoolID").to_owned()),
+            ("worker group", self.text("/workerGroup").to_owned()),
+            ("worker id", self.text("/workerID").to_owned()),
+            ("root URL", self.text("/rootURL").to_owned()),
+            ("provider", self.text("/providerType").to_owned()),
+        ]
+    }
+
+    fn credentials(&self) -> Vec<Line> {
+        vec![
+            ("credentials expire", self.time(self.text("/credentialsExpire"))),
+            ("credentials renew", self.time(self.text("/credentialsRenew"))),
+        ]
+    }
+
+    fn watches(&self) -> Vec<Line> {
+        let sources = self.list("/deployment/sources").iter().map(|source| {
+            let value = text(source, "/value");
+            let name = text(source, "/source");
+            if value.is_empty() { name.to_owned() } else { format!("{name} {value}") }
+        });
+        let mut lines = vec![("deployment", room(&sources.collect::<Vec<_>>().join(", ")))];
+        let checked = self.time(self.text("/deployment/lastCheck"));
+        if !checked.is_empty() {
+            lines.push(("  checked", room(&format!("{checked}: {}", self.text("/deployment/result")))));
+        }
+        let cloud = self.text("/interruption/cloud");
+        if !cloud.is_empty() {
+            let answered = match self.time(self.text("/interruption/lastAnswer")) {
+                never if never.is_empty() => "has not answered yet".to_owned(),
+                time => format!("answered {time}"),
+            };
+            let (failure, notice) = (self.text("/interruption/failure"), self.text("/interruption/notice"));
+            let says = match (failure, notice) {
+                ("", "") => "no notice".to_owned(),
+                ("", notice) => notice.to_owned(),
+                (failure, _) => format!("fails now: {failure}"),
+            };
+            lines.push(("interruptions", room(&format!("{cloud} {answered}: {says}"))));
+        }
+        lines
+    }
+
+    fn log(&self) -> Vec<Line> {
+        let count = |key: &str| number(self.answer, &format!("/log/{key}"));
+        let output = format!("lines: {}, bytes: {}", count("workerLines"), count("workerBytes"));
+        let mut log = format!("errors: {}, warnings: {}", count("errors"), count("warnings"));
+        let (dropped, lost) = (count("droppedLines"), count("lostBytes"));
+        if dropped + lost > 0 {
+            let _ = write!(log, "; lost: {dropped} lines, {lost} bytes");
+        }
+        vec![("output", output), ("log", log)]
+    }
+
+    fn runner(&self) -> String {
+        let since = self.past(self.text("/started"));
+        format!("{}, pid {}, since {since}", self.text("/version"), number(self.answer, "/pid"))
+    }
+
+    /// A time that has come, whatever the clock was set to meanwhile, and how long ago.
+    fn past(&self, time: &str) -> String {
+        let Ok(at) = time.parse::<Timestamp>() else { return time.to_owned() };
+        Words { answer: self.answer, now: self.now.max(at) }.time(time)
+    }
+
+    /// A time, and how long ago it was, or how far it is away.
+    fn time(&self, time: &str) -> String {
+        let Ok(at) = time.parse::<Timestamp>() else { return time.to_owned() };
+        let away = at.as_second().saturating_sub(self.now.as_second());
+        let distance = span(away.unsigned_abs());
+        if away > 0 { format!("{time} (in {distance})") } else { format!("{time} ({distance} ago)") }
+    }
+}
+
+/// As much as is of use: days and hours, hours and minutes.
+fn span(seconds: u64) -> String {
+    let whole = match seconds {
+        0..3_600 => seconds,
+        3_600..86_400 => seconds - seconds % 60,
+        _ => seconds - seconds % 3_600,
+    };
+    humantime::format_duration(Duration::from_secs(whole)).to_string()
+}
+
+/// Free text beside a name.
+fn room(text: &str) -> String {
+    // As wide as the longest name, and the space after it.
+    cut(text, COLUMNS - "credentials expire  ".len())
+}
+
+fn cut(text: &str, columns: usize) -> String {
+    if text.chars().count() <= columns {
+        return text.to_owned();
+    }
+    text.chars().take(columns - 1).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-11-23T20:15:01Z".parse().unwrap()
+    }
+
+    /// All that there can be.
+    fn full() -> Value {
+        let exit = json!({
+            "at": "2026-11-23T19:10:00Z", "status": "exit code 69", "meaning": "internal error of the worker",
+            "class": "crash", "ranSeconds": 59,
+        });
+        let trouble = json!({
+            "at": "2026-11-23T19:11:00Z", "level": "error",
+            "text": format!("worker reports an error kind=x title={}", "long ".repeat(100)),
+        });
+        json!({
+            "state": "draining", "since": "2026-11-23T19:12:00Z", "reason": "operator",
+            "unhealthy": "the worker's credentials have expired",
+            "workerPid": 4711, "workerPoolID": "releng/linux", "workerGroup": "office", "workerID": "bench-01",
+            "rootURL": "https://tc.example.com", "providerType": "aws", "implementation": "generic-worker",
+            "runs": {
+                "starts": 9, "restarts": 8, "crashes": 2, "maxRestarts": 5, "restartWindowSeconds": 600,
+                "exits": [exit, exit, exit, exit, exit],
+            },
+            "credentialsExpire": "2026-11-27T19:12:00Z", "credentialsRenew": "2026-11-27T18:42:00Z",
+            "deployment": {
+                "sources": [
+                    {"source": "deploymentId", "value": "2026-11-20"},
+                    {"source": "launchConfigId", "value": "lc-1"},
+                    {"source": "shouldWorkerTerminate", "value": null},
+                ],
+                "lastCheck": "2026-11-23T20:13:00Z", "result": "nothing new",
+            },
+            "interruption": {
+                "cloud": "EC2", "lastAnswer": "2026-11-23T20:15:00Z", "failure": null, "notice": null,
+            },
+            "troubles": [trouble, trouble, trouble, trouble, trouble],
+            "log": {
+                "workerLines": 12345, "workerBytes": 6_789_012, "droppedLines": 3, "lostBytes": 4096,
+                "warnings": 7, "errors": 5,
+            },
+            "version": "0.1.0", "pid": 4700, "started": "2026-11-20T07:00:00Z",
+        })
+    }
+
+    #[test]
+    fn all_that_there_can_be_fits_one_screen() {
+        let words = in_words(&full(), now());
+        assert!(words.lines().count() < 24, "{words}");
+        assert!(words.lines().all(|line| line.chars().count() <= COLUMNS), "{words}");
+        insta::assert_snapshot!(words, @"
+        state               draining, since 2026-11-23T19:12:00Z (1h 3m ago)
+        reason              operator
+        unhealthy           the worker's credentials have expired
+        worker              generic-worker, pid 4711, restarts: 8, crashes: 2 of 5
+          exit              2026-11-23T19:10:00Z after 59s: exit code 69: internal erro…
+          exit              2026-11-23T19:10:00Z after 59s: exit code 69: internal erro…
+          exit              2026-11-23T19:10:00Z after 59s: exit code 69: internal erro…
+        worker pool         releng/linux
+        worker group        office
+        worker id           bench-01
+        root URL            https://tc.example.com
+        provider            aws
+        credentials expire  2026-11-27T19:12:00Z (in 3days 22h)
+        credentials renew   2026-11-27T18:42:00Z (in 3days 22h)
+        deployment          deploymentId 2026-11-20, launchConfigId lc-1, shouldWorkerT…
+          checked           2026-11-23T20:13:00Z (2m 1s ago): nothing new
+        interruptions       EC2 answered 2026-11-23T20:15:00Z (1s ago): no notice
+        output              lines: 12345, bytes: 6789012
+        log                 errors: 5, warnings: 7; lost: 3 lines, 4096 bytes
+        start-worker        0.1.0, pid 4700, since 2026-11-20T07:00:00Z (3days 13h ago)
+        2026-11-23T19:11:00Z error: worker reports an error kind=x title=long long long…
+        2026-11-23T19:11:00Z error: worker reports an error kind=x title=long long long…
+        2026-11-23T19:11:00Z error: worker reports an error kind=x title=long long long…
+        ");
+    }
+
+    #[test]
+    fn what_is_not_known_has_no_line() {
+        let answer = json!({
+            "state": "preparing", "since": "2026-11-23T19:12:00Z", "reason": null, "workerPid": null,
+            "workerPoolID": null, "workerGroup": null, "workerID": null, "rootURL": null, "providerType": "static",
+            "implementation": "docker-worker", "credentialsExpire": null, "version": "0.1.0", "pid": 4700,
+            "started": "2026-11-23T19:12:00Z",
+        });
+        // A clock that was set back.
+        insta::assert_snapshot!(in_words(&answer, "2026-11-23T19:11:00Z".parse().unwrap()), @"
+        state         preparing, since 2026-11-23T19:12:00Z (0s ago)
+        worker        docker-worker, not running
+        provider      static
+        output        lines: 0, bytes: 0
+        log           errors: 0, warnings: 0
+        start-worker  0.1.0, pid 4700, since 2026-11-23T19:12:00Z (0s ago)
+        ");
+    }
+}

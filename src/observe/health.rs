@@ -1,0 +1,170 @@
+//! Whether the runner is as it should be, in one word or in a sentence.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::View;
+use crate::event::{Phase, Reason};
+use crate::standing::Standing;
+use crate::troubles::Known;
+
+/// So many crashes in a row are a crash loop: the first can happen to anybody.
+const A_LOOP: u32 = 2;
+
+/// How long the supervisor's loop may take to answer. Nothing that it does takes so long.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+impl View {
+    /// Whether the runner's state is as it should be.
+    ///
+    /// # Errors
+    ///
+    /// Why not, in words.
+    pub fn health(&self, now: Timestamp) -> Result<(), String> {
+        judge(&self.standing.borrow(), &self.troubles.borrow(), now)
+    }
+
+    /// The same, and that the supervisor's loop is alive.
+    ///
+    /// # Errors
+    ///
+    /// Why not, in words.
+    pub async fn live_health(&self, now: Timestamp) -> Result<(), String> {
+        if !self.pulse.beats(ANSWERS_WITHIN).await {
+            return Err(format!(
+                "the supervisor's loop has not answered within {} s",
+                ANSWERS_WITHIN.as_secs()
+            ));
+        }
+        self.health(now)
+    }
+}
+
+fn judge(standing: &Standing, known: &Known, now: Timestamp) -> Result<(), String> {
+    let summary = &standing.summary;
+    if standing.credentials_expire.is_some_and(|expire| expire <= now) && summary.worker_pid.is_some() {
+        return Err("the worker's credentials have expired".to_owned());
+    }
+    let crashes = standing.runs.crashes;
+    let forgotten = || {
+        let ran = now.duration_since(standing.since);
+        Duration::try_from(ran).is_ok_and(|ran| ran > crashes.window)
+    };
+    match summary.phase {
+        Phase::BackingOff | Phase::Starting | Phase::Running | Phase::Clearing
+            if crashes.count >= A_LOOP && !(summary.phase == Phase::Running && forgotten()) =>
+        {
+            Err(format!("the worker crashes again and again: {} times in a row", crashes.count))
+        }
+        // What went wrong since then keeps it there, or nothing does.
+        Phase::Preparing => match known.last.iter().rev().find(|trouble| trouble.at >= standing.since) {
+            Some(trouble) => Err(format!("the worker cannot start yet: {}", trouble.text)),
+            None => Ok(()),
+        },
+        Phase::Ended => match summary.reason {
+            Some(Reason::Over(outcome)) if !outcome.is_as_intended() => Err(outcome.to_string()),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::event::{Outcome, StateSummary};
+    use crate::output::{Format, Output};
+    use crate::standing::{Announcer, Crashes};
+    use crate::troubles::{Trouble, Troubles};
+
+    struct Runner {
+        announcer: Announcer,
+        troubles: Troubles,
+        view: View,
+    }
+
+    fn runner() -> Runner {
+        let (announcer, troubles) = (Announcer::new(Arc::new(SystemClock)), Troubles::default());
+        let sink = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+        let output = Output::start(sink.into(), Format::Text).unwrap().counters();
+        let view = View::new(&announcer, &troubles, output, "static", "generic-worker");
+        Runner { announcer, troubles, view }
+    }
+
+    fn crashes(count: u32) -> Crashes {
+        Crashes { count, allowed: 5, window: Duration::from_secs(600) }
+    }
+
+    #[test]
+    fn crashes_in_a_row_are_not_healthy_until_a_run_is_long() {
+        let Runner { announcer, view, .. } = runner();
+        let health = |seconds| view.health(Timestamp::now() + SignedDuration::from_secs(seconds)).is_ok();
+        announcer.announce(Phase::Running.into());
+        announcer.announce_crashes(crashes(1));
+        assert!(health(0));
+        announcer.announce_crashes(crashes(2));
+        assert!(!health(0) && !health(590) && health(610));
+        announcer.announce(Phase::BackingOff.into());
+        assert!(!health(0) && !health(610));
+        announcer.announce(Phase::Draining.into());
+        assert!(health(0), "somebody has seen to it");
+    }
+
+    #[test]
+    fn preparing_is_healthy_until_something_goes_wrong() {
+        let Runner { announcer, troubles, view } = runner();
+        let note =
+            |at: Timestamp| troubles.note(Trouble { at, is_error: false, text: "no route".to_owned() });
+        note(Timestamp::UNIX_EPOCH);
+        assert_eq!(view.health(Timestamp::now()), Ok(()), "that was before");
+        note(Timestamp::now());
+        assert_eq!(view.health(Timestamp::now()).unwrap_err(), "the worker cannot start yet: no route");
+        announcer.announce(Phase::Running.into());
+        assert_eq!(view.health(Timestamp::now()), Ok(()));
+    }
+
+    #[test]
+    fn an_end_that_was_not_intended_and_credentials_that_are_over_are_not_healthy() {
+        let Runner { announcer, view, .. } = runner();
+        let now = Timestamp::now();
+        for (outcome, healthy) in
+            [(Outcome::Stopped, true), (Outcome::GaveUp, false), (Outcome::NeedsReboot, false)]
+        {
+            let reason = Some(Reason::Over(outcome));
+            announcer.announce(StateSummary { reason, ..Phase::Ended.into() });
+            assert_eq!(view.health(now).is_ok(), healthy, "{outcome}");
+        }
+        announcer.announce(StateSummary { worker_pid: Some(7), ..Phase::Running.into() });
+        announcer.announce_credentials(Some(now));
+        assert!(view.health(now - SignedDuration::from_secs(1)).is_ok());
+        assert_eq!(view.health(now).unwrap_err(), "the worker's credentials have expired");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_hangs_is_not_healthy_whatever_its_state() {
+        let Runner { announcer, view, .. } = runner();
+        announcer.announce(Phase::Running.into());
+        assert_eq!(view.live_health(Timestamp::now()).await, Ok(()));
+        let mut attendant = announcer.pulse().attend();
+        let hung = view.live_health(Timestamp::now()).await.unwrap_err();
+        assert_eq!(hung, "the supervisor's loop has not answered within 2 s");
+        let answered = async {
+            attendant.asked().await;
+            attendant.answer();
+            // Once more: the question of before is over.
+            attendant.asked().await;
+            attendant.answer();
+        };
+        let health = view.live_health(Timestamp::now());
+        tokio::select! {
+            health = health => assert_eq!(health, Ok(())),
+            () = async { answered.await; std::future::pending().await } => {}
+        }
+    }
+}

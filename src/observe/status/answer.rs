@@ -1,0 +1,205 @@
+//! What `status` answers: the shape that `docs/status.md` describes. Keys are only ever added.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::event::Reason;
+use crate::observe::View;
+use crate::standing::{DeploymentWatch, InterruptionWatch, PastExit, Runs};
+use crate::troubles::Trouble;
+
+/// The whole answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct StatusAnswer {
+    state: &'static str,
+    since: String,
+    reason: Option<String>,
+    unhealthy: Option<String>,
+    worker_pid: Option<u32>,
+    #[serde(rename = "workerPoolID")]
+    worker_pool_id: Option<String>,
+    worker_group: Option<String>,
+    #[serde(rename = "workerID")]
+    worker_id: Option<String>,
+    #[serde(rename = "rootURL")]
+    root_url: Option<String>,
+    provider_type: &'static str,
+    implementation: &'static str,
+    runs: RunsAnswer,
+    credentials_expire: Option<String>,
+    credentials_renew: Option<String>,
+    deployment: Option<DeploymentAnswer>,
+    interruption: Option<InterruptionAnswer>,
+    troubles: Vec<TroubleAnswer>,
+    log: LogAnswer,
+    version: &'static str,
+    pid: u32,
+    started: String,
+}
+
+/// The worker's starts and ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RunsAnswer {
+    starts: u32,
+    restarts: u32,
+    crashes: u32,
+    max_restarts: u32,
+    restart_window_seconds: u64,
+    exits: Vec<ExitAnswer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ExitAnswer {
+    at: String,
+    status: String,
+    meaning: &'static str,
+    class: &'static str,
+    ran_seconds: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DeploymentAnswer {
+    sources: Vec<SourceAnswer>,
+    last_check: Option<String>,
+    result: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct SourceAnswer {
+    source: &'static str,
+    value: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct InterruptionAnswer {
+    cloud: &'static str,
+    last_answer: Option<String>,
+    failure: Option<String>,
+    notice: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct TroubleAnswer {
+    at: String,
+    level: &'static str,
+    text: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LogAnswer {
+    worker_lines: u64,
+    worker_bytes: u64,
+    dropped_lines: u64,
+    lost_bytes: u64,
+    warnings: u64,
+    errors: u64,
+}
+
+impl StatusAnswer {
+    pub(super) fn new(view: &View) -> Self {
+        let unhealthy = view.health(Timestamp::now()).err();
+        let standing = view.standing.borrow();
+        let summary = &standing.summary;
+        let worker = standing.worker.as_deref();
+        let identity = worker.map(|worker| &worker.identity);
+        let known = view.troubles.borrow();
+        let counts = view.output.now();
+        Self {
+            state: summary.phase.name(),
+            since: time(standing.since),
+            reason: summary.reason.as_ref().map(Reason::to_string),
+            unhealthy,
+            worker_pid: summary.worker_pid,
+            worker_pool_id: identity.map(|identity| identity.worker_pool_id.to_string()),
+            worker_group: identity.map(|identity| identity.worker_group.clone()),
+            worker_id: identity.map(|identity| identity.worker_id.clone()),
+            root_url: worker.map(|worker| worker.root_url.clone()),
+            provider_type: view.provider,
+            implementation: view.implementation,
+            runs: RunsAnswer::new(&standing.runs),
+            credentials_expire: standing.credentials_expire.map(time),
+            credentials_renew: standing.credentials_renew.map(time),
+            deployment: standing.deployment.as_ref().map(DeploymentAnswer::new),
+            interruption: standing.interruption.as_ref().map(InterruptionAnswer::new),
+            troubles: known.last.iter().map(TroubleAnswer::new).collect(),
+            log: LogAnswer {
+                worker_lines: counts.worker_lines,
+                worker_bytes: counts.worker_bytes,
+                dropped_lines: counts.dropped_lines,
+                lost_bytes: counts.lost_bytes,
+                warnings: known.warnings,
+                errors: known.errors,
+            },
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            started: time(standing.started),
+        }
+    }
+}
+
+/// To the second.
+fn time(time: Timestamp) -> String {
+    format!("{time:.0}")
+}
+
+impl RunsAnswer {
+    fn new(runs: &Runs) -> Self {
+        Self {
+            starts: runs.starts,
+            restarts: runs.restarts,
+            crashes: runs.crashes.count,
+            max_restarts: runs.crashes.allowed,
+            restart_window_seconds: runs.crashes.window.as_secs(),
+            exits: runs.exits.iter().map(ExitAnswer::new).collect(),
+        }
+    }
+}
+
+impl ExitAnswer {
+    fn new(past: &PastExit) -> Self {
+        let PastExit { at, exit, ran } = past;
+        Self {
+            at: time(*at),
+            status: exit.status.to_string(),
+            meaning: exit.meaning,
+            class: exit.class.name(),
+            ran_seconds: ran.as_secs(),
+        }
+    }
+}
+
+impl DeploymentAnswer {
+    fn new(watch: &DeploymentWatch) -> Self {
+        let value = |source| {
+            let known = watch.values.iter().find(|(name, _)| *name == source);
+            known.map(|(_, value)| value.clone())
+        };
+        let sources =
+            watch.sources.iter().map(|source| SourceAnswer { source, value: value(*source) }).collect();
+        Self { sources, last_check: watch.last_check.map(time), result: watch.result.clone() }
+    }
+}
+
+impl InterruptionAnswer {
+    fn new(watch: &InterruptionWatch) -> Self {
+        Self {
+            cloud: watch.cloud,
+            last_answer: watch.last_answer.map(time),
+            failure: watch.failure.clone(),
+            notice: watch.notice.clone(),
+        }
+    }
+}
+
+impl TroubleAnswer {
+    fn new(trouble: &Trouble) -> Self {
+        let level = if trouble.is_error { "error" } else { "warning" };
+        Self { at: time(trouble.at), level, text: trouble.text.clone() }
+    }
+}
