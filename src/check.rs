@@ -77,14 +77,14 @@ impl Report {
         text
     }
 
-    /// For programs.
-    pub fn json(&self, diagnostics: &[Diagnostic]) -> String {
+    /// For programs. `online`: what was found online, where that was asked for.
+    pub fn json(&self, diagnostics: &[Diagnostic], online: Option<Value>) -> String {
         let leaves: Vec<Value> = self
             .worker
             .leaves()
             .map(|leaf| json!({"path": leaf.path, "value": leaf.value, "source": leaf.source.to_string()}))
             .collect();
-        let report = json!({
+        let mut report = json!({
             "runnerConfiguration": self.runner,
             "workerConfiguration": leaves,
             "addedAtStart": self.added,
@@ -92,6 +92,9 @@ impl Report {
             "cannotStart": self.refused,
             "diagnostics": diagnostics.iter().map(diagnostic).collect::<Vec<_>>(),
         });
+        if let Some(online) = online {
+            report["online"] = online;
+        }
         format!("{report:#}\n")
     }
 }

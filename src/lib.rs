@@ -57,6 +57,7 @@ pub mod hold;
 pub mod host;
 pub mod keep;
 pub mod observe;
+pub mod online;
 pub mod output;
 pub mod prepare;
 pub mod protocol;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(u8, &[&str])] = &[
     (7, &["main", "cli"]),
     (6, &["lib"]),
-    (5, &["keep", "check"]),
+    (5, &["keep", "check", "online"]),
     (4, &["supervisor", "watch", "observe", "prepare"]),
     (3, &["provider", "registration", "worker", "output", "standing", "hold", "autologin"]),
     (2, &["event", "taskcluster", "run", "protocol", "config"]),
@@ -66,6 +66,7 @@ const MUST_NOT_KNOW: &[(&str, &[&[&str]])] = &[
     ("standing.rs", &[PROCESSES, HTTP]),
     ("autologin.rs", &[HTTP, &["crate::taskcluster"]]),
     ("hold.rs", &[PROCESSES, HTTP]),
+    ("online/", &[PROCESSES, HTTP, &["crate::supervisor", "crate::registration"]]),
     ("provider/", &[PROCESSES, &["crate::worker", "crate::supervisor"]]),
     ("worker/", &[PROCESSES, HTTP, &["tokio"]]),
     // Of the runtime it knows the channel to the supervisor alone.

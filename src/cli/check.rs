@@ -2,15 +2,20 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use start_worker::check::{Report, faults_json};
-use start_worker::config::{self, Diagnostic, Level};
+use start_worker::clock::SystemClock;
+use start_worker::config::{self, Diagnostic, Level, RunnerConfig};
 use start_worker::host::private_file::Access;
+use start_worker::online::{self, Findings, Surroundings};
 
+use super::environment::Environment;
 use super::{exit, print};
 
 /// What `check` can be asked for.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line, each for itself")]
 pub(crate) struct Arguments {
     /// The runner configuration (YAML or JSON)
     #[arg(value_name = "runnerConfig")]
@@ -24,6 +29,11 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
 
+    /// Go the way of a start, too, as far as that has no effect: ask the provider and Taskcluster, look at the worker's
+    /// program and at what is to be written. Exit code 1 where a start would fail
+    #[arg(long)]
+    online: bool,
+
     /// Do not mask secrets
     #[arg(long)]
     show_secrets: bool,
@@ -35,9 +45,24 @@ pub(crate) fn run(arguments: &Arguments) -> u8 {
         Ok(loaded) => {
             let diagnostics = strictly(loaded.warnings, arguments.strict);
             let report = Report::new(&loaded.config, arguments.show_secrets);
+            let online = arguments.online.then(|| look(&loaded.config));
+            let fails = matches!(&online, Some(Ok(findings)) if findings.fails());
             let faulty = diagnostics.iter().any(|diagnostic| diagnostic.level == Level::Error);
-            let report = if arguments.json { report.json(&diagnostics) } else { report.text() };
-            (report, diagnostics, if faulty { exit::CONFIGURATION } else { exit::OK })
+            let online = match online.transpose() {
+                Ok(online) => online,
+                Err(cause) => return failed(&cause),
+            };
+            let report = if arguments.json {
+                report.json(&diagnostics, online.as_ref().map(Findings::json))
+            } else {
+                report.text() + &online.as_ref().map(Findings::text).unwrap_or_default()
+            };
+            let code = match (faulty, fails) {
+                (true, _) => exit::CONFIGURATION,
+                (false, true) => exit::FAILED,
+                (false, false) => exit::OK,
+            };
+            (report, diagnostics, code)
         }
         Err(cause) => {
             let code = exit::load_code(&cause);
@@ -54,6 +79,23 @@ pub(crate) fn run(arguments: &Arguments) -> u8 {
         }
         _ => code,
     }
+}
+
+fn look(config: &RunnerConfig) -> io::Result<Findings> {
+    let Environment { proxies, metadata, runtime_directory, path, .. } = Environment::read();
+    let surroundings =
+        Surroundings { clock: Arc::new(SystemClock), proxies, metadata, runtime_directory, path };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let findings = runtime.block_on(online::look(config, &surroundings));
+    // A name that is still being looked up is not waited for.
+    runtime.shutdown_background();
+    Ok(findings)
+}
+
+fn failed(cause: &io::Error) -> u8 {
+    // Without a stderr there is nobody to tell.
+    let _ = writeln!(io::stderr(), "error: cannot look online: {cause}");
+    exit::FAILED
 }
 
 fn strictly(mut diagnostics: Vec<Diagnostic>, strict: bool) -> Vec<Diagnostic> {

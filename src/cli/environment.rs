@@ -1,6 +1,7 @@
 //! What the runner reads from its environment: here, and nowhere else.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub(crate) struct Environment {
     /// `START_WORKER_EC2_METADATA_URL`, `START_WORKER_AZURE_METADATA_URL`, `START_WORKER_GCE_METADATA_URL`: origins, for
     /// tests.
     pub(crate) metadata: MetadataOrigins,
+    /// `PATH`.
+    pub(crate) path: Option<OsString>,
     /// `http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`, in small letters or capitals.
     pub(crate) proxies: Proxies,
 }
@@ -55,6 +58,7 @@ impl Environment {
                 notify_socket: env::var_os("NOTIFY_SOCKET"),
                 watchdog: watchdog(text("WATCHDOG_PID").as_deref(), text("WATCHDOG_USEC").as_deref()),
             },
+            path: env::var_os("PATH"),
             proxies: proxies(|name| env::var(name).ok()),
         }
     }

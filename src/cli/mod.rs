@@ -57,7 +57,8 @@ pub(crate) struct Arguments {
 /// What can be done beside running a worker.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show what a runner configuration means, and what is wrong or doubtful in it; change and contact nothing
+    /// Show what a runner configuration means, and what is wrong or doubtful in it; change nothing, and contact nobody
+    /// unless `--online` asks for it
     Check(check::Arguments),
     /// Show what the start-worker of this machine is doing
     Status(status::Arguments),

@@ -157,6 +157,16 @@ impl Client {
         self.call(&call, effort.into(), read).await
     }
 
+    /// workerPool without credentials: what everybody may see.
+    pub async fn public_worker_pool(&self, pool_id: &str, effort: Effort) -> Result<WorkerPool, CallError> {
+        self.call(&manager("workerPool", Method::GET, &["worker-pool", pool_id]), effort.into(), read).await
+    }
+
+    /// ping: whether worker-manager is there. Has no effect.
+    pub async fn ping(&self, effort: Effort) -> Result<(), CallError> {
+        self.call(&manager("ping", Method::GET, &["ping"]), effort.into(), nothing).await
+    }
+
     /// The secrets service's get: what a secret holds, as it was sent.
     pub async fn secret(
         &self,

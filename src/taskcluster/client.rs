@@ -124,6 +124,13 @@ impl Client {
         &self.0.root_url
     }
 
+    /// The host and the port that are connected to; `None`: a proxy's, not ours to know.
+    pub fn host(&self) -> Option<(String, u16)> {
+        let root = Url::parse(&self.0.root_url).ok().filter(|_| !self.0.connection.has_proxy())?;
+        let host = root.host_str()?.trim_matches(['[', ']']).to_owned();
+        Some((host, root.port_or_known_default()?))
+    }
+
     pub(super) fn now(&self) -> Timestamp {
         self.0.clock.now()
     }

@@ -68,6 +68,11 @@ impl Connection {
         Ok(Self { proxy, speaks_tls, connect, client: OnceLock::new() })
     }
 
+    /// Whether there is a proxy for this scheme; for some hosts it may not be used.
+    pub(super) fn has_proxy(&self) -> bool {
+        self.proxy.is_some()
+    }
+
     /// What makes requests, or why there is nothing that does.
     pub(super) fn client(&self) -> Result<&reqwest::Client, Failure> {
         let failed = |why: &String| Failure::permanent(Why::NotSent(format!("cannot set up HTTP: {why}")));

@@ -18,6 +18,8 @@ mod files;
 #[expect(dead_code, reason = "the machines of tests/clouds, of which this program uses a part")]
 mod machine;
 #[cfg(test)]
+mod online;
+#[cfg(test)]
 mod prometheus;
 #[cfg(test)]
 #[path = "../support/secrets.rs"]

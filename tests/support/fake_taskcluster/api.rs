@@ -28,6 +28,7 @@ pub(crate) enum Call {
     Secret,
     LegacyGetSecret,
     LegacyRemoveSecret,
+    Ping,
     Unknown,
 }
 
@@ -58,6 +59,7 @@ impl Call {
             Self::Secret => "get",
             Self::LegacyGetSecret => "getSecret",
             Self::LegacyRemoveSecret => "removeSecret",
+            Self::Ping => "ping",
             Self::Unknown => "unknown",
         }
     }
@@ -75,7 +77,11 @@ impl Call {
     fn is_open(self) -> bool {
         matches!(
             self,
-            Self::RegisterWorker | Self::LegacyGetSecret | Self::LegacyRemoveSecret | Self::Unknown
+            Self::RegisterWorker
+                | Self::LegacyGetSecret
+                | Self::LegacyRemoveSecret
+                | Self::Ping
+                | Self::Unknown
         )
     }
 }
@@ -108,6 +114,8 @@ impl Route {
         // An ID's slash may also come as it is: what is left of the path belongs to the parameter.
         let pool = |call, rest: &[&str]| route(call, &[("workerPoolId", &rest.join("/"))]);
         match (*service, method, rest) {
+            // As the services' common library answers it: <https://docs.taskcluster.net>, `ping` of every service.
+            ("worker-manager", "GET", ["ping"]) => route(Call::Ping, &[]),
             ("worker-manager", "POST", ["worker", "register"]) => route(Call::RegisterWorker, &[]),
             ("worker-manager", "POST", ["worker", "reregister"]) => route(Call::ReregisterWorker, &[]),
             ("worker-manager", "POST", ["worker-pool-errors", id @ ..]) => pool(Call::ReportWorkerError, id),
@@ -209,6 +217,7 @@ fn answer(state: &mut State, context: &mut Context<'_>, incoming: &Incoming<'_>)
         Call::Secret => secrets::get(state, context),
         Call::LegacyGetSecret => secrets::legacy_get(state, context),
         Call::LegacyRemoveSecret => Ok(secrets::legacy_remove(state, context)),
+        Call::Ping => Ok(Answer::ok(&json!({"alive": true, "uptime": 4711.5}))),
         Call::Unknown => Ok(Answer::not_found()),
     }
 }

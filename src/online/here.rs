@@ -1,0 +1,151 @@
+//! What a start would meet on this host: the cached run, the worker's program, places to write to.
+
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access};
+
+use super::{Step, Surroundings, Went};
+use crate::chain::Chain;
+use crate::config::{ProviderConfig, RunnerConfig, StatusSocket};
+use crate::host::atomic::parent_of;
+use crate::host::private_file::Access;
+use crate::observe::status;
+use crate::prepare;
+use crate::run::cache::{self, CachedRun};
+use crate::worker::{self, Launch, LaunchSpec};
+
+/// All steps on this host, and the cached run, where there is one.
+pub(super) fn look(config: &RunnerConfig, surroundings: &Surroundings) -> (Vec<Step>, Option<CachedRun>) {
+    let mut steps = Vec::new();
+    let cached = cached(config, surroundings, &mut steps);
+    if let Some(spec) = launch(config, &mut steps) {
+        steps.push(program(&spec, surroundings));
+        if let Some(file) = &spec.config_file {
+            steps.push(writable("worker.configPath", &file.path, Went::Badly));
+        }
+    }
+    steps.extend(sockets(config, surroundings));
+    (steps, cached)
+}
+
+fn cached(config: &RunnerConfig, surroundings: &Surroundings, steps: &mut Vec<Step>) -> Option<CachedRun> {
+    let path = config.cache_over_restarts.as_deref()?;
+    steps.push(writable("cacheOverRestarts", path, Went::Doubtfully));
+    let (found, cached) = match cache::read(path, Access::Observe) {
+        Err(cause) => {
+            let advice = cause.advice(config.provider.is_dynamic());
+            (Step::new("cached run", Went::Badly, format!("{}; {advice}", Chain(&cause))), None)
+        }
+        Ok(None) => (Step::new("cached run", Went::Well, "there is none yet"), None),
+        Ok(Some(cached)) => {
+            let usable = cached.run.credentials.usable(surroundings.clock.now());
+            let ends = cached.run.credentials.expires.map_or("never".to_owned(), |end| format!("{end:.0}"));
+            let found = format!("its credentials end: {ends}");
+            // Who may register again does.
+            let went = match (usable, &config.provider) {
+                (true, _) => Went::Well,
+                (false, ProviderConfig::Static(_)) => Went::Doubtfully,
+                (false, _) => Went::Badly,
+            };
+            (Step::new("cached run", went, found), Some(cached))
+        }
+    };
+    steps.push(found);
+    cached
+}
+
+/// How the worker would be started, as far as that is known.
+fn launch(config: &RunnerConfig, steps: &mut Vec<Step>) -> Option<LaunchSpec> {
+    match worker::launch(&prepare::offline(config).run, &config.worker) {
+        Ok(Launch::Start(spec)) => Some(*spec),
+        Ok(Launch::Show { .. }) => None,
+        Err(cause) => {
+            steps.push(Step::new("worker", Went::Badly, cause.to_string()));
+            None
+        }
+    }
+}
+
+fn program(spec: &LaunchSpec, surroundings: &Surroundings) -> Step {
+    let name = &spec.program;
+    let candidates: Vec<PathBuf> = if name.components().count() > 1 {
+        vec![name.clone()]
+    } else {
+        let path = surroundings.path.clone().unwrap_or_default();
+        std::env::split_paths(&path).map(|folder| folder.join(name)).collect()
+    };
+    let mut why = format!("{}: not found in PATH", name.display());
+    for candidate in candidates {
+        match executable(&candidate) {
+            Ok(()) => {
+                return Step::new(
+                    "worker.path",
+                    Went::Well,
+                    format!("{} can be executed", candidate.display()),
+                );
+            }
+            Err(cause) if candidate == *name => why = format!("{}: {cause}", candidate.display()),
+            Err(_) => {}
+        }
+    }
+    Step::new("worker.path", Went::Badly, why)
+}
+
+fn executable(path: &Path) -> Result<(), String> {
+    let found = std::fs::metadata(path).map_err(|cause| cause.to_string())?;
+    if !found.is_file() {
+        return Err("it is no file".to_owned());
+    }
+    access(path, AccessFlags::X_OK).map_err(|cause| cause.desc().to_owned())
+}
+
+/// Whether a file can be made, or replaced, at `path`; folders that are missing on the way are made at start.
+fn writable(what: &'static str, path: &Path, otherwise: Went) -> Step {
+    let mut folder = parent_of(path);
+    let found = loop {
+        match std::fs::metadata(folder) {
+            Ok(found) => break Ok(found.is_dir()),
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => match folder.parent() {
+                Some(above) if above != folder => {
+                    folder = if above.as_os_str().is_empty() { Path::new(".") } else { above }
+                }
+                _ => break Err(cause.to_string()),
+            },
+            Err(cause) => break Err(cause.to_string()),
+        }
+    };
+    let result = match found {
+        Ok(true) => {
+            access(folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|cause| cause.desc().to_owned())
+        }
+        Ok(false) => Err("it is no folder".to_owned()),
+        Err(cause) => Err(cause),
+    };
+    match result {
+        Ok(()) => Step::new(what, Went::Well, format!("{} can be written", path.display())),
+        Err(cause) => Step::new(
+            what,
+            otherwise,
+            format!("{} cannot be written: {}: {cause}", path.display(), folder.display()),
+        ),
+    }
+}
+
+/// Without them a start goes on, with a warning.
+fn sockets(config: &RunnerConfig, surroundings: &Surroundings) -> Option<Step> {
+    let path = match (&config.status_socket, &surroundings.runtime_directory) {
+        (StatusSocket::None, _) => return None,
+        (StatusSocket::At(path), _) => path.clone(),
+        (StatusSocket::Default, Some(folder)) => status::default_path(folder),
+        (StatusSocket::Default, None) => {
+            return Some(Step::new("status.socket", Went::Doubtfully, "there is no runtime directory"));
+        }
+    };
+    let taken = std::fs::symlink_metadata(&path).is_ok_and(|found| !found.file_type().is_socket());
+    if taken {
+        let found = format!("{}: what is there is no socket", path.display());
+        return Some(Step::new("status.socket", Went::Doubtfully, found));
+    }
+    Some(writable("status.socket", &path, Went::Doubtfully))
+}

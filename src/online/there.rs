@@ -1,0 +1,156 @@
+//! What a start would meet outside: the provider, the way to Taskcluster, its clock, the worker pool.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+
+use super::{Step, Surroundings, Went};
+use crate::config::{ProviderConfig, RunnerConfig};
+use crate::provider::{self, Identified, Proof};
+use crate::run::cache::CachedRun;
+use crate::tally::Tally;
+use crate::taskcluster::{Client, Effort, InFlight};
+
+/// How long the provider is asked, and how long one step of the way may take.
+const PROVIDER: Duration = Duration::from_secs(10);
+const STEP: Duration = Duration::from_secs(5);
+
+/// A clock that is further off is told of, in seconds. Beyond 15 minutes calls are signed with Taskcluster's time.
+const CLOCK_DOUBTFUL: i64 = 60;
+
+/// All steps outside.
+pub(super) async fn look(
+    config: &RunnerConfig,
+    surroundings: &Surroundings,
+    cached: Option<&CachedRun>,
+) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let identified = identify(config, surroundings, &mut steps).await;
+    let root_url = identified.as_ref().map(|identified| identified.root_url.clone());
+    let Some(root_url) = root_url.or_else(|| cached.map(|cached| cached.run.root_url.clone())) else {
+        steps.push(Step::new("Taskcluster", Went::Not, "nobody has said where it is"));
+        return steps;
+    };
+    let tally = Tally::default();
+    match Client::new(&root_url, &surroundings.proxies, surroundings.clock.clone()) {
+        Ok(client) => {
+            let client = client.counting(InFlight::default(), tally.clone());
+            if the_way(&client, &mut steps).await {
+                steps.push(clock(&tally));
+                if let Some(identified) = identified {
+                    steps.push(pool(&client, &identified).await);
+                }
+            }
+        }
+        Err(cause) => steps.push(Step::new("Taskcluster", Went::Badly, cause.to_string())),
+    }
+    if matches!(config.provider, ProviderConfig::Standalone(_)) && !config.get_secrets {
+        // The worker calls it, start-worker does not.
+        for step in steps.iter_mut().filter(|step| step.what != "provider" && step.went == Went::Badly) {
+            step.went = Went::Doubtfully;
+        }
+    }
+    steps
+}
+
+async fn identify(
+    config: &RunnerConfig,
+    surroundings: &Surroundings,
+    steps: &mut Vec<Step>,
+) -> Option<Identified> {
+    let implementation = config.worker.implementation.name();
+    let asked =
+        provider::identify(&config.provider, &surroundings.metadata, implementation, Some(PROVIDER)).await;
+    match asked {
+        Ok(identified) => {
+            let identity = &identified.identity;
+            let found = format!(
+                "worker {}/{} of the pool {}, at {}",
+                identity.worker_group, identity.worker_id, identity.worker_pool_id, identified.root_url
+            );
+            steps.push(Step::new("provider", Went::Well, found));
+            Some(identified)
+        }
+        Err(cause) => {
+            steps.push(Step::new("provider", Went::Badly, cause.to_string()));
+            None
+        }
+    }
+}
+
+/// Name, connection, answer; whether there was one.
+async fn the_way(client: &Client, steps: &mut Vec<Step>) -> bool {
+    if let Some((host, port)) = client.host() {
+        let addresses: Vec<SocketAddr> = match timeout(STEP, lookup_host((host.as_str(), port))).await {
+            Ok(Ok(found)) => found.collect(),
+            Ok(Err(cause)) => return broken(steps, "name", format!("{host}: {cause}")),
+            Err(_) => return broken(steps, "name", format!("{host}: no answer within {} s", STEP.as_secs())),
+        };
+        let shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+        steps.push(Step::new("name", Went::Well, format!("{host} is {}", shown.join(", "))));
+        match timeout(STEP, TcpStream::connect(addresses.as_slice())).await {
+            Ok(Ok(_)) => steps.push(Step::new("connection", Went::Well, format!("{host} port {port}"))),
+            Ok(Err(cause)) => return broken(steps, "connection", format!("{host} port {port}: {cause}")),
+            Err(_) => {
+                return broken(
+                    steps,
+                    "connection",
+                    format!("{host} port {port}: none within {} s", STEP.as_secs()),
+                );
+            }
+        }
+    } else {
+        steps.push(Step::new("connection", Went::Well, "by way of the proxy that the environment names"));
+    }
+    match client.ping(Effort::Once).await {
+        Ok(()) => {
+            steps.push(Step::new(
+                "ping",
+                Went::Well,
+                format!("worker-manager at {} answers", client.root_url()),
+            ));
+            true
+        }
+        Err(cause) => broken(steps, "ping", cause.to_string()),
+    }
+}
+
+fn broken(steps: &mut Vec<Step>, what: &'static str, why: String) -> bool {
+    steps.push(Step::new(what, Went::Badly, why));
+    false
+}
+
+fn clock(tally: &Tally) -> Step {
+    match tally.clock_offset() {
+        None => Step::new("clock", Went::Doubtfully, "Taskcluster's answer does not tell the time"),
+        Some(offset) if offset.abs() <= CLOCK_DOUBTFUL => {
+            Step::new("clock", Went::Well, format!("{} s from Taskcluster's at most", offset.abs().max(1)))
+        }
+        Some(offset) => {
+            let way = if offset > 0 { "behind" } else { "ahead of" };
+            let off = humantime::format_duration(Duration::from_secs(offset.unsigned_abs()));
+            Step::new("clock", Went::Doubtfully, format!("{off} {way} Taskcluster's: set the host's clock"))
+        }
+    }
+}
+
+/// With the credentials that are at hand, else as anybody.
+async fn pool(client: &Client, identified: &Identified) -> Step {
+    let pool_id = identified.identity.worker_pool_id.as_str();
+    let answer = match &identified.proof {
+        Proof::Credentials(credentials) => client.worker_pool(credentials, pool_id, Effort::Once).await,
+        _ => client.public_worker_pool(pool_id, Effort::Once).await,
+    };
+    let Err(cause) = answer else {
+        return Step::new("worker pool", Went::Well, format!("{pool_id} is there"));
+    };
+    if cause.status() == Some(403) {
+        let found = format!(
+            "{pool_id} may not be read without more scopes, which is no trouble: registering needs none"
+        );
+        return Step::new("worker pool", Went::Well, found);
+    }
+    Step::new("worker pool", Went::Badly, cause.to_string())
+}
