@@ -102,8 +102,8 @@ fn a_crash_loop_is_not_healthy_and_every_crash_is_counted() {
 #[test]
 fn a_crash_that_was_long_ago_is_forgotten() {
     let scene = measured(Scene::new()).worker(["hello all", "start 3: wait", "exit 7"]);
-    let runner = scene.set("supervision.restartWindow", "1s").start();
-    wait_for_health(&runner, 200, "ok\n");
+    // Long enough for somebody to look meanwhile.
+    let runner = scene.set("supervision.restartWindow", "8s").start();
     runner.wait_for_start(3);
     wait_for_health(&runner, 503, "the worker crashes again and again: 2 times in a row\n");
     wait_for_health(&runner, 200, "ok\n");

@@ -121,9 +121,12 @@ fn a_real_prometheus_scrapes_what_the_runner_has_counted() {
         return;
     }
     let runner = crash_loop();
+    let settled = |samples: &std::collections::BTreeMap<String, f64>| {
+        samples["start_worker_worker_crashes"] == 2.0
+            && samples["start_worker_worker_output_lines_total"] == 3.0
+    };
     let expected =
-        eventually(|| Some(samples(&runner)).filter(|samples| samples["start_worker_worker_crashes"] == 2.0));
-    let expected = expected.expect("two crashes");
+        eventually(|| Some(samples(&runner)).filter(settled)).expect("two crashes and three hellos");
     let prometheus = Prometheus::scrape(address(&runner));
     assert_eq!(prometheus.value("up"), 1.0);
     for name in [
