@@ -290,15 +290,13 @@ impl Announcer {
     }
 }
 
-/// Whether the service manager must not lose its patience: a start goes on for as long as it takes, also while the host
-/// holds; a drain and a stop for as long as they may. `ready`: the start is over for it.
+/// Whether the service manager must not lose its patience: a start goes on for as long as it takes; a drain and a stop
+/// for as long as they may. `ready`: the start is over for it.
 fn takes_its_time(phase: Phase, ready: bool) -> bool {
     match phase {
         // Told apart from what is asked of a host that goes down: here the manager waits for nothing.
-        Phase::Running => false,
-        Phase::Preparing | Phase::Holding | Phase::Starting | Phase::BackingOff | Phase::AwaitingReboot => {
-            !ready
-        }
+        Phase::Running | Phase::Holding => false,
+        Phase::Preparing | Phase::Starting | Phase::BackingOff | Phase::AwaitingReboot => !ready,
         Phase::Draining | Phase::Stopping | Phase::Killing | Phase::Clearing | Phase::Ended => true,
     }
 }

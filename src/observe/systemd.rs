@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::event::{Cause, Phase, Reason};
+use crate::event::{Cause, Phase, Reason, StateSummary};
 use crate::host::service_manager::ServiceManager;
 use crate::redact::Secrets;
 use crate::standing::Standing;
@@ -66,12 +66,18 @@ impl Telling {
         let standing = self.standing.borrow_and_update().clone();
         let trouble = self.trouble.borrow_and_update().clone();
         let summary = standing.summary;
-        let ready = summary.worker_pid.is_some();
+        let ready = is_up(summary);
         let ends = matches!(summary.phase, Phase::Stopping | Phase::Killing)
             && summary.reason == Some(Reason::Asked(Cause::Operator));
         let text = self.secrets.mask(status(&standing, trouble.as_deref(), self.worker, self.clock.now()));
         (text, ready, ends)
     }
+}
+
+/// Whether the service does what the operator wants of it: a worker runs, or none is to run yet. A boot would wait for a
+/// host that holds, and fail.
+fn is_up(summary: StateSummary) -> bool {
+    summary.worker_pid.is_some() || summary.phase == Phase::Holding
 }
 
 /// The runner ends as this says. `intended`: the manager is not to take a worker that was never started for a failure.
@@ -132,7 +138,7 @@ fn rough(time: Timestamp, now: Timestamp) -> humantime::FormattedDuration {
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
-    use crate::event::{Exit, ExitClass, ExitStatus, Outcome, StateSummary};
+    use crate::event::{Exit, ExitClass, ExitStatus, Outcome};
     use crate::run::{WorkerIdentity, WorkerPoolId};
     use crate::standing::Announcer;
     use crate::standing::KnownWorker;

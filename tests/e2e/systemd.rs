@@ -1,6 +1,7 @@
 //! What the service manager is told: its socket is the test's own.
 
 use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -84,6 +85,29 @@ fn a_worker_that_cannot_be_started_is_never_told_to_be_ready() {
     manager.wait_for(&runner, "STATUS=the worker could not be started");
     let all = manager.all();
     assert!(!all.iter().any(|told| is_ready(told)), "{all:#?}");
+}
+
+#[test]
+fn a_host_that_holds_is_ready_for_a_boot_does_not_wait_for_it() {
+    let scene = Scene::new().worker(["on SIGTERM: exit 0", "wait"]);
+    let socket = scene.path("status.sock");
+    let scene = scene.set("status.socket", socket.to_str().unwrap());
+    std::fs::write(scene.path("held"), "").unwrap();
+    let (mut manager, scene) = Manager::of(scene);
+    let runner = scene.start();
+    let ready = manager.wait_for(&runner, "READY=1");
+    assert!(ready.contains("STATUS=holding: "), "{ready}");
+    let resume = Command::new(env!("CARGO_BIN_EXE_start-worker"))
+        .args(["resume", "--socket"])
+        .arg(&socket)
+        .output()
+        .unwrap();
+    assert!(resume.status.success(), "{resume:?}\n{runner}");
+    manager.wait_for(&runner, "STATUS=running command (pid ");
+    runner.signal(Signal::SIGTERM);
+    assert_eq!(runner.ended().code, Some(0));
+    let all = manager.all();
+    assert_eq!(all.iter().filter(|told| is_ready(told)).count(), 1, "{all:#?}");
 }
 
 #[test]
