@@ -3,6 +3,7 @@
 pub mod atomic;
 pub mod autologin;
 pub mod boot_time;
+pub mod cgroup;
 pub mod held;
 pub mod lock;
 pub mod memory;

@@ -70,16 +70,17 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts the worker and welcomes it. The receiver has what it says.
+    /// Starts the worker, in the cgroup with this entrance, and welcomes it. The receiver has what it says.
     pub(super) fn spawn(
         spec: &LaunchSpec,
+        cgroup: Option<OwnedFd>,
         output: &Output,
         offered: Capabilities,
         keep_last: usize,
     ) -> Result<(Self, mpsc::Receiver<WorkerEvent>), SpawnError> {
         let account = spec.user.as_deref().map(account).transpose()?;
         let mut command = command(spec, account.as_ref());
-        set_apart(&mut command, account.map(|(account, _)| account), spec.oom_score_adj);
+        set_apart(&mut command, account.map(|(account, _)| account), spec.oom_score_adj, cgroup);
         let (stdout, stdout_writer) = pipe().map_err(SpawnError::Pipes)?;
         let (stderr, stderr_writer) = pipe().map_err(SpawnError::Pipes)?;
         command.stdin(Stdio::piped()).stdout(stdout_writer).stderr(stderr_writer);

@@ -2,10 +2,12 @@
 //!
 //! The runner is a child subreaper: whatever loses its parent comes to it, so that all that a worker ever started has
 //! the runner among its ancestors, in whichever process group or session it is. They are found by walking `/proc`, and
-//! reaped by pid: `waitpid(-1)` would steal the worker's own exit from tokio.
+//! reaped by pid: `waitpid(-1)` would steal the worker's own exit from tokio. Where the worker has a cgroup of its own,
+//! whoever lives in it counts as one of them.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -14,12 +16,16 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use tracing::{debug, warn};
 
+use crate::host::cgroup::WorkerCgroup;
+
 /// Finds, signals and reaps the runner's descendants.
 #[derive(Debug)]
 pub(super) struct Descendants {
     /// Children that the runner had before it started any worker, by pid and start time: a wrapper's, not ours.
     foreign: HashSet<(i32, u64)>,
     helpers: Helpers,
+    /// The worker's own, where there can be one.
+    cgroup: Option<WorkerCgroup>,
 }
 
 /// The runner's own short-lived children (host commands, `--version`): no worker left them behind, and whoever started
@@ -68,12 +74,17 @@ struct Stat {
 }
 
 impl Descendants {
-    /// Makes the runner a subreaper, and remembers the children that it has already.
-    pub(super) fn new() -> Self {
+    /// Makes the runner a subreaper, and remembers the children that it has already. `end_all`: nothing of a worker is
+    /// to be left alive, so that it gets a cgroup of its own, where there can be one.
+    pub(super) async fn new(end_all: bool) -> Self {
         if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
             warn!(%error, "cannot become a subreaper: daemons that a worker leaves behind will not be found");
         }
-        let mut this = Self { foreign: HashSet::new(), helpers: Helpers::default() };
+        let cgroup = WorkerCgroup::below_runner().filter(|_| end_all);
+        if let Some(cgroup) = &cgroup {
+            cgroup.end_stale().await;
+        }
+        let mut this = Self { foreign: HashSet::new(), helpers: Helpers::default(), cgroup };
         if has_children() {
             let own = nix::unistd::getpid().as_raw();
             let children = processes().into_iter().filter(|stat| stat.parent == own);
@@ -102,8 +113,36 @@ impl Descendants {
         }
     }
 
+    /// The entrance of the worker's cgroup.
+    pub(super) fn entrance(&self) -> Option<OwnedFd> {
+        self.cgroup.as_ref()?.entrance()
+    }
+
+    /// The worker's cgroup is needed no longer. What cannot be removed yet, is when the next worker has ended.
+    pub(super) fn leave_cgroup(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove();
+        }
+    }
+
+    /// No worker follows.
+    pub(super) async fn end_cgroup(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.removed().await;
+        }
+    }
+
     /// The living descendants, zombies and foreign ones left out.
     pub(super) fn living(&self) -> Vec<Pid> {
+        let mut living = self.below_runner();
+        if let Some(cgroup) = &self.cgroup {
+            let known: HashSet<Pid> = living.iter().copied().collect();
+            living.extend(cgroup.processes().into_iter().filter(|pid| !known.contains(pid)));
+        }
+        living
+    }
+
+    fn below_runner(&self) -> Vec<Pid> {
         if !has_children() {
             return Vec::new();
         }
@@ -131,6 +170,9 @@ impl Descendants {
     /// SIGKILL to every descendant, again and again while new ones appear: a tree that forks while it is being killed.
     pub(super) fn kill(&self) {
         const ROUNDS: usize = 20;
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
         let mut before = usize::MAX;
         for _ in 0..ROUNDS {
             let living = self.living();

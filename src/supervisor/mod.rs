@@ -84,7 +84,9 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
     let spec = job.launches.borrow_and_update().clone();
     let policy = Policy::new(&job.supervision, &spec, job.host.shutdown_static, job.removal.is_some());
     let (machine, first) = Machine::new(policy);
-    let (descendants, at_the_end) = (Descendants::new(), TaskTracker::new());
+    let descendants =
+        job.announcer.manager().alive_while(Descendants::new(job.supervision.kill_descendants)).await;
+    let at_the_end = TaskTracker::new();
     let logins = logins::Requests::new(job.logins.take(), descendants.helpers(), &at_the_end);
     let mut supervisor = Supervisor {
         reports: Reports::new(job.reports.take()),
@@ -106,7 +108,9 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
     };
     supervisor.announce();
     supervisor.perform_all(first);
-    supervisor.run(events).await
+    let outcome = supervisor.run(events).await;
+    supervisor.descendants.end_cgroup().await;
+    outcome
 }
 
 struct Supervisor<'a> {
@@ -133,7 +137,7 @@ struct Supervisor<'a> {
 }
 
 impl Supervisor<'_> {
-    async fn run(mut self, events: &mut mpsc::Receiver<Event>) -> Outcome {
+    async fn run(&mut self, events: &mut mpsc::Receiver<Event>) -> Outcome {
         let mut orphans = tokio::signal::unix::signal(SignalKind::child()).ok();
         let mut attendant = self.job.announcer.pulse().attend();
         loop {
@@ -288,7 +292,8 @@ impl Supervisor<'_> {
         self.last_lines.clear();
         let keep_last =
             LAST_LINES.max(usize::try_from(self.job.supervision.report_output_lines).unwrap_or(LAST_LINES));
-        match Child::spawn(&self.spec, self.output, self.job.offered, keep_last) {
+        match Child::spawn(&self.spec, self.descendants.entrance(), self.output, self.job.offered, keep_last)
+        {
             Ok((child, said)) => {
                 let pid = child.pid();
                 self.child = Some(child);
@@ -321,6 +326,7 @@ impl Supervisor<'_> {
         if self.restart_is_possible() {
             self.in_place = Some(in_place);
         }
+        self.descendants.leave_cgroup();
         self.child = None;
         self.worker_events = None;
         Some(Event::Settled { in_place })

@@ -3,6 +3,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -20,10 +21,16 @@ pub(super) struct Account {
 }
 
 /// Adds what every worker gets: a process group of its own, the parent-death signal, its OOM score, its account, and
-/// none of the runner's open files and ignored signals. (The standard library empties the signal mask.)
+/// none of the runner's open files and ignored signals. (The standard library empties the signal mask.) `cgroup`: the
+/// entrance of the one that it joins.
 ///
 /// The command must be spawned from a thread that lives as long as the runner: the parent-death signal follows it.
-pub(super) fn set_apart(command: &mut Command, account: Option<Account>, oom_score_adj: i16) {
+pub(super) fn set_apart(
+    command: &mut Command,
+    account: Option<Account>,
+    oom_score_adj: i16,
+    cgroup: Option<OwnedFd>,
+) {
     command.process_group(0);
     let score = CString::new(oom_score_adj.to_string()).unwrap_or_default();
     let parent = nix::unistd::getpid();
@@ -34,6 +41,9 @@ pub(super) fn set_apart(command: &mut Command, account: Option<Account>, oom_sco
         if !privileged {
             // Else /proc/self belongs to root, for the runner is not dumpable, and the score cannot be written.
             let _ = prctl::set_dumpable(true);
+        }
+        if let Some(entrance) = &cgroup {
+            join(entrance);
         }
         set_oom_score(&score);
         if let Some(account) = &account {
@@ -57,6 +67,11 @@ fn close_on_exec() {
     // SAFETY: close_range with these arguments only sets a flag on descriptors. Kernels without it (before 5.11) answer
     // with an error, and the descriptors that Rust opened have the flag anyway.
     unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+/// Best effort: without, the worker is ended as where it has no cgroup of its own.
+fn join(entrance: &OwnedFd) {
+    let _ = nix::unistd::write(entrance, b"0");
 }
 
 /// A wrapper (`nohup`, a shell's `&`) may have made the runner ignore signals; a worker, and every task of it, would

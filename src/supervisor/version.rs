@@ -45,7 +45,7 @@ async fn ask(spec: &LaunchSpec, helpers: &Helpers) -> std::io::Result<String> {
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let (account, _) =
         spec.user.as_deref().map(super::child::account).transpose().map_err(std::io::Error::other)?.unzip();
-    set_apart(&mut command, account, spec.oom_score_adj);
+    set_apart(&mut command, account, spec.oom_score_adj, None);
     let mut process = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
     let _helper = helpers.add(process.id());
     let _group = Group(process.id());

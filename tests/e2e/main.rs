@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod autologin;
 #[cfg(test)]
+mod cgroup;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod demo;

@@ -24,6 +24,7 @@ pub(crate) struct Scene {
     config: Value,
     text: Option<String>,
     env: Vec<(String, String)>,
+    cgroup: Option<PathBuf>,
 }
 
 impl Scene {
@@ -61,7 +62,16 @@ impl Scene {
             "autologin": {"root": dir.path().join("root")},
             "getSecrets": false,
         });
-        Self { dir, mark, blocked_sink: false, shows_secrets: false, config, text: None, env: Vec::new() }
+        Self {
+            dir,
+            mark,
+            blocked_sink: false,
+            shows_secrets: false,
+            config,
+            text: None,
+            env: Vec::new(),
+            cgroup: None,
+        }
     }
 
     /// The worker's script, one statement each.
@@ -90,6 +100,12 @@ impl Scene {
     /// An environment variable of the runner.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The runner is started in this cgroup.
+    pub(crate) fn in_cgroup(mut self, folder: &Path) -> Self {
+        self.cgroup = Some(folder.to_owned());
         self
     }
 
@@ -128,7 +144,15 @@ impl Scene {
 
     /// Starts the runner with these arguments.
     pub(crate) fn start_with<S: AsRef<std::ffi::OsStr>>(self, args: impl IntoIterator<Item = S>) -> Runner {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_start-worker"));
+        let mut command = match &self.cgroup {
+            None => Command::new(env!("CARGO_BIN_EXE_start-worker")),
+            Some(folder) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", "echo 0 >\"$0/cgroup.procs\" && exec \"$@\""]).arg(folder);
+                shell.arg(env!("CARGO_BIN_EXE_start-worker"));
+                shell
+            }
+        };
         command.args(args);
         command.env("TEST_WORKER_RECORD", self.path("record")).env(super::runner::MARK, &self.mark);
         command.env("RUNTIME_DIRECTORY", self.dir.path()).env("STATE_DIRECTORY", self.dir.path());
