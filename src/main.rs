@@ -46,20 +46,25 @@ fn main() -> ExitCode {
         match level.map_or_else(|| Ok(logging::Filter::default()), |text| logging::Filter::parse(text)) {
             Ok(filter) => filter,
             Err(cause) => {
-                return refuse(exit::USAGE, &format!("error: --log-level (or START_WORKER_LOG): {cause}"));
+                return refuse(
+                    &environment,
+                    exit::USAGE,
+                    &format!("error: --log-level (or START_WORKER_LOG): {cause}"),
+                );
             }
         };
     let path = arguments.runner_config.unwrap_or_default();
     match config::load(&path, private_file::Access::Tighten) {
         Ok(loaded) => start(&path, loaded, environment, filter),
-        Err(cause) => refuse(exit::load_code(&cause), &cli::load_error(&cause)),
+        Err(cause) => refuse(&environment, exit::load_code(&cause), &cli::load_error(&cause)),
     }
 }
 
-/// Before there is a log: the reason on stderr.
-fn refuse(code: u8, reason: &str) -> ExitCode {
+/// Before there is a log: the reason on stderr. The journal takes it for an error.
+fn refuse(environment: &Environment, code: u8, reason: &str) -> ExitCode {
+    let priority = if cli::log::is_read_by_journal(std::io::stderr(), environment) { "<3>" } else { "" };
     // Without a stderr there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "{reason}");
+    let _ = writeln!(std::io::stderr(), "{priority}{reason}");
     ExitCode::from(code)
 }
 
@@ -69,7 +74,9 @@ fn start(path: &Path, loaded: config::Loaded, environment: Environment, filter: 
         .and_then(|log| Ok((Output::start(log.sink, log.format)?, log.format, log.warning)));
     let (output, format, warning) = match opened {
         Ok(opened) => opened,
-        Err(cause) => return refuse(exit::FAILED, &format!("error: cannot start the log: {cause}")),
+        Err(cause) => {
+            return refuse(&environment, exit::FAILED, &format!("error: cannot start the log: {cause}"));
+        }
     };
     let secrets = Secrets::default();
     let troubles = Troubles::default();

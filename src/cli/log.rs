@@ -34,10 +34,9 @@ impl Log {
             }
         }
         let sink = io::stderr().as_fd().try_clone_to_owned()?;
-        let read_by_journal = environment.journal_stream.as_deref().is_some_and(|stream| is(stream, &sink));
         let format = match wanted {
             LogFormat::Json => Format::Json,
-            _ if read_by_journal => Format::Prioritised,
+            _ if is_read_by_journal(&sink, environment) => Format::Prioritised,
             _ => Format::Text,
         };
         Ok(Self { sink, format, warning })
@@ -50,8 +49,13 @@ fn journal(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
+/// Whether the journal reads what is written here, line by line, each with its priority before it.
+pub(crate) fn is_read_by_journal(file: impl AsFd, environment: &Environment) -> bool {
+    environment.journal_stream.as_deref().is_some_and(|stream| is(stream, file))
+}
+
 /// Whether `JOURNAL_STREAM` (`device:inode`, systemd.exec(5)) means this file, which may have been redirected since.
-fn is(stream: &str, file: &OwnedFd) -> bool {
+fn is(stream: &str, file: impl AsFd) -> bool {
     nix::sys::stat::fstat(file).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
