@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{PipeWriter, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -107,6 +108,7 @@ impl Worker {
             Statement::WaitFile(path) => wait_for_file(path),
             Statement::Wait => pause(Duration::MAX),
             Statement::Spawn(descendant) => descendant.spawn(self),
+            Statement::Run(command) => self.run(command),
             Statement::Exit(code) => self.exit(*code),
             Statement::Die(signal) => self.die(*signal),
             Statement::Note(text) => self.record.event("note", json!({"text": text})),
@@ -114,6 +116,15 @@ impl Worker {
             // All reactions are in force from the start.
             Statement::On(..) => {}
         }
+    }
+
+    /// Executes a command, waits for its end, and records it.
+    fn run(&self, command: &[String]) {
+        let Some((program, arguments)) = command.split_first() else { return };
+        let mut child = std::process::Command::new(program);
+        let status = child.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).status();
+        let code = status.as_ref().ok().and_then(std::process::ExitStatus::code);
+        self.record.event("run", json!({"command": command, "code": code}));
     }
 
     pub(crate) fn exit(&self, code: i32) -> ! {

@@ -32,6 +32,8 @@ pub(crate) enum Statement {
     WaitFile(PathBuf),
     Wait,
     Spawn(Descendant),
+    /// A command and its arguments.
+    Run(Vec<String>),
     Exit(i32),
     Die(Signal),
     Note(String),
@@ -126,6 +128,7 @@ fn statement(text: &str) -> Result<Statement, String> {
         "wait-file" => Statement::WaitFile(rest.into()),
         "wait" => Statement::Wait,
         "spawn" => Statement::Spawn(Descendant::parse(rest)?),
+        "run" => Statement::Run(rest.split_whitespace().map(str::to_owned).collect()),
         "exit" => Statement::Exit(number(rest)?),
         "die" => Statement::Die(signal(rest)?),
         "note" => Statement::Note(rest.to_owned()),

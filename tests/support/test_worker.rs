@@ -24,6 +24,7 @@
 //! | `wait-file PATH` | waits until the file exists |
 //! | `wait` | waits for ever; only a reaction ends it |
 //! | `spawn KIND FLAG…` | leaves a descendant; see [`descendant`] |
+//! | `run COMMAND` | executes it, waits for its end and records its exit code |
 //! | `exit CODE`, `die SIGNAL` | ends |
 //! | `note TEXT` | an event in the record |
 //! | `first-only` | of all graceful-terminations and SIGTERMs only the first has an effect |
@@ -37,7 +38,7 @@
 //! # The record
 //!
 //! `$TEST_WORKER_RECORD` names a file that gets one JSON object a line: `event`, `pid`, `mono` and `wall` (µs), and
-//! what belongs to the event: `start`, `message`, `eof`, `signal`, `descendant`, `note`, `exit`, `write-failed`,
+//! what belongs to the event: `start`, `message`, `eof`, `signal`, `descendant`, `note`, `run`, `exit`, `write-failed`,
 //! `version`. A start is counted by the `start` events before it. Without the variable nothing is recorded.
 
 mod descendant;
