@@ -1,0 +1,65 @@
+//! The machines themselves: what they are part of is left as it was, also when nobody is left to end them.
+
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::machine::{Machine, PREFIX, eventually, namespace_leader, of_boot, sweep};
+use crate::possible;
+use crate::untouched::{Host, assert_nothing_left_of};
+
+#[test]
+fn a_machine_that_is_switched_off_leaves_nothing_on_its_host() {
+    let Some(machine) = Machine::boot() else { return };
+    machine.end();
+}
+
+/// A machine that boots, and who holds its pipe.
+struct Orphan {
+    name: String,
+    holder: Child,
+    shell: Child,
+    before: Host,
+}
+
+impl Orphan {
+    fn boot(kind: &str) -> Option<Self> {
+        if !possible::is_possible() {
+            return None;
+        }
+        let before = Host::look();
+        let name = format!("{PREFIX}{}-{kind}", std::process::id());
+        let (held, holds) = std::io::pipe().unwrap();
+        let holder = Command::new("sleep").arg("1000").stdout(holds).spawn().unwrap();
+        let shell = of_boot(&name).stdin(held).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let top = i32::try_from(shell.id()).unwrap();
+        eventually(|| namespace_leader(top, 3)).expect("a machine");
+        Some(Self { name, holder, shell, before })
+    }
+}
+
+#[test]
+fn a_machine_whose_test_is_killed_leaves_nothing_on_its_host() {
+    let Some(mut machine) = Orphan::boot("orphan") else { return };
+    machine.holder.kill().unwrap();
+    machine.holder.wait().unwrap();
+    assert!(eventually(|| machine.shell.try_wait().unwrap()).is_some());
+    machine.before.assert_untouched_by(&machine.name);
+    assert_nothing_left_of(&machine.name);
+}
+
+#[test]
+fn a_machine_whose_own_shell_is_killed_leaves_empty_cgroups_that_the_next_one_sweeps() {
+    let Some(mut machine) = Orphan::boot("headless") else { return };
+    kill(Pid::from_raw(i32::try_from(machine.shell.id()).unwrap()), Signal::SIGKILL).unwrap();
+    machine.shell.wait().unwrap();
+    let swept = eventually(|| {
+        sweep(&machine.name);
+        std::panic::catch_unwind(|| assert_nothing_left_of(&machine.name)).ok()
+    });
+    machine.holder.kill().unwrap();
+    machine.holder.wait().unwrap();
+    assert!(swept.is_some(), "something is left of {}", machine.name);
+    machine.before.assert_untouched_by(&machine.name);
+}

@@ -1,0 +1,78 @@
+//! What systemd learns of the service while it starts and runs, and what becomes of a runner that is killed or hangs.
+
+use std::time::Duration;
+
+use crate::fake_taskcluster::{Fault, Times};
+use crate::machine::{DEADLINE, Machine, wait_until_after};
+use crate::service::{Config, OBEDIENT, Service};
+
+const SOON: &str = "RestartSec=100ms";
+
+#[test]
+fn the_service_is_ready_when_its_worker_runs_and_not_before() {
+    let Some(machine) = Machine::borrow() else { return };
+    machine.taskcluster.fail("registerWorker", Times::UntilCleared, Fault::bad_gateway());
+    // The start takes longer than systemd allows for: the runner asks for more time.
+    let service =
+        Service::install(&machine, &Config::new(&machine, OBEDIENT)).drop_in("TimeoutStartSec=2s").starting();
+    service.wait_for("trying again", |now| now.get("StatusText").contains("trying again"));
+    let began = std::time::Instant::now();
+    machine.taskcluster.wait_for("registerWorker", 3, DEADLINE);
+    wait_until_after(began, Duration::from_secs(3));
+    let now = service.properties();
+    assert!(now.is("activating") && service.starts() == 0, "{now:?}");
+    machine.taskcluster.clear_faults();
+    let now = service.wait_for("up", |now| now.is("active"));
+    assert_eq!(now.get("NRestarts"), "0");
+    let worker = service.wait_for_start(1).pid();
+    let running = format!("running generic-worker (pid {worker}), pool pp/ww; credentials renew in ");
+    service.wait_for("running", |now| now.get("StatusText").starts_with(&running));
+}
+
+#[test]
+fn a_reload_looks_for_a_new_deployment_and_leaves_the_worker_alone() {
+    let Some(machine) = Machine::borrow() else { return };
+    machine.taskcluster.grant("worker-pool:pp/ww", &["worker-manager:get-worker-pool:pp/ww"]);
+    let pool = |id| serde_json::json!({"config": {"workerConfig": {"genericWorker": {"config": {"deploymentId": id}}}}});
+    machine.taskcluster.set_pool("pp/ww", pool("d1"));
+    let service = Service::install(&machine, &Config::new(&machine, OBEDIENT)).started();
+    let before = service.properties();
+    service.must("reload");
+    machine.taskcluster.wait_for("workerPool", 1, DEADLINE);
+    let after = service.wait_for("back", |now| now.is("active") && now.get("SubState") == "running");
+    assert_eq!((after.pid(), service.starts()), (before.pid(), 1));
+}
+
+#[test]
+fn a_killed_runner_takes_its_worker_along_and_comes_back() {
+    let Some(machine) = Machine::borrow() else { return };
+    let script = ["start 1: spawn session ignore-term", "start 1: spawn daemon ignore-term"];
+    let config = Config::new(&machine, OBEDIENT[..2].iter().chain(&script).chain(&OBEDIENT[2..]));
+    let service = Service::install(&machine, &config).drop_in(SOON).started();
+    service.wait_for_descendants(2);
+    let before = service.processes();
+    assert_eq!(before.len(), 4, "{before:?}");
+    service.must("kill --kill-whom=main --signal=KILL");
+    service.wait_for_start(2);
+    let now = service.wait_for("up", |now| now.is("active"));
+    assert_eq!(now.get("NRestarts"), "1");
+    let after = service.processes();
+    assert!(after.len() == 2 && !after.iter().any(|pid| before.contains(pid)), "{before:?} {after:?}");
+}
+
+#[test]
+fn a_runner_that_hangs_is_ended_by_the_watchdog_and_comes_back() {
+    let Some(machine) = Machine::borrow() else { return };
+    let limits = format!("WatchdogSec=1s\nTimeoutAbortSec=1s\n{SOON}");
+    let service = Service::install(&machine, &Config::new(&machine, OBEDIENT)).drop_in(&limits).started();
+    let before = service.processes();
+    // One that is well is left alone.
+    wait_until_after(std::time::Instant::now(), Duration::from_millis(2500));
+    assert_eq!((service.processes(), service.starts()), (before.clone(), 1));
+    service.must("kill --kill-whom=main --signal=STOP");
+    service.wait_for_start(2);
+    let now = service.wait_for("up", |now| now.is("active"));
+    assert_eq!(now.get("NRestarts"), "1");
+    assert!(!service.processes().iter().any(|pid| before.contains(pid)));
+    service.wait_for_manager_entry("Watchdog timeout");
+}

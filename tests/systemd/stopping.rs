@@ -1,0 +1,64 @@
+//! `systemctl stop`, with workers that obey and others.
+
+use crate::machine::Machine;
+use crate::service::{Config, OBEDIENT, Service};
+
+/// Nothing ends it but SIGKILL.
+const STUBBORN: [&str; 7] = [
+    "on now:",
+    "on finish:",
+    "on SIGTERM:",
+    "hello all",
+    "spawn session ignore-term",
+    "spawn daemon ignore-term",
+    "wait",
+];
+
+#[test]
+fn a_worker_that_obeys_ends_before_it_is_signalled() {
+    let Some(machine) = Machine::borrow() else { return };
+    let service = Service::install(&machine, &Config::new(&machine, OBEDIENT)).started();
+    service.must("stop");
+    let now = service.properties();
+    assert!(
+        now.is("inactive") && now.get("Result") == "success" && now.get("ExecMainStatus") == "0",
+        "{now:?}"
+    );
+    let events = service.events();
+    assert_eq!(crate::record::messages(&events), ["welcome", "now"]);
+    assert!(crate::record::signals(&events).is_empty(), "{events:?}");
+}
+
+#[test]
+fn a_worker_that_ignores_everything_is_killed_with_all_it_has_started() {
+    let Some(machine) = Machine::borrow() else { return };
+    let config = Config::new(&machine, STUBBORN).set("supervision.stopTimeout", "500ms");
+    let service = Service::install(&machine, &config).started();
+    service.wait_for_descendants(2);
+    let before = service.processes();
+    assert_eq!(before.len(), 4, "{before:?}");
+    service.must("stop");
+    let now = service.properties();
+    assert!(
+        now.is("inactive") && now.get("Result") == "success" && now.get("ExecMainStatus") == "0",
+        "{now:?}"
+    );
+    service.assert_gone(&before);
+    // The runner has seen to it, not systemd.
+    service.assert_no_manager_entry("Killing process");
+    assert_eq!(crate::record::signals(&service.events()), ["SIGTERM"]);
+}
+
+#[test]
+fn a_stop_may_take_longer_than_systemd_allows_for_as_long_as_the_runner_is_configured_to_wait() {
+    let Some(machine) = Machine::borrow() else { return };
+    let slow = ["on now: sleep 3s ; exit 72", "hello all", "wait"];
+    let service =
+        Service::install(&machine, &Config::new(&machine, slow)).drop_in("TimeoutStopSec=1s").started();
+    service.wait_for_event("welcome", |event| event.text("type") == "welcome");
+    service.must("stop");
+    let now = service.properties();
+    assert!(now.is("inactive") && now.get("Result") == "success", "{now:?}");
+    let events = service.events();
+    assert_eq!(events.last().map(|event| event.field("code").clone()), Some(72.into()), "{events:?}");
+}
