@@ -15,6 +15,22 @@ fn a_machine_that_is_switched_off_leaves_nothing_on_its_host() {
     machine.end();
 }
 
+#[test]
+fn a_process_of_the_host_that_a_machine_has_taken_is_noticed() {
+    let Some(machine) = Machine::boot() else { return };
+    let mut own = Command::new("sleep").arg("1000").spawn().unwrap();
+    let before = Host::look();
+    let name = format!("{PREFIX}{}-", std::process::id());
+    let groups = std::fs::read_to_string("/proc/1/cgroup").unwrap();
+    machine.take(own.id());
+    let noticed = std::panic::catch_unwind(|| before.assert_untouched_by(&name));
+    own.kill().unwrap();
+    own.wait().unwrap();
+    assert!(noticed.is_err(), "not noticed");
+    assert_eq!(std::fs::read_to_string("/proc/1/cgroup").unwrap(), groups);
+    machine.end();
+}
+
 /// A machine that boots, and who holds its pipe.
 struct Orphan {
     name: String,

@@ -26,3 +26,15 @@ fn what_a_worker_has_left_is_gone_when_the_next_one_starts() {
     service.assert_gone(&left);
     assert_eq!(service.processes().len(), 2);
 }
+#[test]
+fn the_worker_lives_in_a_cgroup_below_the_runners() {
+    let Some(machine) = Machine::borrow() else { return };
+    let service = Service::install(&machine, &Config::new(&machine, crate::service::OBEDIENT)).started();
+    let group = |pid: i32| {
+        let groups = machine.ask(["cat", &format!("/proc/{pid}/cgroup")]);
+        groups.lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned)).unwrap()
+    };
+    let (runner, worker) = (group(service.properties().pid()), group(service.wait_for_start(1).pid()));
+    assert!(runner.ends_with("/system.slice/start-worker.service"), "{runner}");
+    assert!(worker.starts_with(&format!("{runner}/")), "{worker} {runner}");
+}

@@ -264,6 +264,13 @@ impl Machine {
         assert_nothing_left_of(&self.name);
     }
 
+    /// Takes a process of the host into the machine's cgroup, as its systemd would if it could.
+    pub(crate) fn take(&self, pid: u32) {
+        let groups = HIERARCHIES.map(|hierarchy| Path::new(hierarchy).join(&self.name).join("supervisor"));
+        let taken = groups.iter().any(|group| fs::write(group.join("cgroup.procs"), pid.to_string()).is_ok());
+        assert!(taken, "no cgroup of {groups:?}");
+    }
+
     fn assert_host_untouched(&self) {
         self.before.assert_untouched_by(&self.name);
     }

@@ -9,6 +9,36 @@ use crate::service::{Config, OBEDIENT, Service};
 const SOON: &str = "RestartSec=100ms";
 
 #[test]
+fn systemd_has_taken_every_setting_of_the_unit() {
+    let Some(machine) = Machine::borrow() else { return };
+    // It shows the watchdog's time of a running service alone.
+    let _service = Service::install(&machine, &Config::new(&machine, OBEDIENT)).started();
+    let names = "Type,NotifyAccess,KillMode,OOMPolicy,OOMScoreAdjust,Delegate,Restart,RestartPreventExitStatus,\
+        WatchdogUSec,TimeoutStopUSec,StateDirectory,StateDirectoryMode,RuntimeDirectory,RuntimeDirectoryMode";
+    let property = format!("--property={names}");
+    let shown = machine.ask(["systemctl", "show", &property, "start-worker.service"]);
+    let mut shown: Vec<&str> = shown.lines().collect();
+    shown.sort_unstable();
+    let expected = [
+        "Delegate=yes",
+        "KillMode=mixed",
+        "NotifyAccess=main",
+        "OOMPolicy=continue",
+        "OOMScoreAdjust=-1000",
+        "Restart=on-failure",
+        "RestartPreventExitStatus=64 70 77",
+        "RuntimeDirectory=start-worker",
+        "RuntimeDirectoryMode=0700",
+        "StateDirectory=start-worker",
+        "StateDirectoryMode=0700",
+        "TimeoutStopUSec=3min",
+        "Type=notify",
+        "WatchdogUSec=5min",
+    ];
+    assert_eq!(shown, expected);
+}
+
+#[test]
 fn the_service_is_ready_when_its_worker_runs_and_not_before() {
     let Some(machine) = Machine::borrow() else { return };
     machine.taskcluster.fail("registerWorker", Times::UntilCleared, Fault::bad_gateway());

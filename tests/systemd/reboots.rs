@@ -140,7 +140,8 @@ fn a_host_that_was_drained_before_its_reboot_waits_for_somebody_to_resume_it() {
     let init = machine.init();
     machine.ask(["start-worker", "drain"]);
     machine.wait_for_boot_after(init);
-    service.wait_for("holding", |now| now.get("StatusText").starts_with("holding"));
+    // Ready, for the boot is not to wait for somebody.
+    service.wait_for("holding", |now| now.is("active") && now.get("StatusText").starts_with("holding"));
     service.wait_for_entry("start-worker resume");
     assert_eq!(service.starts(), 1);
     machine.ask(["start-worker", "resume"]);
