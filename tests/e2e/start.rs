@@ -71,6 +71,16 @@ fn a_worker_starts_in_a_process_group_of_its_own_without_the_runners_files_and_s
 }
 
 #[test]
+fn the_workers_oom_score_is_its_own_and_not_the_runners() {
+    let runner = Scene::new().worker(["wait"]).set("worker.oomScoreAdj", 300).start();
+    assert_eq!(runner.wait_for_start(1).field("oom_score_adj"), 300);
+    let runners = fs::read_to_string(format!("/proc/{}/oom_score_adj", runner.pid())).unwrap();
+    // Where the kernel allows it, -1000; else what the test has.
+    let before = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    assert!(runners == "-1000\n" || runners == before, "{runners}");
+}
+
+#[test]
 fn generic_worker_is_started_with_its_own_arguments_first() {
     let scene = Scene::generic_worker().worker(["exit 0"]);
     let config = scene.path("worker.json");

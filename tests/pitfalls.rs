@@ -1,0 +1,87 @@
+//! Holds documents that name tests to the tests: what has gone wrong before, and what is promised about security.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// How many pitfalls are known.
+const PITFALLS: usize = 54;
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The tests that a text names, each with the file that it is said to be in.
+fn named(text: &str) -> Vec<(&str, &str)> {
+    let mut file = None;
+    let mut tests = Vec::new();
+    for name in quoted(text) {
+        if Path::new(name).extension().is_some_and(|extension| extension == "rs") {
+            file = Some(name);
+        } else if let Some(file) = file {
+            tests.push((file, name));
+        }
+    }
+    tests
+}
+
+/// The names of all tests in a source.
+fn tests_of(source: &str) -> BTreeSet<&str> {
+    let mut tests = BTreeSet::new();
+    let mut marked = false;
+    for line in source.lines().map(str::trim) {
+        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+            marked = true;
+        } else if let Some(name) =
+            line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ").filter(|_| marked)
+        {
+            tests.extend(name.split('(').next());
+            marked = false;
+        }
+    }
+    tests
+}
+
+/// What is wrong with the tests that a text names.
+fn missing(text: &str) -> Vec<String> {
+    let is_missing = |(file, test): (&str, &str)| {
+        (!tests_of(&read(file)).contains(test)).then(|| format!("{file} has no test {test}"))
+    };
+    named(text).into_iter().filter_map(is_missing).collect()
+}
+
+/// The rows of a document's tables whose first cell is a number: that, and the last cell.
+fn rows(text: &str) -> Vec<(usize, &str)> {
+    text.lines().filter_map(row_of).collect()
+}
+
+fn row_of(line: &str) -> Option<(usize, &str)> {
+    let (number, rest) = line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | ")?;
+    Some((number.parse().ok()?, rest.rsplit_once(" | ")?.1))
+}
+
+#[test]
+fn every_pitfall_has_a_row_in_order_and_tests_that_exist() {
+    let text = read("docs/pitfalls.md");
+    let rows = rows(&text);
+    let numbers: Vec<_> = rows.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, (1..=PITFALLS).collect::<Vec<_>>());
+    for (number, tests) in rows {
+        assert!(!named(tests).is_empty(), "{number} has no test");
+        assert_eq!(missing(tests), [""; 0], "{number}");
+    }
+}
+
+#[test]
+fn a_test_that_is_not_there_is_found() {
+    let text = "`tests/pitfalls.rs` `a_test_that_is_not_there_is_found` `read`, `not_there`";
+    assert_eq!(
+        missing(text),
+        ["tests/pitfalls.rs has no test read", "tests/pitfalls.rs has no test not_there"]
+    );
+}
