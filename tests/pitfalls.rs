@@ -78,6 +78,21 @@ fn every_pitfall_has_a_row_in_order_and_tests_that_exist() {
 }
 
 #[test]
+fn every_promise_about_security_has_tests_that_exist() {
+    let text = read("SECURITY.md");
+    let (_, promises) = text.split_once("\n## Promises").expect("the promises");
+    let (promises, _) = promises.split_once("\n## ").expect("what follows them");
+    let rows: Vec<_> =
+        promises.lines().filter(|line| line.starts_with("| ") && !line.contains("---")).collect();
+    let rows: Vec<_> = rows.into_iter().filter(|line| *line != "| promise | tests |").collect();
+    assert!(rows.len() > 20);
+    for row in rows {
+        assert!(!named(row).is_empty(), "no test: {row}");
+        assert_eq!(missing(row), [""; 0], "{row}");
+    }
+}
+
+#[test]
 fn a_test_that_is_not_there_is_found() {
     let text = "`tests/pitfalls.rs` `a_test_that_is_not_there_is_found` `read`, `not_there`";
     assert_eq!(

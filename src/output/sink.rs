@@ -1,6 +1,7 @@
 //! Where the log goes: blocks that are written whole, whatever the sink is. One that fails is told about when it works
 //! again.
 
+use std::io::IsTerminal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
@@ -34,11 +35,14 @@ struct Sink {
     ever_lost: u64,
     /// The last thing that was written is a part of a line whose rest was lost.
     inside_line: bool,
+    /// What is written is obeyed there: see [`visible`].
+    is_terminal: bool,
 }
 
 impl Log {
     pub(super) fn new(sink: OwnedFd, format: Format, identity: Arc<OnceLock<Identity>>) -> Self {
-        let sink = Sink { fd: sink, lost: 0, ever_lost: 0, inside_line: false };
+        let is_terminal = sink.is_terminal();
+        let sink = Sink { fd: sink, lost: 0, ever_lost: 0, inside_line: false, is_terminal };
         let entries = (format == Format::Journald).then(|| Entries::new(identity.clone()));
         Self { renderer: Renderer::new(format, identity), entries, sink }
     }
@@ -80,11 +84,33 @@ impl Log {
             if self.sink.inside_line {
                 block.insert(0, b'\n');
             }
-            self.sink.write(block);
+            if self.sink.is_terminal {
+                self.sink.write(visible(block).as_bytes());
+            } else {
+                self.sink.write(block);
+            }
         }
         block.clear();
         block.shrink_to(BLOCK);
     }
+}
+
+/// For a terminal: control characters as their escapes. They could wipe out a line of the runner's own, or write over the
+/// tag of the worker's until it looks like one. Elsewhere output stays as it is.
+fn visible(block: &[u8]) -> String {
+    let text = String::from_utf8_lossy(block);
+    let mut shown = String::with_capacity(text.len());
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '\n' | '\t' => shown.push(character),
+            // The end of a line as Windows has it.
+            '\r' if characters.peek() == Some(&'\n') => {}
+            _ if character.is_control() => shown.extend(character.escape_default()),
+            _ => shown.push(character),
+        }
+    }
+    shown
 }
 
 impl Sink {
@@ -146,6 +172,38 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "\nnext\nafter\n");
+    }
+
+    #[test]
+    fn on_a_terminal_no_worker_can_wipe_out_or_write_over_a_line() {
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        let mut log = Log::new(terminal.slave, Format::Text);
+        let forged = b"[worker] \r2026-11-23T19:12:00.123Z INFO  all is well\x1b[K\xc2\x9b2J\t\xc3\xa9\r\n";
+        log.renderer.out.extend_from_slice(forged);
+        log.renderer.out.extend_from_slice(b"next\n");
+        log.flush();
+        let mut screen = std::fs::File::from(terminal.master);
+        let mut text = Vec::new();
+        while !text.ends_with(b"next\r\n") {
+            let mut block = [0; 4096];
+            let length = screen.read(&mut block).unwrap();
+            text.extend_from_slice(&block[..length]);
+        }
+        let shown =
+            "[worker] \\r2026-11-23T19:12:00.123Z INFO  all is well\\u{1b}[K\\u{9b}2J\t\u{e9}\r\nnext\r\n";
+        assert_eq!(String::from_utf8(text).unwrap(), shown);
+    }
+
+    #[test]
+    fn elsewhere_output_stays_as_it_is() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut log = Log::new(writer.into(), Format::Text);
+        log.renderer.out.extend_from_slice(b"10%\r20%\x1b[31m\r\n");
+        log.flush();
+        drop(log);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "10%\r20%\x1b[31m\r\n");
     }
 
     #[test]

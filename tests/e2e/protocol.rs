@@ -59,6 +59,29 @@ fn no_malformed_message_stops_the_runner_or_loses_the_next_line() {
 }
 
 #[test]
+fn what_a_worker_says_in_a_message_cannot_forge_a_line_of_the_runner() {
+    let forged = r"x\n2001-01-01T00:00:00.000Z INFO  forged\r\u001b[2K";
+    let report = format!(
+        r#"send {{"type": "error-report", "kind": "{forged}", "title": "{forged}", "description": "{forged}", "extra": {{"{forged}": "{forged}"}}}}"#
+    );
+    let record = format!(r#"send {{"type": "log", "body": {{"textPayload": "{forged}", "{forged}": 1}}}}"#);
+    let malformed = format!(r#"send {{"type": "log", "body": "{forged}"}}"#);
+    let reboot = format!(r#"send {{"type": "reboot", "reason": "{forged}"}}"#);
+    let script = ["hello all", &report, &record, &malformed, &reboot, "print still here", "wait"];
+    let runner = Scene::new().worker(script).set("supervision.stopTimeout", "100ms").start();
+    runner.wait_for_log("still here");
+    runner.wait_for_log("reports an error");
+    runner.signal(Signal::SIGTERM);
+    let log = runner.ended().log;
+    assert!(log.matches("forged").count() > 6, "{log}");
+    for line in log.lines() {
+        assert!(!line.starts_with("2001"), "{log}");
+        let workers = line.contains(" [worker] ");
+        assert!(workers || !line.contains(char::is_control), "{line:?}");
+    }
+}
+
+#[test]
 fn a_worker_without_a_hello_is_stopped_by_sigterm_at_once() {
     let scene = Scene::new().worker(["await welcome", "print up", "wait"]).set("worker.helloTimeout", "50ms");
     let runner = scene.set("supervision.stopTimeout", "1h").start();
