@@ -367,6 +367,27 @@ fn read_sources(folder: &Path, below: &Path, into: &mut Vec<Source>) {
 }
 
 #[test]
+fn the_documentation_has_the_same_floors() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md"));
+    let mut documented = Vec::new();
+    for line in text.expect("the document").lines() {
+        let mut cells = line.trim_start_matches("| ").split(" | ");
+        let Some(floor) = cells.next().and_then(|cell| cell.parse::<u8>().ok()) else { continue };
+        let modules = cells.next().unwrap_or_default();
+        let names = modules.split('`').skip(1).step_by(2);
+        documented
+            .extend(names.map(|name| (floor, name.trim_end_matches('/').trim_end_matches(".rs").to_owned())));
+    }
+    let mut held: Vec<_> = FLOORS
+        .iter()
+        .flat_map(|(floor, names)| names.iter().map(|name| (*floor, (*name).to_owned())))
+        .collect();
+    documented.sort();
+    held.sort();
+    assert_eq!(documented, held);
+}
+
+#[test]
 fn the_sources_keep_to_the_layers() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut sources = Vec::new();

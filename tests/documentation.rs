@@ -1,0 +1,216 @@
+//! Holds the documents to the code: messages and exit codes that an operator can meet, links, and the index.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// What stands in for a message that another text becomes a part of is not looked for when it is as short as this.
+const SHORTEST: usize = 12;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// All files below a folder that end so.
+fn files(folder: &str, end: &str) -> Vec<PathBuf> {
+    let mut folders = vec![root().join(folder)];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.to_string_lossy().ends_with(end) {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// What logs what an operator should know of, and what tells a story.
+const ALARMS: &[&str] = &["warn!(", "error!("];
+const LINES: &[&str] = &["warn!(", "error!(", "info!("];
+
+/// The texts of such lines in a source, each as its constant pieces.
+fn messages(source: &str, calls: &[&str]) -> Vec<Vec<String>> {
+    let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let starts = calls.iter().flat_map(|call| source.match_indices(call).map(|(at, _)| at + call.len()));
+    starts.filter_map(|at| source.get(at..).and_then(message)).map(|text| pieces(&text)).collect()
+}
+
+/// The first argument that is a string literal by itself; a field's value is none.
+fn message(arguments: &str) -> Option<String> {
+    let mut depth = 0;
+    let mut begins = true;
+    let mut characters = arguments.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '"' => {
+                let (text, length) = literal(arguments.get(at + 1..)?);
+                if depth == 0 && begins {
+                    return Some(text);
+                }
+                let end = at + 1 + length;
+                while characters.next()?.0 < end {}
+                begins = false;
+            }
+            '(' | '[' | '{' => depth += 1,
+            ')' if depth == 0 => return None,
+            ')' | ']' | '}' => depth -= 1,
+            ',' => begins = true,
+            _ if character.is_whitespace() => {}
+            _ => begins = false,
+        }
+    }
+    None
+}
+
+/// A string literal behind its first quote, and how long it is in the source without its last one.
+fn literal(source: &str) -> (String, usize) {
+    let mut text = String::new();
+    let mut characters = source.char_indices().peekable();
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '"' => return (text, at),
+            '\\' => match characters.next() {
+                Some((_, '\n')) => while characters.next_if(|(_, c)| c.is_whitespace()).is_some() {},
+                Some((_, escaped)) => text.push(escaped),
+                None => {}
+            },
+            _ => text.push(character),
+        }
+    }
+    (text, source.len())
+}
+
+/// What is the same each time, without quotes that Markdown has a use for.
+fn pieces(text: &str) -> Vec<String> {
+    let constant = text.split('{').enumerate().map(|(index, part)| match index {
+        0 => part,
+        _ => part.split_once('}').map_or("", |(_, rest)| rest),
+    });
+    let plain = constant.map(|part| part.replace('`', "").trim_matches([' ', ':', ';', ',']).to_owned());
+    plain.filter(|part| part.len() >= SHORTEST).collect()
+}
+
+#[test]
+fn every_warning_and_error_of_the_log_is_in_the_pages_for_operators() {
+    let pages = ["troubleshooting.md", "operations.md"].map(|name| read(&root().join("docs").join(name)));
+    let pages = pages.concat().replace('`', "");
+    let mut seen = BTreeSet::new();
+    let mut missing = Vec::new();
+    for path in files("src", ".rs") {
+        if path.to_string_lossy().contains("tests") {
+            continue;
+        }
+        for piece in messages(&read(&path), ALARMS).concat() {
+            if !pages.contains(&piece) {
+                missing.push(format!("{}: {piece}", path.display()));
+            }
+            seen.insert(piece);
+        }
+    }
+    assert!(seen.len() > 60, "{}: messages are not found any more", seen.len());
+    assert!(missing.is_empty(), "in neither docs/troubleshooting.md nor docs/operations.md: {missing:#?}");
+}
+
+#[test]
+fn a_message_is_found_behind_its_fields_and_over_lines() {
+    let source = r#"
+        warn!(wait = %format!("{}", wait), what = "a value, no text",
+            "it waits for \
+             {what}, which does not come: \"quoted\"");
+        error!(%cause); // no text
+        warn!("{warning}");
+    "#;
+    let found: Vec<String> = messages(source, ALARMS).concat();
+    assert_eq!(found, ["it waits for", "which does not come: \"quoted\""]);
+}
+
+#[test]
+fn every_quoted_message_of_the_log_is_still_one() {
+    let text = read(&root().join("docs/troubleshooting.md"));
+    let (_, section) = text.split_once("\n## Messages of the log").expect("the section");
+    let known: Vec<String> =
+        files("src", ".rs").iter().flat_map(|path| messages(&read(path), LINES).concat()).collect();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let cells: Vec<&str> = rows.filter_map(|line| line.get(2..)?.split(" | ").next()).collect();
+    assert!(cells.len() > 40);
+    for quoted in cells.iter().flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
+        assert!(known.iter().any(|piece| quoted.contains(piece)), "nobody says this any more: {quoted}");
+    }
+}
+
+#[test]
+fn the_exit_codes_are_those_of_the_program() {
+    let source = read(&root().join("src/cli/exit.rs"));
+    let codes: BTreeSet<&str> =
+        source.lines().filter_map(|line| line.split_once(": u8 = ")?.1.strip_suffix(';')).collect();
+    let text = read(&root().join("docs/operations.md"));
+    let section = text.split("\n## ").find(|section| section.starts_with("Exit codes")).expect("the section");
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let documented: BTreeSet<&str> = rows.filter(|cell| cell.parse::<u8>().is_ok()).collect();
+    assert_eq!(documented, codes);
+}
+
+/// All documents for people.
+fn documents() -> Vec<PathBuf> {
+    let mut documents = files("docs", ".md");
+    let top = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"];
+    documents.extend(top.iter().map(|name| root().join(name)).filter(|path| path.exists()));
+    documents
+}
+
+/// Where a document's links lead, those to other sites apart.
+fn links(text: &str) -> Vec<&str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.filter(|target| !target.contains("://")).collect()
+}
+
+/// What a heading is linked by.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut broken = Vec::new();
+    for path in documents() {
+        let text = read(&path);
+        for link in links(&text) {
+            let (file, heading) =
+                link.split_once('#').map_or((link, None), |(file, heading)| (file, Some(heading)));
+            let target = if file.is_empty() { path.clone() } else { path.with_file_name("").join(file) };
+            let leads = match heading {
+                None => target.exists(),
+                Some(heading) => std::fs::read_to_string(&target).is_ok_and(|text| {
+                    let headings = text.lines().filter_map(|line| line.strip_prefix('#'));
+                    headings.map(|line| anchor(line.trim_start_matches('#'))).any(|anchor| anchor == heading)
+                }),
+            };
+            if !leads {
+                broken.push(format!("{}: {link}", path.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn the_index_has_every_page() {
+    let index = read(&root().join("docs/README.md"));
+    let linked: BTreeSet<&str> =
+        links(&index).into_iter().filter_map(|link| link.split('#').next()).collect();
+    for page in files("docs", ".md") {
+        let name = page.strip_prefix(root().join("docs")).expect("a page").to_string_lossy().into_owned();
+        let listed = name.starts_with("providers/") || name == "README.md" || linked.contains(name.as_str());
+        assert!(listed, "docs/README.md does not lead to {name}");
+    }
+}
