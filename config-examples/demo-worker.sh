@@ -50,7 +50,9 @@ while [ "$state" = running ]; do
     # A signal interrupts `wait`, not the task: a worker that drains goes on waiting.
     while [ "$state" != stopping ] && kill -0 "$sleeper" 2>/dev/null; do wait "$sleeper" 2>/dev/null; done
     if [ "$state" = stopping ]; then
-        kill "$sleeper" 2>/dev/null
+        # Not SIGTERM: a shell that has forked and not yet executed `sleep` would swallow that.
+        kill -KILL "$sleeper" 2>/dev/null
+        wait "$sleeper" 2>/dev/null
         say "task $task: given up, it would be resolved as worker-shutdown"
         break
     fi
@@ -59,6 +61,6 @@ while [ "$state" = running ]; do
 done
 
 say "asked to stop ($state): cleaning up"
-kill "$listener" 2>/dev/null
+kill -KILL "$listener" 2>/dev/null
 say "demo worker ends after $done_count tasks"
 exit 0

@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use start_worker::protocol::capabilities::Capability;
+
 /// What stands in for a message that another text becomes a part of is not looked for when it is as short as this.
 const SHORTEST: usize = 12;
 
@@ -158,6 +160,25 @@ fn the_exit_codes_are_those_of_the_program() {
     let rows = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
     let documented: BTreeSet<&str> = rows.filter(|cell| cell.parse::<u8>().is_ok()).collect();
     assert_eq!(documented, codes);
+}
+
+#[test]
+fn the_protocol_page_has_each_capability_and_an_example_that_names_none_else() {
+    let text = read(&root().join("docs/protocol.md"));
+    let (_, table) = text.split_once("\n## The messages").expect("the messages");
+    for capability in Capability::ALL {
+        let row = format!("\n| `{}`", capability.name());
+        assert!(table.contains(&row), "no row: {}", capability.name());
+    }
+    let welcome =
+        text.lines().find_map(|line| line.strip_prefix("→ ~{\"type\":\"welcome\"")).expect("an example");
+    let names: Vec<&str> =
+        welcome.split('"').filter(|part| part.contains(char::is_alphabetic)).skip(1).collect();
+    let offered = Capability::ALL.iter().map(|capability| capability.name());
+    // With `standalone`, and where nobody is to be logged in.
+    let offered: Vec<&str> =
+        offered.filter(|name| !["new-credentials", "autologin"].contains(name)).collect();
+    assert_eq!(names, offered);
 }
 
 /// All documents for people.
