@@ -28,6 +28,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// What a demonstration's task takes here: long enough to press Ctrl-C in the midst of it on a busy machine.
 const TASK: &str = "5";
 
+/// A child that is forked while another test writes a script has that open until it executes: "text file busy".
+static FORKS: Mutex<()> = Mutex::new(());
+
 /// Whether the README is to be written, not read.
 fn updates() -> bool {
     std::env::var_os("UPDATE_README").is_some()
@@ -162,7 +165,10 @@ impl Newcomer {
         shell.env("START_WORKER", program);
         shell.env("EXAMPLES", program.parent().expect("a folder").join("examples"));
         shell.stdin(Stdio::null()).stdout(writer.try_clone().expect("a pipe")).stderr(writer);
-        let child = shell.spawn().expect("a shell");
+        let child = {
+            let _alone = FORKS.lock();
+            shell.spawn().expect("a shell")
+        };
         let lines = Arc::new(Mutex::new(Vec::new()));
         let shared = Arc::clone(&lines);
         std::thread::spawn(move || {
@@ -226,6 +232,7 @@ impl Newcomer {
 }
 
 fn write(path: &Path, text: &str, mode: u32) {
+    let _alone = FORKS.lock();
     fs::write(path, text).expect("a file");
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("its mode");
 }
