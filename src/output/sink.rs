@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn on_a_terminal_no_worker_can_wipe_out_or_write_over_a_line() {
         let terminal = nix::pty::openpty(None, None).unwrap();
-        let mut log = Log::new(terminal.slave, Format::Text);
+        let mut log = Log::new(terminal.slave, Format::Text, Arc::default());
         let forged = b"[worker] \r2026-11-23T19:12:00.123Z INFO  all is well\x1b[K\xc2\x9b2J\t\xc3\xa9\r\n";
         log.renderer.out.extend_from_slice(forged);
         log.renderer.out.extend_from_slice(b"next\n");
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn elsewhere_output_stays_as_it_is() {
         let (mut reader, writer) = std::io::pipe().unwrap();
-        let mut log = Log::new(writer.into(), Format::Text);
+        let mut log = Log::new(writer.into(), Format::Text, Arc::default());
         log.renderer.out.extend_from_slice(b"10%\r20%\x1b[31m\r\n");
         log.flush();
         drop(log);

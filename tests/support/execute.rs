@@ -95,6 +95,7 @@ impl Worker {
             Statement::Lines { count, size } => self.numbered_lines(*count, *size),
             Statement::Fast { line, count } => self.fast(line, *count),
             Statement::Blob(size) => self.fast(b"x", *size),
+            Statement::Pour { a_second, size, time } => self.pour(*a_second, *size, *time),
             Statement::CloseStdin => {
                 lock(&self.stdin).take();
                 close(libc::STDIN_FILENO);
@@ -164,6 +165,20 @@ impl Worker {
                 self.write(&chunk);
                 chunk.clear();
             }
+        }
+    }
+
+    /// A hundredth of them every 10 ms; what a slow reader has held up comes later.
+    fn pour(&self, a_second: usize, size: usize, time: Duration) {
+        const PAUSE: Duration = Duration::from_millis(10);
+        let mut line = vec![b'x'; size.max(1)];
+        line[size.max(1) - 1] = b'\n';
+        let (began, mut written) = (Instant::now(), 0);
+        while began.elapsed() < time {
+            let due = usize::try_from(began.elapsed().as_millis()).unwrap_or_default() * a_second / 1000;
+            self.fast(&line, due.saturating_sub(written));
+            written = written.max(due);
+            pause(PAUSE);
         }
     }
 

@@ -25,6 +25,12 @@ pub(crate) enum Statement {
         count: usize,
     },
     Blob(usize),
+    /// Lines of this size, so many a second.
+    Pour {
+        a_second: usize,
+        size: usize,
+        time: Duration,
+    },
     CloseStdin,
     CloseStdout,
     Sleep(Duration),
@@ -121,6 +127,7 @@ fn statement(text: &str) -> Result<Statement, String> {
             )
         }
         "lines" | "fast-lines" | "logs" | "blob" => bulk(word, rest)?,
+        "pour" => pour(rest)?,
         "close-stdin" => Statement::CloseStdin,
         "close-stdout" => Statement::CloseStdout,
         "sleep" => Statement::Sleep(humantime::parse_duration(rest).map_err(|e| format!("`{text}`: {e}"))?),
@@ -139,6 +146,15 @@ fn statement(text: &str) -> Result<Statement, String> {
         }
         _ => return Err(format!("no such statement: `{text}`")),
     })
+}
+
+/// `COUNT SIZE DURATION`.
+fn pour(text: &str) -> Result<Statement, String> {
+    let [count, size, time] = text.split(' ').collect::<Vec<_>>()[..] else {
+        return Err(format!("not `COUNT SIZE DURATION`: `{text}`"));
+    };
+    let time = humantime::parse_duration(time).map_err(|cause| format!("`{time}`: {cause}"))?;
+    Ok(Statement::Pour { a_second: number(count)?, size: number(size)?, time })
 }
 
 /// The statements that write much.

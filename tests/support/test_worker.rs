@@ -18,6 +18,7 @@
 //! | `fast-lines COUNT SIZE` | the same without numbers, in large writes from one buffer |
 //! | `logs COUNT` | structured records of 122 bytes, in large writes from one buffer |
 //! | `blob BYTES` | so many bytes without a newline |
+//! | `pour COUNT SIZE DURATION` | COUNT such lines a second, for so long |
 //! | `close-stdin`, `close-stdout` | closes it |
 //! | `sleep DURATION` | waits so long |
 //! | `await TYPE` | waits for a message of this type; each message is waited for once |
@@ -40,7 +41,11 @@
 //! `$TEST_WORKER_RECORD` names a file that gets one JSON object a line: `event`, `pid`, `mono` and `wall` (µs), and
 //! what belongs to the event: `start`, `message`, `eof`, `signal`, `descendant`, `note`, `run`, `exit`, `write-failed`,
 //! `version`. A start is counted by the `start` events before it. Without the variable nothing is recorded.
+//!
+//! `$TEST_WORKER_ALONE` names a file that is locked as long as the worker lives. A worker that finds it locked records
+//! `overlap`: it is not the only one.
 
+mod alone;
 mod descendant;
 mod execute;
 mod inbox;
@@ -74,6 +79,7 @@ fn main() {
         }
     };
     record.start(started, &args);
+    let _alone = alone::claim(&record);
     let (reactions, statements): (Vec<_>, Vec<_>) =
         statements.into_iter().partition(|statement| matches!(statement, Statement::On(..)));
     let worker = Arc::new(Worker::new(record, reactions));

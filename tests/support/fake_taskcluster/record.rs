@@ -23,6 +23,8 @@ pub(crate) struct Request {
     pub(crate) body: Option<Value>,
     /// The status that was answered; none as yet, or because the connection was reset.
     pub(crate) status: Option<u16>,
+    /// Whether the call was performed and its answer sent whole: no fault has spoilt it.
+    pub(crate) performed: bool,
     /// The answer's `code` and the first line of its message, for refusals.
     pub(crate) refusal: Option<String>,
 }

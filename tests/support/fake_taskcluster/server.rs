@@ -254,13 +254,15 @@ async fn serve(
         user_agent: head.user_agent.clone(),
         body: None,
         status: None,
+        performed: false,
         refusal: None,
     });
-    let mut exchange = Exchange { shared, number, route, head, cut: None };
+    let mut exchange = Exchange { shared, number, route, head, cut: None, performed: false };
     let answer = exchange.answer(request).await;
     if let Ok(answer) = &answer {
         shared.record.update(number, |request| {
             request.status = Some(answer.status);
+            request.performed = exchange.performed && exchange.cut.is_none();
             request.refusal = refusal(answer);
         });
     } else {
@@ -293,6 +295,7 @@ struct Exchange<'a> {
     route: Route,
     head: Head,
     cut: Option<Cut>,
+    performed: bool,
 }
 
 impl Exchange<'_> {
@@ -303,11 +306,13 @@ impl Exchange<'_> {
         if let Ok(body) = serde_json::from_slice(&payload) {
             self.shared.record.update(self.number, |request| request.body = Some(body));
         }
+        self.performed = met.is_none();
         let Some(mut met) = met else { return Ok(self.perform(&payload)) };
         if let Some(answer) = before(&mut met, self).await? {
             return Ok(answer);
         }
         let answer = self.perform(&payload);
+        self.performed = true;
         match met.fault {
             Fault::AnswerLost => return Err(Broken),
             Fault::LateAnswer(delay) => tokio::time::sleep(delay).await,

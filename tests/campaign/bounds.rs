@@ -1,0 +1,44 @@
+//! How long, and how much, is too much; and what may excuse it.
+
+use std::time::{Duration, Instant};
+
+use crate::world::{KILL_TIMEOUT, STOP_TIMEOUT};
+
+/// What a busy machine may add to anything.
+pub(crate) const SLACK: Duration = Duration::from_secs(8);
+/// All that may follow a stop: the hello is waited for, the worker stopped, what it left killed, its output read, a
+/// last answer waited for, a removal ended, and the log written.
+pub(crate) const STOP: Duration =
+    Duration::from_secs(5 + 2 + 5 + 5 + 5).saturating_add(STOP_TIMEOUT).saturating_add(KILL_TIMEOUT);
+/// How long the end of the log is waited for.
+pub(crate) const LAST_LINES: Duration = start_worker::LAST_LINES_TIME;
+/// What a failing disk adds: the cache's writer is waited for.
+pub(crate) const DISK: Duration = Duration::from_secs(30 + 10 + 1);
+/// A sleep is noticed so late.
+pub(crate) const SLEEP_NOTICED: Duration = Duration::from_secs(60);
+/// A notice is looked for so often.
+pub(crate) const NOTICE_NOTICED: Duration = Duration::from_secs(5);
+
+/// Of the runner.
+pub(crate) const MOST_MEMORY_KIB: u64 = 32 * 1024;
+/// Who has less is about to be executed.
+pub(crate) const JUST_EXECUTED_KIB: u64 = 256;
+pub(crate) const MOST_FILES: usize = 64;
+pub(crate) const MOST_THREADS: u64 = 24;
+
+/// When something was last the case; for what may be the consequence of a fault.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Lately {
+    pub(crate) disk: Option<Instant>,
+    pub(crate) metadata: Option<Instant>,
+    pub(crate) few_files: Option<Instant>,
+    pub(crate) slow_log: Option<Instant>,
+    pub(crate) jump: Option<Instant>,
+    /// For how long the runner was kept from running, in all.
+    pub(crate) frozen: Duration,
+}
+
+/// Whether that was less than this ago.
+pub(crate) fn since(last: Option<Instant>, time: Duration) -> bool {
+    last.is_some_and(|last| last.elapsed() < time)
+}

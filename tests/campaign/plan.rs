@@ -1,0 +1,261 @@
+//! What an episode will be, from a seed alone: a host, its workers, and what goes wrong when. Pure: the same seed makes
+//! the same plan, on every machine.
+
+use fastrand::Rng;
+use serde::{Deserialize, Serialize};
+
+/// Whose host it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    Static,
+    Aws,
+    Azure,
+    Google,
+    AwsProvisioner,
+}
+
+impl Kind {
+    /// Whether it goes with its worker.
+    pub(crate) fn is_dynamic(self) -> bool {
+        self != Self::Static
+    }
+}
+
+/// The life of one host: some starts of the runner, until the time is up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Episode {
+    pub(crate) number: u64,
+    pub(crate) host: Kind,
+    /// Whether `cacheOverRestarts` is set.
+    pub(crate) cache: bool,
+    /// How long it goes on.
+    pub(crate) seconds: u64,
+    /// How long credentials last, in seconds.
+    pub(crate) credentials_life: u64,
+    /// `supervision.restart` and `supervision.onReboot`.
+    pub(crate) restart: String,
+    pub(crate) on_reboot: String,
+    /// How long the service manager waits before it starts the runner again.
+    pub(crate) service_pause_ms: u64,
+    /// What the first worker does, the second, and so on; the last one's is done by all that follow. The statements are
+    /// those of the test worker.
+    pub(crate) workers: Vec<Vec<String>>,
+    /// In the order of their times.
+    pub(crate) actions: Vec<Timed>,
+}
+
+/// Something that happens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Timed {
+    /// Milliseconds after the episode's beginning.
+    pub(crate) at: u64,
+    #[serde(flatten)]
+    pub(crate) action: Action,
+}
+
+/// What happens. What has a `for` (in milliseconds) ends after that.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub(crate) enum Action {
+    /// Calls to Taskcluster fail; see [`CALL_FAULTS`].
+    Call { call: String, fault: String, r#for: u64 },
+    /// Nobody listens where Taskcluster was.
+    ServerDown { r#for: u64 },
+    /// The cloud's metadata service fails: a fault as its fake takes it.
+    Metadata { fault: String, r#for: u64 },
+    /// The host's clock jumps; Taskcluster's does not.
+    ClockJump { by: i64 },
+    /// Both jump: the host has slept.
+    Sleep { seconds: u64 },
+    /// The disk of the cache is full.
+    DiskFull { r#for: u64 },
+    /// The disk of the cache is read-only.
+    DiskReadOnly { r#for: u64 },
+    /// The runner can open so many files more and no others.
+    FewFiles { spare: u64, r#for: u64 },
+    /// Nobody reads the log.
+    SlowLog { r#for: u64 },
+    /// The runner does not run: the machine is busy.
+    Freeze { r#for: u64 },
+    /// A signal for the worker.
+    KillWorker { signal: String },
+    /// A signal for the runner.
+    Signal { signal: String },
+    /// SIGKILL for the runner.
+    KillRunner,
+    /// The cloud interrupts the machine, in so many seconds where it says when.
+    Notice { seconds: u64 },
+    /// The worker pool changes.
+    Deploy,
+    /// worker-manager wants the worker gone.
+    Terminate,
+    /// Somebody reboots the host.
+    Reboot,
+}
+
+/// Names of faults of calls.
+pub(crate) const CALL_FAULTS: [&str; 12] = [
+    "internal-error",
+    "bad-gateway",
+    "gateway-timeout",
+    "too-many-requests",
+    "garbage",
+    "truncated",
+    "unfinished",
+    "reset",
+    "answer-lost",
+    "hang",
+    "late-answer",
+    "reset-at-accept",
+];
+
+const CALLS: [&str; 8] = [
+    "any",
+    "registerWorker",
+    "reregisterWorker",
+    "removeWorker",
+    "reportWorkerError",
+    "secret",
+    "workerPool",
+    "shouldWorkerTerminate",
+];
+
+const METADATA_FAULTS: [&str; 6] = ["500", "404", "hang", "close", "garbage", "delay 1500ms"];
+
+impl Episode {
+    /// The episode of this number in the campaign of this seed.
+    pub(crate) fn of(seed: u64, number: u64) -> Self {
+        // Neighbours must have nothing in common.
+        let mut chance = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number));
+        let chance = &mut chance;
+        let hosts = [Kind::Static, Kind::Static, Kind::Aws, Kind::Azure, Kind::Google, Kind::AwsProvisioner];
+        let host = pick(chance, &hosts);
+        let life_is_short = chance.u8(..10) < 7;
+        let seconds = if life_is_short { chance.u64(18..=40) } else { chance.u64(10..=25) };
+        let workers = (0..chance.usize(1..=4)).map(|_| worker(chance)).collect();
+        let mut actions: Vec<Timed> = (0..chance.u64(2..=seconds / 2))
+            .map(|_| Timed { at: chance.u64(50..seconds * 1000), action: action(chance, host) })
+            .collect();
+        actions.sort_by_key(|timed| timed.at);
+        Self {
+            number,
+            host,
+            cache: chance.u8(..10) < 8,
+            seconds,
+            credentials_life: if life_is_short { chance.u64(34..=50) } else { 96 * 3600 },
+            restart: pick(chance, &["on-failure", "on-failure", "always"]).to_owned(),
+            on_reboot: pick(chance, &["auto", "wait", "restart", "reboot", "exit"]).to_owned(),
+            service_pause_ms: chance.u64(20..1500),
+            workers,
+            actions,
+        }
+    }
+}
+
+impl Episode {
+    /// Its beginning.
+    pub(crate) fn cut(mut self, seconds: u64) -> Self {
+        self.seconds = self.seconds.min(seconds);
+        self.actions.retain(|timed| timed.at < self.seconds * 1000);
+        self
+    }
+}
+
+fn pick<T: Copy>(chance: &mut Rng, choices: &[T]) -> T {
+    choices[chance.usize(..choices.len())]
+}
+
+/// A worker that misbehaves, more often than not, and at a time of its own.
+fn worker(chance: &mut Rng) -> Vec<String> {
+    let after = format!("sleep {}ms", chance.u64(100..8000));
+    let soon = format!("sleep {}ms", chance.u64(1..800));
+    let left = pick(chance, &["child", "group", "session", "daemon", "zombie"]);
+    let flags =
+        pick(chance, &["", " ignore-term", " hold-stdout", " ignore-term hold-stderr", " with-zombie"]);
+    let spawn = format!("spawn {left}{flags}");
+    let now = format!("on now: {soon} ; exit 0");
+    let bad = pick(
+        chance,
+        &[
+            r#"send {"type": null}"#,
+            r#"send {"type": "log", "body": null}"#,
+            r#"send {"type": "hello", "capabilities": "x"}"#,
+            r"raw ~\n~{\n\xff\xfe\x00",
+            r#"send {"type": "error-report", "description": "d", "kind": "k", "title": "t", "extra": {}}"#,
+            r#"send {"type": "shutdown"}"#,
+            r#"send {"type": "reboot"}"#,
+            "close-stdin",
+            "close-stdout",
+            "lines 20000 100",
+            "fast-lines 30000 100",
+            "blob 3000000",
+        ],
+    );
+    let end = pick(
+        chance,
+        &[
+            "exit 0",
+            "exit 1",
+            "exit 67",
+            "exit 67",
+            "die SIGSEGV",
+            "die SIGTERM",
+            "exit 64",
+            "exit 71",
+            "wait",
+            "wait",
+        ],
+    );
+    let (hello, all) = ("hello all", "on finish: exit 0");
+    let script: Vec<&str> = match chance.u8(..14) {
+        // Obeys.
+        0..=3 => vec!["on now: exit 0", all, hello, "wait"],
+        4 => vec![&now, "on finish: sleep 700ms ; exit 0", hello, &spawn, "wait"],
+        // Obeys nobody.
+        5 => vec!["on SIGTERM:", hello, "wait"],
+        // Speaks no protocol.
+        6 => vec!["on SIGTERM: exit 0", "wait"],
+        // Says hello late.
+        7 => vec!["on now: exit 0", all, &after, hello, "wait"],
+        // Cannot be told of new credentials.
+        8 => vec!["on now: exit 0", all, "hello graceful-termination log", "wait"],
+        // Ends by itself.
+        9 | 10 => vec!["on now: exit 0", all, hello, &after, &spawn, end],
+        11 => vec!["on now: exit 0", hello, &soon, end],
+        12 => vec!["on now: exit 0", all, hello, bad, &after, end],
+        _ => vec![&now, hello, &soon, bad, "wait"],
+    };
+    script.into_iter().map(str::to_owned).collect()
+}
+
+fn action(chance: &mut Rng, host: Kind) -> Action {
+    // Mostly short, now and then longer than credentials have to go.
+    let time = if chance.u8(..8) == 0 { chance.u64(5000..30_000) } else { chance.u64(50..5000) };
+    let text = |choices: &[&str], chance: &mut Rng| pick(chance, choices).to_owned();
+    match chance.u8(..36) {
+        0..=7 => Action::Call { call: text(&CALLS, chance), fault: text(&CALL_FAULTS, chance), r#for: time },
+        8 | 9 => Action::ServerDown { r#for: time },
+        10 | 11 if host != Kind::Static => {
+            Action::Metadata { fault: text(&METADATA_FAULTS, chance), r#for: time }
+        }
+        12 => Action::ClockJump { by: chance.i64(-3600..3600) },
+        13 => Action::ClockJump { by: chance.i64(-20..20) },
+        14 => Action::Sleep { seconds: chance.u64(1..120) },
+        15 | 16 => Action::DiskFull { r#for: time },
+        17 => Action::DiskReadOnly { r#for: time },
+        18 | 19 => Action::FewFiles { spare: chance.u64(0..4), r#for: time.min(4000) },
+        20 | 21 => Action::SlowLog { r#for: time.min(6000) },
+        22 => Action::Freeze { r#for: time.min(3000) },
+        23 | 24 => Action::KillWorker { signal: text(&["SIGKILL", "SIGTERM", "SIGSEGV", "SIGINT"], chance) },
+        28 | 29 => Action::Signal { signal: text(&["SIGTERM", "SIGINT"], chance) },
+        30 => Action::Signal { signal: "SIGUSR1".to_owned() },
+        31 => Action::Signal { signal: "SIGHUP".to_owned() },
+        32 if host != Kind::Static => Action::Notice { seconds: chance.u64(8..100) },
+        33 if host != Kind::Static => Action::Terminate,
+        25..=27 | 32 | 33 => Action::KillRunner,
+        10 | 11 | 34 => Action::Deploy,
+        _ => Action::Reboot,
+    }
+}

@@ -1,0 +1,132 @@
+//! A planted bug for each invariant, and that the campaign sees it.
+
+use std::fs::{Permissions, write};
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::json;
+
+use crate::program::campaign;
+
+/// Lives for ever, and obeys.
+const OBEDIENT: [&str; 4] = ["on now: exit 0", "on finish: exit 0", "hello all", "wait"];
+/// Has nothing to do for long.
+const SOON_DONE: [&str; 3] = ["hello all", "sleep 1500ms", "exit 0"];
+
+/// The campaign, of one episode without any fault, says that this invariant is broken by a runner that is this script.
+#[track_caller]
+fn assert_seen(invariant: &str, script: &str) {
+    assert_seen_on("static", &OBEDIENT, 4, invariant, script);
+}
+
+#[track_caller]
+fn assert_seen_on(host: &str, worker: &[&str], seconds: u64, invariant: &str, script: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let runner = folder.path().join("runner");
+    let head = "folder=$(dirname \"$1\")\ncache=$folder/disk/cache/run.json";
+    write(&runner, format!("#!/bin/sh\n{head}\n{script}\n")).unwrap();
+    std::fs::set_permissions(&runner, Permissions::from_mode(0o755)).unwrap();
+    let (code, report) =
+        run(host, worker, seconds, &["--patience", "0.1", "--runner", runner.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{report}");
+    assert!(report.contains(&format!("BROKEN {invariant} ")), "{report}");
+}
+
+/// Of an episode without faults: the exit code, and what was printed.
+fn run(host: &str, worker: &[&str], seconds: u64, more: &[&str]) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = folder.path().join("plan.json");
+    let episode = json!({
+        "number": 1, "host": host, "cache": true, "seconds": seconds, "credentialsLife": 345_600,
+        "restart": "on-failure", "onReboot": "auto", "servicePauseMs": 300, "workers": [worker], "actions": [],
+    });
+    write(&plan, episode.to_string()).unwrap();
+    let output = campaign(["--file", plan.to_str().unwrap()].iter().chain(more));
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&printed).into_owned())
+}
+
+#[test]
+fn nothing_is_seen_where_nothing_is_planted() {
+    for (host, worker) in [("static", &OBEDIENT[..]), ("google", &SOON_DONE)] {
+        let (code, report) = run(host, worker, 4, &[]);
+        assert_eq!(code, Some(0), "{report}");
+    }
+}
+
+#[test]
+fn a_second_worker_is_seen() {
+    assert_seen("one-worker", r#""$WORKER" "hello all" "sleep 3s" & exec "$REAL" "$@""#);
+}
+
+#[test]
+fn an_orphan_is_seen() {
+    assert_seen("no-orphan", r#"(setsid sleep 60 >/dev/null 2>&1 &); exec "$REAL" "$@""#);
+}
+
+#[test]
+fn a_worker_whose_credentials_have_expired_is_seen() {
+    let script =
+        r#"TASKCLUSTER_CERTIFICATE="{\"expiry\": $(($(date +%s) + 2))000}" exec "$WORKER" "hello all" wait"#;
+    assert_seen_on("static", &OBEDIENT, 13, "live-credentials", script);
+}
+
+#[test]
+fn a_worker_that_starts_with_expired_credentials_is_seen() {
+    assert_seen(
+        "live-credentials",
+        r#"TASKCLUSTER_CERTIFICATE='{"expiry": 1000}' exec "$WORKER" "hello all" wait"#,
+    );
+}
+
+#[test]
+fn a_cache_that_is_cut_off_is_seen() {
+    let cut = r#"(sleep 1.5; cp -p "$cache" "$cache.x"; truncate -s 200 "$cache.x"; mv "$cache.x" "$cache")"#;
+    assert_seen("whole-cache", &format!("{cut} & exec \"$REAL\" \"$@\""));
+}
+
+/// The cache as it was before the removal comes back.
+const KEEP: &str = r#"keep() { until grep -q complete "$cache"; do sleep 0.05; done; cp -p "$cache" "$folder/kept"; }
+restore() { cp -p "$folder/kept" "$cache.x" && mv "$cache.x" "$cache"; }"#;
+
+#[test]
+fn a_second_removal_is_seen() {
+    let again = r#"keep 2>/dev/null & "$REAL" "$@"; restore; exec "$REAL" "$@""#;
+    assert_seen_on("google", &SOON_DONE, 8, "removed-once", &format!("{KEEP}\n{again}"));
+}
+
+#[test]
+fn a_worker_after_a_removal_is_seen() {
+    let again = r#"if [ -e "$folder/kept" ]; then restore; else keep 2>/dev/null & fi; exec "$REAL" "$@""#;
+    assert_seen_on("google", &SOON_DONE, 8, "removed-once", &format!("{KEEP}\n{again}"));
+}
+
+#[test]
+fn a_runner_that_does_not_stop_is_seen() {
+    assert_seen("stop-ends", r#"trap '' TERM INT; "$REAL" "$@" & wait"#);
+}
+
+#[test]
+fn a_secret_in_the_log_is_seen() {
+    assert_seen("no-secret", r#"grep staticSecret "$1" >&2; exec "$REAL" "$@""#);
+}
+
+#[test]
+fn a_runner_that_grows_is_seen() {
+    let grow = r"x=$(head -c 50000000 /dev/zero | tr '\0' x)";
+    assert_seen("bounded", &format!("{grow}; \"$REAL\" \"$@\" & trap \"kill $!\" TERM; wait; wait"));
+}
+
+#[test]
+fn a_silent_runner_is_seen() {
+    assert_seen("explained", r#"exec "$REAL" "$@" 2>/dev/null"#);
+}
+
+#[test]
+fn a_runner_that_panics_is_seen() {
+    assert_seen("orderly-end", "exit 101");
+}
+
+#[test]
+fn a_runner_that_never_starts_a_worker_is_seen() {
+    assert_seen("recovers", "echo \"error: no worker today\" >&2; sleep 0.2; exit 1");
+}

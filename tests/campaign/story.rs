@@ -1,0 +1,71 @@
+//! The runner's log: whether it tells what has happened.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+/// How a runner ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct End {
+    pub(crate) at: Instant,
+    /// It came to its end, and so did its story.
+    pub(crate) by_itself: bool,
+}
+
+/// The runner's own lines.
+pub(crate) struct Story(Vec<String>);
+
+impl Story {
+    /// The worker's lines, and their rests, are left out.
+    pub(crate) fn read(log: &[u8]) -> Self {
+        let own = |line: &&[u8]| {
+            let mut words = line.splitn(3, |byte| *byte == b' ');
+            let dated = words.next().is_some_and(|time| time.ends_with(b"Z"));
+            line.starts_with(b"error:")
+                || dated && words.next().is_some_and(|word| matches!(word, b"INFO" | b"WARN" | b"ERROR"))
+        };
+        let lines = log.split(|&byte| byte == b'\n').filter(own);
+        Self(lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect())
+    }
+
+    fn has(&self, texts: &[&str]) -> bool {
+        self.0.iter().any(|line| texts.iter().all(|text| line.contains(text)))
+    }
+
+    /// Something that it does not tell.
+    pub(crate) fn gap(&self, workers: &[i32], signals: &[(Signal, Instant)], end: End) -> Option<String> {
+        let missing = ["lines of the runner's own log are missing", "part of the log could not be written"];
+        if missing.iter().any(|text| self.has(&[text])) {
+            return None;
+        }
+        // Who is killed does not write the last lines.
+        let told =
+            if end.by_itself { workers } else { workers.split_last().map_or(workers, |(_, before)| before) };
+        if let Some(pid) = told.iter().find(|pid| !self.has(&["worker started", &format!("pid={pid} ")])) {
+            return Some(format!("no word of the start of worker {pid}"));
+        }
+        let ends = self.0.iter().filter(|line| line.contains("worker exited")).count();
+        if ends < told.len() {
+            return Some(format!("{} workers have ended, and it tells of {ends}", told.len()));
+        }
+        if !end.by_itself {
+            return None;
+        }
+        let Some(last) = self.0.last() else { return Some("it is empty".to_owned()) };
+        if !(last.contains("start-worker ends:") || last.starts_with("error:")) {
+            return Some(format!("no word of its end; the last line is `{last}`"));
+        }
+        self.unmentioned(signals, end.at)
+    }
+
+    fn unmentioned(&self, signals: &[(Signal, Instant)], end: Instant) -> Option<String> {
+        /// Of those that come at the very end nobody hears.
+        const HEARD: Duration = Duration::from_millis(500);
+        let heard = |signal: Signal| self.has(&["received a signal", &format!("signal={signal} ")]);
+        let caught = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGHUP];
+        // The end that a first signal has brought may come before a second.
+        let (first, when) = signals.iter().find(|(signal, _)| caught.contains(signal))?;
+        (end.saturating_duration_since(*when) > HEARD && !heard(*first))
+            .then(|| format!("no word of {first}"))
+    }
+}

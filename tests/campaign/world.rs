@@ -1,0 +1,381 @@
+//! A host and what is around it: a folder with a disk in it, a clock, a Taskcluster, and its cloud's metadata service.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+
+use crate::disk::Disk;
+use crate::fake_metadata::{Cloud, FakeMetadata};
+use crate::fake_taskcluster::{FakeTaskcluster, ProviderType, WorkerKey};
+use crate::plan::{Episode, Kind};
+use crate::processes::MARK;
+
+const POOL: &str = "pp/ww";
+const GROUP: &str = "wg";
+const STATIC_SECRET: &str = "a-static-secret-is-of-forty-four-characters-";
+const TOKEN: &str = "made-up-security-token";
+
+/// `supervision`, as short as a busy machine allows.
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const KILL_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Where the programs are.
+#[derive(Debug, Clone)]
+pub(crate) struct Programs {
+    pub(crate) runner: PathBuf,
+    pub(crate) worker: PathBuf,
+    pub(crate) clock: PathBuf,
+}
+
+/// One host; its machine is another one after a removal.
+pub(crate) struct Host {
+    pub(crate) kind: Kind,
+    pub(crate) fake: FakeTaskcluster,
+    pub(crate) metadata: Option<FakeMetadata>,
+    pub(crate) key: WorkerKey,
+    pub(crate) disk: Disk,
+    pub(crate) folder: PathBuf,
+    mark: String,
+    clock: File,
+    /// By how much the host's clock is ahead of the machine's, in ms.
+    ahead: i64,
+    /// The same for Taskcluster.
+    server_ahead: i64,
+    machines: usize,
+    deployments: usize,
+    programs: Programs,
+}
+
+impl Host {
+    pub(crate) fn new(episode: &Episode, folder: &Path, programs: &Programs) -> Self {
+        fs::create_dir_all(folder).expect("a folder");
+        let fake = FakeTaskcluster::start();
+        fake.set_credentials_life(Duration::from_secs(episode.credentials_life));
+        let (get, terminate) =
+            (format!("worker-manager:get-worker-pool:{POOL}"), "worker-manager:should-worker-terminate:*");
+        fake.grant(&format!("worker-pool:{POOL}"), &[&get, terminate]);
+        for (id, kind) in
+            [("aws", ProviderType::Aws), ("azure", ProviderType::Azure), ("google", ProviderType::Google)]
+        {
+            fake.add_provider(id, kind);
+        }
+        let secret = json!({"config": {"password": "made-up-password"}, "files": []});
+        fake.set_secret("worker-pool:pp/ww", secret);
+        let metadata = cloud(episode.host)
+            .map(|cloud| FakeMetadata::start(cloud, "127.0.0.1:0".parse().unwrap()).expect("a free port"));
+        let clock =
+            File::options().read(true).write(true).create(true).truncate(true).open(folder.join("clock"));
+        let mut host = Self {
+            kind: episode.host,
+            fake,
+            metadata,
+            key: WorkerKey::new(POOL, GROUP, ""),
+            disk: Disk::new(folder.join("disk")),
+            folder: folder.to_owned(),
+            mark: format!("{MARK}=campaign-{}-{}", std::process::id(), episode.number),
+            clock: clock.expect("a file"),
+            ahead: 0,
+            server_ahead: 0,
+            machines: 0,
+            deployments: 0,
+            programs: programs.clone(),
+        };
+        host.set_clock();
+        host.deploy();
+        host.replace_machine();
+        host.write_configuration(episode);
+        host
+    }
+
+    /// A machine that has never run takes the place of this one.
+    pub(crate) fn replace_machine(&mut self) {
+        self.machines += 1;
+        fs::remove_dir_all(self.disk.path().join("cache")).ok();
+        fs::remove_file(self.path("held")).ok();
+        fs::remove_file(self.path("host-commands")).ok();
+        let id = format!("i-{:017}", self.machines);
+        self.key = match self.kind {
+            Kind::Static => self.fake.add_static_worker(POOL, GROUP, &id, STATIC_SECRET),
+            Kind::AwsProvisioner => WorkerKey::new(POOL, GROUP, &id),
+            Kind::Aws | Kind::Azure | Kind::Google => self.fake.add_cloud_worker(POOL, GROUP, &id),
+        };
+        self.introduce(&id);
+    }
+
+    /// Whoever launched the machine has told it who it is.
+    fn introduce(&self, id: &str) {
+        let (url, launch) = (self.fake.url(), format!("lc-{}", self.deployments));
+        let about = json!({
+            "workerPoolId": POOL, "providerId": cloud_name(self.kind), "workerGroup": GROUP, "rootUrl": url,
+            "launchConfigId": launch, "workerConfig": {},
+        });
+        match self.kind {
+            Kind::Static => {}
+            Kind::Aws => {
+                self.tell(&format!("set /latest/user-data {about}"));
+                self.introduce_ec2(id);
+            }
+            Kind::AwsProvisioner => {
+                let user_data = json!({
+                    "data": {}, "capacity": 1, "workerType": "ww", "provisionerId": "pp", "region": GROUP,
+                    "taskclusterRootUrl": url, "securityToken": TOKEN,
+                });
+                self.tell(&format!("set /latest/user-data {user_data}"));
+                let scopes = ["assume:worker-pool:pp/ww", "secrets:get:worker-pool:pp/ww"];
+                self.fake.add_legacy_secret(TOKEN, json!({}), &scopes);
+                self.introduce_ec2(id);
+            }
+            Kind::Azure => {
+                let tags = [
+                    ("worker-pool-id", POOL),
+                    ("provider-id", "azure"),
+                    ("root-url", &url),
+                    ("worker-group", GROUP),
+                    ("launch-config-id", &launch),
+                ];
+                let tags = tags.map(|(name, value)| json!({"name": name, "value": value}));
+                let instance = json!({
+                    "compute": {"location": "eastus", "name": id, "vmId": id, "vmSize": "s", "tagsList": tags},
+                    "network": {"interface": [{"ipv4": {"ipAddress": [
+                        {"privateIpAddress": "10.0.0.4", "publicIpAddress": "203.0.113.29"}]}}]},
+                });
+                self.tell(&format!("set /metadata/instance {instance}"));
+                self.tell("events []");
+            }
+            Kind::Google => {
+                self.tell(&format!("set /computeMetadata/v1/instance/attributes/taskcluster {about}"));
+                self.tell(&format!("set /computeMetadata/v1/instance/id {id}"));
+                self.tell("set /computeMetadata/v1/instance/preempted FALSE");
+            }
+        }
+    }
+
+    fn introduce_ec2(&self, id: &str) {
+        let document =
+            json!({"instanceId": id, "region": GROUP, "availabilityZone": "wg-b", "version": "2017-09-30"});
+        self.tell(&format!("set /latest/dynamic/instance-identity/document {document}"));
+        self.tell(&format!("set /latest/meta-data/instance-id {id}"));
+        self.tell("unset /latest/meta-data/spot/instance-action");
+    }
+
+    pub(crate) fn tell(&self, command: &str) {
+        if let Some(metadata) = &self.metadata {
+            metadata.tell(command).expect("a command that the fake knows");
+        }
+    }
+
+    /// The cloud interrupts the machine.
+    pub(crate) fn give_notice(&self, seconds: u64) {
+        let at = jiff::Timestamp::now()
+            + SignedDuration::from_millis(self.ahead)
+            + SignedDuration::from_secs(i64::try_from(seconds).unwrap_or_default());
+        match self.kind {
+            Kind::Static => {}
+            Kind::Aws | Kind::AwsProvisioner => {
+                let notice = json!({"action": "terminate", "time": format!("{at:.0}")});
+                self.tell(&format!("set /latest/meta-data/spot/instance-action {notice}"));
+            }
+            Kind::Azure => {
+                let event = json!([{
+                    "EventId": "e", "EventType": "Preempt", "ResourceType": "VirtualMachine",
+                    "Resources": [self.key.id], "EventStatus": "Scheduled",
+                    "NotBefore": at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string(), "Description": "",
+                    "EventSource": "Platform", "DurationInSeconds": -1,
+                }]);
+                self.tell(&format!("events {event}"));
+            }
+            Kind::Google => self.tell("set /computeMetadata/v1/instance/preempted TRUE"),
+        }
+    }
+
+    /// The pool's definition is another one from now on.
+    pub(crate) fn deploy(&mut self) {
+        self.deployments += 1;
+        let id = self.deployments;
+        let worker_config = json!({"command": {"config": {"deploymentId": format!("d{id}")}}});
+        let definition = match self.kind {
+            Kind::Static => json!({"providerId": "static", "config": {"workerConfig": worker_config}}),
+            _ => json!({"providerId": cloud_name(self.kind), "config": {"launchConfigs": [
+                {"workerManager": {"launchConfigId": format!("lc-{id}")}, "workerConfig": worker_config},
+            ]}}),
+        };
+        self.fake.set_pool(POOL, definition);
+    }
+
+    fn write_configuration(&self, episode: &Episode) {
+        let provider = match self.kind {
+            Kind::Static => json!({
+                "providerType": "static", "rootURL": self.fake.url(), "providerID": "static",
+                "workerPoolID": POOL, "workerGroup": GROUP, "workerID": self.key.id,
+                "staticSecret": STATIC_SECRET,
+            }),
+            kind => json!({"providerType": kind}),
+        };
+        let recorder = |name: &str| {
+            json!(["/bin/sh", "-c", format!("echo {name} >> {}", self.path("host-commands").display())])
+        };
+        let seconds = |duration: Duration| format!("{}s", duration.as_secs());
+        let mut config = json!({
+            "provider": provider,
+            "worker": {
+                "implementation": "command", "path": self.programs.worker,
+                "configPath": self.path("worker.json"), "args": scripts(&episode.workers),
+                "credentialsInEnvironment": true, "helloTimeout": "3s",
+            },
+            "supervision": {
+                "restart": episode.restart, "onReboot": episode.on_reboot, "rebootTimeout": "2s",
+                "maxRestarts": 6, "backoff": {"initial": "20ms", "max": "400ms"},
+                "stopTimeout": seconds(STOP_TIMEOUT), "killTimeout": seconds(KILL_TIMEOUT),
+                "drainTimeout": seconds(DRAIN_TIMEOUT),
+            },
+            "deployment": {"interval": "1s"},
+            "host": {
+                "shutdownCommand": recorder("shutdown"), "rebootCommand": recorder("reboot"),
+                "startFailureDelay": "1s",
+            },
+            "status": {"socket": null},
+        });
+        if self.kind.is_dynamic() {
+            config["startTimeout"] = json!("8s");
+        }
+        if episode.cache {
+            config["cacheOverRestarts"] = json!(self.cache());
+        }
+        let path = self.configuration();
+        // JSON is YAML.
+        fs::write(&path, format!("{config:#}")).expect("a file");
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("our file");
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.path("runner.yml")
+    }
+
+    /// The runner, ready to be started.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.programs.runner);
+        let (name, mark) = self.mark.split_once('=').unwrap_or_default();
+        command.arg(self.configuration()).env(name, mark);
+        command.env("TEST_WORKER_RECORD", self.record()).env("TEST_WORKER_ALONE", self.path("alone"));
+        command.env("RUNTIME_DIRECTORY", self.path("runtime")).env("STATE_DIRECTORY", &self.folder);
+        command.env("LD_PRELOAD", &self.programs.clock).env("SHIFTED_CLOCK", self.path("clock"));
+        command.env("NO_PROXY", "127.0.0.1").env_remove("START_WORKER_LOG");
+        if let Some(metadata) = &self.metadata {
+            let variable = match self.kind {
+                Kind::Azure => "START_WORKER_AZURE_METADATA_URL",
+                Kind::Google => "START_WORKER_GCE_METADATA_URL",
+                _ => "START_WORKER_EC2_METADATA_URL",
+            };
+            command.env(variable, metadata.origin());
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    /// What all of its processes have in their environment.
+    pub(crate) fn mark(&self) -> &str {
+        &self.mark
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.disk.path().join("cache/run.json")
+    }
+
+    pub(crate) fn record(&self) -> PathBuf {
+        self.path("record")
+    }
+
+    /// `shutdown` and `reboot`, as often as they were run since this was asked last.
+    pub(crate) fn take_host_commands(&self) -> Vec<String> {
+        let commands = self.host_commands();
+        fs::remove_file(self.path("host-commands")).ok();
+        commands
+    }
+
+    fn host_commands(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path("host-commands")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Whether the command that reboots it was run.
+    pub(crate) fn wants_reboot(&self) -> bool {
+        self.host_commands().iter().any(|command| command == "reboot")
+    }
+
+    /// Somebody lets a host that holds go on.
+    pub(crate) fn resume(&self) {
+        fs::remove_file(self.path("held")).ok();
+    }
+
+    /// The host's clock jumps, by so many seconds.
+    pub(crate) fn jump(&mut self, seconds: i64) {
+        self.ahead += seconds * 1000;
+        self.set_clock();
+    }
+
+    /// The host sleeps, and the world goes on.
+    pub(crate) fn sleep(&mut self, seconds: u64) {
+        let seconds = i64::try_from(seconds).unwrap_or_default();
+        self.jump(seconds);
+        self.server_ahead += seconds * 1000;
+        self.fake.set_clock_offset(SignedDuration::from_millis(self.server_ahead));
+    }
+
+    fn set_clock(&self) {
+        let nanoseconds = self.ahead * 1_000_000;
+        self.clock.write_all_at(&nanoseconds.to_ne_bytes(), 0).expect("our file");
+    }
+
+    /// Whether worker-manager knows the worker.
+    pub(crate) fn is_known(&self) -> bool {
+        self.fake.worker_state(&self.key).is_some()
+    }
+
+    /// By how many seconds the host's clock is wrong.
+    pub(crate) fn skew(&self) -> i64 {
+        (self.server_ahead - self.ahead).abs() / 1000
+    }
+
+    /// By how much the host's clock is behind Taskcluster's.
+    pub(crate) fn behind(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.server_ahead - self.ahead).unwrap_or_default())
+    }
+}
+
+fn cloud(kind: Kind) -> Option<Cloud> {
+    match kind {
+        Kind::Static => None,
+        Kind::Aws | Kind::AwsProvisioner => Some(Cloud::Ec2),
+        Kind::Azure => Some(Cloud::Azure),
+        Kind::Google => Some(Cloud::Gce),
+    }
+}
+
+/// The provider's ID, too.
+fn cloud_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Static => "static",
+        Kind::Aws | Kind::AwsProvisioner => "aws",
+        Kind::Azure => "azure",
+        Kind::Google => "google",
+    }
+}
+
+/// The test worker's arguments: what each start does.
+fn scripts(workers: &[Vec<String>]) -> Value {
+    let statements = workers.iter().enumerate().flat_map(|(index, script)| {
+        let and_later = if index + 1 == workers.len() { "+" } else { "" };
+        script.iter().map(move |statement| format!("start {}{and_later}: {statement}", index + 1))
+    });
+    statements.collect()
+}

@@ -1,0 +1,29 @@
+//! Whether a worker is the only one of its host: each locks a file for as long as it lives.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::json;
+
+use crate::record::Record;
+
+/// Locks `$TEST_WORKER_ALONE`, where it is set; who is not the first to do so records it. The kernel lets go of it at
+/// the worker's death, before anybody can know of that. What the worker starts does not inherit it.
+pub(crate) fn claim(record: &Record) -> Option<Flock<File>> {
+    let path = std::env::var_os("TEST_WORKER_ALONE")?;
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).ok()?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut file) => {
+            file.set_len(0).ok();
+            write!(file, "{}", std::process::id()).ok();
+            Some(file)
+        }
+        Err((mut file, _)) => {
+            let mut other = String::new();
+            file.read_to_string(&mut other).ok();
+            record.event("overlap", json!({"other": other}));
+            None
+        }
+    }
+}
