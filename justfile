@@ -25,6 +25,10 @@ bench-docs: bench
 demo:
     cargo run --release -- config-examples/demo.yml
 
+# The Debian package, in target/debian.
+deb:
+    packaging/deb
+
 # All that must pass before a merge.
 ci:
     .ci/run

@@ -1,0 +1,22 @@
+//! The Debian package: what is in it, and its life on a machine, from the installation to the purge.
+//!
+//! [`build`] makes it with cargo-deb from the program that cargo has built for this test, without another build.
+//! [`machine`] is this host's own disk under an overlay in memory, in which the real dpkg works: nothing of the host is
+//! changed. What is missing for it is said, and the tests skip; with `CI` that is a failure.
+
+#[cfg(test)]
+mod build;
+#[cfg(test)]
+mod contents;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod machine;
+#[cfg(test)]
+mod manual;
+
+/// The package of the program that cargo has built for this test.
+#[cfg(test)]
+fn built() -> Option<&'static build::Built> {
+    build::built(std::path::Path::new(env!("CARGO_BIN_EXE_start-worker")))
+}
