@@ -24,6 +24,12 @@ mod leftovers;
 #[cfg(test)]
 mod machine;
 #[cfg(test)]
+mod package;
+#[cfg(test)]
+#[path = "../package/build.rs"]
+#[expect(dead_code, reason = "the tests of the package ask for more")]
+mod package_build;
+#[cfg(test)]
 mod possible;
 #[cfg(test)]
 mod ready;
