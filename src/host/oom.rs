@@ -1,5 +1,12 @@
-//! What protects the runner itself: the OOM killer spares it, and its memory, which holds credentials, is not dumped.
+//! What protects the runner itself: the OOM killer spares it, and its memory, which holds credentials, is not dumped. And
+//! what keeps that from whatever it starts.
+#![expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
 
+use std::ffi::CString;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::sys::prctl;
 use tracing::debug;
 
 /// The score that the kernel never kills.
@@ -15,7 +22,36 @@ pub fn spare_runner() {
 
 /// Keeps the runner's memory out of core dumps and away from debuggers of the same user.
 pub fn forbid_dumps() {
-    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+    if let Err(error) = prctl::set_dumpable(false) {
         debug!(%error, "cannot keep the runner's memory out of core dumps");
+    }
+}
+
+/// Gives what this command starts its own score, which it would else have from the runner.
+pub fn set_for_child(command: &mut Command, score: i16) {
+    let score = CString::new(score.to_string()).unwrap_or_default();
+    let privileged = nix::unistd::geteuid().is_root();
+    let child = move || {
+        if !privileged {
+            // Else /proc/self belongs to root, for the runner is not dumpable, and the score cannot be written.
+            let _ = prctl::set_dumpable(true);
+        }
+        write_score(&score);
+        Ok(())
+    };
+    // SAFETY: the closure makes only system calls (prctl, open, write, close) on data that was allocated before the fork;
+    // it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(child) };
+}
+
+/// Best effort: where it is not allowed, nothing is lost.
+fn write_score(score: &CString) {
+    // SAFETY: plain system calls on a string literal and a buffer that outlives them.
+    unsafe {
+        let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if file >= 0 {
+            libc::write(file, score.as_ptr().cast(), score.as_bytes().len());
+            libc::close(file);
+        }
     }
 }

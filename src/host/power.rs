@@ -7,13 +7,16 @@ use thiserror::Error;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 
-use super::service_manager;
+use super::{oom, service_manager};
 
 /// How long such a command may take; it only asks.
 const TIME: Duration = Duration::from_secs(60);
 
 /// How much of a command's own error message is kept, in bytes.
 const MESSAGE: u64 = 1024;
+
+/// Its OOM score: the runner's is not for what it starts.
+const COMMON_SCORE: i16 = 0;
 
 /// Why a host command did nothing.
 #[derive(Debug, Error)]
@@ -56,9 +59,8 @@ pub fn start(command: &[String]) -> Result<Running, PowerError> {
     let (program, args) =
         command.split_first().map(|(first, rest)| (first.clone(), rest)).unwrap_or_default();
     let mut starting = Command::new(&program);
-    for name in service_manager::VARIABLES {
-        starting.env_remove(name);
-    }
+    service_manager::hide_from(starting.as_std_mut());
+    oom::set_for_child(starting.as_std_mut(), COMMON_SCORE);
     let spawned =
         starting.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     match spawned {

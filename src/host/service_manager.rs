@@ -11,6 +11,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -46,6 +47,13 @@ pub const VARIABLES: [&str; 15] = [
     "MEMORY_PRESSURE_WATCH",
     "MEMORY_PRESSURE_WRITE",
 ];
+
+/// Keeps [`VARIABLES`] from what this command starts.
+pub fn hide_from(command: &mut Command) {
+    for name in VARIABLES {
+        command.env_remove(name);
+    }
+}
 
 /// What the service manager has put into the runner's environment.
 #[derive(Debug, Clone, Default)]

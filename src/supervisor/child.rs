@@ -190,9 +190,7 @@ fn command(spec: &LaunchSpec, account: Option<&(Account, User)>) -> Command {
     };
     let mut command = Command::new(program);
     command.args(&spec.args);
-    for name in service_manager::VARIABLES {
-        command.env_remove(name);
-    }
+    service_manager::hide_from(&mut command);
     if let Some((_, user)) = account {
         command.env("HOME", &user.dir).env("SHELL", &user.shell);
         command.env("USER", &user.name).env("LOGNAME", &user.name);

@@ -1,7 +1,6 @@
 //! The spawn itself: between fork and exec the worker is set apart from the runner.
 #![expect(unsafe_code, reason = "pre_exec runs between fork and exec; close_range has no safe wrapper")]
 
-use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -10,6 +9,8 @@ use std::process::Command;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
+
+use crate::host::oom;
 
 /// Whom a worker runs as, looked up before the fork.
 #[derive(Debug, Clone)]
@@ -32,20 +33,15 @@ pub(super) fn set_apart(
     cgroup: Option<OwnedFd>,
 ) {
     command.process_group(0);
-    let score = CString::new(oom_score_adj.to_string()).unwrap_or_default();
+    // First: after setuid it would not be allowed.
+    oom::set_for_child(command, oom_score_adj);
     let parent = nix::unistd::getpid();
-    let privileged = nix::unistd::geteuid().is_root();
     let child = move || {
         close_on_exec();
         heed_signals();
-        if !privileged {
-            // Else /proc/self belongs to root, for the runner is not dumpable, and the score cannot be written.
-            let _ = prctl::set_dumpable(true);
-        }
         if let Some(entrance) = &cgroup {
             join(entrance);
         }
-        set_oom_score(&score);
         if let Some(account) = &account {
             become_account(account)?;
         }
@@ -57,8 +53,8 @@ pub(super) fn set_apart(
         }
         Ok(())
     };
-    // SAFETY: the closure makes only system calls (setgroups, setgid, setuid, prctl, open, write, close, close_range,
-    // sigaction, getppid) on data that was allocated before the fork; it neither allocates nor takes a lock.
+    // SAFETY: the closure makes only system calls (setgroups, setgid, setuid, prctl, write, close_range, sigaction,
+    // getppid) on data that was allocated before the fork; it neither allocates nor takes a lock.
     unsafe { command.pre_exec(child) };
 }
 
@@ -81,18 +77,6 @@ fn heed_signals() {
     for signal in 1..=LAST {
         // SAFETY: SIG_DFL is no function of ours. For SIGKILL, SIGSTOP and glibc's own two it fails, and changes nothing.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
-}
-
-/// Best effort: where it is not allowed, nothing is lost.
-fn set_oom_score(score: &CString) {
-    // SAFETY: plain system calls on a string literal and a buffer that outlives them.
-    unsafe {
-        let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-        if file >= 0 {
-            libc::write(file, score.as_ptr().cast(), score.as_bytes().len());
-            libc::close(file);
-        }
     }
 }
 

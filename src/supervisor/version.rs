@@ -10,6 +10,7 @@ use tracing::{debug, warn};
 
 use super::descendants::Helpers;
 use super::spawn::set_apart;
+use crate::host::service_manager;
 use crate::worker::LaunchSpec;
 use crate::worker::generic_worker::engine_named_in;
 
@@ -42,6 +43,7 @@ pub(super) async fn can_restart_in_place(spec: LaunchSpec, helpers: Helpers) -> 
 
 async fn ask(spec: &LaunchSpec, helpers: &Helpers) -> std::io::Result<String> {
     let mut command = Command::new(&spec.program);
+    service_manager::hide_from(&mut command);
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let (account, _) =
         spec.user.as_deref().map(super::child::account).transpose().map_err(std::io::Error::other)?.unzip();

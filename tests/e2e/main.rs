@@ -15,6 +15,8 @@ mod exits;
 #[cfg(test)]
 mod leftovers;
 #[cfg(test)]
+mod oom;
+#[cfg(test)]
 mod output;
 #[cfg(test)]
 mod protocol;

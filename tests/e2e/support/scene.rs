@@ -24,7 +24,7 @@ pub(crate) struct Scene {
     config: Value,
     text: Option<String>,
     env: Vec<(String, String)>,
-    cgroup: Option<PathBuf>,
+    before: Option<String>,
 }
 
 impl Scene {
@@ -70,7 +70,7 @@ impl Scene {
             config,
             text: None,
             env: Vec::new(),
-            cgroup: None,
+            before: None,
         }
     }
 
@@ -104,8 +104,13 @@ impl Scene {
     }
 
     /// The runner is started in this cgroup.
-    pub(crate) fn in_cgroup(mut self, folder: &Path) -> Self {
-        self.cgroup = Some(folder.to_owned());
+    pub(crate) fn in_cgroup(self, folder: &Path) -> Self {
+        self.after(format!("echo 0 >'{}/cgroup.procs'", folder.display()))
+    }
+
+    /// A shell does this first, and becomes the runner.
+    pub(crate) fn after(mut self, command: String) -> Self {
+        self.before = Some(command);
         self
     }
 
@@ -144,11 +149,11 @@ impl Scene {
 
     /// Starts the runner with these arguments.
     pub(crate) fn start_with<S: AsRef<std::ffi::OsStr>>(self, args: impl IntoIterator<Item = S>) -> Runner {
-        let mut command = match &self.cgroup {
+        let mut command = match &self.before {
             None => Command::new(env!("CARGO_BIN_EXE_start-worker")),
-            Some(folder) => {
+            Some(before) => {
                 let mut shell = Command::new("/bin/sh");
-                shell.args(["-c", "echo 0 >\"$0/cgroup.procs\" && exec \"$@\""]).arg(folder);
+                shell.args(["-c", &format!("{before} && exec \"$@\""), "sh"]);
                 shell.arg(env!("CARGO_BIN_EXE_start-worker"));
                 shell
             }
