@@ -227,9 +227,8 @@ impl Preparer {
 
     async fn identify(&self, patience: Patience) -> Result<Identified, PrepareError> {
         let implementation = self.config.worker.implementation.name();
-        let asked =
-            provider::identify(&self.config.provider, &self.metadata, implementation, patience.left());
-        Ok(asked.await?)
+        let patience = provider::Patience { time: patience.left(), trouble: self.trouble.clone() };
+        Ok(provider::identify(&self.config.provider, &self.metadata, implementation, patience).await?)
     }
 
     /// Registers first. Where nobody answers for a minute, the cached run serves.

@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::config::ProviderConfig;
 use crate::credentials::Credentials;
 use crate::run::{Object, WorkerIdentity};
+use crate::trouble::Trouble;
 
 mod aws;
 mod aws_provisioner;
@@ -103,8 +104,14 @@ impl ProviderError {
     }
 }
 
-/// How long a start that fails for reasons that may pass goes on; `None`: for ever.
-pub type Patience = Option<Duration>;
+/// How long a start goes on that fails for reasons that may pass.
+#[derive(Debug, Clone, Default)]
+pub struct Patience {
+    /// `None`: for ever.
+    pub time: Option<Duration>,
+    /// Whom to tell meanwhile what does not work.
+    pub trouble: Trouble,
+}
 
 /// Asks the provider that the runner configuration names. `implementation` is the worker's (`generic-worker`): the
 /// legacy aws-provisioner hands over worker configuration by its name.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use start_worker::config::{CloudConfig, ProviderConfig};
-use start_worker::provider::{Identified, MetadataOrigins, Proof, identify};
+use start_worker::provider::{Identified, MetadataOrigins, Patience, Proof, identify};
 
 use crate::captured::Log;
 use crate::scene::Scene;
@@ -366,7 +366,7 @@ async fn what_is_not_gces_service_is_not_believed() {
     });
     let origins = MetadataOrigins { gce, ..Default::default() };
     let config = ProviderConfig::Google(CloudConfig::default());
-    let patience = Some(Duration::from_millis(1));
+    let patience = Patience { time: Some(Duration::from_millis(1)), ..Patience::default() };
     let error = identify(&config, &origins, "generic-worker", patience).await.unwrap_err();
     assert!(error.is_unreachable() && error.to_string().contains("Metadata-Flavor: Google"), "{error}");
 }
@@ -412,4 +412,28 @@ fn raw_status(scene: &Scene, head: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer.split(' ').nth(1).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_silent_service_is_shown_until_it_answers_or_nobody_asks_any_more() {
+    let scene = Scene::aws().told("fault once /latest/user-data 500");
+    let patience = Patience::default();
+    let (mut seen, trouble) = (patience.trouble.observe(), patience.trouble.clone());
+    scene.asked_with(patience).await.unwrap();
+    assert!(seen.has_changed().unwrap());
+    assert_eq!(seen.borrow_and_update().as_deref(), None);
+    let scene = scene.told("fault * 500");
+    let patience = Patience { time: None, trouble: trouble.clone() };
+    {
+        let asking = std::pin::pin!(scene.asked_with(patience));
+        tokio::select! {
+            _ = asking => panic!("it has answered"),
+            told = seen.wait_for(Option::is_some) => {
+                let told = told.unwrap().clone().unwrap();
+                assert!(told.contains("/latest/user-data: "), "{told}");
+                assert!(told.ends_with("answered 500 Internal Server Error"), "{told}");
+            }
+        }
+    }
+    assert_eq!(trouble.observe().borrow().as_deref(), None);
 }

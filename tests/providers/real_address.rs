@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use start_worker::config::{CloudConfig, ProviderConfig};
-use start_worker::provider::{MetadataOrigins, identify};
+use start_worker::provider::{MetadataOrigins, Patience, identify};
 
 use crate::fake_metadata::{Cloud, FakeMetadata};
 
@@ -49,7 +49,9 @@ async fn inside_the_namespace() {
         let _fake = FakeMetadata::start(cloud, "169.254.169.254:80".parse().unwrap()).unwrap();
         let config = provider(CloudConfig::default());
         let identified =
-            identify(&config, &MetadataOrigins::default(), "generic-worker", None).await.unwrap();
+            identify(&config, &MetadataOrigins::default(), "generic-worker", Patience::default())
+                .await
+                .unwrap();
         assert_eq!(identified.identity.worker_id, worker_id);
     }
 }

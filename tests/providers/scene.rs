@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use start_worker::config::{CloudConfig, ProviderConfig};
-use start_worker::provider::{Identified, MetadataOrigins, ProviderError, identify};
+use start_worker::provider::{Identified, MetadataOrigins, Patience, ProviderError, identify};
 
 use crate::captured;
 use crate::fake_metadata::{Cloud, FakeMetadata};
@@ -59,6 +59,11 @@ impl Scene {
     }
 
     pub(crate) async fn asked(&self, patience: Option<Duration>) -> Result<Identified, ProviderError> {
+        let patience = Patience { time: patience, ..Patience::default() };
+        self.asked_with(patience).await
+    }
+
+    pub(crate) async fn asked_with(&self, patience: Patience) -> Result<Identified, ProviderError> {
         identify(&self.config, &self.origins, self.implementation, patience).await
     }
 

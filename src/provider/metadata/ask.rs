@@ -6,7 +6,8 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::{Answer, Failure, SOON, Service};
-use crate::provider::ProviderError;
+use crate::provider::{Patience, ProviderError};
+use crate::trouble::Trouble;
 
 /// Metadata can lag behind the boot: how long what must be there may be absent.
 const LATE: Duration = Duration::from_secs(60);
@@ -20,13 +21,14 @@ pub(in crate::provider) struct Asker {
     service: Service,
     started: Instant,
     patience: Option<Duration>,
-    trouble: Trouble,
+    silence: Silence,
 }
 
 impl Asker {
-    /// `patience`: how long all the asking may take; `None`: for ever.
-    pub(in crate::provider) fn new(service: Service, patience: Option<Duration>) -> Self {
-        Self { service, started: Instant::now(), patience, trouble: Trouble::default() }
+    /// `patience`: how long all the asking may take.
+    pub(in crate::provider) fn new(service: Service, patience: Patience) -> Self {
+        let silence = Silence { since: None, told: None, trouble: patience.trouble };
+        Self { service, started: Instant::now(), patience: patience.time, silence }
     }
 
     /// A path's whole URL, for messages.
@@ -71,11 +73,11 @@ impl Asker {
         for attempt in 0.. {
             let failure = match self.service.get(path, limit).await {
                 Ok(answer) => {
-                    self.trouble.over();
+                    self.silence.over();
                     return Ok(Some(answer));
                 }
                 Err(Failure::Absent) if late.is_none_or(|late| first.elapsed() >= late) => {
-                    self.trouble.over();
+                    self.silence.over();
                     return Ok(None);
                 }
                 Err(failure) if !failure.may_pass() => {
@@ -90,7 +92,7 @@ impl Asker {
                     failure => Err(self.gave_up(path, &failure)),
                 };
             };
-            self.trouble.goes_on(&self.service.url(path), &failure, wait);
+            self.silence.goes_on(&self.service.url(path), &failure, wait);
             sleep(wait).await;
         }
         Ok(None)
@@ -130,17 +132,20 @@ fn pause(attempt: u32) -> Duration {
     ceiling.mul_f64(fastrand::f64())
 }
 
-/// A trouble in the log: a line when it begins, one a minute at most while it goes on, one when it is over.
-#[derive(Debug, Default)]
-struct Trouble {
+/// No answer: a line in the log when it begins, one a minute at most while it goes on, one when it is over; and seen by
+/// observers all the while.
+#[derive(Debug)]
+struct Silence {
     since: Option<Instant>,
     told: Option<Instant>,
+    trouble: Trouble,
 }
 
-impl Trouble {
+impl Silence {
     fn goes_on(&mut self, url: &str, failure: &Failure, wait: Duration) {
         let now = Instant::now();
         self.since.get_or_insert(now);
+        self.trouble.tell(&format!("{url}: {failure}"));
         if self.told.is_none_or(|told| now.duration_since(told) >= QUIET) {
             self.told = Some(now);
             warn!(url, error = %failure, next_attempt_in = %rounded(wait), "the metadata service gives no answer: asking again");
@@ -150,7 +155,17 @@ impl Trouble {
     fn over(&mut self) {
         if let Some(since) = self.since.take() {
             self.told = None;
+            self.trouble.is_over();
             info!(after = %rounded(since.elapsed()), "the metadata service answers");
+        }
+    }
+}
+
+impl Drop for Silence {
+    /// Also where nobody waits for an answer any longer.
+    fn drop(&mut self) {
+        if self.since.is_some() {
+            self.trouble.is_over();
         }
     }
 }

@@ -212,7 +212,7 @@ impl Runner {
 
     /// No secret that is in play is in what the runner has printed.
     #[track_caller]
-    fn assert_no_secrets(&self, printed: &[u8]) {
+    pub(crate) fn assert_no_secrets(&self, printed: &[u8]) {
         if self.scene.shows_secrets {
             return;
         }
