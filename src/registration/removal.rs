@@ -15,6 +15,9 @@ use crate::taskcluster::Effort;
 /// How long removeWorker is tried.
 const TIME: Duration = Duration::from_secs(60);
 
+/// How long the cache may take to be gone, where it could not be marked: a disk that does not answer was waited for.
+const CACHE_GONE: Duration = Duration::from_secs(1);
+
 /// The run as it is cached, which renewals change. Locked for moments only.
 pub type Current = Arc<Mutex<CachedRun>>;
 
@@ -56,14 +59,21 @@ impl Removal {
         Self { registrar, current, whole, keeper, clock, begun: Arc::default() }
     }
 
-    /// Marks the cached run as removed, so that no worker ever starts on this machine again; then asks worker-manager to
+    /// Marks the cached run as removed (or removes it, where it cannot be written), so that no worker ever starts on this
+    /// machine again; then asks worker-manager to
     /// remove the worker, for a minute at most. `reason`: for the mark, and for people.
     pub async fn remove(&self, reason: &str) -> Left {
         if self.begun.swap(true, Ordering::AcqRel) {
             return Left::Already;
         }
         let marked = self.mark(reason);
-        self.keeper.save(marked).await;
+        if !self.keeper.save(marked).await {
+            // On a full disk that is possible. Without it the next start is refused, for nobody registers twice.
+            warn!(
+                "the removal cannot be noted in the cached run: that is removed, so that no worker starts with it"
+            );
+            let _ = tokio::time::timeout(CACHE_GONE, self.keeper.remove()).await;
+        }
         let Some(registrar) = &self.registrar else {
             info!(reason, "worker-manager does not know this worker: its host is shut down");
             return Left::Nothing;

@@ -14,6 +14,8 @@ pub(crate) const STOP: Duration =
 pub(crate) const LAST_LINES: Duration = start_worker::LAST_LINES_TIME;
 /// What a failing disk adds: the cache's writer is waited for.
 pub(crate) const DISK: Duration = Duration::from_secs(30 + 10 + 1);
+/// What was not written is tried again so late.
+pub(crate) const DISK_AGAIN: Duration = Duration::from_secs(70);
 /// A sleep is noticed so late.
 pub(crate) const SLEEP_NOTICED: Duration = Duration::from_secs(60);
 /// A notice is looked for so often.
@@ -30,6 +32,8 @@ pub(crate) const MOST_THREADS: u64 = 24;
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Lately {
     pub(crate) disk: Option<Instant>,
+    /// Of a read-only disk nothing can be removed either.
+    pub(crate) read_only: Option<Instant>,
     pub(crate) metadata: Option<Instant>,
     pub(crate) few_files: Option<Instant>,
     pub(crate) slow_log: Option<Instant>,

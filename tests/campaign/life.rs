@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use crate::fake_taskcluster::{Fault, RuleId, Times, WorkerState};
 use crate::invariants::Invariant;
-use crate::plan::{Action, Episode};
+use crate::plan::{Action, Episode, Timed};
 use crate::processes;
 use crate::runner::Runner;
 use crate::watch::Watch;
@@ -74,7 +74,7 @@ impl<'a> Life<'a> {
         let mut watch = Watch::new(&host, episode);
         watch.patience = patience;
         let began = Instant::now();
-        let at = |timed: &crate::plan::Timed| began + Duration::from_millis(timed.at);
+        let at = |timed: &Timed| began + Duration::from_millis(timed.at);
         let steps =
             episode.actions.iter().map(|timed| (at(timed), Step::Begin(timed.action.clone()))).collect();
         let mut life = Self {
@@ -122,15 +122,14 @@ impl<'a> Life<'a> {
             }
         }
         for (_, step) in &self.steps {
-            if let Step::End(end) = step {
-                let lately = &mut self.watch.lately;
-                match end {
-                    End::Rule(_) | End::Freeze(_) => {}
-                    End::Metadata => lately.metadata = Some(now),
-                    End::DiskFull | End::DiskReadOnly => lately.disk = Some(now),
-                    End::Files => lately.few_files = Some(now),
-                    End::SlowLog => lately.slow_log = Some(now),
-                }
+            let lately = &mut self.watch.lately;
+            match step {
+                Step::End(End::Metadata) => lately.metadata = Some(now),
+                Step::End(End::DiskFull) => lately.disk = Some(now),
+                Step::End(End::DiskReadOnly) => (lately.disk, lately.read_only) = (Some(now), Some(now)),
+                Step::End(End::Files) => lately.few_files = Some(now),
+                Step::End(End::SlowLog) => lately.slow_log = Some(now),
+                _ => {}
             }
         }
     }
@@ -366,10 +365,7 @@ impl<'a> Life<'a> {
         while self.watch.workers.len() == before {
             let ended = self.runner.as_mut().and_then(Runner::ended);
             self.look();
-            if self.watch.workers.len() > before {
-                break;
-            }
-            if Instant::now() > end || ended.is_some() {
+            if self.watch.workers.len() == before && (Instant::now() > end || ended.is_some()) {
                 let how =
                     ended.map_or("in time".to_owned(), |status| format!("before the runner ended: {status}"));
                 return self.watch.broken(Invariant::Recovers, format!("no worker came {how}"));

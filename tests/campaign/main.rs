@@ -4,6 +4,8 @@
 //! The campaign itself is the example `campaign`, `by_hand.rs`.
 
 #[cfg(test)]
+mod found;
+#[cfg(test)]
 mod planted;
 
 #[cfg(test)]

@@ -3,14 +3,14 @@
 use std::fs::{Permissions, write};
 use std::os::unix::fs::PermissionsExt;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::program::campaign;
 
 /// Lives for ever, and obeys.
 const OBEDIENT: [&str; 4] = ["on now: exit 0", "on finish: exit 0", "hello all", "wait"];
 /// Has nothing to do for long.
-const SOON_DONE: [&str; 3] = ["hello all", "sleep 1500ms", "exit 0"];
+pub(crate) const SOON_DONE: [&str; 3] = ["hello all", "sleep 1500ms", "exit 0"];
 
 /// The campaign, of one episode without any fault, says that this invariant is broken by a runner that is this script.
 #[track_caller]
@@ -33,11 +33,22 @@ fn assert_seen_on(host: &str, worker: &[&str], seconds: u64, invariant: &str, sc
 
 /// Of an episode without faults: the exit code, and what was printed.
 fn run(host: &str, worker: &[&str], seconds: u64, more: &[&str]) -> (Option<i32>, String) {
+    run_with(host, worker, seconds, &json!([]), more)
+}
+
+/// The same of one with these faults.
+pub(crate) fn run_with(
+    host: &str,
+    worker: &[&str],
+    seconds: u64,
+    actions: &Value,
+    more: &[&str],
+) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
     let plan = folder.path().join("plan.json");
     let episode = json!({
         "number": 1, "host": host, "cache": true, "seconds": seconds, "credentialsLife": 345_600,
-        "restart": "on-failure", "onReboot": "auto", "servicePauseMs": 300, "workers": [worker], "actions": [],
+        "restart": "on-failure", "onReboot": "auto", "servicePauseMs": 300, "workers": [worker], "actions": actions,
     });
     write(&plan, episode.to_string()).unwrap();
     let output = campaign(["--file", plan.to_str().unwrap()].iter().chain(more));

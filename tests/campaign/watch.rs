@@ -10,8 +10,8 @@ use start_worker::host::private_file::Access;
 use start_worker::run::cache::{self, CachedRun};
 
 use crate::bounds::{
-    DISK, JUST_EXECUTED_KIB, LAST_LINES, Lately, MOST_FILES, MOST_MEMORY_KIB, MOST_THREADS, NOTICE_NOTICED,
-    SLACK, SLEEP_NOTICED, STOP, since,
+    DISK, DISK_AGAIN, JUST_EXECUTED_KIB, LAST_LINES, Lately, MOST_FILES, MOST_MEMORY_KIB, MOST_THREADS,
+    NOTICE_NOTICED, SLACK, SLEEP_NOTICED, STOP, since,
 };
 use crate::fake_taskcluster::WorkerState;
 use crate::invariants::{Break, Invariant};
@@ -84,7 +84,7 @@ impl Watch {
     /// The machine is gone, or about to be.
     pub(crate) fn removed(&mut self, host: &Host, cache: bool) {
         let marked = Self::cached(host).ok().flatten().is_some_and(|cached| cached.removed.is_some());
-        self.removed = marked || cache && !since(self.lately.disk, Duration::from_secs(70));
+        self.removed = marked || cache && !since(self.lately.read_only, DISK_AGAIN);
     }
 
     /// It has another machine.
@@ -191,7 +191,7 @@ impl Watch {
     }
 
     fn look_for_renewal_in_cache(&mut self, host: &Host, expires: Option<i64>) {
-        if since(self.lately.disk, Duration::from_secs(70)) {
+        if since(self.lately.disk, DISK_AGAIN) {
             return;
         }
         let cached = Self::cached(host).ok().flatten().and_then(|cached| cached.run.credentials.expires);
@@ -218,7 +218,8 @@ impl Watch {
             self.seen_requests = requests;
         }
         let done = removals.iter().filter(|request| request.performed && request.status == Some(200)).count();
-        if done > 1 || done == 1 && !host.kind.is_dynamic() {
+        let unmarked = host.kind.is_dynamic() && since(self.lately.read_only, DISK_AGAIN);
+        if done > 1 && !unmarked || done == 1 && !host.kind.is_dynamic() {
             self.broken(Invariant::RemovedOnce, format!("removeWorker succeeded {done} times"));
         }
     }

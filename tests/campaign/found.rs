@@ -1,0 +1,13 @@
+//! What campaigns have found: the plan that showed it, cut down.
+
+use serde_json::json;
+
+use crate::planted::{SOON_DONE, run_with};
+
+/// Seed 100, episode 2: the mark of the removal cannot be written, and somebody starts the unit again.
+#[test]
+fn a_removal_on_a_full_disk_is_not_forgotten() {
+    let full = json!([{"at": 500, "do": "disk-full", "for": 4000}]);
+    let (code, report) = run_with("google", &SOON_DONE, 5, &full, &[]);
+    assert_eq!(code, Some(0), "{report}");
+}
