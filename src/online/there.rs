@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::{Step, Surroundings, Went};
 use crate::config::{ProviderConfig, RunnerConfig};
-use crate::provider::{self, Identified, Proof};
+use crate::provider::{self, Identified, Patience, Proof};
 use crate::run::cache::CachedRun;
 use crate::tally::Tally;
 use crate::taskcluster::{Client, Effort, InFlight};
@@ -61,8 +61,8 @@ async fn identify(
     steps: &mut Vec<Step>,
 ) -> Option<Identified> {
     let implementation = config.worker.implementation.name();
-    let asked =
-        provider::identify(&config.provider, &surroundings.metadata, implementation, Some(PROVIDER)).await;
+    let patience = Patience { time: Some(PROVIDER), ..Patience::default() };
+    let asked = provider::identify(&config.provider, &surroundings.metadata, implementation, patience).await;
     match asked {
         Ok(identified) => {
             let identity = &identified.identity;

@@ -24,7 +24,7 @@ pub use identity::{BEGINS_ENTRY, Identity};
 
 mod identity;
 mod last_lines;
-mod render;
+pub mod render;
 mod sink;
 mod source;
 mod speaker;

@@ -14,13 +14,16 @@ use crate::protocol::json::{Members, text};
 
 /// Which of the worker's pipes a line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stream {
+pub enum Stream {
+    /// What may hold messages.
     Stdout,
+    /// Output alone.
     Stderr,
 }
 
 impl Stream {
-    pub(super) fn name(self) -> &'static str {
+    /// Its name.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
             Self::Stderr => "stderr",
@@ -45,7 +48,7 @@ pub(super) const CONTINUED: &[u8] = b"[line continued] ";
 
 /// Renders into one growing buffer. The time is formatted once a millisecond.
 #[derive(Debug)]
-pub(super) struct Renderer {
+pub struct Renderer {
     format: Format,
     millisecond: i64,
     /// Whose log it is: in the prefixes of JSON, once that is known.
@@ -53,17 +56,19 @@ pub(super) struct Renderer {
     identified: bool,
     /// What every line begins with, for stdout and stderr.
     prefixes: [Vec<u8>; 2],
-    pub(super) out: Vec<u8>,
+    /// What has been rendered.
+    pub out: Vec<u8>,
 }
 
 impl Renderer {
-    pub(super) fn new(format: Format, identity: Arc<OnceLock<Identity>>) -> Self {
+    /// One that has rendered nothing.
+    pub fn new(format: Format, identity: Arc<OnceLock<Identity>>) -> Self {
         let prefixes = [Vec::new(), Vec::new()];
         Self { format, millisecond: i64::MIN, identity, identified: false, prefixes, out: Vec::new() }
     }
 
     /// Lines from here on happened at this time.
-    pub(super) fn set_time(&mut self, now: Timestamp) {
+    pub fn set_time(&mut self, now: Timestamp) {
         let millisecond = now.as_millisecond();
         let identity = self.identity.get();
         if millisecond == self.millisecond && identity.is_some() == self.identified {
@@ -95,7 +100,7 @@ impl Renderer {
 
     /// A line of output, as it is.
     #[inline]
-    pub(super) fn line(&mut self, stream: Stream, line: &str) {
+    pub fn line(&mut self, stream: Stream, line: &str) {
         self.begin(stream);
         match self.format {
             Format::Json => self.push_message(line.as_bytes()),
@@ -105,12 +110,12 @@ impl Renderer {
     }
 
     /// A line of output that is not UTF-8: with replacement characters.
-    pub(super) fn bytes(&mut self, stream: Stream, line: &[u8]) {
+    pub fn bytes(&mut self, stream: Stream, line: &[u8]) {
         self.line(stream, &String::from_utf8_lossy(line));
     }
 
     /// A part of a line that is forwarded in parts.
-    pub(super) fn part(&mut self, stream: Stream, bytes: &[u8], first: bool, last: bool) {
+    pub fn part(&mut self, stream: Stream, bytes: &[u8], first: bool, last: bool) {
         self.begin(stream);
         if self.format == Format::Json {
             let flags = format!("\"continued\":{},\"continues\":{},", !first, !last);
@@ -130,7 +135,7 @@ impl Renderer {
     }
 
     /// The body of a `log` message, an object.
-    pub(super) fn record(&mut self, body: &RawValue) {
+    pub fn record(&mut self, body: &RawValue) {
         if self.format == Format::Json {
             self.begin(Stream::Stdout);
             self.out.extend_from_slice(b"\"body\":");
@@ -145,7 +150,7 @@ impl Renderer {
     }
 
     /// The body as text: `textPayload` first, then the other keys in sorted order, each as `key: value`.
-    pub(super) fn members(&mut self, Members(members): &mut Members<'_>) {
+    pub fn members(&mut self, Members(members): &mut Members<'_>) {
         self.begin(Stream::Stdout);
         if members.is_empty() {
             self.out.extend_from_slice(b"{}");

@@ -3,10 +3,10 @@
 //! <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-categories.html>
 
 use super::document::Document;
+use super::launched::Launched;
 use super::metadata::{Asker, MetadataOrigins, SIGNED, Service};
 use super::spot::{INSTANCE_ACTION, Spot, TERMINATION_TIME};
 use super::{Identified, Patience, Proof, ProviderError, location, metadata_of};
-use crate::run::WorkerIdentity;
 
 /// What whoever launched the instance says to it.
 pub(super) const USER_DATA: &str = "/latest/user-data";
@@ -17,28 +17,59 @@ const PUBLIC_HOSTNAME: &str = "/latest/meta-data/public-hostname";
 /// Likewise.
 const PUBLIC_IPV4: &str = "/latest/meta-data/public-ipv4";
 
+/// What an instance's identity document says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceDocument {
+    /// The instance.
+    pub instance_id: String,
+    /// Where it is.
+    pub region: String,
+    /// Likewise.
+    pub availability_zone: String,
+    /// What it was made from.
+    pub image: Option<String>,
+    /// Its size.
+    pub instance_type: Option<String>,
+    /// Its address within its network.
+    pub private_ip: Option<String>,
+}
+
+impl InstanceDocument {
+    /// Reads the text that is at `what`.
+    ///
+    /// # Errors
+    ///
+    /// It is no JSON object, or a key that is needed is missing or of no use.
+    pub fn parse(what: String, text: &str) -> Result<Self, ProviderError> {
+        let document = Document::parse(what, text)?;
+        Ok(Self {
+            instance_id: document.text("instanceId")?,
+            region: document.text("region")?,
+            availability_zone: document.text("availabilityZone")?,
+            image: document.optional_text("imageId")?,
+            instance_type: document.optional_text("instanceType")?,
+            private_ip: document.optional_text("privateIp")?,
+        })
+    }
+}
+
 pub(super) async fn identify(
     origins: &MetadataOrigins,
     patience: Patience,
 ) -> Result<Identified, ProviderError> {
     let mut service = Asker::new(Service::ec2(origins, false)?, patience);
-    let user_data = Document::parse(service.url(USER_DATA), &service.required(USER_DATA).await?)?;
+    let mut launched = Launched::parse(service.url(USER_DATA), &service.required(USER_DATA).await?)?;
     let document_text = service.required_within(DOCUMENT, SIGNED).await?;
-    let document = Document::parse(service.url(DOCUMENT), &document_text)?;
+    let document = InstanceDocument::parse(service.url(DOCUMENT), &document_text)?;
     let signature = service.required_within(SIGNATURE, SIGNED).await?;
     let hostname = service.optional(PUBLIC_HOSTNAME).await?;
     let public_ipv4 = service.optional(PUBLIC_IPV4).await?;
-    let (instance_id, region) = (document.text("instanceId")?, document.text("region")?);
-    let availability_zone = document.text("availabilityZone")?;
     refuse_a_doomed_instance(&mut service).await?;
+    let InstanceDocument { instance_id, region, availability_zone, .. } = document;
     Ok(Identified {
-        root_url: user_data.root_url("rootUrl")?,
-        identity: WorkerIdentity {
-            provider_id: user_data.text("providerId")?,
-            worker_pool_id: user_data.worker_pool_id("workerPoolId")?,
-            worker_group: user_data.text("workerGroup")?,
-            worker_id: instance_id.clone(),
-        },
+        root_url: std::mem::take(&mut launched.root_url),
+        launch_config_id: launched.launch_config_id.take(),
+        identity: launched.identity(instance_id.clone()),
         worker_location: location([
             ("cloud", "aws"),
             ("region", &region),
@@ -46,11 +77,11 @@ pub(super) async fn identify(
         ]),
         provider_metadata: metadata_of([
             ("instance-id", Some(instance_id)),
-            ("image", document.optional_text("imageId")?),
-            ("instance-type", document.optional_text("instanceType")?),
+            ("image", document.image),
+            ("instance-type", document.instance_type),
             ("region", Some(region)),
             ("availability-zone", Some(availability_zone)),
-            ("local-ipv4", document.optional_text("privateIp")?),
+            ("local-ipv4", document.private_ip),
             ("public-hostname", hostname),
             ("public-ipv4", public_ipv4),
         ]),
@@ -58,7 +89,6 @@ pub(super) async fn identify(
             [("document", document_text.into()), ("signature", signature.into())].into(),
         ),
         own_config: None,
-        launch_config_id: user_data.optional_text("launchConfigId")?,
     })
 }
 

@@ -1,6 +1,7 @@
 //! `aws-provisioner` (legacy): an EC2 instance whose user-data holds a token for one use, which gives its credentials, and
 //! the worker configuration.
 
+use secrecy::SecretString;
 use serde_json::Value;
 
 use super::aws::{USER_DATA, refuse_a_doomed_instance};
@@ -19,16 +20,49 @@ const NEEDED: [&str; 5] =
 /// Below `/latest/meta-data/`, where there are any.
 const OPTIONAL: [&str; 2] = ["public-ipv4", "public-hostname"];
 
+/// What the user-data says.
+#[derive(Debug, Clone)]
+pub struct UserData {
+    /// The deployment's root URL, without trailing slashes.
+    pub root_url: String,
+    /// The pool.
+    pub worker_pool_id: WorkerPoolId,
+    /// The worker's group.
+    pub region: String,
+    /// For one use.
+    pub token: SecretString,
+    /// The worker configuration.
+    pub config: Object,
+}
+
+impl UserData {
+    /// Reads the text that is at `what`, for this worker implementation.
+    ///
+    /// # Errors
+    ///
+    /// It is no JSON object, or a key that is needed is missing or of no use.
+    pub fn parse(what: String, text: &str, implementation: &str) -> Result<Self, ProviderError> {
+        let document = Document::parse(what, text)?;
+        let pool = format!("{}/{}", document.text("provisionerId")?, document.text("workerType")?);
+        Ok(Self {
+            worker_pool_id: WorkerPoolId::parse(&pool)
+                .ok_or_else(|| document.wrong("provisionerId", "does not make a worker pool's id"))?,
+            root_url: document.root_url("taskclusterRootUrl")?,
+            region: document.text("region")?,
+            token: document.text("securityToken")?.into(),
+            config: own_config(&document, implementation)?,
+        })
+    }
+}
+
 pub(super) async fn identify(
     origins: &MetadataOrigins,
     implementation: &str,
     patience: Patience,
 ) -> Result<Identified, ProviderError> {
     let mut service = Asker::new(Service::ec2(origins, true)?, patience);
-    let user_data = Document::parse(service.url(USER_DATA), &service.required(USER_DATA).await?)?;
-    let pool = format!("{}/{}", user_data.text("provisionerId")?, user_data.text("workerType")?);
-    let pool = WorkerPoolId::parse(&pool)
-        .ok_or_else(|| user_data.wrong("provisionerId", "does not make a worker pool's id"))?;
+    let text = service.required(USER_DATA).await?;
+    let user_data = UserData::parse(service.url(USER_DATA), &text, implementation)?;
     let mut metadata = Vec::new();
     for path in NEEDED {
         metadata.push((last_segment(path), Some(service.required(&meta_data(path)).await?)));
@@ -50,17 +84,17 @@ pub(super) async fn identify(
     metadata.push(("region", Some(region.clone())));
     refuse_a_doomed_instance(&mut service).await?;
     Ok(Identified {
-        root_url: user_data.root_url("taskclusterRootUrl")?,
+        root_url: user_data.root_url,
         identity: WorkerIdentity {
             provider_id: NAME.to_owned(),
-            worker_pool_id: pool,
-            worker_group: user_data.text("region")?,
+            worker_pool_id: user_data.worker_pool_id,
+            worker_group: user_data.region,
             worker_id: instance_id,
         },
         worker_location: location([("cloud", "aws"), ("region", &region), ("availabilityZone", &zone)]),
         provider_metadata: metadata_of(metadata),
-        proof: Proof::ProvisionerSecret(user_data.text("securityToken")?.into()),
-        own_config: Some(own_config(&user_data, implementation)?),
+        proof: Proof::ProvisionerSecret(user_data.token),
+        own_config: Some(user_data.config),
         launch_config_id: None,
     })
 }

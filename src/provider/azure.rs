@@ -2,6 +2,7 @@
 //! proves it.
 //! <https://learn.microsoft.com/en-us/azure/virtual-machines/instance-metadata-service>
 
+use secrecy::SecretString;
 use serde_json::Value;
 
 use super::document::Document;
@@ -14,44 +15,84 @@ const ATTESTED: &str = "/metadata/attested/document?api-version=2021-12-13";
 /// What worker-manager reads.
 const ENCODING: &str = "pkcs7";
 
+/// What the service says of the machine, and by the machine's tags of the worker.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    /// The deployment's root URL, without trailing slashes.
+    pub root_url: String,
+    /// Which worker the machine is to be; it goes by the machine's name.
+    pub identity: WorkerIdentity,
+    /// Where it is.
+    pub region: String,
+    /// What else is known of the machine.
+    pub metadata: Object,
+    /// The launch config that made it.
+    pub launch_config_id: Option<String>,
+}
+
+impl Instance {
+    /// Reads the text that is at `what`.
+    ///
+    /// # Errors
+    ///
+    /// It is no JSON object, or a key or a tag that is needed is missing or of no use.
+    pub fn parse(what: &str, text: &str) -> Result<Self, ProviderError> {
+        let instance = Document::parse(what.to_owned(), text)?;
+        let compute = Document::new(format!("{what}: compute"), instance.object("compute")?);
+        let tags = tags(format!("{what}: compute.tagsList"), &compute)?;
+        let (name, region) = (compute.text("name")?, compute.text("location")?);
+        let (local_ipv4, public_ipv4) = addresses(&instance);
+        Ok(Self {
+            identity: WorkerIdentity {
+                provider_id: tags.text("provider-id")?,
+                worker_pool_id: tags.worker_pool_id("worker-pool-id")?,
+                worker_group: tags.text("worker-group")?,
+                worker_id: name,
+            },
+            root_url: tags.root_url("root-url")?,
+            launch_config_id: tags.optional_text("launch-config-id")?,
+            metadata: metadata_of([
+                ("vm-id", compute.optional_text("vmId")?),
+                ("instance-type", compute.optional_text("vmSize")?),
+                ("region", Some(region.clone())),
+                ("local-ipv4", local_ipv4),
+                ("public-ipv4", public_ipv4),
+            ]),
+            region,
+        })
+    }
+}
+
+/// The signature in an attested document, the text that is at `what`.
+///
+/// # Errors
+///
+/// It is no JSON object with a signature that worker-manager can read.
+pub fn attestation(what: String, text: &str) -> Result<SecretString, ProviderError> {
+    let attested = Document::parse(what, text)?;
+    let encoding = attested.text("encoding")?;
+    if encoding != ENCODING {
+        return Err(attested.wrong("encoding", &format!("must be {ENCODING}, found {encoding:?}")));
+    }
+    Ok(attested.text("signature")?.into())
+}
+
 pub(super) async fn identify(
     origins: &MetadataOrigins,
     patience: Patience,
 ) -> Result<Identified, ProviderError> {
     let mut service = Asker::new(Service::azure(origins)?, patience);
-    let url = service.url(INSTANCE);
-    let instance = Document::parse(url.clone(), &service.required(INSTANCE).await?)?;
-    let compute = Document::new(format!("{url}: compute"), instance.object("compute")?);
-    let tags = tags(format!("{url}: compute.tagsList"), &compute)?;
-    let (name, region) = (compute.text("name")?, compute.text("location")?);
-    let (local_ipv4, public_ipv4) = addresses(&instance);
-    let identity = WorkerIdentity {
-        provider_id: tags.text("provider-id")?,
-        worker_pool_id: tags.worker_pool_id("worker-pool-id")?,
-        worker_group: tags.text("worker-group")?,
-        worker_id: name,
-    };
-    let (root_url, launch_config_id) = (tags.root_url("root-url")?, tags.optional_text("launch-config-id")?);
+    let instance = Instance::parse(&service.url(INSTANCE), &service.required(INSTANCE).await?)?;
     // Last, for it is good for a few hours only.
-    let attested = Document::parse(service.url(ATTESTED), &service.required_within(ATTESTED, SIGNED).await?)?;
-    let encoding = attested.text("encoding")?;
-    if encoding != ENCODING {
-        return Err(attested.wrong("encoding", &format!("must be {ENCODING}, found {encoding:?}")));
-    }
+    let signature = attestation(service.url(ATTESTED), &service.required_within(ATTESTED, SIGNED).await?)?;
     Ok(Identified {
-        root_url,
-        identity,
-        worker_location: location([("cloud", "azure"), ("region", &region)]),
-        provider_metadata: metadata_of([
-            ("vm-id", compute.optional_text("vmId")?),
-            ("instance-type", compute.optional_text("vmSize")?),
-            ("region", Some(region)),
-            ("local-ipv4", local_ipv4),
-            ("public-ipv4", public_ipv4),
-        ]),
-        proof: Proof::Registration([("document", attested.text("signature")?.into())].into()),
+        root_url: instance.root_url,
+        identity: instance.identity,
+        worker_location: location([("cloud", "azure"), ("region", &instance.region)]),
+        provider_metadata: instance.metadata,
+        proof: Proof::Registration([("document", signature)].into()),
         own_config: None,
-        launch_config_id,
+        launch_config_id: instance.launch_config_id,
     })
 }
 

@@ -4,10 +4,9 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::document::Document;
+use super::launched::Launched;
 use super::metadata::{Asker, MetadataOrigins, SIGNED, Service};
 use super::{Identified, Patience, Proof, ProviderError, location, metadata_of};
-use crate::run::WorkerIdentity;
 
 /// `TRUE` once the instance is to be stopped within 30 s.
 pub(super) const PREEMPTED: &str = "/computeMetadata/v1/instance/preempted";
@@ -30,21 +29,20 @@ pub(super) async fn identify(
     patience: Patience,
 ) -> Result<Identified, ProviderError> {
     let mut service = Asker::new(Service::gce(origins)?, patience);
-    let attribute = Document::parse(service.url(TASKCLUSTER), &service.required(TASKCLUSTER).await?)?;
-    let root_url = attribute.root_url("rootUrl")?;
+    let launched = Launched::parse(service.url(TASKCLUSTER), &service.required(TASKCLUSTER).await?)?;
+    let root_url = launched.root_url.clone();
     let id = required(&mut service, ID).await?;
     let zone = required(&mut service, ZONE).await?;
-    let zone = zone.rsplit('/').next().unwrap_or_default().to_owned();
-    let Some((region, _)) = zone.rsplit_once('-') else {
+    let (zone, region) = zone_and_region(&zone).ok_or_else(|| {
         let why = format!("expected a zone such as us-east1-b, found {zone:?}");
-        return Err(ProviderError::Answer { what: service.url(ZONE), why });
-    };
+        ProviderError::Answer { what: service.url(ZONE), why }
+    })?;
     let provider_metadata = metadata_of([
         ("instance-id", Some(id.clone())),
         ("project-id", Some(service.required(PROJECT).await?)),
         ("image", Some(service.required(IMAGE).await?)),
         ("instance-type", Some(service.required(MACHINE_TYPE).await?)),
-        ("zone", Some(zone.clone())),
+        ("zone", Some(zone.to_owned())),
         ("region", Some(region.to_owned())),
         ("public-hostname", Some(service.required(HOSTNAME).await?)),
         ("public-ipv4", service.optional(PUBLIC_IPV4).await?),
@@ -58,18 +56,20 @@ pub(super) async fn identify(
     }
     Ok(Identified {
         root_url,
-        identity: WorkerIdentity {
-            provider_id: attribute.text("providerId")?,
-            worker_pool_id: attribute.worker_pool_id("workerPoolId")?,
-            worker_group: attribute.text("workerGroup")?,
-            worker_id: id,
-        },
-        worker_location: location([("cloud", "google"), ("region", region), ("zone", &zone)]),
+        identity: launched.identity(id),
+        worker_location: location([("cloud", "google"), ("region", region), ("zone", zone)]),
         provider_metadata,
         proof: Proof::Registration([("token", token.into())].into()),
         own_config: None,
         launch_config_id: None,
     })
+}
+
+/// The zone's name, and its region's: of `projects/1234/zones/us-east1-b`, `us-east1-b` and `us-east1`.
+pub fn zone_and_region(zone: &str) -> Option<(&str, &str)> {
+    let zone = zone.rsplit('/').next().unwrap_or_default();
+    let (region, _) = zone.rsplit_once('-')?;
+    Some((zone, region))
 }
 
 /// What must not be empty either.

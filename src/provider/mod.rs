@@ -15,15 +15,16 @@ use crate::credentials::Credentials;
 use crate::run::{Object, WorkerIdentity};
 use crate::trouble::Trouble;
 
-mod aws;
-mod aws_provisioner;
-mod azure;
+pub mod aws;
+pub mod aws_provisioner;
+pub mod azure;
 mod document;
 mod fixed;
-mod google;
+pub mod google;
 pub mod interruption;
+pub mod launched;
 mod metadata;
-mod spot;
+pub mod spot;
 mod standalone;
 mod static_;
 

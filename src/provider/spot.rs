@@ -11,16 +11,16 @@ pub(super) const TERMINATION_TIME: &str = "/latest/meta-data/spot/termination-ti
 
 /// What is to happen, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Spot {
+pub struct Spot {
     /// `terminate`, `stop`, `hibernate`.
-    pub(super) action: String,
+    pub action: String,
     /// When.
-    pub(super) time: Option<Timestamp>,
+    pub time: Option<Timestamp>,
 }
 
 impl Spot {
     /// Reads [`INSTANCE_ACTION`]; `None`: it is something else.
-    pub(super) fn from_instance_action(text: &str) -> Option<Self> {
+    pub fn from_instance_action(text: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(text).ok()?;
         let action = value.get("action")?.as_str()?.to_owned();
         let time = value.get("time").and_then(Value::as_str).and_then(|time| time.parse().ok());
@@ -28,13 +28,13 @@ impl Spot {
     }
 
     /// Reads [`TERMINATION_TIME`]; `None`: it is no time, so nothing is due.
-    pub(super) fn from_termination_time(text: &str) -> Option<Self> {
+    pub fn from_termination_time(text: &str) -> Option<Self> {
         let time = text.trim().parse().ok()?;
         Some(Self { action: "terminate".to_owned(), time: Some(time) })
     }
 
     /// Whether the instance is gone afterwards; one that was stopped or hibernates can come back.
-    pub(super) fn ends(&self) -> bool {
+    pub fn ends(&self) -> bool {
         !matches!(self.action.as_str(), "stop" | "hibernate")
     }
 }

@@ -193,12 +193,21 @@ pub fn read(path: &Path, access: Access) -> Result<Option<CachedRun>, CacheError
         Err(error) if error.kind() == private_file::ErrorKind::Missing => return Ok(None),
         result => result.map_err(|error| failed(Problem::File(error)))?,
     };
-    let mut cached = decode::decode(&contents.bytes).map_err(failed)?;
+    let mut cached = parse(path, &contents.bytes)?;
     cached.warnings.splice(0..0, contents.warning.as_ref().map(in_words));
     for warning in &mut cached.warnings {
         *warning = format!("cached run {}: {warning}", path.display());
     }
     Ok(Some(cached))
+}
+
+/// Parses the text of a cache; `path` stands for it in errors.
+///
+/// # Errors
+///
+/// It is not a whole run.
+pub fn parse(path: &Path, text: &[u8]) -> Result<CachedRun, CacheError> {
+    decode::decode(text).map_err(|problem| CacheError::new(path, problem))
 }
 
 /// Of a runner configuration that is ours a start would tighten the permissions; of a cache it does not.

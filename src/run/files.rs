@@ -10,7 +10,9 @@ use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::host::atomic::{self, Attributes, WriteError};
-use archive::{Archive, ArchiveError, LIMITS, Limits};
+pub use archive::Limits;
+
+use archive::{Archive, ArchiveError, LIMITS};
 
 mod archive;
 #[cfg(test)]
@@ -118,7 +120,12 @@ pub fn write_all(files: &[ShippedFile]) -> Result<(), FileError> {
     write_within(files, &LIMITS)
 }
 
-fn write_within(files: &[ShippedFile], limits: &Limits) -> Result<(), FileError> {
+/// As [`write_all`], with archives of another size.
+///
+/// # Errors
+///
+/// As there.
+pub fn write_within(files: &[ShippedFile], limits: &Limits) -> Result<(), FileError> {
     let mut ready = Vec::with_capacity(files.len());
     for file in files {
         let checked = check(file, limits).map_err(|fault| fault.of(&file.entry))?;

@@ -20,7 +20,7 @@ use crate::registration::Registrar;
 use crate::standing::{Announcer, DeploymentWatch};
 use crate::worker::LaunchSpec;
 
-mod definition;
+pub mod definition;
 mod sources;
 
 pub use definition::Deployed;

@@ -11,7 +11,7 @@ use crate::troubles::Trouble;
 /// The whole answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct StatusAnswer {
+pub struct StatusAnswer {
     state: &'static str,
     since: String,
     reason: Option<String>,

@@ -20,7 +20,7 @@ use crate::hold::Resume;
 use crate::observe::View;
 
 mod answer;
-mod request;
+pub mod request;
 mod serve;
 mod socket;
 

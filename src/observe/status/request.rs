@@ -10,7 +10,7 @@ const LONGEST_COMPLAINT: usize = 200;
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(tag = "request", rename_all = "lowercase", deny_unknown_fields)]
-pub(super) enum Request {
+pub enum Request {
     /// What the runner is doing.
     Status {
         /// Whether an answer follows with every change, until the runner ends.
@@ -28,7 +28,12 @@ pub(super) enum Request {
 }
 
 impl Request {
-    pub(super) fn parse(line: &[u8]) -> Result<Self, Answer> {
+    /// Reads one line.
+    ///
+    /// # Errors
+    ///
+    /// The answer that says why it is no request.
+    pub fn parse(line: &[u8]) -> Result<Self, Answer> {
         serde_json::from_slice(line).map_err(|cause| {
             let cause: String = cause.to_string().chars().take(LONGEST_COMPLAINT).collect();
             Answer::Error(format!(
@@ -41,7 +46,7 @@ impl Request {
 /// What is answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Answer {
+pub enum Answer {
     /// What has come of a resume.
     Resume(&'static str),
     /// Why nothing has come of the request.
@@ -49,25 +54,32 @@ pub(super) enum Answer {
     /// What has come of a drain.
     #[serde(untagged)]
     Drain {
+        /// `asked`, or `ended`.
         drain: &'static str,
+        /// How the runner has ended.
         #[serde(skip_serializing_if = "Option::is_none")]
         outcome: Option<String>,
     },
+    /// What the runner is doing.
     #[serde(untagged)]
     Status(Box<StatusAnswer>),
 }
 
 impl Answer {
-    pub(super) const DRAINING: Self = Self::Drain { drain: "asked", outcome: None };
-    pub(super) const RESUMED: Self = Self::Resume("resumed");
-    pub(super) const NOT_HOLDING: Self = Self::Resume("not holding");
+    /// A drain is on its way.
+    pub const DRAINING: Self = Self::Drain { drain: "asked", outcome: None };
+    /// The worker is started again.
+    pub const RESUMED: Self = Self::Resume("resumed");
+    /// There was nothing to resume.
+    pub const NOT_HOLDING: Self = Self::Resume("not holding");
 
-    pub(super) fn ended(outcome: String) -> Self {
+    /// The drain is over, with this outcome of the runner.
+    pub fn ended(outcome: String) -> Self {
         Self::Drain { drain: "ended", outcome: Some(outcome) }
     }
 
     /// With the newline.
-    pub(super) fn line(&self) -> Vec<u8> {
+    pub fn line(&self) -> Vec<u8> {
         // Strings and numbers make no trouble; a client that gets an empty line asks again.
         let mut line = serde_json::to_vec(self).unwrap_or_default();
         line.push(b'\n');

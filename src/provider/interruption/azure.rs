@@ -62,12 +62,17 @@ struct Told {
 /// Watches an Azure machine.
 pub(super) struct Watcher {
     service: Service,
-    /// The machine's name, as in `Resources`.
-    machine: String,
     may_acknowledge: bool,
     due: Instant,
     answered: bool,
     pub(super) failing: Failing,
+    events: Events,
+}
+
+/// What the documents have said of one machine so far. Pure.
+pub struct Events {
+    /// The machine's name, as in `Resources`.
+    machine: String,
     incarnation: Option<i64>,
     /// By the event's id.
     told: BTreeMap<String, Told>,
@@ -83,20 +88,17 @@ impl Watcher {
     ) -> Result<Self, ProviderError> {
         Ok(Self {
             service: Service::azure(origins)?,
-            machine: machine.to_owned(),
             may_acknowledge,
             due: Instant::now(),
             answered: false,
             failing: Failing::default(),
-            incarnation: None,
-            told: BTreeMap::new(),
-            found: Vec::new(),
+            events: Events::new(machine),
         })
     }
 
     pub(super) async fn next(&mut self) -> Notice {
         loop {
-            if let Some(notice) = self.found.pop() {
+            if let Some(notice) = self.events.next_notice() {
                 return notice;
             }
             sleep_until(self.due).await;
@@ -105,21 +107,65 @@ impl Watcher {
             let answer = self.service.get(EVENTS, if self.answered { SOON } else { FIRST }).await;
             self.due = asked + EVERY;
             trace!(?answer, "polled for interruptions");
-            let document = answer.and_then(|answer| {
-                serde_json::from_str::<Document>(&answer.text).map_err(|_| Failure::Garbage)
-            });
-            match document {
-                Ok(document) => {
+            let read = answer.and_then(|answer| self.events.read(&answer.text).map_err(|_| Failure::Garbage));
+            match read {
+                Ok(()) => {
                     self.answered = true;
                     self.failing.answered(EVENTS);
-                    if self.incarnation != Some(document.document_incarnation) {
-                        self.incarnation = Some(document.document_incarnation);
-                        self.take(document.events);
-                    }
                 }
                 Err(failure) => self.failing.failed(EVENTS, &self.service.url(EVENTS), &failure),
             }
         }
+    }
+
+    /// Lets what has been told, and concerns this machine alone, begin now.
+    pub(super) async fn acknowledge(&mut self) {
+        if !self.may_acknowledge {
+            return;
+        }
+        let ids: Vec<&str> =
+            self.events.told.iter().filter(|(_, told)| told.ours_alone).map(|(id, _)| id.as_str()).collect();
+        if ids.is_empty() {
+            return;
+        }
+        let start: Vec<_> = ids.iter().map(|id| json!({ "EventId": id })).collect();
+        let body = json!({ "StartRequests": start }).to_string();
+        let ids = ids.join(", ");
+        for attempt in 1..=ACKNOWLEDGEMENTS {
+            match self.service.post(EVENTS, body.clone(), SIGNED).await {
+                Ok(()) => return info!(events = ids, "scheduled events acknowledged"),
+                Err(failure) if attempt == ACKNOWLEDGEMENTS => {
+                    warn!(events = ids, error = %failure, "scheduled events could not be acknowledged: they will take their time");
+                }
+                Err(_) => sleep(EVERY).await,
+            }
+        }
+    }
+}
+
+impl Events {
+    /// For the machine of this name; nothing has been said.
+    pub fn new(machine: &str) -> Self {
+        Self { machine: machine.to_owned(), incarnation: None, told: BTreeMap::new(), found: Vec::new() }
+    }
+
+    /// Reads a document. One that has been read before says nothing new.
+    ///
+    /// # Errors
+    ///
+    /// It is no such document.
+    pub fn read(&mut self, text: &str) -> Result<(), serde_json::Error> {
+        let document: Document = serde_json::from_str(text)?;
+        if self.incarnation != Some(document.document_incarnation) {
+            self.incarnation = Some(document.document_incarnation);
+            self.take(document.events);
+        }
+        Ok(())
+    }
+
+    /// The next notice, once.
+    pub fn next_notice(&mut self) -> Option<Notice> {
+        self.found.pop()
     }
 
     fn take(&mut self, events: Vec<Event>) {
@@ -159,30 +205,6 @@ impl Watcher {
             self.found.insert(0, notice);
             let ours_alone = event.resources.len() == 1;
             self.told.insert(event.id, Told { action: event.action, ours_alone });
-        }
-    }
-
-    /// Lets what has been told, and concerns this machine alone, begin now.
-    pub(super) async fn acknowledge(&mut self) {
-        if !self.may_acknowledge {
-            return;
-        }
-        let ids: Vec<&str> =
-            self.told.iter().filter(|(_, told)| told.ours_alone).map(|(id, _)| id.as_str()).collect();
-        if ids.is_empty() {
-            return;
-        }
-        let start: Vec<_> = ids.iter().map(|id| json!({ "EventId": id })).collect();
-        let body = json!({ "StartRequests": start }).to_string();
-        let ids = ids.join(", ");
-        for attempt in 1..=ACKNOWLEDGEMENTS {
-            match self.service.post(EVENTS, body.clone(), SIGNED).await {
-                Ok(()) => return info!(events = ids, "scheduled events acknowledged"),
-                Err(failure) if attempt == ACKNOWLEDGEMENTS => {
-                    warn!(events = ids, error = %failure, "scheduled events could not be acknowledged: they will take their time");
-                }
-                Err(_) => sleep(EVERY).await,
-            }
         }
     }
 }

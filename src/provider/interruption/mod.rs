@@ -15,7 +15,7 @@ use crate::config::ProviderConfig;
 use crate::run::WorkerIdentity;
 
 mod aws;
-mod azure;
+pub mod azure;
 mod google;
 
 /// What the notice is about.

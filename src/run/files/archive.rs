@@ -17,9 +17,11 @@ use crate::host::atomic::{self, Attributes, Directory, WriteError};
 
 /// How much an archive may hold.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) entries: usize,
-    pub(super) bytes: u64,
+pub struct Limits {
+    /// Files and directories.
+    pub entries: usize,
+    /// When unpacked.
+    pub bytes: u64,
 }
 
 /// What is allowed.

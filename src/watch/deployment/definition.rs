@@ -40,7 +40,7 @@ impl Deployed {
 
 /// What a pool's definition says of something that a run knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Finding {
+pub enum Finding {
     /// Nothing.
     Unknown,
     /// It is in use.
@@ -51,7 +51,7 @@ pub(super) enum Finding {
 
 impl Finding {
     /// Whether `own` is among those that are in use.
-    pub(super) fn of(own: &str, in_use: BTreeSet<&str>) -> Self {
+    pub fn of(own: &str, in_use: BTreeSet<&str>) -> Self {
         match (in_use.is_empty(), in_use.contains(own)) {
             (true, _) => Self::Unknown,
             (false, true) => Self::Current,
@@ -61,7 +61,7 @@ impl Finding {
 }
 
 /// All values of `deploymentId` in a pool's `config`: its own (static), and those of its launch configs (clouds).
-pub(super) fn deployment_ids<'a>(config: &'a Value, implementation: &str) -> BTreeSet<&'a str> {
+pub fn deployment_ids<'a>(config: &'a Value, implementation: &str) -> BTreeSet<&'a str> {
     let own = config.get("workerConfig");
     let of_launch_configs = launch_configs(config).filter_map(|launch| launch.get("workerConfig"));
     own.into_iter()
@@ -72,7 +72,7 @@ pub(super) fn deployment_ids<'a>(config: &'a Value, implementation: &str) -> BTr
 }
 
 /// The ids of the launch configs in a pool's `config`.
-pub(super) fn launch_config_ids(config: &Value) -> BTreeSet<&str> {
+pub fn launch_config_ids(config: &Value) -> BTreeSet<&str> {
     launch_configs(config)
         .filter_map(|launch| launch.get("workerManager")?.get("launchConfigId"))
         .filter_map(text)
