@@ -34,12 +34,20 @@ impl Request {
     ///
     /// The answer that says why it is no request.
     pub fn parse(line: &[u8]) -> Result<Self, Answer> {
+        // Of an array serde would take the items for the members.
+        if line.trim_ascii_start().starts_with(b"[") {
+            return Err(Self::complaint("an array, expected an object"));
+        }
         serde_json::from_slice(line).map_err(|cause| {
             let cause: String = cause.to_string().chars().take(LONGEST_COMPLAINT).collect();
-            Answer::Error(format!(
-                "not a request: {cause}; send {{\"request\":\"status\"}}, \"drain\" or \"resume\""
-            ))
+            Self::complaint(&cause)
         })
+    }
+
+    fn complaint(cause: &str) -> Answer {
+        Answer::Error(format!(
+            "not a request: {cause}; send {{\"request\":\"status\"}}, \"drain\" or \"resume\""
+        ))
     }
 }
 
@@ -110,7 +118,7 @@ mod tests {
             &b""[..],
             b"status",
             b"\xff\xfe",
-            b"[]",
+            br#"["drain",true]"#,
             b"{}",
             br#"{"request":"stop"}"#,
             br#"{"request":"resume","wait":true}"#,
@@ -122,7 +130,7 @@ mod tests {
         {"error":"not a request: EOF while parsing a value at line 1 column 0
         {"error":"not a request: expected value at line 1 column 1
         {"error":"not a request: expected value at line 1 column 1
-        {"error":"not a request: missing field `request` at line 1 column 2
+        {"error":"not a request: an array, expected an object
         {"error":"not a request: missing field `request` at line 1 column 2
         {"error":"not a request: unknown variant `stop`, expected one of `status`, `drain`, `resume` at line 1 column 17
         {"error":"not a request: unknown field `wait`, there are no fields
