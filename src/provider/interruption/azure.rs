@@ -171,7 +171,7 @@ impl Events {
     fn take(&mut self, events: Vec<Event>) {
         let ours = |name: &String| name.eq_ignore_ascii_case(&self.machine);
         let over = |event: &Event| matches!(event.status.as_str(), "Completed" | "Canceled");
-        let mut events: Vec<Event> =
+        let events: Vec<Event> =
             events.into_iter().filter(|event| event.resources.iter().any(ours) && !over(event)).collect();
         self.told.retain(|id, told| {
             let still = events.iter().any(|event| event.id == *id);
@@ -184,8 +184,11 @@ impl Events {
             }
             still
         });
-        events.retain(|event| !self.told.contains_key(&event.id));
         for event in events {
+            // Told before, or said twice.
+            if self.told.contains_key(&event.id) {
+                continue;
+            }
             let ends = match event.action.as_str() {
                 "Preempt" | "Terminate" => true,
                 "Reboot" | "Redeploy" => false,
@@ -221,6 +224,15 @@ fn deadline(not_before: &str) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_that_one_document_has_twice_is_told_once() {
+        let event = r#"{"EventId":"e","EventType":"Preempt","Resources":["VM-1"],"NotBefore":""}"#;
+        let mut events = Events::new("vm-1");
+        events.read(&format!(r#"{{"DocumentIncarnation":1,"Events":[{event},{event}]}}"#)).unwrap();
+        assert_eq!(events.next_notice().unwrap().action, "Preempt");
+        assert_eq!(events.next_notice(), None);
+    }
 
     #[test]
     fn an_events_time_is_in_the_form_of_http() {
