@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod cloud;
 #[cfg(test)]
+mod desktop;
+#[cfg(test)]
 #[path = "../support/fake_metadata/mod.rs"]
 #[expect(dead_code, reason = "a part of it is used here")]
 mod fake_metadata;

@@ -77,7 +77,7 @@ pub(crate) fn start_worker() -> &'static Path {
 }
 
 /// Says something to whoever runs the tests, whether they pass or not: what is printed by the macros is kept back.
-fn tell(text: &str) {
+pub(crate) fn tell(text: &str) {
     writeln!(std::io::stderr(), "{text}").ok();
 }
 
