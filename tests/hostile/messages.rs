@@ -1,5 +1,7 @@
 //! Lines of a worker that may be messages: read the same by every way, and what is rendered of them parses again.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -78,7 +80,7 @@ fn fields(message: &RawMessage<'_>, plain: Option<&Value>) {
 }
 
 fn renderer(format: Format) -> Renderer {
-    let mut renderer = Renderer::new(format);
+    let mut renderer = Renderer::new(format, Arc::default());
     renderer.set_time(Timestamp::from_millisecond(7).unwrap());
     renderer
 }

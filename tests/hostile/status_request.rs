@@ -11,13 +11,19 @@ pub(crate) fn check(data: &[u8]) {
     match Request::parse(data) {
         Ok(request) => {
             let value: Value = serde_json::from_slice(data).unwrap();
-            let (kind, wait) = match request {
-                Request::Status {} => ("status", false),
-                Request::Drain { wait } => ("drain", wait),
-                Request::Resume {} => ("resume", false),
+            let flag = |name| value.get(name).and_then(Value::as_bool).unwrap_or_default();
+            let kind = match request {
+                Request::Status { watch } => {
+                    assert_eq!(flag("watch"), watch);
+                    "status"
+                }
+                Request::Drain { wait } => {
+                    assert_eq!(flag("wait"), wait);
+                    "drain"
+                }
+                Request::Resume {} => "resume",
             };
             assert_eq!(value["request"], kind);
-            assert_eq!(value.get("wait").and_then(Value::as_bool).unwrap_or_default(), wait);
         }
         Err(answer) => {
             let line = answer.line();
