@@ -110,6 +110,11 @@ fn stranger(cgroup: &Path, note: &Path) -> Child {
     child
 }
 
+/// The signal that has ended it; none within the deadline: it lives.
+fn end_of(stranger: &mut Child) -> Option<i32> {
+    eventually(|| stranger.try_wait().unwrap())?.signal()
+}
+
 #[test]
 fn the_worker_lives_in_a_cgroup_of_its_own_and_nothing_is_left_of_it() {
     let Some(unit) = Unit::delegated() else { return };
@@ -147,7 +152,7 @@ fn whoever_lives_in_it_is_asked_to_end_and_then_killed_whoever_its_parent_is() {
     fs::write(runner.path("end"), "").unwrap();
     assert_eq!(runner.ended().code, Some(0));
     for stranger in &mut strangers {
-        assert_eq!(stranger.wait().unwrap().signal(), Some(libc::SIGKILL), "{runner}");
+        assert_eq!(end_of(stranger), Some(libc::SIGKILL), "{runner}");
     }
     assert_eq!(fs::read_to_string(note).unwrap(), "asked\nasked\n", "{runner}");
     assert_eq!(below(&unit.0).len(), 1, "{runner}");
@@ -238,7 +243,7 @@ fn a_second_stop_signal_kills_all_that_is_in_it() {
     crate::support::wait_until(first + std::time::Duration::from_millis(1100));
     runner.signal(Signal::SIGTERM);
     assert_eq!(runner.ended().code, Some(0));
-    assert_eq!(stranger.wait().unwrap().signal(), Some(libc::SIGKILL), "{runner}");
+    assert_eq!(end_of(&mut stranger), Some(libc::SIGKILL), "{runner}");
     runner.assert_nothing_left();
     assert_eq!(below(&unit.0).len(), 1, "{runner}");
 }

@@ -250,6 +250,7 @@ fn a_metadata_service_that_does_not_answer_is_told() {
     assert!(told.starts_with("STATUS=preparing: "), "{told}");
     assert!(told.contains(&format!("trying again: {origin}/computeMetadata/")), "{told}");
     assert!(told.ends_with(": no answer within 2s"), "{told}");
+    assert!(!manager.before.iter().any(|told| is_ready(told)), "{:#?}", manager.before);
     runner.signal(Signal::SIGTERM);
     runner.ended();
 }
