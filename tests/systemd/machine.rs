@@ -49,7 +49,7 @@ pub(crate) struct Machine {
 /// What tests leave on a machine's disk and in its systemd.
 const REFRESH: &str = "\
     systemctl stop 'start-worker*' worker.service old-worker.service 'serial-getty@*' 2>/dev/null; systemctl reset-failed;
-    rm -rf /var/lib/start-worker /var/lib/record /etc/start-worker /etc/start-worker.yml;
+    rm -rf /var/lib/start-worker /var/lib/record /run/start-worker /etc/start-worker /etc/start-worker.yml;
     cd /etc/systemd/system && rm -rf *worker* *getty* *.wants && mkdir /var/lib/record";
 
 /// Machines that no test uses at the moment. The end of this process ends them.
