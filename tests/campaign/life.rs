@@ -333,7 +333,7 @@ impl<'a> Life<'a> {
         self.host.fake.clear_faults();
         let address = self.host.fake.address();
         self.host.fake.stop();
-        self.host.fake.start_at(address).ok();
+        self.host.fake.start_at(address).expect("a port of our own");
     }
 
     /// The runner is stopped, and the host is as it was after a boot.

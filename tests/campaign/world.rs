@@ -1,6 +1,7 @@
 //! A host and what is around it: a folder with a disk in it, a clock, a Taskcluster, and its cloud's metadata service.
 
 use std::fs::{self, File, Permissions};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -55,7 +56,7 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn new(episode: &Episode, folder: &Path, programs: &Programs) -> Self {
         fs::create_dir_all(folder).expect("a folder");
-        let fake = FakeTaskcluster::start();
+        let fake = FakeTaskcluster::start_on(own_address(episode.number)).expect("a free port");
         fake.set_credentials_life(Duration::from_secs(episode.credentials_life));
         let (get, terminate) =
             (format!("worker-manager:get-worker-pool:{POOL}"), "worker-manager:should-worker-terminate:*");
@@ -265,7 +266,9 @@ impl Host {
         command.env("TEST_WORKER_RECORD", self.record()).env("TEST_WORKER_ALONE", self.path("alone"));
         command.env("RUNTIME_DIRECTORY", self.path("runtime")).env("STATE_DIRECTORY", &self.folder);
         command.env("LD_PRELOAD", &self.programs.clock).env("SHIFTED_CLOCK", self.path("clock"));
-        command.env("NO_PROXY", "127.0.0.1").env_remove("START_WORKER_LOG");
+        command
+            .env("NO_PROXY", format!("127.0.0.1,{}", self.fake.address().ip()))
+            .env_remove("START_WORKER_LOG");
         if let Some(metadata) = &self.metadata {
             let variable = match self.kind {
                 Kind::Azure => "START_WORKER_AZURE_METADATA_URL",
@@ -350,6 +353,12 @@ impl Host {
     pub(crate) fn behind(&self) -> Duration {
         Duration::from_millis(u64::try_from(self.server_ahead - self.ahead).unwrap_or_default())
     }
+}
+
+/// Of loopback, and nobody else's: a port that is given up for a moment is not taken by a client of somebody's.
+fn own_address(number: u64) -> SocketAddr {
+    let [.., high, low] = (number * 2).to_be_bytes();
+    (Ipv4Addr::new(127, 77, high, low | 1), 0).into()
 }
 
 fn cloud(kind: Kind) -> Option<Cloud> {
