@@ -60,8 +60,8 @@ impl Removal {
     }
 
     /// Marks the cached run as removed (or removes it, where it cannot be written), so that no worker ever starts on this
-    /// machine again; then asks worker-manager to
-    /// remove the worker, for a minute at most. `reason`: for the mark, and for people.
+    /// machine again; then asks worker-manager to remove the worker, for a minute at most. `reason`: for the mark, and for
+    /// people.
     pub async fn remove(&self, reason: &str) -> Left {
         if self.begun.swap(true, Ordering::AcqRel) {
             return Left::Already;
