@@ -134,6 +134,9 @@ impl Newcomer {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("config-examples");
         for entry in fs::read_dir(examples).expect("the examples") {
             let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                continue;
+            }
             let text = fs::read_to_string(&path)
                 .expect("an example")
                 .replace(r#"["1"]"#, &format!("[{:?}]", task()));
