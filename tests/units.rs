@@ -178,8 +178,6 @@ fn instances_share_neither_configuration_nor_directories() {
         "Service.RuntimeDirectory",
         "Service.RuntimeDirectoryPreserve",
         "Service.StateDirectory",
-        "Unit.After",
-        "Unit.Conflicts",
         "Unit.Description",
     ];
     assert_eq!(differing, expected);
