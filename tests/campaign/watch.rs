@@ -84,7 +84,12 @@ impl Watch {
     /// The machine is gone, or about to be.
     pub(crate) fn removed(&mut self, host: &Host, cache: bool) {
         let marked = Self::cached(host).ok().flatten().is_some_and(|cached| cached.removed.is_some());
-        self.removed = marked || cache && !since(self.lately.read_only, DISK_AGAIN);
+        self.removed = marked || cache && !self.cannot_mark();
+    }
+
+    /// A disk that can neither be written nor cleared.
+    fn cannot_mark(&self) -> bool {
+        since(self.lately.read_only, DISK_AGAIN) || since(self.lately.few_files, DISK_AGAIN)
     }
 
     /// It has another machine.
@@ -191,7 +196,7 @@ impl Watch {
     }
 
     fn look_for_renewal_in_cache(&mut self, host: &Host, expires: Option<i64>) {
-        if since(self.lately.disk, DISK_AGAIN) {
+        if since(self.lately.disk, DISK_AGAIN) || since(self.lately.few_files, DISK_AGAIN) {
             return;
         }
         let cached = Self::cached(host).ok().flatten().and_then(|cached| cached.run.credentials.expires);
@@ -218,7 +223,7 @@ impl Watch {
             self.seen_requests = requests;
         }
         let done = removals.iter().filter(|request| request.performed && request.status == Some(200)).count();
-        let unmarked = host.kind.is_dynamic() && since(self.lately.read_only, DISK_AGAIN);
+        let unmarked = host.kind.is_dynamic() && self.cannot_mark();
         if done > 1 && !unmarked || done == 1 && !host.kind.is_dynamic() {
             self.broken(Invariant::RemovedOnce, format!("removeWorker succeeded {done} times"));
         }
@@ -343,8 +348,8 @@ impl Watch {
         if !host.kind.is_dynamic() {
             return true;
         }
-        // Whoever is far from the time is wrong about what has expired.
-        if host.skew() > 5 {
+        // Whoever is far from the time is wrong about what has expired; a machine that is taken away needs no worker.
+        if host.skew() > 5 || host.doomed {
             return false;
         }
         let Ok(Some(cached)) = Self::cached(host) else { return false };

@@ -49,6 +49,8 @@ pub(crate) struct Host {
     /// The same for Taskcluster.
     server_ahead: i64,
     machines: usize,
+    /// The cloud has given notice.
+    pub(crate) doomed: bool,
     deployments: usize,
     programs: Programs,
 }
@@ -84,6 +86,7 @@ impl Host {
             ahead: 0,
             server_ahead: 0,
             machines: 0,
+            doomed: false,
             deployments: 0,
             programs: programs.clone(),
         };
@@ -97,6 +100,7 @@ impl Host {
     /// A machine that has never run takes the place of this one.
     pub(crate) fn replace_machine(&mut self) {
         self.machines += 1;
+        self.doomed = false;
         fs::remove_dir_all(self.disk.path().join("cache")).ok();
         fs::remove_file(self.path("held")).ok();
         fs::remove_file(self.path("host-commands")).ok();
@@ -172,7 +176,8 @@ impl Host {
     }
 
     /// The cloud interrupts the machine.
-    pub(crate) fn give_notice(&self, seconds: u64) {
+    pub(crate) fn give_notice(&mut self, seconds: u64) {
+        self.doomed = true;
         let at = jiff::Timestamp::now()
             + SignedDuration::from_millis(self.ahead)
             + SignedDuration::from_secs(i64::try_from(seconds).unwrap_or_default());
