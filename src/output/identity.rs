@@ -114,7 +114,7 @@ fn tagged(line: &[u8]) -> (Stream, &[u8]) {
 }
 
 /// The longest beginning without half a character at its end, and the rest.
-fn cut(line: &[u8], longest: usize) -> (&[u8], &[u8]) {
+pub(super) fn cut(line: &[u8], longest: usize) -> (&[u8], &[u8]) {
     let Some(kept) = line.get(..longest).filter(|_| line.len() > longest) else { return (line, b"") };
     let end = match std::str::from_utf8(kept) {
         Err(error) if error.error_len().is_none() => error.valid_up_to(),

@@ -28,6 +28,7 @@ pub mod render;
 mod sink;
 mod source;
 mod speaker;
+mod stream;
 mod thread;
 
 /// The runner's own lines that wait for the sink; more are dropped and counted.

@@ -12,6 +12,7 @@ use tracing::warn;
 use super::Format;
 use super::identity::{Entries, Identity};
 use super::render::Renderer;
+use super::stream::guarded;
 
 /// A block that has grown so large is written before more is rendered, in bytes.
 const BLOCK: usize = 256 * 1024;
@@ -22,6 +23,8 @@ pub(super) struct Log {
     pub(super) renderer: Renderer,
     /// Makes lines entries of the journal, where that is where they go.
     entries: Option<Entries>,
+    /// A journal reads lines: see [`guarded`].
+    guards: bool,
     sink: Sink,
 }
 
@@ -44,7 +47,8 @@ impl Log {
         let is_terminal = sink.is_terminal();
         let sink = Sink { fd: sink, lost: 0, ever_lost: 0, inside_line: false, is_terminal };
         let entries = (format == Format::Journald).then(|| Entries::new(identity.clone()));
-        Self { renderer: Renderer::new(format, identity), entries, sink }
+        let guards = format == Format::Prioritised;
+        Self { renderer: Renderer::new(format, identity), entries, guards, sink }
     }
 
     /// Whether it is time to write.
@@ -86,6 +90,8 @@ impl Log {
             }
             if self.sink.is_terminal {
                 self.sink.write(visible(block).as_bytes());
+            } else if self.guards {
+                self.sink.write(&guarded(block));
             } else {
                 self.sink.write(block);
             }
@@ -204,6 +210,18 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "10%\r20%\x1b[31m\r\n");
+    }
+
+    #[test]
+    fn where_a_journal_reads_lines_no_byte_but_a_line_break_ends_one() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut log = Log::new(writer.into(), Format::Prioritised, Arc::default());
+        log.renderer.out.extend_from_slice(b"<6>[worker] x\0<3>forged\n");
+        log.flush();
+        drop(log);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "<6>[worker] x\u{fffd}<3>forged\n");
     }
 
     #[test]
