@@ -3,7 +3,8 @@
 //! The protocol is `sd_notify(3)`: one datagram, `NAME=value` a line, to the socket that `NOTIFY_SOCKET` names. It is spoken
 //! here and not by a crate: those read the environment themselves, and it is a line of code.
 //!
-//! Nothing here waits: a manager that takes no more datagrams misses one, and the next heartbeat makes up for it.
+//! Nothing here waits: a manager that takes no more datagrams misses one, and the next heartbeat, which then comes soon,
+//! makes up for it.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
@@ -25,6 +26,9 @@ const EXTENSION: Duration = Duration::from_secs(120);
 
 /// How often it is asked: twice within what was granted.
 const EXTEND_EVERY: Duration = Duration::from_secs(60);
+
+/// How soon the next heartbeat comes where one, or anything else, was missed.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// How often what is shown is made anew, where the manager expects no heartbeat.
 const SHOW_EVERY: Duration = Duration::from_secs(300);
@@ -72,12 +76,16 @@ pub struct ServiceManager(Option<Arc<Inner>>);
 struct Inner {
     socket: UnixDatagram,
     address: SocketAddr,
-    /// How often it wants to see a heartbeat: twice as often as it looks.
+    /// How often it is given a heartbeat: three times while it waits for one, so that one may be late.
     watchdog: Option<Duration>,
     last_beat: Mutex<Instant>,
     /// The start, or the stop, may take longer than the manager allows for.
     extending: AtomicBool,
     ready: AtomicBool,
+    /// It did not take something since the last heartbeat.
+    missed: AtomicBool,
+    /// The next heartbeat is to come earlier than it was to.
+    sooner: Notify,
     /// Told at each heartbeat.
     beats: Notify,
 }
@@ -107,16 +115,18 @@ impl ServiceManager {
         self.0.as_ref().is_some_and(|inner| inner.ready.load(Ordering::Relaxed))
     }
 
-    /// What is going on, in words; `ready`: and the service is up.
-    pub fn show(&self, status: &str, ready: bool) {
-        let Some(inner) = &self.0 else { return };
+    /// What is going on, in words; `ready`: and the service is up. Whether it was taken.
+    pub fn show(&self, status: &str, ready: bool) -> bool {
+        let Some(inner) = &self.0 else { return true };
         let status: String =
             status.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
         let newly_ready = ready && !inner.ready.load(Ordering::Relaxed);
         let readiness = if newly_ready { "READY=1\n" } else { "" };
-        if inner.send(&format!("{readiness}STATUS={status}")) && newly_ready {
+        let taken = inner.send(&format!("{readiness}STATUS={status}"));
+        if taken && newly_ready {
             inner.ready.store(true, Ordering::Relaxed);
         }
+        taken
     }
 
     /// The service is about to end.
@@ -133,7 +143,10 @@ impl ServiceManager {
         let microseconds = Duration::from(now).as_micros();
         // One after the other: in one datagram the second would undo the first.
         inner.send(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
-        inner.send("READY=1");
+        if !inner.send("READY=1") {
+            // Else it would wait for the end of the reload.
+            inner.ready.store(false, Ordering::Relaxed);
+        }
     }
 
     /// From now on a start or a stop is under way that may take longer than the manager allows for, or is over.
@@ -150,7 +163,7 @@ impl ServiceManager {
     /// any time.
     pub async fn heartbeat(&self) {
         let Some(inner) = &self.0 else { return std::future::pending().await };
-        tokio::time::sleep_until(inner.next_beat()).await;
+        while tokio::time::timeout_at(inner.next_beat(), inner.sooner.notified()).await.is_ok() {}
         inner.beat(inner.extending.load(Ordering::Relaxed));
     }
 
@@ -187,10 +200,12 @@ impl Inner {
         Ok(Self {
             socket,
             address,
-            watchdog: watchdog.map(|time| time / 2),
+            watchdog: watchdog.map(|time| time / 3),
             last_beat: Mutex::new(Instant::now()),
             extending: AtomicBool::new(false),
             ready: AtomicBool::new(false),
+            missed: AtomicBool::new(false),
+            sooner: Notify::new(),
             beats: Notify::new(),
         })
     }
@@ -201,12 +216,13 @@ impl Inner {
 
     fn next_beat(&self) -> Instant {
         let every = self.watchdog.unwrap_or(SHOW_EVERY);
-        let extending = self.extending.load(Ordering::Relaxed);
-        *self.last_beat() + if extending { every.min(EXTEND_EVERY) } else { every }
+        let every = if self.extending.load(Ordering::Relaxed) { every.min(EXTEND_EVERY) } else { every };
+        *self.last_beat() + if self.missed.load(Ordering::Relaxed) { every.min(AGAIN_AFTER) } else { every }
     }
 
     fn beat(&self, extending: bool) {
         *self.last_beat() = Instant::now();
+        self.missed.store(false, Ordering::Relaxed);
         let mut message = String::new();
         if self.watchdog.is_some() {
             message.push_str("WATCHDOG=1\n");
@@ -227,6 +243,8 @@ impl Inner {
             Ok(_) => true,
             Err(error) => {
                 debug!(%error, "the service manager misses a notification");
+                self.missed.store(true, Ordering::Relaxed);
+                self.sooner.notify_one();
                 false
             }
         }
@@ -257,11 +275,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn heartbeats_come_twice_as_often_as_the_manager_looks_while_somebody_awaits_them() {
+    async fn heartbeats_come_three_times_as_often_as_the_manager_looks_while_somebody_awaits_them() {
         let (_folder, socket, manager) = manager(Some(Duration::from_secs(300)));
         let lives = manager.alive_while(tokio::time::sleep(Duration::from_secs(601)));
         lives.await;
-        assert_eq!(told(&socket), ["WATCHDOG=1\n"; 4]);
+        assert_eq!(told(&socket), ["WATCHDOG=1\n"; 6]);
         tokio::time::sleep(Duration::from_secs(1000)).await;
         assert_eq!(told(&socket), [""; 0]);
     }
@@ -269,7 +287,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_heartbeat_that_is_dropped_again_and_again_still_comes_in_time() {
         let (_folder, socket, manager) = manager(Some(Duration::from_secs(300)));
-        for _ in 0..160 {
+        for _ in 0..110 {
             let _ = tokio::time::timeout(Duration::from_secs(1), manager.heartbeat()).await;
         }
         assert_eq!(told(&socket), ["WATCHDOG=1\n"]);
@@ -315,6 +333,50 @@ mod tests {
         assert!(manager.is_ready());
         socket.set_nonblocking(true).unwrap();
         assert_eq!(told(&socket), ["READY=1\nSTATUS=running"]);
+    }
+
+    /// Sends until no more is taken.
+    fn fill(folder: &tempfile::TempDir) {
+        let other = UnixDatagram::unbound().unwrap();
+        other.set_nonblocking(true).unwrap();
+        while other.send_to(b"other", folder.path().join("notify")).is_ok() {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_heartbeat_that_was_not_taken_is_given_again_soon() {
+        let (folder, socket, manager) = manager(Some(Duration::from_secs(300)));
+        fill(&folder);
+        manager.alive_while(tokio::time::sleep(Duration::from_secs(101))).await;
+        assert!(told(&socket).iter().all(|told| told == "other"));
+        manager.alive_while(tokio::time::sleep(Duration::from_secs(5))).await;
+        assert_eq!(told(&socket), ["WATCHDOG=1\n"]);
+        manager.alive_while(tokio::time::sleep(Duration::from_secs(98))).await;
+        assert_eq!(told(&socket), [""; 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_was_not_taken_brings_a_heartbeat_that_is_awaited_already() {
+        let (folder, socket, manager) = manager(None);
+        let misses = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            fill(&folder);
+            assert!(!manager.show("running", true));
+            told(&socket);
+            let soon = tokio::time::timeout(Duration::from_secs(6), manager.beaten()).await;
+            assert!(soon.is_ok() && manager.show("running", true));
+        };
+        manager.alive_while(misses).await;
+        assert_eq!(told(&socket), ["READY=1\nSTATUS=running"]);
+    }
+
+    #[test]
+    fn a_reload_whose_end_was_not_taken_is_not_taken_for_ended() {
+        let (folder, socket, manager) = manager(None);
+        assert!(manager.show("running", true));
+        fill(&folder);
+        manager.reloaded();
+        assert!(!manager.is_ready());
+        drop(socket);
     }
 
     #[test]

@@ -46,8 +46,10 @@ impl Telling {
         loop {
             let (text, ready, ends) = self.now();
             if text != told || ready && !self.manager.is_ready() {
-                self.manager.show(&text, ready);
-                told = text;
+                // What was not taken is told again at the next heartbeat.
+                if self.manager.show(&text, ready) {
+                    told = text;
+                }
             }
             if ends && !stopping {
                 self.manager.stopping();
