@@ -5,12 +5,13 @@
 //! the runner's cgroup is not delegated to it, there is none, and nothing fails.
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::{AccessFlags, Pid};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -69,7 +70,7 @@ impl WorkerCgroup {
         }
         let processes = self.processes().len();
         self.kill();
-        if self.removed().await {
+        if self.removed_while(|| self.kill_each()).await {
             info!(cgroup = %self.path.display(), processes, "killed what an earlier runner's worker has left in its cgroup");
         } else {
             warn!(cgroup = %self.path.display(), "what an earlier runner's worker has left cannot be killed: going on");
@@ -103,11 +104,21 @@ impl WorkerCgroup {
 
     /// SIGKILL to all that is in it, at once. Kernels before 5.14 cannot.
     pub fn kill(&self) {
-        match fs::write(self.path.join("cgroup.kill"), "1") {
+        let file = File::options().write(true).open(self.path.join("cgroup.kill"));
+        match file.and_then(|mut file| file.write_all(b"1")) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 debug!(cgroup = %self.path.display(), %error, "cannot kill the worker's cgroup");
             }
             _ => {}
+        }
+    }
+
+    /// SIGKILL to one after the other: what kernels before 5.14 leave to us. Said again until none is
+    /// left: they may start others meanwhile.
+    fn kill_each(&self) {
+        for pid in self.processes() {
+            // It may have ended, and may not be ours.
+            let _ = kill(pid, Signal::SIGKILL);
         }
     }
 
@@ -125,8 +136,14 @@ impl WorkerCgroup {
 
     /// The same, as soon as the dead have left it, which takes a moment.
     pub async fn removed(&self) -> bool {
+        self.removed_while(|| {}).await
+    }
+
+    /// The same; before each try this is done.
+    async fn removed_while(&self, before: impl Fn()) -> bool {
         let end = Instant::now() + LEAVING;
         loop {
+            before();
             if self.remove() {
                 return true;
             }
@@ -249,6 +266,19 @@ mod tests {
     fn what_is_not_in_sight_is_no_process() {
         let found: Vec<i32> = pids("0\n17\n\n4711\nx\n").into_iter().map(Pid::as_raw).collect();
         assert_eq!(found, [17, 4711]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_a_kernel_cannot_kill_a_cgroup_its_processes_are_killed_one_by_one() {
+        use std::os::unix::process::ExitStatusExt;
+        let folder = tempfile::tempdir().unwrap();
+        let cgroup = WorkerCgroup::below(folder.path()).unwrap();
+        let inside = folder.path().join(NAME).join("inside");
+        fs::create_dir_all(&inside).unwrap();
+        let mut stale = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        fs::write(inside.join("cgroup.procs"), format!("{}\n", stale.id())).unwrap();
+        cgroup.end_stale().await;
+        assert_eq!(stale.wait().unwrap().signal(), Some(9));
     }
 
     #[test]
