@@ -66,7 +66,9 @@ impl Telling {
     /// What is to be told: the words, whether the service is up, whether it is about to end.
     fn now(&mut self) -> (String, bool, bool) {
         let standing = self.standing.borrow_and_update().clone();
-        let trouble = self.trouble.borrow_and_update().clone();
+        // Before it is cut: half a secret is not known for one.
+        let trouble = self.trouble.borrow_and_update().as_deref().map(str::to_owned);
+        let trouble = trouble.map(|trouble| self.secrets.mask(trouble));
         let summary = standing.summary;
         let ready = is_up(summary);
         let ends = matches!(summary.phase, Phase::Stopping | Phase::Killing)
@@ -205,6 +207,21 @@ mod tests {
             let standing = standing(phase, pid, reason);
             assert_eq!(status(&standing, None, "generic-worker", Timestamp::UNIX_EPOCH), expected);
         }
+    }
+
+    #[test]
+    fn a_secret_that_an_errors_end_cuts_in_two_is_not_told() {
+        const SECRET: &str = "very-secret-password";
+        let secrets = Secrets::default();
+        secrets.add(SECRET);
+        let error = format!("{}{SECRET} and more", "x".repeat(LONGEST_ERROR - 10));
+        let (_standing, standing) = watch::channel(standing(Phase::Preparing, None, None));
+        let (_trouble, trouble) = watch::channel(Some(Arc::from(error)));
+        let manager = ServiceManager::default();
+        let mut telling =
+            Telling { manager, standing, trouble, clock: Arc::new(SystemClock), secrets, worker: "command" };
+        let (text, ..) = telling.now();
+        assert!(text.contains("xxx") && !text.contains("very"), "{text}");
     }
 
     #[test]
