@@ -97,6 +97,9 @@ pub enum FromWorker {
     Shutdown,
 }
 
+/// The longest user that an `autologin` may name, in bytes: no system has longer ones.
+const LONGEST_USER: usize = 256;
+
 /// The fields of an `autologin`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AutologinRequest {
@@ -204,7 +207,12 @@ impl<'a> RawMessage<'a> {
             Some(raw) if raw.get() == "null" => None,
             _ => {
                 let text = raw.and_then(text).map(Cow::into_owned);
-                Some(text.ok_or_else(|| wrong(NAME, "user", raw, "a string or null"))?)
+                let user = text.ok_or_else(|| wrong(NAME, "user", raw, "a string or null"))?;
+                if user.len() > LONGEST_USER {
+                    let (found, expected) = ("a very long string", "a user's name of at most 256 bytes");
+                    return Err(Malformed { message: NAME, field: "user", found, expected });
+                }
+                Some(user)
             }
         };
         Ok(AutologinRequest { user, session: self.optional_string(NAME, "session")? })
@@ -405,6 +413,15 @@ mod tests {
         ] {
             assert_eq!(autologin(line), Err(format!("autologin: {error}")), "{line}");
         }
+    }
+
+    #[test]
+    fn a_user_whom_no_system_could_have_is_malformed_and_not_repeated() {
+        let named = |length: usize| format!(r#"~{{"type":"autologin","user":"{}"}}"#, "a".repeat(length));
+        assert!(parsed(&named(256)).autologin().is_ok());
+        let malformed = parsed(&named(257)).autologin().unwrap_err();
+        let expected = "autologin: user is a very long string, expected a user's name of at most 256 bytes";
+        assert_eq!(malformed.to_string(), expected);
     }
 
     #[test]
