@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use insta::assert_snapshot;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::machine::{EC2, Machine};
@@ -25,7 +26,7 @@ fn status(runner: &Runner, options: &[&str]) -> Output {
 
 /// Waits until what it says as JSON is as it should be, and then has it in words, without what differs from run to run.
 #[track_caller]
-fn words_when(runner: &Runner, is_so: impl Fn(&Value) -> bool) -> String {
+fn words_when(runner: &Runner, mut is_so: impl FnMut(&Value) -> bool) -> String {
     let mut last = None;
     let found = eventually(|| {
         let said = status(runner, &["--json"]);
@@ -274,9 +275,17 @@ fn gave_up() {
     let machine = Machine::new(EC2);
     let scene =
         open(machine.scene()).set("host.startFailureDelay", "10m").set("supervision.restart", "never");
-    let runner = scene.worker(["hello all", "exit 7"]).start();
+    let runner = scene.worker(["hello all", "on SIGTERM: exit 7", "wait"]).start();
+    // Not before EC2 has answered: it is not asked any longer once the worker has been given up on.
+    let mut worker = None;
+    words_when(&runner, |said| {
+        worker = said["workerPid"].as_i64();
+        worker.is_some() && said["interruption"]["lastAnswer"].is_string()
+    });
+    let worker = i32::try_from(worker.unwrap()).unwrap();
+    kill(Pid::from_raw(worker), Signal::SIGTERM).unwrap();
     runner.wait_for_log("this machine is removed after host.startFailureDelay");
-    assert_snapshot!(words_when(&runner, |said| said["interruption"]["lastAnswer"].is_string()), @r#"
+    assert_snapshot!(words_in(&runner, "ended"), @r#"
     state               ended, since TIME (…)
     reason              gave up on the worker
     unhealthy           gave up on the worker
