@@ -140,7 +140,11 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     preparer.secrets = host.secrets;
     preparer.tally = announcer.tally().clone();
     if let Implementation::Dummy { show_secrets } = config.worker.implementation {
-        return show(preparer, show_secrets, output, &mut events).await;
+        let secrets = preparer.secrets.clone();
+        let shown = manager.alive_while(show(preparer, show_secrets, output, &mut events));
+        let result = Box::pin(shown).await;
+        concluded(&manager, &secrets, &result);
+        return result;
     }
     let logins = Arc::new(Logins::new(&config.autologin));
     logins.set_configured().await;
@@ -165,11 +169,9 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
         Released::Resumed => Box::pin(keeping.keep(&mut events)).await.map_err(RunError::from),
         Released::Ended => Ok(Outcome::Stopped),
     };
-    let outcome = result.as_ref().map_or_else(RunError::to_string, Outcome::to_string);
-    let outcome = keeping.preparer.secrets.mask(outcome);
     // Its words are not to come after the last ones.
     telling.abort();
-    systemd::conclude(&manager, &outcome, result.as_ref().is_ok_and(|outcome| outcome.is_as_intended()));
+    let outcome = concluded(&manager, &keeping.preparer.secrets, &result);
     // Credentials that are not on the disk yet.
     let _ = tokio::time::timeout(LAST_WRITE_TIME, keeping.preparer.keeper.flush()).await;
     if let Some(status) = status {
@@ -179,6 +181,18 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
         metrics.close().await;
     }
     result
+}
+
+/// Tells the service manager how it ended, and says it in words.
+fn concluded(
+    manager: &ServiceManager,
+    secrets: &redact::Secrets,
+    result: &Result<Outcome, RunError>,
+) -> String {
+    let outcome = result.as_ref().map_or_else(RunError::to_string, Outcome::to_string);
+    let outcome = secrets.mask(outcome);
+    systemd::conclude(manager, &outcome, result.as_ref().is_ok_and(|outcome| outcome.is_as_intended()));
+    outcome
 }
 
 /// The dummy worker: its run, line by line, as fast as the log takes them.

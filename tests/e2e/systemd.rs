@@ -78,6 +78,17 @@ fn ready_is_told_when_the_worker_has_been_started_and_what_goes_on_in_words() {
 }
 
 #[test]
+fn a_run_that_was_only_shown_is_no_failure() {
+    let scene = Scene::new().set("worker", json!({"implementation": "dummy"}));
+    let (mut manager, scene) = Manager::of(scene);
+    let runner = scene.start();
+    assert_eq!(runner.ended().code, Some(0));
+    manager.wait_for(&runner, "STOPPING=1");
+    let all = manager.all();
+    assert!(all.iter().any(|told| is_ready(told)), "{all:#?}");
+}
+
+#[test]
 fn a_worker_that_cannot_be_started_is_never_told_to_be_ready() {
     let scene = Scene::new().set("worker.path", "/nowhere/worker");
     let (mut manager, scene) = Manager::of(scene);
