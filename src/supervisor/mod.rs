@@ -162,6 +162,10 @@ impl Supervisor<'_> {
                     Some(Event::Renewed { renewals })
                 }
                 Some(event) = events.recv() => Some(event),
+                // Before what the worker says: one that never stops talking is still stopped in time.
+                () = expired(deadline) => Some(Event::Deadline),
+                // Here and nowhere else while a worker is supervised: it shows that this loop goes on.
+                () = self.job.announcer.manager().heartbeat() => None,
                 Some(said) = next(&mut self.worker_events) => self.heard(said),
                 status = exited(&mut self.child, self.clearing.is_none()) => {
                     self.with_child(Child::catch_up);
@@ -171,9 +175,6 @@ impl Supervisor<'_> {
                 }
                 event = prepared(&mut self.preparing) => Some(event),
                 () = tick(&mut self.clearing) => self.advance_clearing(),
-                () = expired(deadline) => Some(Event::Deadline),
-                // Here and nowhere else while a worker is supervised: it shows that this loop goes on.
-                () = self.job.announcer.manager().heartbeat() => None,
                 Some(()) = child_signal(&mut orphans) => {
                     self.orphan_died();
                     self.advance_clearing()
