@@ -20,7 +20,7 @@ pub struct Counts {
     pub restarts: AtomicU64,
     /// Its exits, by meaning.
     pub exits: By<1>,
-    /// Attempts to renew the credentials, by result.
+    /// Renewals of the credentials, by result; `failed` is the end of all tries, not each of them.
     pub renewals: By<1>,
     /// Requests to Taskcluster, by call and status.
     pub requests: By<2>,
