@@ -3,6 +3,7 @@
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use nix::unistd::{AccessFlags, access};
 
 use super::{Step, Surroundings, Went};
@@ -38,21 +39,28 @@ fn cached(config: &RunnerConfig, surroundings: &Surroundings, steps: &mut Vec<St
             (Step::new("cached run", Went::Badly, format!("{}; {advice}", Chain(&cause))), None)
         }
         Ok(None) => (Step::new("cached run", Went::Well, "there is none yet"), None),
-        Ok(Some(cached)) => {
-            let usable = cached.run.credentials.usable(surroundings.clock.now());
-            let ends = cached.run.credentials.expires.map_or("never".to_owned(), |end| format!("{end:.0}"));
-            let found = format!("its credentials end: {ends}");
-            // Who may register again does.
-            let went = match (usable, &config.provider) {
-                (true, _) => Went::Well,
-                (false, ProviderConfig::Static(_)) => Went::Doubtfully,
-                (false, _) => Went::Badly,
-            };
-            (Step::new("cached run", went, found), Some(cached))
-        }
+        Ok(Some(cached)) => match prepare::outdated(config, &cached) {
+            Some(why) => {
+                (Step::new("cached run", Went::Well, format!("stale: {why}; a start begins afresh")), None)
+            }
+            None => (usable(config, &cached, surroundings.clock.now()), Some(cached)),
+        },
     };
     steps.push(found);
     cached
+}
+
+/// Whether a start can go on with this worker's own cached run.
+fn usable(config: &RunnerConfig, cached: &CachedRun, now: Timestamp) -> Step {
+    let credentials = &cached.run.credentials;
+    let ends = credentials.expires.map_or("never".to_owned(), |end| format!("{end:.0}"));
+    // Who may register again does.
+    let went = match (credentials.usable(now), &config.provider) {
+        (true, _) => Went::Well,
+        (false, ProviderConfig::Static(_)) => Went::Doubtfully,
+        (false, _) => Went::Badly,
+    };
+    Step::new("cached run", went, format!("its credentials end: {ends}"))
 }
 
 /// How the worker would be started, as far as that is known.

@@ -113,6 +113,14 @@ impl Step {
     fn new(what: &'static str, went: Went, found: impl Into<String>) -> Self {
         Self { what, went, found: found.into() }
     }
+
+    /// Where a start could do without it.
+    fn at_most_doubtful(mut self) -> Self {
+        if self.went == Went::Badly {
+            self.went = Went::Doubtfully;
+        }
+        self
+    }
 }
 
 /// What a start would do, a sentence each.

@@ -3,13 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use super::{Step, Surroundings, Went};
 use crate::config::{ProviderConfig, RunnerConfig};
+use crate::credentials::Credentials;
+use crate::prepare::PrepareError;
 use crate::provider::{self, Identified, Patience, Proof};
-use crate::run::cache::CachedRun;
+use crate::run::cache::{CachedRun, Stage};
 use crate::tally::Tally;
 use crate::taskcluster::{Client, Effort, InFlight};
 
@@ -26,8 +29,15 @@ pub(super) async fn look(
     surroundings: &Surroundings,
     cached: Option<&CachedRun>,
 ) -> Vec<Step> {
+    let need = Need::of(config, cached, surroundings.clock.now());
     let mut steps = Vec::new();
     let identified = identify(config, surroundings, &mut steps).await;
+    if !need.provider {
+        steps = steps.into_iter().map(Step::at_most_doubtful).collect();
+    }
+    if let Some(Proof::Credentials(credentials)) = identified.as_ref().map(|identified| &identified.proof) {
+        steps.extend(expired(credentials, surroundings.clock.now()));
+    }
     let root_url = identified.as_ref().map(|identified| identified.root_url.clone());
     let Some(root_url) = root_url.or_else(|| cached.map(|cached| cached.run.root_url.clone())) else {
         steps.push(Step::new("Taskcluster", Went::Not, "nobody has said where it is"));
@@ -37,22 +47,67 @@ pub(super) async fn look(
     match Client::new(&root_url, &surroundings.proxies, surroundings.clock.clone()) {
         Ok(client) => {
             let client = client.counting(InFlight::default(), tally.clone());
-            if the_way(&client, &mut steps).await {
+            let mut way = Vec::new();
+            let answers = the_way(&client, &mut way).await;
+            steps
+                .extend(way.into_iter().map(|step| if need.answer { step } else { step.at_most_doubtful() }));
+            if answers {
                 steps.push(clock(&tally));
                 if let Some(identified) = identified {
-                    steps.push(pool(&client, &identified).await);
+                    let step = pool(&client, &identified).await;
+                    steps.push(if need.pool { step } else { step.at_most_doubtful() });
                 }
             }
         }
         Err(cause) => steps.push(Step::new("Taskcluster", Went::Badly, cause.to_string())),
     }
-    if matches!(config.provider, ProviderConfig::Standalone(_)) && !config.get_secrets {
-        // The worker calls it, start-worker does not.
-        for step in steps.iter_mut().filter(|step| step.what != "provider" && step.went == Went::Badly) {
-            step.went = Went::Doubtfully;
+    steps
+}
+
+/// What a start cannot do without. What it does not need may yet be needed later, or by the worker.
+struct Need {
+    /// What the provider says.
+    provider: bool,
+    /// That Taskcluster answers.
+    answer: bool,
+    /// The worker pool: to be registered in.
+    pool: bool,
+}
+
+impl Need {
+    fn of(config: &RunnerConfig, cached: Option<&CachedRun>, now: Timestamp) -> Self {
+        let complete = cached.filter(|cached| cached.stage == Stage::Complete);
+        match &config.provider {
+            ProviderConfig::Standalone(_) => {
+                Self { provider: true, answer: config.get_secrets && complete.is_none(), pool: false }
+            }
+            // It registers each time, and falls back on the cache where nobody answers.
+            ProviderConfig::Static(_) => {
+                let falls_back = complete.is_some_and(|cached| cached.run.credentials.usable(now));
+                Self { provider: true, answer: !falls_back, pool: true }
+            }
+            ProviderConfig::Aws(_)
+            | ProviderConfig::Azure(_)
+            | ProviderConfig::Google(_)
+            | ProviderConfig::AwsProvisioner(_)
+                if cached.is_some() =>
+            {
+                Self { provider: false, answer: config.get_secrets && complete.is_none(), pool: false }
+            }
+            // The legacy provisioner's pools are none of worker-manager's.
+            ProviderConfig::AwsProvisioner(_) => Self { provider: true, answer: true, pool: false },
+            ProviderConfig::Aws(_) | ProviderConfig::Azure(_) | ProviderConfig::Google(_) => {
+                Self { provider: true, answer: true, pool: true }
+            }
         }
     }
-    steps
+}
+
+/// Credentials of the runner configuration that are over: no start goes on with them.
+fn expired(credentials: &Credentials, now: Timestamp) -> Option<Step> {
+    let expires = credentials.expires.filter(|_| !credentials.usable(now))?;
+    let why = PrepareError::StandaloneExpired(expires).to_string();
+    Some(Step::new("credentials", Went::Badly, why))
 }
 
 async fn identify(

@@ -137,8 +137,18 @@ impl Preparer {
     }
 }
 
+/// Why a start would not go on with this cached run but begin afresh, as far as that can be told asking nobody.
+pub fn outdated(config: &RunnerConfig, cached: &CachedRun) -> Option<String> {
+    match crate::provider::identify_offline(&config.provider) {
+        Some(Ok(identified)) => stale(config, cached, &identified),
+        // No start comes so far.
+        Some(Err(_)) => None,
+        None => other_provider(config, cached),
+    }
+}
+
 /// What is different in the runner configuration since the run was cached, so that it is not this worker's any more.
-pub(super) fn stale(config: &RunnerConfig, cached: &CachedRun, identified: &Identified) -> Option<String> {
+fn stale(config: &RunnerConfig, cached: &CachedRun, identified: &Identified) -> Option<String> {
     let expected = Expected {
         root_url: &identified.root_url,
         provider_type: config.provider.provider_type(),
@@ -155,7 +165,7 @@ pub(super) fn stale(config: &RunnerConfig, cached: &CachedRun, identified: &Iden
 }
 
 /// Of a cloud's machine nothing else is known before its metadata service is asked.
-pub(super) fn other_provider(config: &RunnerConfig, cached: &CachedRun) -> Option<String> {
+fn other_provider(config: &RunnerConfig, cached: &CachedRun) -> Option<String> {
     let now = config.provider.provider_type();
     let before = cached.likely_provider_type().filter(|before| *before != now)?;
     Some(format!("written for provider type {before}, the runner configuration now says {now}"))

@@ -33,6 +33,7 @@ mod outside;
 mod patience;
 mod register;
 
+pub use cached::outdated;
 pub use error::{FailureKind, PrepareError};
 pub use offline::{Offline, offline};
 use outside::Layers;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::cached::stale;
+use super::cached::outdated;
 use super::{PrepareError, run_of};
 use crate::config::{FixedIdentity, ProviderConfig, RunnerConfig};
 use crate::credentials::Credentials;
@@ -32,10 +32,7 @@ pub fn offline(config: &RunnerConfig) -> Offline {
         Ok(cached) => (cached, None),
         Err(cause) => (None, Some(cause.to_string())),
     };
-    let cached = cached.filter(|cached| match &identified {
-        Some(Ok(identified)) => stale(config, cached, identified).is_none(),
-        _ => true,
-    });
+    let cached = cached.filter(|cached| outdated(config, cached).is_none());
     if let Some(removed) = cached.as_ref().and_then(|cached| cached.removed.as_ref()) {
         trouble =
             Some(format!("the worker was removed from this machine at {}: {}", removed.at, removed.reason));

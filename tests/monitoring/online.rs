@@ -157,14 +157,81 @@ fn a_metadata_service_that_does_not_answer_fails() {
     assert_eq!(step(&found, "Taskcluster").0, "not tried");
 }
 
+/// With this cache in place.
+fn with_cache(scene: Scene, text: &str) -> Scene {
+    let cache = scene.path("cache.json");
+    std::fs::write(&cache, text).unwrap();
+    std::fs::set_permissions(&cache, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    scene.set("cacheOverRestarts", cache.to_str().unwrap())
+}
+
+/// A complete run of a machine of Google's cloud, whose credentials are good for days; nobody answers at its root URL.
+fn google_cache() -> String {
+    let mut cache: Value =
+        serde_json::from_str(include_str!("../fixtures/contract/go-cache-google.json")).unwrap();
+    let then = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(72);
+    cache["CredentialsExpire"] = format!("{then:.3}").into();
+    cache["RootURL"] = "http://127.0.0.1:1".into();
+    cache.to_string()
+}
+
+#[test]
+fn a_cache_that_a_start_would_discard_is_none_and_the_plan_begins_afresh() {
+    let taskcluster = taskcluster();
+    let another = with_cache(static_scene(&taskcluster.url()), &google_cache());
+    let cloud = with_cache(Scene::new().set("provider", json!({"providerType": "aws"})), &google_cache());
+    for scene in [another, cloud] {
+        let (_, found) = online(&scene, &[("START_WORKER_EC2_METADATA_URL", "http://127.0.0.1:1")]);
+        let (result, said) = step(&found, "cached run");
+        assert_eq!(result, "ok", "{found:#}");
+        assert!(said.starts_with("stale: written for "), "{said}");
+        assert!(said.ends_with("; a start begins afresh"), "{said}");
+        assert_eq!(found["atStart"][0], "the worker registers with worker-manager");
+        assert!(!found["atStart"].to_string().contains("the cached run serves"), "{found:#}");
+    }
+}
+
+#[test]
+fn a_clouds_machine_that_goes_on_with_its_cached_run_needs_nobodys_answer() {
+    let scene = with_cache(Scene::new().set("provider", json!({"providerType": "google"})), &google_cache());
+    let nobody = [("START_WORKER_GCE_METADATA_URL", "http://127.0.0.1:1")];
+    let (code, found) = online(&scene, &nobody);
+    assert_eq!(code, Some(0), "{found:#}");
+    for name in ["provider", "connection"] {
+        assert_eq!(step(&found, name).0, "doubtful", "{name} {found:#}");
+    }
+    assert!(found["atStart"][0].as_str().unwrap().contains("goes on with the cached run"));
+}
+
+#[test]
+fn a_pool_that_cannot_be_read_fails_only_where_the_worker_registers_in_it() {
+    let taskcluster = taskcluster();
+    taskcluster.fail("workerPool", Times::UntilCleared, Fault::bad_gateway());
+    let standalone = Scene::new().set("provider.rootURL", taskcluster.url()).set("getSecrets", true);
+    for (scene, expected) in
+        [(standalone, (Some(0), "doubtful")), (static_scene(&taskcluster.url()), (Some(1), "fails"))]
+    {
+        let (code, found) = online(&scene, &[]);
+        assert_eq!((code, step(&found, "worker pool").0), expected, "{found:#}");
+    }
+}
+
+#[test]
+fn standalone_credentials_that_are_over_fail_whatever_taskcluster_says() {
+    let certificate = json!({
+        "version": 1, "scopes": [], "start": 1_500_000_000_000_i64, "expiry": 1_600_000_000_000_i64, "seed": "s",
+        "signature": "made-up",
+    });
+    let scene = Scene::new().set("provider.certificate", certificate.to_string());
+    let (code, found) = online(&scene.set("provider.rootURL", "http://127.0.0.1:1"), &[]);
+    assert_eq!((code, step(&found, "credentials").0), (Some(1), "fails"), "{found:#}");
+    assert_eq!(step(&found, "connection").0, "doubtful", "{found:#}");
+}
+
 #[test]
 fn a_cached_run_that_cannot_be_read_fails() {
     let taskcluster = taskcluster();
-    let scene = static_scene(&taskcluster.url());
-    let cache = scene.path("cache.json");
-    let scene = scene.set("cacheOverRestarts", cache.to_str().unwrap());
-    std::fs::write(&cache, "{").unwrap();
-    std::fs::set_permissions(&cache, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let scene = with_cache(static_scene(&taskcluster.url()), "{");
     let (code, found) = online(&scene, &[]);
     assert_eq!((code, step(&found, "cached run").0), (Some(1), "fails"), "{found:#}");
 }
