@@ -1,5 +1,6 @@
 //! Masks secrets in what is shown: which keys name one, which values are known to be one, and what stands in their place.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -11,6 +12,9 @@ pub const MASK: &str = "(masked)";
 /// Shorter strings are no secrets worth the name, and would blot out words of the log.
 const SHORTEST: usize = 8;
 
+/// Of so many renewals the credentials are known: older ones have ended, and must not fill a process that lives for months.
+const RENEWALS: usize = 8;
+
 /// The secret values that are known to this process: a second line of defence for whatever is logged or reported.
 /// Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +23,8 @@ pub struct Secrets(Arc<RwLock<Known>>);
 #[derive(Debug, Default)]
 struct Known {
     secrets: Vec<SecretString>,
+    /// Those of the last renewals, oldest first.
+    renewed: VecDeque<Vec<SecretString>>,
     /// What everybody may know, although a secret repeats it: the worker's own names.
     public: Vec<String>,
 }
@@ -26,18 +32,9 @@ struct Known {
 impl Secrets {
     /// From now on this is masked.
     pub fn add(&self, secret: &str) {
-        if secret.len() < SHORTEST {
-            return;
-        }
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if known.public.iter().any(|public| public.contains(secret)) {
-            return;
-        }
-        for form in written_forms(secret) {
-            if !known.secrets.iter().any(|old| old.expose_secret() == form) {
-                known.secrets.push(form.into());
-            }
-        }
+        let new = known.new_forms(secret);
+        known.secrets.extend(new);
     }
 
     /// This is never masked, also where a secret is a part of it. To be said before secrets are added.
@@ -58,14 +55,22 @@ impl Secrets {
     /// Credentials: the token, and of the certificate what is secret in it, for it is also shown with its quotes
     /// escaped.
     pub fn add_credentials(&self, token: &SecretString, certificate: Option<&SecretString>) {
-        self.add(token.expose_secret());
-        let Some(certificate) = certificate.map(ExposeSecret::expose_secret) else { return };
-        self.add(certificate);
-        if let Ok(Value::Object(parts)) = serde_json::from_str(certificate) {
-            for part in ["signature", "seed"] {
-                parts.get(part).into_iter().for_each(|value| self.add_all(value));
-            }
+        for secret in of_credentials(token, certificate) {
+            self.add(secret.expose_secret());
         }
+    }
+
+    /// Credentials that take the place of others, and the secret for the next renewal. Those of some renewals before stay
+    /// masked, too.
+    pub fn add_renewed(&self, token: &SecretString, certificate: Option<&SecretString>, next: &SecretString) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut secrets = of_credentials(token, certificate);
+        secrets.push(next.clone());
+        let new = secrets.iter().flat_map(|secret| known.new_forms(secret.expose_secret())).collect();
+        if known.renewed.len() == RENEWALS {
+            known.renewed.pop_front();
+        }
+        known.renewed.push_back(new);
     }
 
     /// The value without them, in all its strings.
@@ -81,13 +86,38 @@ impl Secrets {
     /// The text without them.
     pub fn mask(&self, mut text: String) -> String {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        for secret in known.secrets.iter().map(ExposeSecret::expose_secret) {
+        for secret in
+            known.secrets.iter().chain(known.renewed.iter().flatten()).map(ExposeSecret::expose_secret)
+        {
             if text.contains(secret) {
                 text = text.replace(secret, MASK);
             }
         }
         text
     }
+}
+
+impl Known {
+    /// How a secret may be written, as far as that is not known yet.
+    fn new_forms(&self, secret: &str) -> Vec<SecretString> {
+        if secret.len() < SHORTEST || self.public.iter().any(|public| public.contains(secret)) {
+            return Vec::new();
+        }
+        let is_new = |form: &String| !self.secrets.iter().any(|old| old.expose_secret() == form);
+        written_forms(secret).into_iter().filter(is_new).map(SecretString::from).collect()
+    }
+}
+
+/// What is secret in credentials.
+fn of_credentials(token: &SecretString, certificate: Option<&SecretString>) -> Vec<SecretString> {
+    let mut secrets = vec![token.clone()];
+    let Some(certificate) = certificate else { return secrets };
+    secrets.push(certificate.clone());
+    if let Ok(Value::Object(parts)) = serde_json::from_str(certificate.expose_secret()) {
+        let strings = ["signature", "seed"].into_iter().filter_map(|part| parts.get(part)?.as_str());
+        secrets.extend(strings.filter(|text| !is_a_path(text)).map(SecretString::from));
+    }
+    secrets
 }
 
 /// The text, and how it looks within quotes, in Rust's way, in JSON's, and in JSON within JSON.
@@ -295,5 +325,25 @@ mod tests {
             "windowsSecret": "C:\\keys\\one", "base64Token": MASK,
         });
         assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn secrets_of_many_renewals_do_not_pile_up_and_the_last_ones_are_masked() {
+        let secrets = Secrets::default();
+        secrets.add("the static secret");
+        for number in 0..100 {
+            let secret = |name: &str| SecretString::from(format!("{name}-of-renewal-{number}"));
+            let certificate = format!(r#"{{"signature":"signature-of-renewal-{number}"}}"#).into();
+            secrets.add_renewed(&secret("token"), Some(&certificate), &secret("next"));
+        }
+        for number in 100 - RENEWALS..100 {
+            for name in ["token", "signature", "next"] {
+                assert_eq!(secrets.mask(format!("{name}-of-renewal-{number}")), MASK, "{number}");
+            }
+        }
+        assert_eq!(secrets.mask("the static secret".to_owned()), MASK);
+        let known = secrets.0.read().unwrap();
+        assert!(known.renewed.iter().flatten().count() <= RENEWALS * 4 * 4);
+        assert_eq!(known.renewed.len(), RENEWALS);
     }
 }

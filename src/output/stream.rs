@@ -162,7 +162,9 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_line_is_too_long_whatever_the_block(lengths in proptest::collection::vec(0..70_000_usize, 0..6)) {
-            let block: String = lengths.iter().map(|length| format!("<6>[worker] {}\n", "\u{20ac}".repeat(*length))).collect();
+            let lines: Vec<String> =
+                lengths.iter().map(|length| format!("<6>[worker] {}\n", "\u{20ac}".repeat(*length))).collect();
+            let block = lines.concat();
             let guarded = guarded(block.as_bytes());
             proptest::prop_assert!(guarded.split(|byte| *byte == b'\n').all(|line| line.len() <= LONGEST_LINE));
         }

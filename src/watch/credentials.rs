@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
@@ -142,8 +142,8 @@ impl<R: Renews> Renewal<R> {
     /// On the disk first: the secret for the next renewal is nowhere else.
     async fn install(&self, renewed: Renewed, renewals: u32) {
         let Renewed { credentials, secret } = renewed;
-        self.secrets.add_credentials(&credentials.access_token, credentials.certificate.as_ref());
-        self.secrets.add(secret.expose_secret());
+        let certificate = credentials.certificate.as_ref();
+        self.secrets.add_renewed(&credentials.access_token, certificate, &secret);
         let expires = credentials.expires.map(|time| format!("{time:.0}")).unwrap_or_default();
         info!(expires, "credentials renewed");
         let made = self.with(|cached| {

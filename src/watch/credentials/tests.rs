@@ -11,6 +11,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::super::clock_tests::TestClock;
+use secrecy::ExposeSecret;
+
 use super::*;
 use crate::config::{Implementation, RestartInPlace};
 use crate::host::private_file::Access;
