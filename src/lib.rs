@@ -150,7 +150,8 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     logins.set_configured().await;
     let (resumes, to_resume) = mpsc::channel(WAITING_RESUMES);
     let (provider, implementation) = (config.provider.provider_type(), config.worker.implementation.name());
-    let view = View::new(&announcer, &host.troubles, output.counters(), provider, implementation);
+    let view = View::new(&announcer, &host.troubles, output.counters(), provider, implementation)
+        .with_trouble(&preparer.trouble, &preparer.secrets);
     let counterparts = status::Counterparts { view: view.clone(), events: sender.clone(), resumes };
     let metrics = metrics::open(config.metrics_listen, view, preparer.clock.clone()).await;
     let status =

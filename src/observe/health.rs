@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use super::View;
 use crate::event::{Phase, Reason};
 use crate::standing::Standing;
-use crate::troubles::Known;
 
 /// So many crashes in a row are a crash loop: the first can happen to anybody.
 const A_LOOP: u32 = 2;
@@ -22,7 +21,8 @@ impl View {
     ///
     /// Why not, in words.
     pub fn health(&self, now: Timestamp) -> Result<(), String> {
-        judge(&self.standing.borrow(), &self.troubles.borrow(), now)
+        let trouble = self.trouble.borrow().as_deref().map(|what| self.secrets.mask(what.to_owned()));
+        judge(&self.standing.borrow(), trouble.as_deref(), now)
     }
 
     /// The same, and that the supervisor's loop is alive.
@@ -41,7 +41,7 @@ impl View {
     }
 }
 
-fn judge(standing: &Standing, known: &Known, now: Timestamp) -> Result<(), String> {
+fn judge(standing: &Standing, trouble: Option<&str>, now: Timestamp) -> Result<(), String> {
     let summary = &standing.summary;
     if standing.credentials_expire.is_some_and(|expire| expire <= now) && summary.worker_pid.is_some() {
         return Err("the worker's credentials have expired".to_owned());
@@ -57,11 +57,10 @@ fn judge(standing: &Standing, known: &Known, now: Timestamp) -> Result<(), Strin
         {
             Err(format!("the worker crashes again and again: {} times in a row", crashes.count))
         }
-        // What went wrong since then keeps it there, or nothing does.
-        Phase::Preparing => match known.last.iter().rev().find(|trouble| trouble.at >= standing.since) {
-            Some(trouble) => Err(format!("the worker cannot start yet: {}", trouble.text)),
-            None => Ok(()),
-        },
+        // What is tried again keeps it there. Whatever else the log has warned of does not.
+        Phase::Preparing => {
+            trouble.map_or(Ok(()), |what| Err(format!("the worker cannot start yet: {what}")))
+        }
         Phase::Ended => match summary.reason {
             Some(Reason::Over(outcome)) if !outcome.is_as_intended() => Err(outcome.to_string()),
             _ => Ok(()),
@@ -80,8 +79,10 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::event::{Outcome, StateSummary};
     use crate::output::{Format, Output};
+    use crate::redact::Secrets;
     use crate::standing::{Announcer, Crashes};
-    use crate::troubles::{Trouble, Troubles};
+    use crate::trouble::Trouble;
+    use crate::troubles::{self, Troubles};
 
     struct Runner {
         announcer: Announcer,
@@ -119,12 +120,15 @@ mod tests {
     #[test]
     fn preparing_is_healthy_until_something_goes_wrong() {
         let Runner { announcer, troubles, view } = runner();
-        let note =
-            |at: Timestamp| troubles.note(Trouble { at, is_error: false, text: "no route".to_owned() });
-        note(Timestamp::UNIX_EPOCH);
-        assert_eq!(view.health(Timestamp::now()), Ok(()), "that was before");
-        note(Timestamp::now());
+        let (trouble, text) = (Trouble::default(), "not made private".to_owned());
+        let view = view.with_trouble(&trouble, &Secrets::default());
+        troubles.note(troubles::Trouble { at: Timestamp::now(), is_error: false, text });
+        assert_eq!(view.health(Timestamp::now()), Ok(()), "a warning that keeps nobody from starting");
+        trouble.tell("no route");
         assert_eq!(view.health(Timestamp::now()).unwrap_err(), "the worker cannot start yet: no route");
+        trouble.is_over();
+        assert_eq!(view.health(Timestamp::now()), Ok(()));
+        trouble.tell("no route");
         announcer.announce(Phase::Running.into());
         assert_eq!(view.health(Timestamp::now()), Ok(()));
     }

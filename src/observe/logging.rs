@@ -47,6 +47,10 @@ struct Lines {
 }
 
 impl Lines {
+    fn is_logged(&self, metadata: &Metadata<'_>) -> bool {
+        self.filter.0.would_enable(metadata.target(), metadata.level())
+    }
+
     fn note(&self, at: jiff::Timestamp, event: &Event<'_>) {
         let is_error = match *event.metadata().level() {
             Level::ERROR => true,
@@ -65,11 +69,13 @@ impl Lines {
 
 impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && self.filter.0.would_enable(metadata.target(), metadata.level())
+        // What is wrong is noted also where its line is not logged.
+        metadata.is_event() && (*metadata.level() <= Level::WARN || self.is_logged(metadata))
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        self.filter.0.iter().map(|(_, level)| level).chain(self.filter.0.default_level()).max()
+        let levels = self.filter.0.iter().map(|(_, level)| level).chain(self.filter.0.default_level());
+        levels.chain([LevelFilter::WARN]).max()
     }
 
     fn new_span(&self, _span: &Attributes<'_>) -> Id {
@@ -86,6 +92,10 @@ impl Subscriber for Lines {
 
     fn event(&self, event: &Event<'_>) {
         let now = jiff::Timestamp::now();
+        self.note(now, event);
+        if !self.is_logged(event.metadata()) {
+            return;
+        }
         let line = match self.format {
             Format::Text => text_line(now, event),
             Format::Json => json_line(now, event, self.sink.identity()),
@@ -96,7 +106,6 @@ impl Subscriber for Lines {
             Format::Journald => journal_entry(event),
         };
         self.sink.line(self.secrets.mask(line).into_bytes());
-        self.note(now, event);
     }
 }
 

@@ -113,10 +113,9 @@ fn preparing() {
 fn preparing_while_nobody_answers() {
     let runner =
         open(Scene::new()).set("provider.rootURL", "http://127.0.0.1:1").set("getSecrets", true).start();
-    runner.wait_for_log("a call to Taskcluster fails");
-    assert_snapshot!(words_in(&runner, "preparing"), @"
+    assert_snapshot!(words_when(&runner, |said| said["unhealthy"].is_string()), @"
     state         preparing, since TIME (…)
-    unhealthy     the worker cannot start yet: a call to Taskcluster fails: t…
+    unhealthy     the worker cannot start yet: get failed: GET http://127.0.0…
     worker        command, not running
     provider      standalone
     output        lines: 0, bytes: 0
@@ -124,6 +123,15 @@ fn preparing_while_nobody_answers() {
     start-worker  0.1.0, pid …, since TIME (…)
     TIME warning: a call to Taskcluster fails: trying again call=ge…
     ");
+}
+
+#[test]
+fn what_keeps_it_from_starting_is_told_also_where_the_log_is_off() {
+    let scene = open(Scene::new()).set("provider.rootURL", "http://127.0.0.1:1").set("getSecrets", true);
+    let runner = scene.env("START_WORKER_LOG", "off").start();
+    let words = words_when(&runner, |said| said["unhealthy"].is_string());
+    assert!(words.contains("\nunhealthy     the worker cannot start yet: "), "{words}");
+    assert!(words.contains("warnings: 1"), "{words}");
 }
 
 #[test]
