@@ -43,7 +43,7 @@ impl Interruptions {
                 notice = self.watcher.next() => notice,
             };
             let event = self.event(&notice);
-            self.announcer.tally().notices.count([notice.source.into(), Label::from(notice.action.clone())]);
+            self.announcer.tally().notices.count([notice.source.into(), label(&notice.action)]);
             self.announcer.announce_notice(notice.to_string());
             warn!(
                 source = notice.source,
@@ -83,5 +83,34 @@ impl Interruptions {
             Kind::Interruption => Cause::Interruption { ends: notice.ends },
         };
         Event::Interrupted { strength: if finish { Strength::Drain } else { Strength::Stop }, cause, within }
+    }
+}
+
+/// What is to happen, for a label: of few values, whatever the cloud says. (The log has its words.)
+fn label(action: &str) -> Label {
+    const KNOWN: [&str; 9] = [
+        "terminate",
+        "stop",
+        "hibernate",
+        "rebalance",
+        "preempt",
+        "Preempt",
+        "Terminate",
+        "Reboot",
+        "Redeploy",
+    ];
+    Label::from(KNOWN.into_iter().find(|known| *known == action).unwrap_or("other"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_cloud_says_makes_no_new_label() {
+        for (action, expected) in [("terminate", "terminate"), ("Redeploy", "Redeploy"), ("a novel", "other")]
+        {
+            assert_eq!(label(action), expected);
+        }
     }
 }
