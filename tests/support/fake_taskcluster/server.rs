@@ -32,6 +32,9 @@ use super::record;
 /// The longest payload: what Taskcluster's services take.
 const MAX_PAYLOAD: usize = 10 << 20;
 
+/// How long an address that has been given up may still be held by somebody.
+const FREE_AGAIN: Duration = Duration::from_secs(5);
+
 /// What the thread is asked to do.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -106,7 +109,7 @@ impl Server {
     }
 
     async fn listen(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
-        let listener = TcpListener::bind(address).await?;
+        let listener = bind(address).await?;
         let address = listener.local_addr()?;
         self.listener = Some(listener);
         self.again = None;
@@ -137,6 +140,19 @@ impl Server {
             // Errors are the client's affair, or the script's.
             http1::Builder::new().serve_connection(wire, service).await.ok();
         });
+    }
+}
+
+/// A process that is being forked at this moment may still hold what was closed before, until its exec.
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let end = Instant::now() + FREE_AGAIN;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            bound => return bound,
+        }
     }
 }
 
