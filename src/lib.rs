@@ -39,8 +39,8 @@ use crate::host::service_manager::ServiceManager;
 use crate::keep::{Keeping, Siblings};
 use crate::observe::systemd::{self, Telling};
 use crate::observe::{View, metrics, status};
-use crate::output::Output;
-use crate::prepare::{PrepareError, Preparer};
+use crate::output::{Identity, Output};
+use crate::prepare::{OnIdentified, PrepareError, Preparer};
 use crate::run::Run;
 use crate::standing::Announcer;
 use crate::watch::signals::Signals;
@@ -146,6 +146,10 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
         concluded(&manager, &secrets, &result);
         return result;
     }
+    preparer.on_identified = on_identified(&config, &announcer, output);
+    if let Some(Ok(identified)) = provider::identify_offline(&config.provider) {
+        (preparer.on_identified)(&identified.root_url, &identified.identity);
+    }
     let logins = Arc::new(Logins::new(&config.autologin));
     logins.set_configured().await;
     let (resumes, to_resume) = mpsc::channel(WAITING_RESUMES);
@@ -156,15 +160,7 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     let metrics = metrics::open(config.metrics_listen, view, preparer.clock.clone()).await;
     let status =
         status::open(&config.status_socket, preparer.runtime_directory.as_deref(), counterparts).await;
-    let telling = Telling {
-        manager: manager.clone(),
-        standing: announcer.observe(),
-        trouble: preparer.trouble.observe(),
-        clock: preparer.clock.clone(),
-        secrets: preparer.secrets.clone(),
-        worker: config.worker.implementation.name(),
-    };
-    let telling = siblings.spawn("service manager", telling.tell());
+    let telling = siblings.spawn("service manager", telling(&preparer, &announcer).tell());
     let mut keeping = Keeping { config, preparer, held_mark, logins, output, announcer, sender, checks };
     let result = match manager.alive_while(keeping.hold(to_resume, &mut events)).await {
         Released::Resumed => Box::pin(keeping.keep(&mut events)).await.map_err(RunError::from),
@@ -182,6 +178,28 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
         metrics.close().await;
     }
     result
+}
+
+/// Keeps the service manager informed.
+fn telling(preparer: &Preparer, announcer: &Announcer) -> Telling {
+    Telling {
+        manager: announcer.manager().clone(),
+        standing: announcer.observe(),
+        trouble: preparer.trouble.observe(),
+        clock: preparer.clock.clone(),
+        secrets: preparer.secrets.clone(),
+        worker: preparer.config.worker.implementation.name(),
+    }
+}
+
+/// Publishes the worker's identity: in the status, the metrics, the service manager's status line and each log record.
+fn on_identified(config: &RunnerConfig, announcer: &Announcer, output: &Output) -> OnIdentified {
+    let (announcer, log) = (announcer.clone(), output.log_sink());
+    let implementation = config.worker.implementation.name();
+    Box::new(move |root_url, identity| {
+        announcer.announce_identity(root_url, identity);
+        log.identify(Identity::new(implementation, identity));
+    })
 }
 
 /// Tells the service manager how it ended, and says it in words.

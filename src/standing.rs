@@ -190,11 +190,22 @@ impl Announcer {
         });
     }
 
-    /// Whose worker is started next.
-    pub fn announce_worker(&self, run: &Run) {
-        let known = KnownWorker { root_url: run.root_url.clone(), identity: run.identity.clone() };
+    /// The runner configuration, the provider or the cached run has determined who the worker is.
+    pub fn announce_identity(&self, root_url: &str, identity: &WorkerIdentity) {
+        let known = KnownWorker { root_url: root_url.to_owned(), identity: identity.clone() };
+        self.standing.send_if_modified(|standing| {
+            let news = standing.worker.as_deref() != Some(&known);
+            if news {
+                standing.worker = Some(Arc::new(known));
+            }
+            news
+        });
+    }
+
+    /// The run that the next worker is started with.
+    pub fn announce_run(&self, run: &Run) {
+        self.announce_identity(&run.root_url, &run.identity);
         self.standing.send_modify(|standing| {
-            standing.worker = Some(Arc::new(known));
             standing.credentials_renew = None;
             standing.deployment = None;
             standing.interruption = None;

@@ -12,8 +12,8 @@ pub const QUOTED: &str = "start_worker::quoted";
 /// How many are kept.
 const KEPT: usize = 5;
 
-/// What is kept of one, in characters.
-const LONGEST: usize = 500;
+/// How much of one is kept, in characters: enough for an error that quotes what a server has answered.
+const LONGEST: usize = 4000;
 
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn the_last_few_are_kept_and_all_are_counted() {
         let troubles = Troubles::default();
-        let text = |number: usize| format!("{number} {}", "é".repeat(number * 100));
+        let text = |number: usize| format!("{number} {}", "é".repeat(number * 800));
         for number in 0..9 {
             let at = Timestamp::UNIX_EPOCH;
             troubles.note(Trouble { at, is_error: number % 3 == 0, text: text(number) });
@@ -79,7 +79,7 @@ mod tests {
         let known = troubles.observe().borrow().clone();
         assert_eq!((known.warnings, known.errors), (6, 3));
         let kept: Vec<_> = known.last.iter().map(|trouble| trouble.text.chars().count()).collect();
-        assert_eq!(kept, [402, 501, 501, 501, 501]);
+        assert_eq!(kept, [3202, 4001, 4001, 4001, 4001]);
         assert!(known.last[4].text.starts_with("8 é") && known.last[4].text.ends_with("é…"));
     }
 }

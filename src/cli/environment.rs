@@ -28,6 +28,8 @@ pub(crate) struct Environment {
     /// `START_WORKER_EC2_METADATA_URL`, `START_WORKER_AZURE_METADATA_URL`, `START_WORKER_GCE_METADATA_URL`: origins, for
     /// tests.
     pub(crate) metadata: MetadataOrigins,
+    /// `COLUMNS`: the width of the terminal, where the user wants another one than it has.
+    pub(crate) columns: Option<usize>,
     /// `PATH`.
     pub(crate) path: Option<OsString>,
     /// `http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`, in small letters or capitals.
@@ -58,6 +60,7 @@ impl Environment {
                 notify_socket: env::var_os("NOTIFY_SOCKET"),
                 watchdog: watchdog(text("WATCHDOG_PID").as_deref(), text("WATCHDOG_USEC").as_deref()),
             },
+            columns: text("COLUMNS").and_then(|count| count.parse().ok()).filter(|count| *count > 0),
             path: env::var_os("PATH"),
             proxies: proxies(|name| env::var(name).ok()),
         }

@@ -1,15 +1,18 @@
 //! `start-worker status`: what the runner is doing, for people or programs.
 
+mod screen;
 mod words;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use serde_json::Value;
 use start_worker::clock::{Clock, SystemClock};
 
+use super::environment::Environment;
 use super::socket;
+use screen::Screen;
 
 /// How often a screen is drawn anew where nothing changes: how long ago something was does.
 const REDRAW: Duration = Duration::from_secs(1);
@@ -38,26 +41,31 @@ pub(crate) fn run(arguments: &Arguments) -> u8 {
     if arguments.watch {
         return socket::conclude(watch(arguments).map(|()| String::new()));
     }
-    socket::conclude(arguments.socket.ask("status").map(|answer| shown(&answer, arguments.json)))
+    let screen = Screen::of_stdout(Environment::read().columns);
+    socket::conclude(arguments.socket.ask("status").map(|answer| shown(&answer, arguments.json, screen)))
 }
 
-fn shown(answer: &Value, json: bool) -> String {
-    if json { format!("{answer}\n") } else { words::in_words(answer, SystemClock.now()) }
+fn shown(answer: &Value, json: bool, screen: Option<Screen>) -> String {
+    if json {
+        return format!("{answer}\n");
+    }
+    words::in_words(answer, SystemClock.now(), screen.and_then(|screen| screen.columns))
 }
 
 fn watch(arguments: &Arguments) -> Result<(), String> {
-    let screen = !arguments.json && io::stdout().is_terminal();
+    let columns = Environment::read().columns;
+    let drawn = !arguments.json && Screen::of_stdout(columns).is_some();
     let mut last: Option<Value> = None;
-    arguments.socket.watch(screen.then_some(REDRAW), |answer| {
+    arguments.socket.watch(drawn.then_some(REDRAW), |answer| {
         let first = last.is_none();
         last = answer.or(last.take());
         let Some(answer) = &last else { return Ok(ControlFlow::Continue(())) };
-        let before = match (screen, first || arguments.json) {
-            (true, _) => CLEAR,
-            (false, true) => "",
-            (false, false) => "\n",
-        };
-        print(&format!("{before}{}", shown(answer, arguments.json)))
+        // Asked for anew each time: the terminal may have been resized.
+        if let Some(screen) = Screen::of_stdout(columns).filter(|_| drawn) {
+            return print(&format!("{CLEAR}{}", screen.fit(&shown(answer, false, Some(screen)))));
+        }
+        let before = if first || arguments.json { "" } else { "\n" };
+        print(&format!("{before}{}", shown(answer, arguments.json, None)))
     })
 }
 

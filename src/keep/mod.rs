@@ -13,7 +13,7 @@ use crate::autologin::Logins;
 use crate::config::{OnReboot, ProviderConfig, RunnerConfig};
 use crate::event::{Event, Outcome, Phase};
 use crate::hold::{Released, Resume, asked_to_end, hold};
-use crate::output::{Identity, Output};
+use crate::output::Output;
 use crate::prepare::{PrepareError, Prepared, Preparer, Ready};
 use crate::protocol::capabilities::{Capabilities, Capability};
 use crate::provider::interruption;
@@ -249,8 +249,7 @@ impl Keeping<'_> {
         events: &mut mpsc::Receiver<Event>,
     ) -> Result<Supervised, PrepareError> {
         let Prepared { cached, registrar } = prepared;
-        self.announcer.announce_worker(&cached.run);
-        self.output.identify(Identity::new(self.config.worker.implementation.name(), &cached.run.identity));
+        self.announcer.announce_run(&cached.run);
         let identity = cached.run.identity.clone();
         let expires = cached.run.credentials.expires;
         let deployed = Deployed::of(&cached.run);

@@ -219,11 +219,6 @@ impl Output {
         Ok(Self { handle: Handle { queue, shared }, next_id: AtomicU64::new(0), ended })
     }
 
-    /// From now on records say whose they are. The first time counts: one runner has one worker.
-    pub fn identify(&self, identity: Identity) {
-        let _ = self.handle.shared.identity.set(identity);
-    }
-
     /// Where the runner's own lines go.
     pub fn log_sink(&self) -> LogSink {
         LogSink(self.handle.clone())
@@ -289,6 +284,11 @@ impl Drop for Attachment {
 }
 
 impl LogSink {
+    /// Marks all later records as this worker's. Only the first call counts: one runner has one worker.
+    pub fn identify(&self, identity: Identity) {
+        let _ = self.0.shared.identity.set(identity);
+    }
+
     /// Whose log it is, once that is known.
     pub fn identity(&self) -> Option<&Identity> {
         self.0.shared.identity.get()

@@ -61,6 +61,7 @@ impl Preparer {
             warn!(cache = %path.display(), "the cached run is stale: {why}; starting afresh");
             return Ok(None);
         }
+        (self.on_identified)(&cached.run.root_url, &cached.run.identity);
         Ok(Some(cached))
     }
 

@@ -48,6 +48,9 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(600);
 /// How long a dynamic host tries to start, unless `startTimeout` says otherwise.
 const DYNAMIC_START: Duration = Duration::from_secs(15 * 60);
 
+/// Receives the root URL and the worker's identity.
+pub type OnIdentified = Box<dyn Fn(&str, &WorkerIdentity) + Send + Sync>;
+
 /// What runs are made from and with. It lives as long as the runner: its lock and its cache are this worker's.
 pub struct Preparer {
     /// The runner configuration.
@@ -68,6 +71,9 @@ pub struct Preparer {
     pub trouble: Trouble,
     /// What is counted.
     pub tally: Tally,
+    /// Called as soon as the provider or the cached run has determined the worker's identity, before anything that can
+    /// fail because of it.
+    pub on_identified: OnIdentified,
     lock: Option<Lock>,
     in_flight: InFlight,
     /// Whether the provider has said who the worker is.
@@ -107,6 +113,7 @@ impl Preparer {
             keeper: Keeper::new(cache),
             trouble: Trouble::default(),
             tally: Tally::default(),
+            on_identified: Box::new(|_, _| {}),
             lock: None,
             in_flight: InFlight::default(),
             identified: false,
@@ -268,6 +275,7 @@ impl Preparer {
         patience: Patience,
     ) -> Result<Prepared, PrepareError> {
         self.known(&identified.root_url, &identified.identity);
+        (self.on_identified)(&identified.root_url, &identified.identity);
         self.lock(&identified.identity)?;
         let client = self.client(&identified.root_url)?;
         let mut layers = Layers::default();
@@ -353,7 +361,7 @@ impl Preparer {
         Ok(counting.telling(self.trouble.clone()))
     }
 
-    /// The provider, or the cached run, has said who the worker is.
+    /// The provider, or a cached run that may be stale, has said who the worker is.
     fn known(&mut self, root_url: &str, identity: &WorkerIdentity) {
         self.identified = true;
         let WorkerIdentity { provider_id, worker_pool_id, worker_group, worker_id } = identity;

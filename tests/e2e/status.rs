@@ -208,7 +208,7 @@ fn a_drained_host_holds_after_its_reboot_until_it_is_resumed() {
     let runner = holding();
     runner.wait_for_log("holding");
     let held = wait_for_state(&runner, "holding");
-    assert_eq!((&held["workerPid"], &held["workerID"]), (&Value::Null, &Value::Null));
+    assert_eq!((&held["workerPid"], &held["workerID"]), (&Value::Null, &json!(runner.worker_id())));
     assert!(runner.events().is_empty());
     assert_eq!(say("resume", &[], &socket(&runner)), fine("resumed\n"));
     assert!(!runner.path("held").exists());

@@ -30,3 +30,5 @@ mod states;
 #[path = "../e2e/support/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "the harness of tests/e2e, of which this program uses a part")]
 mod support;
+#[cfg(test)]
+mod terminal;

@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use crate::fake_taskcluster::{FakeTaskcluster, Fault, Times};
 use crate::machine::{EC2, Machine};
 use crate::support::{Runner, Scene, eventually};
 
@@ -84,11 +85,10 @@ fn without_times(text: &str) -> String {
             if is_time(bare) { word.replace(bare, "TIME") } else { word.to_owned() }
         });
         let line = words.collect::<Vec<_>>().join(" ");
-        // Where a line is cut depends on how long ago something was.
-        match line.split_once("(…): ") {
-            Some((before, said)) if said.ends_with('…') => format!("{before}(…): {}…", &said[..10]),
-            _ => line,
-        }
+        // What follows says how long the worker ran, or when the call is made again.
+        let varying =
+            ["meaning=failed ", "next_in="].iter().find_map(|key| Some(line.find(key)? + key.len()));
+        varying.map_or_else(|| line.clone(), |at| format!("{}…", &line[..at]))
     });
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -102,6 +102,10 @@ fn preparing() {
     assert_snapshot!(words_in(&runner, "preparing"), @"
     state         preparing, since TIME (…)
     worker        command, not running
+    worker pool   pp/ww
+    worker group  wg
+    worker id     WORKER
+    root URL      http://127.0.0.1:…
     provider      standalone
     output        lines: 0, bytes: 0
     log           errors: 0, warnings: 0
@@ -113,16 +117,20 @@ fn preparing() {
 fn preparing_while_nobody_answers() {
     let runner =
         open(Scene::new()).set("provider.rootURL", "http://127.0.0.1:1").set("getSecrets", true).start();
-    assert_snapshot!(words_when(&runner, |said| said["unhealthy"].is_string()), @"
+    assert_snapshot!(words_when(&runner, |said| said["unhealthy"].is_string()), @r#"
     state         preparing, since TIME (…)
-    unhealthy     the worker cannot start yet: get failed: GET http://127.0.0…
+    unhealthy     the worker cannot start yet: get failed: GET http://127.0.0.1:…/api/secrets/v1/secret/worker-type%3App%2Fww: cannot connect: Connection refused
     worker        command, not running
+    worker pool   pp/ww
+    worker group  wg
+    worker id     WORKER
+    root URL      http://127.0.0.1:…
     provider      standalone
     output        lines: 0, bytes: 0
     log           errors: 0, warnings: 1
     start-worker  0.1.0, pid …, since TIME (…)
-    TIME warning: a call to Taskcluster fails: trying again call=ge…
-    ");
+    TIME warning: a call to Taskcluster fails: trying again call=get error="get failed: GET http://127.0.0.1:…/api/secrets/v1/secret/worker-type%3App%2Fww: cannot connect: Connection refused" next_in=…
+    "#);
 }
 
 #[test]
@@ -141,11 +149,15 @@ fn holding() {
     assert_snapshot!(words_in(&scene.start(), "holding"), @"
     state         holding, since TIME (…)
     worker        command, not running
+    worker pool   pp/ww
+    worker group  wg
+    worker id     WORKER
+    root URL      https://tc.example.com
     provider      standalone
     output        lines: 0, bytes: 0
     log           errors: 0, warnings: 1
     start-worker  0.1.0, pid …, since TIME (…)
-    TIME warning: holding: this host was drained before it rebooted…
+    TIME warning: holding: this host was drained before it rebooted; to let the worker start again: `start-worker resume`, or remove the mark and restart the service mark=DIR/held
     ");
 }
 
@@ -228,7 +240,7 @@ fn backing_off_after_a_crash() {
     output        lines: 1, bytes: 129
     log           errors: 0, warnings: 1
     start-worker  0.1.0, pid …, since TIME (…)
-    TIME warning: worker exited status="exit code 7" meaning=failed…
+    TIME warning: worker exited status="exit code 7" meaning=failed …
     "#);
 }
 
@@ -253,9 +265,9 @@ fn running_in_a_crash_loop() {
     output        lines: 4, bytes: 516
     log           errors: 0, warnings: 3
     start-worker  0.1.0, pid …, since TIME (…)
-    TIME warning: worker exited status="exit code 7" meaning=failed…
-    TIME warning: worker exited status="exit code 7" meaning=failed…
-    TIME warning: worker exited status="exit code 7" meaning=failed…
+    TIME warning: worker exited status="exit code 7" meaning=failed …
+    TIME warning: worker exited status="exit code 7" meaning=failed …
+    TIME warning: worker exited status="exit code 7" meaning=failed …
     "#);
 }
 
@@ -311,9 +323,9 @@ fn gave_up() {
     output              lines: 1, bytes: 129
     log                 errors: 1, warnings: 2
     start-worker        0.1.0, pid …, since TIME (…)
-    TIME warning: this machine is removed after host.startFailureDe…
-    TIME error: worker crashed, and supervision allows no restart: …
-    TIME warning: worker exited status="exit code 7" meaning=failed…
+    TIME warning: this machine is removed after host.startFailureDelay; stop start-worker to keep it delay=10m
+    TIME error: worker crashed, and supervision allows no restart: giving up crashes=1
+    TIME warning: worker exited status="exit code 7" meaning=failed …
     "#);
 }
 
@@ -336,12 +348,62 @@ fn running_on_a_machine_of_a_cloud() {
     credentials expire  TIME (…)
     credentials renew   TIME (…)
     deployment          shouldWorkerTerminate
-      checked           TIME (…): cannot tel…
+      checked           TIME (…): cannot tell: workerPool needs the scope worker-manager:get-worker-pool:proj-example/linux
     interruptions       EC2 answered TIME (…): no notice
     output              lines: 1, bytes: 129
     log                 errors: 0, warnings: 0
     start-worker        0.1.0, pid …, since TIME (…)
     ");
+}
+
+/// Where `registerWorker` fails, everything that names the worker must name it all the same.
+#[track_caller]
+fn assert_identity_is_shown(runner: &Runner, identity: [&str; 3], root_url: &str) {
+    let words = words_when(runner, |said| said["unhealthy"].is_string());
+    let [pool, group, id] = identity;
+    for line in [
+        format!("worker pool   {pool}\n"),
+        format!("worker group  {group}\n"),
+        format!("worker id     {id}\n"),
+        format!("root URL      {}\n", root_url.rsplit_once(':').unwrap().0),
+    ] {
+        let line =
+            line.replace("http://127.0.0.1\n", "http://127.0.0.1:…\n").replace(runner.worker_id(), "WORKER");
+        assert!(words.contains(&line), "no {line}{words}");
+    }
+    let named = format!(r#""workerPool":"{pool}","workerGroup":"{group}","workerId":"{id}","#);
+    let log = runner.log();
+    let failure =
+        log.lines().find(|line| line.contains("registerWorker") && line.contains("\"level\":\"warn"));
+    let failure = failure.or_else(|| log.lines().find(|line| line.contains("the worker cannot start yet")));
+    assert!(failure.is_some_and(|line| line.contains(&named)), "not in the log: {named}\n{log}");
+}
+
+#[test]
+fn a_machine_of_a_cloud_whose_registration_fails_says_who_it_is() {
+    let machine = Machine::new(EC2);
+    machine.taskcluster.fail("registerWorker", Times::UntilCleared, Fault::bad_gateway());
+    let runner = open(machine.scene()).set("logging.implementation", "json").worker(["wait"]).start();
+    assert_identity_is_shown(&runner, [EC2.pool, EC2.group, EC2.worker], &machine.taskcluster.url());
+}
+
+#[test]
+fn a_static_worker_whose_registration_is_refused_or_fails_says_who_it_is() {
+    for fails in [false, true] {
+        let taskcluster = FakeTaskcluster::start();
+        if fails {
+            taskcluster.fail("registerWorker", Times::UntilCleared, Fault::bad_gateway());
+        }
+        let scene = open(Scene::new()).set("logging.implementation", "json").set(
+            "provider",
+            json!({
+                "providerType": "static", "rootURL": taskcluster.url(), "providerID": "static", "workerPoolID": "aa/bb",
+                "workerGroup": "gg", "workerID": "ii", "staticSecret": "no-such-secret-of-forty-four-characters-long",
+            }),
+        );
+        let runner = scene.worker(["wait"]).start();
+        assert_identity_is_shown(&runner, ["aa/bb", "gg", "ii"], &taskcluster.url());
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A status answer for people: what is known, a line each, on one screen.
+//! A status answer for people: what is known, a line each.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -6,8 +6,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
-/// A screen's columns. Free text is cut to fit; names and URLs, which are copied, are not.
-const COLUMNS: usize = 80;
+/// The narrowest column of values. On a narrower terminal, lines are left for the terminal to wrap.
+const NARROWEST: usize = 20;
+
+/// The indentation of the continuation lines of a warning or error.
+const INDENTATION: usize = 2;
 
 /// How many of the worker's last exits are shown.
 const EXITS: usize = 3;
@@ -15,8 +18,9 @@ const EXITS: usize = 3;
 /// How many of the log's last warnings and errors are shown, the newest first.
 const TROUBLES: usize = 3;
 
-/// What is known, a line each.
-pub(super) fn in_words(answer: &Value, now: Timestamp) -> String {
+/// What is known, a line each. `columns`: the terminal's width, at which long values are wrapped between words; `None`:
+/// there is no terminal, and a value is one line however long it is. Nothing is ever cut.
+pub(super) fn in_words(answer: &Value, now: Timestamp, columns: Option<usize>) -> String {
     let words = Words { answer, now };
     let mut lines = words.state();
     lines.extend(words.runs());
@@ -29,14 +33,52 @@ pub(super) fn in_words(answer: &Value, now: Timestamp) -> String {
     let width = known().map(|(name, _)| name.len() + 2).max().unwrap_or_default();
     let mut shown = String::new();
     for (name, value) in known() {
+        let lines = wrapped(&printable(value), columns, width);
         // Writing to a String cannot fail.
-        let _ = writeln!(shown, "{name:<width$}{value}");
+        let _ = writeln!(shown, "{name:<width$}{}", lines.join(&format!("\n{:width$}", "")));
     }
     for trouble in words.list("/troubles").iter().rev().take(TROUBLES) {
         let [at, level, said] = ["/at", "/level", "/text"].map(|key| text(trouble, key));
-        let _ = writeln!(shown, "{}", cut(&format!("{at} {level}: {said}"), COLUMNS));
+        let lines = wrapped(&printable(&format!("{at} {level}: {said}")), columns, INDENTATION);
+        let _ = writeln!(shown, "{}", lines.join(&format!("\n{:INDENTATION$}", "")));
     }
     shown
+}
+
+/// Breaks a value at spaces into lines that leave `indentation` columns free. A longer word, such as a URL, stays whole.
+fn wrapped(text: &str, columns: Option<usize>, indentation: usize) -> Vec<String> {
+    let room = columns.and_then(|columns| columns.checked_sub(indentation)).filter(|room| *room >= NARROWEST);
+    let Some(room) = room else { return vec![text.to_owned()] };
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    let mut used = 0;
+    for word in text.split(' ') {
+        let width = word.chars().count();
+        if used > 0 && used + 1 + width > room {
+            lines.push(std::mem::take(&mut line));
+            used = 0;
+        } else if used > 0 {
+            line.push(' ');
+            used += 1;
+        }
+        line.push_str(word);
+        used += width;
+    }
+    lines.push(line);
+    lines
+}
+
+/// Replaces control characters by escapes: an error may quote what a server or the worker has sent.
+fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
 }
 
 type Line = (&'static str, String);
@@ -67,8 +109,8 @@ impl Words<'_> {
         let state = format!("{}, since {}", self.text("/state"), self.past(self.text("/since")));
         vec![
             ("state", state),
-            ("reason", room(self.text("/reason"))),
-            ("unhealthy", room(self.text("/unhealthy"))),
+            ("reason", self.text("/reason").to_owned()),
+            ("unhealthy", self.text("/unhealthy").to_owned()),
         ]
     }
 
@@ -89,7 +131,7 @@ impl Words<'_> {
         for exit in self.list("/runs/exits").iter().rev().take(EXITS) {
             let [at, status, meaning] = ["/at", "/status", "/meaning"].map(|key| text(exit, key));
             let ran = span(number(exit, "/ranSeconds"));
-            lines.push(("  exit", room(&format!("{at} after {ran}: {status}: {meaning}"))));
+            lines.push(("  exit", format!("{at} after {ran}: {status}: {meaning}")));
         }
         lines
     }
@@ -117,10 +159,10 @@ impl Words<'_> {
             let name = text(source, "/source");
             if value.is_empty() { name.to_owned() } else { format!("{name} {value}") }
         });
-        let mut lines = vec![("deployment", room(&sources.collect::<Vec<_>>().join(", ")))];
+        let mut lines = vec![("deployment", sources.collect::<Vec<_>>().join(", "))];
         let checked = self.time(self.text("/deployment/lastCheck"));
         if !checked.is_empty() {
-            lines.push(("  checked", room(&format!("{checked}: {}", self.text("/deployment/result")))));
+            lines.push(("  checked", format!("{checked}: {}", self.text("/deployment/result"))));
         }
         let cloud = self.text("/interruption/cloud");
         if !cloud.is_empty() {
@@ -134,7 +176,7 @@ impl Words<'_> {
                 ("", notice) => notice.to_owned(),
                 (failure, _) => format!("fails now: {failure}"),
             };
-            lines.push(("interruptions", room(&format!("{cloud} {answered}: {says}"))));
+            lines.push(("interruptions", format!("{cloud} {answered}: {says}")));
         }
         lines
     }
@@ -180,19 +222,6 @@ fn span(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(whole)).to_string()
 }
 
-/// Free text beside a name.
-fn room(text: &str) -> String {
-    // As wide as the longest name, and the space after it.
-    cut(text, COLUMNS - "credentials expire  ".len())
-}
-
-fn cut(text: &str, columns: usize) -> String {
-    if text.chars().count() <= columns {
-        return text.to_owned();
-    }
-    text.chars().take(columns - 1).chain(['…']).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -211,7 +240,7 @@ mod tests {
         });
         let trouble = json!({
             "at": "2026-11-23T19:11:00Z", "level": "error",
-            "text": format!("worker reports an error kind=x title={}", "long ".repeat(100)),
+            "text": format!("worker reports an error kind=x title={}", "long ".repeat(30).trim()),
         });
         json!({
             "state": "draining", "since": "2026-11-23T19:12:00Z", "reason": "operator",
@@ -244,18 +273,15 @@ mod tests {
     }
 
     #[test]
-    fn all_that_there_can_be_fits_one_screen() {
-        let words = in_words(&full(), now());
-        assert!(words.lines().count() < 24, "{words}");
-        assert!(words.lines().all(|line| line.chars().count() <= COLUMNS), "{words}");
-        insta::assert_snapshot!(words, @"
+    fn without_a_terminal_nothing_is_cut_or_wrapped() {
+        insta::assert_snapshot!(in_words(&full(), now(), None), @"
         state               draining, since 2026-11-23T19:12:00Z (1h 3m ago)
         reason              operator
         unhealthy           the worker's credentials have expired
         worker              generic-worker, pid 4711, restarts: 8, crashes: 2 of 5
-          exit              2026-11-23T19:10:00Z after 59s: exit code 69: internal erro…
-          exit              2026-11-23T19:10:00Z after 59s: exit code 69: internal erro…
-          exit              2026-11-23T19:10:00Z after 59s: exit code 69: internal erro…
+          exit              2026-11-23T19:10:00Z after 59s: exit code 69: internal error of the worker
+          exit              2026-11-23T19:10:00Z after 59s: exit code 69: internal error of the worker
+          exit              2026-11-23T19:10:00Z after 59s: exit code 69: internal error of the worker
         worker pool         releng/linux
         worker group        office
         worker id           bench-01
@@ -263,16 +289,86 @@ mod tests {
         provider            aws
         credentials expire  2026-11-27T19:12:00Z (in 3days 22h)
         credentials renew   2026-11-27T18:42:00Z (in 3days 22h)
-        deployment          deploymentId 2026-11-20, launchConfigId lc-1, shouldWorkerT…
+        deployment          deploymentId 2026-11-20, launchConfigId lc-1, shouldWorkerTerminate
           checked           2026-11-23T20:13:00Z (2m 1s ago): nothing new
         interruptions       EC2 answered 2026-11-23T20:15:00Z (1s ago): no notice
         output              lines: 12345, bytes: 6789012
         log                 errors: 5, warnings: 7; lost: 3 lines, 4096 bytes
         start-worker        0.1.0, pid 4700, since 2026-11-20T07:00:00Z (3days 13h ago)
-        2026-11-23T19:11:00Z error: worker reports an error kind=x title=long long long…
-        2026-11-23T19:11:00Z error: worker reports an error kind=x title=long long long…
-        2026-11-23T19:11:00Z error: worker reports an error kind=x title=long long long…
+        2026-11-23T19:11:00Z error: worker reports an error kind=x title=long long long long long long long long long long long long long long long long long long long long long long long long long long long long long long
+        2026-11-23T19:11:00Z error: worker reports an error kind=x title=long long long long long long long long long long long long long long long long long long long long long long long long long long long long long long
+        2026-11-23T19:11:00Z error: worker reports an error kind=x title=long long long long long long long long long long long long long long long long long long long long long long long long long long long long long long
         ");
+    }
+
+    #[test]
+    fn on_a_terminal_long_values_are_wrapped_between_words_below_each_other() {
+        let words = in_words(&full(), now(), Some(72));
+        assert!(words.lines().all(|line| line.chars().count() <= 72), "{words}");
+        insta::assert_snapshot!(words, @"
+        state               draining, since 2026-11-23T19:12:00Z (1h 3m ago)
+        reason              operator
+        unhealthy           the worker's credentials have expired
+        worker              generic-worker, pid 4711, restarts: 8, crashes: 2 of
+                            5
+          exit              2026-11-23T19:10:00Z after 59s: exit code 69:
+                            internal error of the worker
+          exit              2026-11-23T19:10:00Z after 59s: exit code 69:
+                            internal error of the worker
+          exit              2026-11-23T19:10:00Z after 59s: exit code 69:
+                            internal error of the worker
+        worker pool         releng/linux
+        worker group        office
+        worker id           bench-01
+        root URL            https://tc.example.com
+        provider            aws
+        credentials expire  2026-11-27T19:12:00Z (in 3days 22h)
+        credentials renew   2026-11-27T18:42:00Z (in 3days 22h)
+        deployment          deploymentId 2026-11-20, launchConfigId lc-1,
+                            shouldWorkerTerminate
+          checked           2026-11-23T20:13:00Z (2m 1s ago): nothing new
+        interruptions       EC2 answered 2026-11-23T20:15:00Z (1s ago): no
+                            notice
+        output              lines: 12345, bytes: 6789012
+        log                 errors: 5, warnings: 7; lost: 3 lines, 4096 bytes
+        start-worker        0.1.0, pid 4700, since 2026-11-20T07:00:00Z (3days
+                            13h ago)
+        2026-11-23T19:11:00Z error: worker reports an error kind=x title=long
+          long long long long long long long long long long long long long long
+          long long long long long long long long long long long long long long
+          long
+        2026-11-23T19:11:00Z error: worker reports an error kind=x title=long
+          long long long long long long long long long long long long long long
+          long long long long long long long long long long long long long long
+          long
+        2026-11-23T19:11:00Z error: worker reports an error kind=x title=long
+          long long long long long long long long long long long long long long
+          long long long long long long long long long long long long long long
+          long
+        ");
+    }
+
+    #[test]
+    fn a_word_that_is_longer_than_the_terminal_is_wide_stays_whole() {
+        let url = format!("https://{}.example.com", "x".repeat(60));
+        let answer = json!({ "rootURL": url, "unhealthy": format!("cannot call {url}: connection refused") });
+        let words = in_words(&answer, now(), Some(40));
+        assert_eq!(words.matches(&url).count(), 2, "{words}");
+        assert!(
+            words.contains(&format!("cannot call\n              {url}:\n              connection refused\n")),
+            "{words}"
+        );
+    }
+
+    #[test]
+    fn a_terminal_too_narrow_for_two_columns_is_left_to_wrap_by_itself() {
+        assert_eq!(in_words(&full(), now(), Some(20)).lines().count(), 23);
+    }
+
+    #[test]
+    fn control_characters_in_an_error_are_escaped() {
+        let words = in_words(&json!({ "unhealthy": "a\u{1b}[2Jb\nstate running" }), now(), None);
+        assert!(words.contains("unhealthy     a\\u{1b}[2Jb\\nstate running\n"), "{words}");
     }
 
     #[test]
@@ -284,7 +380,7 @@ mod tests {
             "started": "2026-11-23T19:12:00Z",
         });
         // A clock that was set back.
-        insta::assert_snapshot!(in_words(&answer, "2026-11-23T19:11:00Z".parse().unwrap()), @"
+        insta::assert_snapshot!(in_words(&answer, "2026-11-23T19:11:00Z".parse().unwrap(), None), @"
         state         preparing, since 2026-11-23T19:12:00Z (0s ago)
         worker        docker-worker, not running
         provider      static
