@@ -228,6 +228,46 @@ fn every_link_leads_somewhere() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
+/// Paths of Markdown files that a text names.
+fn cited(text: &str) -> Vec<&str> {
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
+    let words = text.split(|letter| !is_part(letter)).map(|word| word.trim_end_matches('.'));
+    words.filter(|word| Path::new(word).extension().is_some_and(|end| end == "md")).collect()
+}
+
+#[test]
+fn every_page_that_a_source_cites_exists() {
+    // What the package installs, what a benchmark writes, what this test is about.
+    let elsewhere = ["/usr/share/doc/", "summary.md", "target/", "no-such-page.md"];
+    let mut sources = Vec::new();
+    for (folder, end) in [
+        ("src", ".rs"),
+        ("tests", ".rs"),
+        ("tests", ".py"),
+        ("tests", ".sh"),
+        ("benches", ".rs"),
+        ("packaging", ""),
+        ("systemd", ""),
+        ("config-examples", ""),
+    ] {
+        sources.extend(files(folder, end));
+    }
+    sources.extend(["Cargo.toml", "justfile", "clippy.toml", "deny.toml"].map(|name| root().join(name)));
+    assert!(sources.len() > 200);
+    let mut stale = Vec::new();
+    for source in &sources {
+        for page in cited(&read(source)) {
+            let exists =
+                ["", "docs", "docs/providers"].iter().any(|folder| root().join(folder).join(page).exists());
+            if !exists && !elsewhere.iter().any(|known| page.starts_with(known)) {
+                stale.push(format!("{}: {page}", source.display()));
+            }
+        }
+    }
+    assert_eq!(stale, [""; 0]);
+    assert_eq!(cited("see no-such-page.md. (docs/README.md#a)"), ["no-such-page.md", "docs/README.md"]);
+}
+
 #[test]
 fn the_index_has_every_page() {
     let index = read(&root().join("docs/README.md"));

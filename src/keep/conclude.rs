@@ -21,7 +21,7 @@ pub enum Conclusion {
     },
 }
 
-/// The table of lifecycle.md. `dynamic`: a cloud's machine, which is replaced. `registers`: the worker may register as
+/// The tables of docs/operations.md, "What happens when the worker ends". `dynamic`: a cloud's machine, which is replaced. `registers`: the worker may register as
 /// often as it likes.
 pub fn conclusion(outcome: Outcome, dynamic: bool, registers: bool) -> Conclusion {
     match outcome {

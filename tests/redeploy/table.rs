@@ -83,7 +83,7 @@ fn registered_anew(next: Then, deployment: &str) -> Expected {
     Expected { registered: 2, cache: Cache::of(deployment), ..then(next) }
 }
 
-/// The table of lifecycle.md on a cloud's machine. `in_place`: the worker can be started again without a boot.
+/// The table of docs/operations.md for a cloud's machine. `in_place`: the worker can be started again without a boot.
 #[expect(clippy::match_same_arms, reason = "row by row, as specified")]
 fn on_aws(cause: Cause, exit: Exit, in_place: bool) -> Expected {
     match (cause, exit) {
