@@ -16,6 +16,7 @@ use start_worker::config::Supervision;
 const SERVICES: [&str; 2] = ["start-worker.service", "start-worker@.service"];
 const AUTOLOGIN: &str = "start-worker-autologin.service";
 const HARDENING: &str = "start-worker.service.d/hardening.conf.example";
+const CLOUD_IMAGE: &str = "start-worker.service.d/cloud-image.conf.example";
 
 /// What the unit runs; installed by the package.
 const PROGRAM: &str = "/usr/bin/start-worker";
@@ -67,10 +68,18 @@ fn installed() -> tempfile::TempDir {
     folder
 }
 
-fn with_hardening(folder: &Path, text: &str) {
+fn with_drop_in(folder: &Path, text: &str) {
     let drop_ins = folder.join("start-worker.service.d");
     fs::create_dir(&drop_ins).unwrap();
-    fs::write(drop_ins.join("hardening.conf"), text).unwrap();
+    fs::write(drop_ins.join("example.conf"), text).unwrap();
+}
+
+/// An example with all that is switched off in it.
+fn switched_on(text: &str) -> String {
+    let lines = text.lines().map(|line| {
+        line.strip_prefix('#').filter(|rest| rest.starts_with(char::is_uppercase)).unwrap_or(line)
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn verify(mut analyze: Command, folder: &Path, names: &[&str]) -> String {
@@ -94,17 +103,33 @@ fn systemd_has_nothing_to_say_about_the_units() {
 #[test]
 fn systemd_has_nothing_to_say_about_the_hardening_nor_about_what_is_switched_off_in_it() {
     let text = fs::read_to_string(shipped(HARDENING)).unwrap();
-    let all: Vec<&str> = text
-        .lines()
-        .map(|line| {
-            line.strip_prefix('#').filter(|rest| rest.starts_with(char::is_uppercase)).unwrap_or(line)
-        })
-        .collect();
-    assert!(all.contains(&"ProtectSystem=strict"), "{all:?}");
-    for text in [text.clone(), all.join("\n")] {
+    let all = switched_on(&text);
+    assert!(all.contains("\nProtectSystem=strict\n"), "{all}");
+    for text in [text.clone(), all] {
         let Some(analyze) = analyze() else { return };
         let folder = installed();
-        with_hardening(folder.path(), &text);
+        with_drop_in(folder.path(), &text);
+        assert_eq!(verify(analyze, folder.path(), &["start-worker.service"]), "");
+    }
+}
+
+#[test]
+fn systemd_has_nothing_to_say_about_the_drop_in_for_cloud_images_nor_about_what_is_switched_off_in_it() {
+    let text = fs::read_to_string(shipped(CLOUD_IMAGE)).unwrap();
+    for line in ["After=docker.service", "StandardOutput=journal+console", "StandardError=journal+console"] {
+        assert!(text.lines().any(|found| found == line), "{line}");
+    }
+    for text in [text.clone(), switched_on(&text)] {
+        let Some(analyze) = analyze() else { return };
+        let folder = installed();
+        // The host's own set-up is made up: a unit and a program that exist stand in for them.
+        let text = text.replace("/usr/local/sbin/instance-storage", "/bin/true");
+        fs::write(
+            folder.path().join("instance-storage.service"),
+            "[Service]\nType=oneshot\nExecStart=/bin/true\n",
+        )
+        .unwrap();
+        with_drop_in(folder.path(), &text);
         assert_eq!(verify(analyze, folder.path(), &["start-worker.service"]), "");
     }
 }
@@ -141,7 +166,7 @@ fn the_services_are_what_the_program_counts_on() {
             ("Unit.StartLimitIntervalSec", "0"),
             ("Service.Type", "notify"),
             ("Service.NotifyAccess", "main"),
-            ("Service.ExecReload", "kill -HUP $MAINPID"),
+            ("Service.ExecReload", "/bin/kill -HUP $MAINPID"),
             ("Service.Restart", "on-failure"),
             ("Service.RestartSec", "30s"),
             ("Service.KillMode", "mixed"),
@@ -157,7 +182,12 @@ fn the_services_are_what_the_program_counts_on() {
         }
         assert!(unit(name)["Unit.After"].contains(&"network-online.target".to_owned()), "{name}");
     }
-    assert_eq!(setting(SERVICES[0], "Unit.Conflicts"), "worker.service");
+    // The names of the Go program's units in the field.
+    let old = "worker.service generic-worker.service docker-worker.service";
+    for name in SERVICES {
+        assert_eq!(setting(name, "Unit.Conflicts"), old);
+        assert_eq!(unit(name)["Unit.After"], ["network-online.target", old], "{name}");
+    }
     assert_eq!(setting(AUTOLOGIN, "Unit.Before"), "display-manager.service");
 }
 
@@ -200,7 +230,7 @@ fn the_documentation_has_todays_exposure_figures() {
         let Some(mut analyze) = analyze() else { return };
         let folder = installed();
         if let Some(text) = hardening {
-            with_hardening(folder.path(), &text);
+            with_drop_in(folder.path(), &text);
         }
         let output = analyze
             .args(["security", "--offline=true", "--no-pager"])

@@ -42,6 +42,7 @@ fn the_package_has_the_program_its_units_and_its_documents_and_nothing_else() {
         "/usr/share/doc/start-worker/README.md",
         "/usr/share/doc/start-worker/changelog.gz",
         "/usr/share/doc/start-worker/copyright",
+        "/usr/share/doc/start-worker/examples/cloud-image.conf",
         "/usr/share/doc/start-worker/examples/hardening.conf",
         "/usr/share/fish/vendor_completions.d/start-worker.fish",
         "/usr/share/man/man5/start-worker.yml.5.gz",

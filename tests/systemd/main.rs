@@ -26,6 +26,8 @@ mod leftovers;
 #[cfg(test)]
 mod machine;
 #[cfg(test)]
+mod migration;
+#[cfg(test)]
 mod package;
 #[cfg(test)]
 #[path = "../package/build.rs"]

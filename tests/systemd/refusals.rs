@@ -43,11 +43,14 @@ fn what_may_pass_is_tried_again() {
 #[test]
 fn the_unit_of_before_and_this_one_end_each_other() {
     let Some(machine) = Machine::borrow() else { return };
-    machine.write("/etc/systemd/system/worker.service", "[Service]\nExecStart=sleep infinity\n");
-    let service = Service::install(&machine, &Config::new(&machine, OBEDIENT));
-    machine.systemctl("start worker.service");
-    let service = service.started();
-    assert!(!machine.run(["systemctl", "is-active", "worker.service"]).status.success());
-    machine.systemctl("start worker.service");
-    assert!(service.ended().is("inactive"));
+    let mut service = Service::install(&machine, &Config::new(&machine, OBEDIENT));
+    for old in ["worker.service", "generic-worker.service", "docker-worker.service"] {
+        machine.write(&format!("/etc/systemd/system/{old}"), "[Service]\nExecStart=sleep infinity\n");
+        machine.systemctl(&format!("start {old}"));
+        service = service.started();
+        assert!(!machine.run(["systemctl", "is-active", old]).status.success(), "{old}");
+        machine.systemctl(&format!("start {old}"));
+        assert!(service.ended().is("inactive"), "{old}");
+        machine.systemctl(&format!("stop {old}"));
+    }
 }
