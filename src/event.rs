@@ -3,6 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
+mod request;
+
+pub use request::{Cause, StopRequest, Strength};
+
 /// How a worker's process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExitStatus {
@@ -76,63 +80,6 @@ impl fmt::Display for Exit {
     }
 }
 
-/// How strongly the worker is asked to end. A stronger request overrides a weaker one, never the other way round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Strength {
-    /// Finish the running tasks, claim no more, exit. Never a signal.
-    Drain,
-    /// Clean up and exit at once.
-    Stop,
-    /// SIGKILL to all of it.
-    Kill,
-}
-
-/// Why the worker is asked to end, in the order in which a cause counts when the exit is judged (the last counts most).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Cause {
-    /// It cannot be told of new credentials: it is started again with them.
-    NewCredentials,
-    /// A part of the runner itself has failed: whoever started it should start it afresh.
-    RunnerFault,
-    /// Its credentials run out and cannot be renewed.
-    CredentialsExpiring,
-    /// There is a new deployment, or worker-manager wants the worker gone.
-    Redeploy,
-    /// The cloud is likely to interrupt the machine before long.
-    Rebalance,
-    /// The cloud interrupts the machine.
-    Interruption {
-        /// The machine does not come back.
-        ends: bool,
-    },
-    /// A person, or systemd, or the host going down.
-    Operator,
-}
-
-impl fmt::Display for Strength {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Drain => "drain",
-            Self::Stop => "stop",
-            Self::Kill => "kill",
-        })
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NewCredentials => "new credentials, which the worker cannot be told of",
-            Self::RunnerFault => "a part of start-worker has failed",
-            Self::CredentialsExpiring => "credentials expire",
-            Self::Redeploy => "new deployment",
-            Self::Rebalance => "rebalance recommendation",
-            Self::Interruption { .. } => "interruption",
-            Self::Operator => "operator",
-        })
-    }
-}
-
 /// What happened: what siblings and the worker tell the supervisor, and what it sees itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
@@ -170,9 +117,9 @@ pub enum Event {
     ShutdownAsked,
     /// The worker will exit, and asks for a reboot of its host after that.
     RebootAsked,
-    /// SIGTERM or SIGINT.
-    Terminate,
-    /// Somebody wants the worker to end.
+    /// The runner itself is asked to end: everything that has been requested so far.
+    Stop(StopRequest),
+    /// A sibling task wants the worker to end.
     Asked {
         /// How strongly.
         strength: Strength,

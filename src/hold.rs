@@ -6,8 +6,8 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use crate::chain::Chain;
-use crate::event::{Cause, Event};
 use crate::host::held;
+use crate::stop::StopSignal;
 
 /// Somebody wants the worker to start again. Dropped without an answer: the runner holds no longer.
 #[derive(Debug)]
@@ -26,11 +26,7 @@ pub enum Released {
 }
 
 /// Starts nothing while `mark` is there: until it is told to resume, which removes the mark, or to end.
-pub async fn hold(
-    mark: &Path,
-    mut resumes: mpsc::Receiver<Resume>,
-    events: &mut mpsc::Receiver<Event>,
-) -> Released {
+pub async fn hold(mark: &Path, mut resumes: mpsc::Receiver<Resume>, stop: &StopSignal) -> Released {
     warn!(
         mark = %mark.display(),
         "holding: this host was drained before it rebooted; to let the worker start again: `start-worker resume`, or remove the mark and restart the service"
@@ -38,13 +34,13 @@ pub async fn hold(
     loop {
         let resume = tokio::select! {
             biased;
-            () = asked_to_end(events) => return Released::Ended,
+            _ = stop.requested() => return Released::Ended,
             Some(resume) = resumes.recv() => resume,
         };
         let path = mark.to_owned();
         let removed = tokio::select! {
             biased;
-            () = asked_to_end(events) => return Released::Ended,
+            _ = stop.requested() => return Released::Ended,
             // It ends with an fsync, which can take long.
             removed = tokio::task::spawn_blocking(move || held::unmark(&path)) => removed,
         };
@@ -63,25 +59,14 @@ pub async fn hold(
     }
 }
 
-/// Waits for a request to end, where no worker runs that it could be made of; what a run that is over still had to ask
-/// for does not count. Who sends them outlives this.
-pub(crate) async fn asked_to_end(events: &mut mpsc::Receiver<Event>) {
-    while let Some(event) = events.recv().await {
-        let by_us = |cause| matches!(cause, Cause::Operator | Cause::RunnerFault);
-        if matches!(event, Event::Terminate) || matches!(event, Event::Asked { cause, .. } if by_us(cause)) {
-            return;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Strength;
+    use crate::event::{StopRequest, Strength};
 
     struct Holding {
         folder: tempfile::TempDir,
-        events: mpsc::Sender<Event>,
+        stop: StopSignal,
         resumes: mpsc::Sender<Resume>,
         end: tokio::task::JoinHandle<Released>,
     }
@@ -89,10 +74,11 @@ mod tests {
     fn holding(mark: &str) -> Holding {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(mark);
-        let (events, mut happened) = mpsc::channel(1);
+        let stop = StopSignal::default();
         let (resumes, asked) = mpsc::channel(1);
-        let end = tokio::spawn(async move { hold(&path, asked, &mut happened).await });
-        Holding { folder, events, resumes, end }
+        let watched = stop.clone();
+        let end = tokio::spawn(async move { hold(&path, asked, &watched).await });
+        Holding { folder, stop, resumes, end }
     }
 
     async fn resume(holding: &Holding) -> Result<(), String> {
@@ -116,15 +102,15 @@ mod tests {
         std::fs::create_dir(holding.folder.path().join("held")).unwrap();
         let cause = resume(&holding).await.unwrap_err();
         assert!(cause.contains("/held: "), "{cause}");
-        holding.events.send(Event::Terminate).await.unwrap();
+        holding.stop.request(StopRequest::operator(Strength::Stop));
         assert_eq!(holding.end.await.unwrap(), Released::Ended);
     }
 
     #[tokio::test]
     async fn a_drain_ends_it_also_where_nobody_can_ask_to_resume() {
-        let Holding { folder, events, resumes, end } = holding("held");
+        let Holding { folder, stop, resumes, end } = holding("held");
         drop(resumes);
-        events.send(Event::Asked { strength: Strength::Drain, cause: Cause::Operator }).await.unwrap();
+        stop.request(StopRequest::operator(Strength::Drain));
         assert_eq!(end.await.unwrap(), Released::Ended);
         drop(folder);
     }

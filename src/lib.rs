@@ -33,8 +33,8 @@ use tracing::info;
 use crate::autologin::Logins;
 use crate::clock::Clock;
 use crate::config::{Implementation, RunnerConfig};
-use crate::event::{Event, Outcome};
-use crate::hold::{Released, asked_to_end};
+use crate::event::{Outcome, StopRequest};
+use crate::hold::Released;
 use crate::host::service_manager::ServiceManager;
 use crate::keep::{Keeping, Siblings};
 use crate::observe::systemd::{self, Telling};
@@ -43,6 +43,7 @@ use crate::output::{Identity, Output};
 use crate::prepare::{OnIdentified, PrepareError, Preparer};
 use crate::run::Run;
 use crate::standing::Announcer;
+use crate::stop::StopSignal;
 use crate::watch::signals::Signals;
 use crate::worker::dummy::Shown;
 
@@ -68,6 +69,7 @@ pub mod registration;
 pub mod retry;
 pub mod run;
 pub mod standing;
+pub mod stop;
 pub mod supervisor;
 pub mod tally;
 pub mod taskcluster;
@@ -75,9 +77,6 @@ pub mod trouble;
 pub mod troubles;
 pub mod watch;
 pub mod worker;
-
-/// What siblings may send before they wait for the supervisor.
-const WAITING_EVENTS: usize = 64;
 
 /// Requests to resume that wait for the first of them.
 const WAITING_RESUMES: usize = 4;
@@ -119,15 +118,19 @@ pub enum RunError {
     Signals(std::io::Error),
 }
 
-/// Runs the configured worker until it needs no more keeping.
-pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Outcome, RunError> {
+/// Runs the configured worker until it needs no more keeping. `signals` have been caught since the program's start.
+pub async fn run(
+    config: RunnerConfig,
+    host: Host,
+    signals: Signals,
+    output: &Output,
+) -> Result<Outcome, RunError> {
     let manager = ServiceManager::at(&host.service_manager);
-    let signals = Signals::catch().map_err(RunError::Signals)?;
-    let (sender, mut events) = mpsc::channel(WAITING_EVENTS);
-    let siblings = Siblings::new(sender.clone());
+    let stop = StopSignal::default();
+    let siblings = Siblings::new(stop.clone());
     let checks = tokio::sync::watch::Sender::new(());
     let checked = watch::deployment::is_possible(&config.provider).then(|| checks.clone());
-    drop(siblings.spawn("signals", signals.forward(sender.clone(), checked, manager.clone())));
+    drop(siblings.spawn("signals", signals.forward(stop.clone(), checked, manager.clone())));
 
     worker::usable(&config.worker)?;
     let held_mark = host::held::place(host.state_directory.as_deref(), config.cache_over_restarts.as_deref());
@@ -141,7 +144,7 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
     preparer.tally = announcer.tally().clone();
     if let Implementation::Dummy { show_secrets } = config.worker.implementation {
         let secrets = preparer.secrets.clone();
-        let shown = manager.alive_while(show(preparer, show_secrets, output, &mut events));
+        let shown = manager.alive_while(show(preparer, show_secrets, output, &stop));
         let result = Box::pin(shown).await;
         concluded(&manager, &secrets, &result);
         return result;
@@ -151,26 +154,28 @@ pub async fn run(config: RunnerConfig, host: Host, output: &Output) -> Result<Ou
         (preparer.on_identified)(&identified.root_url, &identified.identity);
     }
     let logins = Arc::new(Logins::new(&config.autologin));
-    logins.set_configured().await;
+    // What follows sees a request, too.
+    stop.unless_requested(logins.set_configured()).await;
     let (resumes, to_resume) = mpsc::channel(WAITING_RESUMES);
     let (provider, implementation) = (config.provider.provider_type(), config.worker.implementation.name());
     let view = View::new(&announcer, &host.troubles, output.counters(), provider, implementation)
         .with_trouble(&preparer.trouble, &preparer.secrets);
-    let counterparts = status::Counterparts { view: view.clone(), events: sender.clone(), resumes };
+    let counterparts = status::Counterparts { view: view.clone(), stop: stop.clone(), resumes };
     let metrics = metrics::open(config.metrics_listen, view, preparer.clock.clone()).await;
     let status =
         status::open(&config.status_socket, preparer.runtime_directory.as_deref(), counterparts).await;
     let telling = siblings.spawn("service manager", telling(&preparer, &announcer).tell());
-    let mut keeping = Keeping { config, preparer, held_mark, logins, output, announcer, sender, checks };
-    let result = match manager.alive_while(keeping.hold(to_resume, &mut events)).await {
-        Released::Resumed => Box::pin(keeping.keep(&mut events)).await.map_err(RunError::from),
-        Released::Ended => Ok(Outcome::Stopped),
+    let mut keeping = Keeping { config, preparer, held_mark, logins, output, announcer, stop, checks };
+    let result = match manager.alive_while(keeping.hold(to_resume)).await {
+        Released::Resumed => Box::pin(keeping.keep()).await.map_err(RunError::from),
+        Released::Ended => Ok(keeping.stop.current().map_or(Outcome::Stopped, StopRequest::outcome)),
     };
     // Its words are not to come after the last ones.
     telling.abort();
     let outcome = concluded(&manager, &keeping.preparer.secrets, &result);
     // Credentials that are not on the disk yet.
-    let _ = tokio::time::timeout(LAST_WRITE_TIME, keeping.preparer.keeper.flush()).await;
+    let written = tokio::time::timeout(LAST_WRITE_TIME, keeping.preparer.keeper.flush());
+    keeping.stop.unless_killed(written).await;
     if let Some(status) = status {
         status.close(outcome).await;
     }
@@ -219,7 +224,7 @@ async fn show(
     mut preparer: Preparer,
     secrets: bool,
     output: &Output,
-    events: &mut mpsc::Receiver<Event>,
+    stop: &StopSignal,
 ) -> Result<Outcome, RunError> {
     if secrets {
         // The log is to show them, for once.
@@ -227,7 +232,7 @@ async fn show(
     }
     let run = tokio::select! {
         biased;
-        () = asked_to_end(events) => return Ok(Outcome::Stopped),
+        stopped = stop.requested() => return Ok(stopped.outcome()),
         run = preparer.look() => run?,
     };
     show_run(&run, secrets, output).await;

@@ -15,7 +15,10 @@ use start_worker::observe::logging;
 use start_worker::output::Output;
 use start_worker::redact::Secrets;
 use start_worker::troubles::Troubles;
+use start_worker::watch::signals::{Blocked, Signals};
 use start_worker::{Host, LAST_LINES_TIME, RunError, config};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 mod cli;
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     if let Some(command) = &arguments.command {
         return ExitCode::from(command.run());
     }
+    let blocked = Blocked::now();
     let environment = Environment::read();
     let level = arguments.log_level.as_ref().or(environment.log_level.as_ref());
     let filter =
@@ -53,11 +57,61 @@ fn main() -> ExitCode {
                 );
             }
         };
+    let (runtime, mut signals) = match catch_signals(blocked) {
+        Ok(caught) => caught,
+        Err(cause) => {
+            return refuse(&environment, exit::FAILED, &format!("error: cannot start the runtime: {cause}"));
+        }
+    };
     let path = arguments.runner_config.unwrap_or_default();
-    match config::load(&path, private_file::Access::Tighten) {
-        Ok(loaded) => start(&path, loaded, environment, filter),
-        Err(cause) => refuse(&environment, exit::load_code(&cause), &cli::load_error(&cause)),
+    match load(&path, &runtime, &mut signals) {
+        Ok(Some(Ok(loaded))) => start(&path, loaded, environment, filter, (runtime, signals)),
+        Ok(Some(Err(cause))) => refuse(&environment, exit::load_code(&cause), &cli::load_error(&cause)),
+        Ok(None) => refuse(
+            &environment,
+            exit::OK,
+            &format!("stopped before the runner configuration {} was read", path.display()),
+        ),
+        Err(cause) => {
+            let reason = format!("error: cannot read the runner configuration: {cause}");
+            refuse(&environment, exit::FAILED, &reason)
+        }
     }
+}
+
+fn catch_signals(blocked: Blocked) -> std::io::Result<(Runtime, Signals)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_io_events_per_tick(IO_EVENTS)
+        .build()?;
+    let signals = {
+        let _within = runtime.enter();
+        Signals::catch(blocked)?
+    };
+    Ok((runtime, signals))
+}
+
+/// Reads the runner configuration on a thread of its own, for the file may be on a disk that never answers. `None`: a
+/// signal came first.
+fn load(
+    path: &Path,
+    runtime: &Runtime,
+    signals: &mut Signals,
+) -> std::io::Result<Option<Result<config::Loaded, config::LoadError>>> {
+    let (loaded, loading) = oneshot::channel();
+    let path = path.to_owned();
+    // The thread is not joined: it ends with the process, whatever the disk does.
+    std::thread::Builder::new().name("configuration".to_owned()).spawn(move || {
+        // Nobody waits for it after a signal.
+        let _ = loaded.send(config::load(&path, private_file::Access::Tighten));
+    })?;
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            () = signals.end() => Ok(None),
+            result = loading => result.map(Some).map_err(std::io::Error::other),
+        }
+    })
 }
 
 /// Before there is a log: the reason on stderr. The journal takes it for an error.
@@ -68,7 +122,13 @@ fn refuse(environment: &Environment, code: u8, reason: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn start(path: &Path, loaded: config::Loaded, environment: Environment, filter: logging::Filter) -> ExitCode {
+fn start(
+    path: &Path,
+    loaded: config::Loaded,
+    environment: Environment,
+    filter: logging::Filter,
+    runtime: (Runtime, Signals),
+) -> ExitCode {
     let config = loaded.config;
     let opened = Log::open(config.logging, &environment)
         .and_then(|log| Ok((Output::start(log.sink, log.format)?, log.format, log.warning)));
@@ -89,7 +149,7 @@ fn start(path: &Path, loaded: config::Loaded, environment: Environment, filter: 
     if let Some(warning) = warning {
         warn!("{warning}");
     }
-    let result = run(config, environment, (secrets, troubles), &output);
+    let result = run(config, environment, (secrets, troubles), runtime, &output);
     match &result {
         Ok(outcome) if outcome.is_as_intended() => {
             info!("start-worker ends: {outcome}");
@@ -105,6 +165,7 @@ fn run(
     config: RunnerConfig,
     environment: Environment,
     (secrets, troubles): (Secrets, Troubles),
+    (runtime, signals): (Runtime, Signals),
     output: &Output,
 ) -> Result<Outcome, RunError> {
     let dummy = matches!(config.worker.implementation, config::Implementation::Dummy { .. });
@@ -122,12 +183,7 @@ fn run(
         service_manager: environment.service_manager,
         troubles,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_io_events_per_tick(IO_EVENTS)
-        .build()
-        .map_err(RunError::Signals)?;
-    let result = runtime.block_on(start_worker::run(config, host, output));
+    let result = runtime.block_on(start_worker::run(config, host, signals, output));
     // A write that a dead disk never ends must not keep the runner.
     runtime.shutdown_timeout(LAST_WRITES);
     result

@@ -14,13 +14,14 @@ const FLOORS: &[(u8, &[&str])] = &[
     (5, &["keep", "check", "online"]),
     (4, &["supervisor", "watch", "observe", "prepare"]),
     (3, &["provider", "registration", "worker", "output", "standing", "hold", "autologin"]),
-    (2, &["event", "taskcluster", "run", "protocol", "config"]),
+    (2, &["taskcluster", "run", "protocol", "config", "stop"]),
     (
         1,
         &[
             "host",
             "credentials",
             "clock",
+            "event",
             "retry",
             "redact",
             "chain",
@@ -74,7 +75,8 @@ const MUST_NOT_KNOW: &[(&str, &[&[&str]])] = &[
         "output/",
         &[PROCESSES, HTTP, &["tokio::spawn", "tokio::task", "tokio::runtime", "tokio::time", "tokio::io"]],
     ),
-    ("event.rs", &[PROCESSES, HTTP, &["tokio", "std::fs", "std::io", "std::thread"]]),
+    ("event", &[PROCESSES, HTTP, &["tokio", "std::fs", "std::io", "std::thread"]]),
+    ("stop.rs", &[PROCESSES, HTTP, &["std::fs", "std::io", "std::thread"]]),
     ("taskcluster/", &[PROCESSES, &["crate::provider", "crate::config", "serde_yaml"]]),
     ("run/", &[PROCESSES, HTTP, &["serde_yaml"]]),
     ("protocol/", &[PROCESSES, HTTP, &["tokio::process", "serde_yaml"]]),
@@ -411,7 +413,7 @@ fn assert_fine(path: &str, code: &str) {
 
 #[test]
 fn a_use_of_a_higher_floor_is_found() {
-    assert_fault("host/power.rs", "use crate::event::Exit;", "floor 1 uses `crate::event::Exit` of floor 2");
+    assert_fault("host/power.rs", "use crate::stop::GRACE;", "floor 1 uses `crate::stop::GRACE` of floor 2");
     assert_fault("worker/mod.rs", "use crate::supervisor;", "floor 3 uses");
     assert_fault("run/mod.rs", "use crate::{credentials::Credentials, prepare::go};", "crate::prepare::go");
     assert_fault("run/cache.rs", "fn f() { crate::worker::launch() }", "crate::worker::launch");

@@ -10,4 +10,5 @@ pub mod memory;
 pub mod oom;
 pub mod power;
 pub mod private_file;
+pub mod process_group;
 pub mod service_manager;

@@ -7,6 +7,7 @@ use thiserror::Error;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 
+use super::process_group::KillOnDrop;
 use super::{oom, service_manager};
 
 /// How long such a command may take; it only asks.
@@ -47,10 +48,12 @@ pub enum PowerError {
     },
 }
 
-/// A host command that runs.
+/// A host command that runs. Dropped before its end, it is killed with its process group.
 #[derive(Debug)]
 pub struct Running {
     program: String,
+    // Before the process: until that is dropped its id is its own.
+    group: KillOnDrop,
     process: Child,
 }
 
@@ -61,10 +64,11 @@ pub fn start(command: &[String]) -> Result<Running, PowerError> {
     let mut starting = Command::new(&program);
     service_manager::hide_from(starting.as_std_mut());
     oom::set_for_child(starting.as_std_mut(), COMMON_SCORE);
+    starting.process_group(0);
     let spawned =
         starting.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     match spawned {
-        Ok(process) => Ok(Running { program, process }),
+        Ok(process) => Ok(Running { program, group: KillOnDrop::new(process.id()), process }),
         Err(cause) => Err(PowerError::Execute { program, cause }),
     }
 }
@@ -88,6 +92,9 @@ impl Running {
         };
         let ended = tokio::time::timeout(TIME, read).await;
         let program = self.program;
+        if ended.is_ok() {
+            self.group.release();
+        }
         match ended {
             Err(_) => Err(PowerError::Hangs { program }),
             Ok((Err(cause), _)) => Err(PowerError::Execute { program, cause }),

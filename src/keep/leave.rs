@@ -4,12 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Map;
-use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::Keeping;
-use crate::event::{Event, Outcome, Phase, Reason, StateSummary};
-use crate::hold::asked_to_end;
+use crate::event::{Outcome, Phase, Reason, StateSummary};
 use crate::host::power;
 use crate::prepare::{FailureKind, PrepareError};
 use crate::registration::Registrar;
@@ -21,13 +19,10 @@ use crate::worker;
 /// How long a report of a failed start is tried.
 const REPORT: Duration = Duration::from_secs(60);
 
-/// How long a removal that has begun goes on when somebody asks to stop: the host is going down, perhaps.
-const LAST_MOMENT: Duration = Duration::from_secs(5);
-
 impl Keeping<'_> {
     /// A cloud's machine that cannot start is of no use to anybody; but only where the start has come as far as to know
     /// whose machine it is, and where it is not the runner configuration that is wrong.
-    pub(super) async fn start_failed(&mut self, cause: &PrepareError, events: &mut mpsc::Receiver<Event>) {
+    pub(super) async fn start_failed(&mut self, cause: &PrepareError) {
         let about_the_machine = match cause.kind() {
             FailureKind::Configuration | FailureKind::Permissions => false,
             FailureKind::Unreachable | FailureKind::Refused | FailureKind::Other => {
@@ -44,12 +39,12 @@ impl Keeping<'_> {
         if let Some((registrar, cached)) = self.preparer.registered() {
             tokio::select! {
                 biased;
-                () = asked_to_end(events) => return info!("stopped: this machine is not removed"),
+                _ = self.stop.requested() => return info!("stopped: this machine is not removed"),
                 () = self.report(&registrar, &cached, cause) => {}
             }
             removal = Some(self.removal(Some(registrar), Arc::new(Mutex::new(cached))));
         }
-        self.remove_later(removal.as_ref(), "the worker could not start", events).await;
+        self.remove_later(removal.as_ref(), "the worker could not start").await;
     }
 
     /// Tells the worker pool's owners, as far as there are credentials to do so.
@@ -84,13 +79,8 @@ impl Keeping<'_> {
         Removal::new(registrar, current, whole, self.preparer.keeper.clone(), self.preparer.clock.clone())
     }
 
-    /// The machine leaves worker-manager, or is shut down. Who asks to stop meanwhile waits for a moment.
-    pub(super) async fn remove(
-        &self,
-        removal: Option<&Removal>,
-        reason: &str,
-        events: &mut mpsc::Receiver<Event>,
-    ) {
+    /// The machine leaves worker-manager, or is shut down. A stop lets that go on for a moment.
+    pub(super) async fn remove(&self, removal: Option<&Removal>, reason: &str) {
         let leave = async {
             let left = match removal {
                 Some(removal) => removal.remove(reason).await,
@@ -100,27 +90,13 @@ impl Keeping<'_> {
                 run_host_command("shutdown", &self.config.host.shutdown_command).await;
             }
         };
-        let hurry = async {
-            asked_to_end(events).await;
-            tokio::time::sleep(LAST_MOMENT).await;
-        };
-        let left = async {
-            tokio::select! {
-                biased;
-                () = leave => {}
-                () = hurry => warn!("stopped while this machine was being removed: see that it goes away"),
-            }
-        };
-        self.announcer.manager().alive_while(left).await;
+        if self.announcer.manager().alive_while(self.stop.bounded(leave)).await.is_none() {
+            warn!("stopped while this machine was being removed: see that it goes away");
+        }
     }
 
     /// The same, when a person has had the time to look. A stop ends the wait, and the machine stays.
-    pub(super) async fn remove_later(
-        &self,
-        removal: Option<&Removal>,
-        reason: &str,
-        events: &mut mpsc::Receiver<Event>,
-    ) {
+    pub(super) async fn remove_later(&self, removal: Option<&Removal>, reason: &str) {
         let host = &self.config.host;
         if !host.shutdown_on_start_failure {
             warn!("this machine stays, for host.shutdownOnStartFailure is false");
@@ -136,10 +112,10 @@ impl Keeping<'_> {
         let wait = self.announcer.manager().alive_while(tokio::time::sleep(delay));
         tokio::select! {
             biased;
-            () = asked_to_end(events) => return info!("stopped: this machine is not removed"),
+            _ = self.stop.requested() => return info!("stopped: this machine is not removed"),
             () = wait => {}
         }
-        self.remove(removal, reason, events).await;
+        self.remove(removal, reason).await;
     }
 }
 

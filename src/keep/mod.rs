@@ -11,8 +11,8 @@ use tracing::{error, info, warn};
 
 use crate::autologin::Logins;
 use crate::config::{OnReboot, ProviderConfig, RunnerConfig};
-use crate::event::{Event, Outcome, Phase};
-use crate::hold::{Released, Resume, asked_to_end, hold};
+use crate::event::{Outcome, Phase, StopRequest};
+use crate::hold::{Released, Resume, hold};
 use crate::output::Output;
 use crate::prepare::{PrepareError, Prepared, Preparer, Ready};
 use crate::protocol::capabilities::{Capabilities, Capability};
@@ -20,6 +20,7 @@ use crate::provider::interruption;
 use crate::registration::Registrar;
 use crate::registration::removal::{Current, Removal};
 use crate::standing::Announcer;
+use crate::stop::StopSignal;
 use crate::supervisor::{self, Job};
 use crate::watch::deployment::Deployed;
 use crate::watch::reports;
@@ -33,6 +34,9 @@ mod watches;
 pub use conclude::{Conclusion, conclusion};
 use leave::run_host_command;
 pub(crate) use siblings::Siblings;
+
+/// What the siblings of one run may send before they wait for the supervisor.
+const WAITING_EVENTS: usize = 64;
 
 /// Reports that wait for worker-manager; more are not sent.
 const WAITING_REPORTS: usize = 16;
@@ -60,8 +64,8 @@ pub struct Keeping<'a> {
     pub output: &'a Output,
     /// Tells where the runner stands.
     pub announcer: Announcer,
-    /// For siblings.
-    pub sender: mpsc::Sender<Event>,
+    /// Says whether, and how strongly, the runner has been asked to end.
+    pub stop: StopSignal,
     /// Tells the watch for a new deployment to look now.
     pub checks: channel::Sender<()>,
 }
@@ -83,82 +87,79 @@ struct Supervised {
 }
 
 impl Supervised {
-    /// Ends what the run has left; whether somebody has asked to stop meanwhile. What the cloud is told now may be the
-    /// machine's end.
-    async fn finish(&mut self, events: &mut mpsc::Receiver<Event>) -> bool {
+    /// Ends what the run has left. What the cloud is told now may be the machine's end.
+    async fn finish(&mut self, stop: &StopSignal) {
         self.gone.cancel();
-        let mut asked = false;
         for task in self.last.drain(..) {
-            asked = asked || or_asked_to_end(task, events).await;
+            // A sibling that does not finish in time ends with the others.
+            let _ = stop.bounded(tokio::time::timeout(LAST_TASK, task)).await;
         }
         self.siblings.end();
-        asked
     }
 }
 
 impl Keeping<'_> {
     /// After an operator's drain that ended in a reboot: waits until somebody wants the worker back, or the runner's
     /// end.
-    pub async fn hold(
-        &self,
-        resumes: mpsc::Receiver<Resume>,
-        events: &mut mpsc::Receiver<Event>,
-    ) -> Released {
+    pub async fn hold(&self, resumes: mpsc::Receiver<Resume>) -> Released {
         let Some(mark) = self.held_mark.as_deref().filter(|mark| mark.exists()) else {
             return Released::Resumed;
         };
         self.announcer.announce(Phase::Holding.into());
-        hold(mark, resumes, events).await
+        hold(mark, resumes, &self.stop).await
     }
 
-    /// Keeps the worker until it needs no more keeping. `events` has what siblings send.
+    /// Keeps the worker until it needs no more keeping.
     ///
     /// # Errors
     ///
     /// There is no run, or no worker can be made of it.
-    pub async fn keep(&mut self, events: &mut mpsc::Receiver<Event>) -> Result<Outcome, PrepareError> {
+    pub async fn keep(&mut self) -> Result<Outcome, PrepareError> {
         // While a worker is supervised, its supervisor shows that it goes on.
         let manager = self.announcer.manager().clone();
-        let mut prepared = match Box::pin(manager.alive_while(self.prepare(events))).await? {
+        let mut prepared = match Box::pin(manager.alive_while(self.prepare())).await? {
             Ok(prepared) => prepared,
             Err(outcome) => return Ok(outcome),
         };
         loop {
-            let mut run = self.supervise(prepared, events).await?;
+            let mut run = self.supervise(prepared).await?;
             let registers = matches!(self.config.provider, ProviderConfig::Static(_));
             let concluded = conclusion(run.outcome, self.config.provider.is_dynamic(), registers);
             if concluded == Conclusion::Remove {
-                self.remove(run.removal.as_ref(), &run.outcome.to_string(), events).await;
+                self.remove(run.removal.as_ref(), &run.outcome.to_string()).await;
             }
-            let asked_to_stop = manager.alive_while(run.finish(events)).await;
+            manager.alive_while(run.finish(&self.stop)).await;
+            let stopped = self.stop.current();
+            if let (Conclusion::RegisterAnew | Conclusion::Redeploy { .. }, Some(request)) =
+                (concluded, stopped)
+            {
+                return Ok(request.outcome());
+            }
             prepared = match concluded {
                 Conclusion::End | Conclusion::Remove => return Ok(run.outcome),
-                Conclusion::RemoveLater if asked_to_stop => {
+                Conclusion::RemoveLater if stopped.is_some() => {
                     info!("stopped: this machine is not removed");
                     return Ok(run.outcome);
                 }
-                Conclusion::RegisterAnew | Conclusion::Redeploy { .. } if asked_to_stop => {
-                    return Ok(Outcome::Stopped);
-                }
                 Conclusion::RemoveLater => {
-                    self.remove_later(run.removal.as_ref(), &run.outcome.to_string(), events).await;
+                    self.remove_later(run.removal.as_ref(), &run.outcome.to_string()).await;
                     return Ok(run.outcome);
                 }
                 Conclusion::RegisterAnew => {
                     info!("the worker's credentials have run out: registering anew");
-                    match Box::pin(manager.alive_while(self.prepare(events))).await? {
+                    match Box::pin(manager.alive_while(self.prepare())).await? {
                         Ok(prepared) => prepared,
                         Err(outcome) => return Ok(outcome),
                     }
                 }
                 Conclusion::Redeploy { in_place } => {
-                    match manager.alive_while(self.redeploy(run, in_place, events)).await {
-                        None => return Ok(Outcome::Stopped),
-                        Some(_) if !in_place => {
-                            let boots = self.boot_for_the_deployment(events);
+                    match manager.alive_while(self.redeploy(run, in_place)).await {
+                        Err(stopped) => return Ok(stopped.outcome()),
+                        Ok(_) if !in_place => {
+                            let boots = self.boot_for_the_deployment();
                             return Ok(manager.alive_while(boots).await);
                         }
-                        Some(prepared) => prepared,
+                        Ok(prepared) => prepared,
                     }
                 }
             };
@@ -166,10 +167,7 @@ impl Keeping<'_> {
     }
 
     /// A run, or how it ended without one.
-    async fn prepare(
-        &mut self,
-        events: &mut mpsc::Receiver<Event>,
-    ) -> Result<Result<Prepared, Outcome>, PrepareError> {
+    async fn prepare(&mut self) -> Result<Result<Prepared, Outcome>, PrepareError> {
         self.announcer.announce(Phase::Preparing.into());
         let in_flight = self.preparer.in_flight();
         let dynamic = self.config.provider.is_dynamic();
@@ -177,12 +175,12 @@ impl Keeping<'_> {
             let mut preparing = std::pin::pin!(self.preparer.prepare());
             tokio::select! {
                 biased;
-                () = asked_to_end(events) => {
+                stopped = self.stop.requested() => {
                     if dynamic && in_flight.any() {
                         // What was sent may have been the one registration that this machine has.
-                        let _ = tokio::time::timeout(LAST_ANSWER, preparing).await;
+                        self.stop.unless_killed(tokio::time::timeout(LAST_ANSWER, preparing)).await;
                     }
-                    return Ok(Err(Outcome::Stopped));
+                    return Ok(Err(stopped.outcome()));
                 }
                 ready = &mut preparing => ready,
             }
@@ -197,26 +195,21 @@ impl Keeping<'_> {
                 Ok(Err(Outcome::Removed))
             }
             Err(cause) => {
-                self.start_failed(&cause, events).await;
+                self.start_failed(&cause).await;
                 Err(cause)
             }
         }
     }
 
-    /// Registers first; what has come of that takes the place of the old run, or the old run goes on. `None`: asked to
-    /// stop.
-    async fn redeploy(
-        &mut self,
-        run: Supervised,
-        in_place: bool,
-        events: &mut mpsc::Receiver<Event>,
-    ) -> Option<Prepared> {
+    /// Registers first; what has come of that takes the place of the old run, or the old run goes on. An error is the
+    /// request to stop that came first.
+    async fn redeploy(&mut self, run: Supervised, in_place: bool) -> Result<Prepared, StopRequest> {
         let anew = tokio::select! {
             biased;
-            () = asked_to_end(events) => return None,
+            stopped = self.stop.requested() => return Err(stopped),
             anew = self.preparer.prepare_anew(REDEPLOY_TIME) => anew,
         };
-        Some(anew.unwrap_or_else(|cause| {
+        Ok(anew.unwrap_or_else(|cause| {
             if in_place {
                 warn!(error = %cause, "cannot register for the new deployment: the worker goes on with the old one until the next poll");
             } else {
@@ -228,27 +221,28 @@ impl Keeping<'_> {
     }
 
     /// The new run is cached; the worker cannot be started with it before a boot.
-    async fn boot_for_the_deployment(&self, events: &mut mpsc::Receiver<Event>) -> Outcome {
+    async fn boot_for_the_deployment(&self) -> Outcome {
         error!(
             "the worker cannot be started again without a reboot (worker.restartInPlace says otherwise where that is wrong)"
         );
         if self.config.supervision.on_reboot != OnReboot::Reboot {
             return Outcome::NeedsReboot;
         }
-        run_host_command("reboot", &self.config.host.reboot_command).await;
-        match tokio::time::timeout(self.config.supervision.reboot_timeout, asked_to_end(events)).await {
-            Ok(()) => Outcome::Stopped,
+        let reboot = run_host_command("reboot", &self.config.host.reboot_command);
+        if self.stop.bounded(reboot).await.is_none() {
+            warn!("stopped while the host was being rebooted");
+        }
+        match tokio::time::timeout(self.config.supervision.reboot_timeout, self.stop.requested()).await {
+            Ok(stopped) => stopped.outcome(),
             Err(_) => Outcome::NeedsReboot,
         }
     }
 
     /// Keeps the worker of one run, with the siblings that the run needs.
-    async fn supervise(
-        &self,
-        prepared: Prepared,
-        events: &mut mpsc::Receiver<Event>,
-    ) -> Result<Supervised, PrepareError> {
+    async fn supervise(&self, prepared: Prepared) -> Result<Supervised, PrepareError> {
         let Prepared { cached, registrar } = prepared;
+        // The run's own: a request of a run that is over must not reach the next one.
+        let (sender, mut events) = mpsc::channel(WAITING_EVENTS);
         self.announcer.announce_run(&cached.run);
         let identity = cached.run.identity.clone();
         let expires = cached.run.credentials.expires;
@@ -258,7 +252,7 @@ impl Keeping<'_> {
         let dynamic = self.config.provider.is_dynamic();
         let removal = dynamic.then(|| self.removal(registrar.clone(), current.clone()));
         let watcher = interruption::watcher(&self.config.provider, &self.preparer.metadata, &identity)?;
-        let siblings = Siblings::new(self.sender.clone());
+        let siblings = Siblings::new(self.stop.clone());
         let (gone, last) = (CancellationToken::new(), Vec::new());
         let mut supervised =
             Supervised { outcome: Outcome::Done, current, registrar, removal, gone, last, siblings };
@@ -282,22 +276,21 @@ impl Keeping<'_> {
             reports: reporting.is_some().then_some(reports),
             held_mark: self.held_mark.clone(),
             announcer: self.announcer.clone(),
+            stop: self.stop.clone(),
         };
         if let Some(registrar) = supervised.registrar.clone() {
             let its_launches = launches.subscribe();
-            drop(
-                siblings
-                    .spawn("deployment", self.deployment(registrar.clone(), deployed, its_launches).watch()),
-            );
-            drop(
-                siblings.spawn("credentials", self.renewal(registrar, &supervised.current, launches).keep()),
-            );
+            let deployment = self.deployment(registrar.clone(), deployed, its_launches, &sender);
+            drop(siblings.spawn("deployment", deployment.watch()));
+            let renewal = self.renewal(registrar, &supervised.current, launches, &sender);
+            drop(siblings.spawn("credentials", renewal.keep()));
         } else if let Some(expires) = expires {
-            self.watch_expiry(expires, siblings);
+            self.watch_expiry(expires, siblings, &sender);
         }
-        let interruptions = watcher.map(|watcher| self.interruptions(watcher, &supervised.gone).watch());
+        let interruptions =
+            watcher.map(|watcher| self.interruptions(watcher, &supervised.gone, &sender).watch());
         supervised.last.extend(interruptions.map(|watch| siblings.spawn("interruption", watch)));
-        supervised.outcome = supervisor::supervise(job, self.output, events).await;
+        supervised.outcome = supervisor::supervise(job, self.output, &mut events).await;
         match (reporting, supervised.outcome) {
             // There is no time to lose.
             (Some(_), Outcome::Stopped | Outcome::Held) | (None, _) => {}
@@ -326,21 +319,7 @@ impl Keeping<'_> {
     async fn last_answer(&self) {
         let in_flight = self.preparer.in_flight();
         if self.config.provider.is_dynamic() && in_flight.any() {
-            let _ = tokio::time::timeout(LAST_ANSWER, in_flight.none()).await;
+            self.stop.unless_killed(tokio::time::timeout(LAST_ANSWER, in_flight.none())).await;
         }
-    }
-}
-
-/// Waits for a task that ends by itself, for [`LAST_TASK`] at most, and unless somebody is in a hurry; whether somebody
-/// is.
-async fn or_asked_to_end(mut task: JoinHandle<()>, events: &mut mpsc::Receiver<Event>) -> bool {
-    if task.is_finished() {
-        return false;
-    }
-    tokio::select! {
-        biased;
-        _ = &mut task => false,
-        () = asked_to_end(events) => true,
-        () = tokio::time::sleep(LAST_TASK) => false,
     }
 }

@@ -1,10 +1,11 @@
 //! What watches over one run beside its supervisor, made ready to be spawned.
 
-use tokio::sync::watch as channel;
+use tokio::sync::{mpsc, watch as channel};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{Keeping, Siblings};
+use crate::event::Event;
 use crate::provider::interruption;
 use crate::registration::Registrar;
 use crate::registration::removal::Current;
@@ -20,6 +21,7 @@ impl Keeping<'_> {
         registrar: Registrar,
         current: &Current,
         launches: channel::Sender<LaunchSpec>,
+        events: &mpsc::Sender<Event>,
     ) -> Renewal {
         Renewal {
             registrar,
@@ -31,7 +33,7 @@ impl Keeping<'_> {
             secrets: self.preparer.secrets.clone(),
             launches,
             announcer: self.announcer.clone(),
-            events: self.sender.clone(),
+            events: events.clone(),
         }
     }
 
@@ -40,6 +42,7 @@ impl Keeping<'_> {
         registrar: Registrar,
         deployed: Deployed,
         launches: channel::Receiver<LaunchSpec>,
+        events: &mpsc::Sender<Event>,
     ) -> deployment::Watch {
         deployment::Watch {
             registrar,
@@ -49,22 +52,28 @@ impl Keeping<'_> {
             launches,
             announcer: self.announcer.clone(),
             checks: self.checks.subscribe(),
-            events: self.sender.clone(),
+            events: events.clone(),
         }
     }
 
-    pub(super) fn watch_expiry(&self, expires: jiff::Timestamp, siblings: &Siblings) {
+    pub(super) fn watch_expiry(
+        &self,
+        expires: jiff::Timestamp,
+        siblings: &Siblings,
+        events: &mpsc::Sender<Event>,
+    ) {
         let clock = self.preparer.clock.clone();
         // Credentials that have expired already do not come this far.
         let Some(schedule) = expiry::Schedule::new(clock.now(), expires) else { return };
         warn!(%expires, drain = %schedule.drain, stop = %schedule.stop, "the credentials expire, and this provider cannot renew them");
-        drop(siblings.spawn("credentials", expiry::watch(schedule, clock, self.sender.clone())));
+        drop(siblings.spawn("credentials", expiry::watch(schedule, clock, events.clone())));
     }
 
     pub(super) fn interruptions(
         &self,
         watcher: interruption::Watcher,
         gone: &CancellationToken,
+        events: &mpsc::Sender<Event>,
     ) -> Interruptions {
         Interruptions {
             watcher,
@@ -75,7 +84,7 @@ impl Keeping<'_> {
                 .and_then(|cloud| cloud.finish_tasks_if_deadline_over),
             clock: self.preparer.clock.clone(),
             announcer: self.announcer.clone(),
-            events: self.sender.clone(),
+            events: events.clone(),
             gone: gone.clone(),
         }
     }

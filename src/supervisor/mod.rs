@@ -12,11 +12,11 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::autologin::Logins;
 use crate::config::{HostSettings, Supervision};
-use crate::event::{Cause, Event, Exit, ExitClass, Outcome};
+use crate::event::{Cause, Event, Exit, ExitClass, Outcome, StopRequest};
 use crate::host::memory;
 use crate::output::{Output, WorkerEvent};
 use crate::protocol::capabilities::Capabilities;
@@ -24,6 +24,7 @@ use crate::protocol::message::{ErrorReport, ToWorker};
 use crate::registration::removal::Removal;
 use crate::run::cache::Keeper;
 use crate::standing::Announcer;
+use crate::stop::StopSignal;
 use crate::worker::{InPlace, LaunchSpec};
 
 mod child;
@@ -77,6 +78,8 @@ pub struct Job {
     pub held_mark: Option<PathBuf>,
     /// Whom to tell of every change.
     pub announcer: Announcer,
+    /// Says whether, and how strongly, the runner has been asked to end.
+    pub stop: StopSignal,
 }
 
 /// Starts the worker and keeps it until it needs no more keeping. `events` has what the siblings send.
@@ -104,6 +107,7 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
         in_place: None,
         last_exit: None,
         last_lines: Vec::new(),
+        stop_seen: None,
         at_the_end,
     };
     supervisor.announce();
@@ -132,6 +136,8 @@ struct Supervisor<'a> {
     in_place: Option<bool>,
     last_exit: Option<Exit>,
     last_lines: Vec<String>,
+    /// The request to stop as the machine knows it.
+    stop_seen: Option<StopRequest>,
     /// What must be over before the runner ends: host commands, the mark of a drain, automatic logins.
     at_the_end: TaskTracker,
 }
@@ -148,7 +154,12 @@ impl Supervisor<'_> {
                 self.at_the_end.close();
                 // What they have to complain about belongs in the log.
                 let last_things = tokio::time::timeout(LAST_THINGS, self.at_the_end.wait());
-                let _ = self.job.announcer.manager().alive_while(last_things).await;
+                let last_things = self.job.stop.bounded(last_things);
+                if self.job.announcer.manager().alive_while(last_things).await.is_none() {
+                    warn!(
+                        "stopped while a host command, a removal or the mark of a drain was under way: not waited for any longer"
+                    );
+                }
                 return outcome;
             }
             let deadline = self.machine.deadline().map(|moment| self.epoch + moment);
@@ -160,6 +171,10 @@ impl Supervisor<'_> {
                     let renewals = spec.renewals;
                     self.spec = spec;
                     Some(Event::Renewed { renewals })
+                }
+                request = self.job.stop.beyond(self.stop_seen) => {
+                    self.stop_seen = Some(request);
+                    Some(Event::Stop(request))
                 }
                 Some(event) = events.recv() => Some(event),
                 // Before what the worker says: one that never stops talking is still stopped in time.

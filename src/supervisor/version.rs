@@ -3,13 +3,12 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tracing::{debug, warn};
 
 use super::descendants::Helpers;
 use super::spawn::set_apart;
+use crate::host::process_group::KillOnDrop;
 use crate::host::service_manager;
 use crate::worker::LaunchSpec;
 use crate::worker::generic_worker::engine_named_in;
@@ -50,23 +49,11 @@ async fn ask(spec: &LaunchSpec, helpers: &Helpers) -> std::io::Result<String> {
     set_apart(&mut command, account, spec.oom_score_adj, None);
     let mut process = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
     let _helper = helpers.add(process.id());
-    let _group = Group(process.id());
+    let _group = KillOnDrop::new(process.id());
     let mut answer = Vec::new();
     if let Some(stdout) = process.stdout.take() {
         stdout.take(LONGEST_ANSWER).read_to_end(&mut answer).await?;
     }
     process.wait().await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
-}
-
-/// Ends what the program may have started, also when the answer is given up.
-struct Group(Option<u32>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(pid) = self.0.and_then(|pid| i32::try_from(pid).ok()) {
-            // After the program's own end there is normally nothing left: that error says nothing.
-            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-    }
 }

@@ -32,6 +32,8 @@ mod removal;
 #[path = "../support/secrets.rs"]
 mod secrets;
 #[cfg(test)]
+mod stops;
+#[cfg(test)]
 #[path = "../e2e/support/mod.rs"]
 #[expect(dead_code, reason = "other tests use other parts of it")]
 mod support;

@@ -15,9 +15,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::config::StatusSocket;
-use crate::event::Event;
 use crate::hold::Resume;
 use crate::observe::View;
+use crate::stop::StopSignal;
 
 mod answer;
 pub mod request;
@@ -47,7 +47,7 @@ pub struct Counterparts {
     /// What there is to be seen.
     pub view: View,
     /// Where a drain goes.
-    pub events: mpsc::Sender<Event>,
+    pub stop: StopSignal,
     /// Where a resume goes.
     pub resumes: mpsc::Sender<Resume>,
 }

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::Counterparts;
 use super::answer::StatusAnswer;
 use super::request::{Answer, Request};
-use crate::event::{Cause, Event, Phase, Strength};
+use crate::event::{Phase, StopRequest, Strength};
 use crate::hold::Resume;
 
 /// Connections at a time. More wait until they are accepted.
@@ -127,21 +127,16 @@ impl Desk {
         match request {
             Request::Status { .. } => Answer::Status(Box::new(StatusAnswer::new(&self.counterparts.view))),
             Request::Drain { .. } => {
-                self.drain(peer_pid).await;
+                self.drain(peer_pid);
                 Answer::DRAINING
             }
             Request::Resume {} => self.resume(peer_pid).await,
         }
     }
 
-    async fn drain(&self, peer_pid: i32) {
+    fn drain(&self, peer_pid: i32) {
         info!(from_pid = peer_pid, "asked to drain through the status socket");
-        // Nobody to receive it: it ends already.
-        let _ = self
-            .counterparts
-            .events
-            .send(Event::Asked { strength: Strength::Drain, cause: Cause::Operator })
-            .await;
+        self.counterparts.stop.request(StopRequest::operator(Strength::Drain));
     }
 
     async fn resume(&self, peer_pid: i32) -> Answer {
@@ -200,7 +195,7 @@ impl Desk {
         mut reader: BufReader<OwnedReadHalf>,
         mut writer: OwnedWriteHalf,
     ) -> io::Result<()> {
-        self.drain(peer_pid).await;
+        self.drain(peer_pid);
         let Ok(_waiting) = self.waiting.clone().try_acquire_owned() else {
             let complaint = format!("the drain is asked for, but {WAITING} wait for its end already");
             return answer(&mut writer, &Answer::Error(complaint)).await;
@@ -251,6 +246,7 @@ mod tests {
     use crate::observe::View;
     use crate::output::{Format, Output};
     use crate::standing::Announcer;
+    use crate::stop::StopSignal;
     use crate::troubles::{Trouble, Troubles};
 
     const A_DAY: Duration = Duration::from_secs(24 * 3600);
@@ -258,24 +254,22 @@ mod tests {
     struct Runner {
         desk: Arc<Desk>,
         ended: watch::Sender<Option<String>>,
-        events: mpsc::Receiver<Event>,
         announcer: Announcer,
         troubles: Troubles,
     }
 
     fn runner() -> Runner {
-        let (sender, events) = mpsc::channel(1000);
         let (ended, end) = watch::channel(None);
         let (announcer, troubles) = (Announcer::new(Arc::new(SystemClock)), Troubles::default());
         let sink = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
         let output = Output::start(sink.into(), Format::Text).unwrap();
         let counterparts = Counterparts {
             view: View::new(&announcer, &troubles, output.counters(), "static", "generic-worker"),
-            events: sender,
+            stop: StopSignal::default(),
             resumes: mpsc::channel(1).0,
         };
         let desk = Arc::new(Desk { counterparts, waiting: Arc::new(Semaphore::new(WAITING)), ended: end });
-        Runner { desk, ended, events, announcer, troubles }
+        Runner { desk, ended, announcer, troubles }
     }
 
     impl Runner {
@@ -285,6 +279,11 @@ mod tests {
             let desk = self.desk.clone();
             (BufReader::new(client), tokio::spawn(async move { desk.converse(server, place).await }))
         }
+    }
+
+    /// Lets everything happen that can without time passing. The clock is paused.
+    async fn settle() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 
     async fn answer(client: &mut BufReader<UnixStream>) -> String {
@@ -319,12 +318,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_a_drain_may_wait_for_days_but_not_everybody_can() {
-        let mut runner = runner();
+        let runner = runner();
         let mut clients = Vec::new();
         for _ in 0..=WAITING {
             let (mut client, _) = runner.connect();
             client.write_all(b"{\"request\":\"drain\",\"wait\":true}\n").await.unwrap();
-            runner.events.recv().await.unwrap();
+            settle().await;
+            assert_eq!(runner.desk.counterparts.stop.current(), Some(StopRequest::operator(Strength::Drain)));
             clients.push(client);
         }
         let last = answer(clients.last_mut().unwrap()).await;
@@ -333,9 +333,9 @@ mod tests {
         // One that gives up makes room for another.
         drop(clients.remove(0));
         let (mut another, _) = runner.connect();
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        settle().await;
         another.write_all(b"{\"request\":\"drain\",\"wait\":true}\n").await.unwrap();
-        runner.events.recv().await.unwrap();
+        settle().await;
         clients.pop();
         clients.push(another);
         runner.ended.send_replace(Some("stopped as asked".to_owned()));
@@ -350,7 +350,7 @@ mod tests {
         let runner = runner();
         let (mut client, _) = runner.connect();
         client.write_all(b"{\"request\":\"drain\",\"wait\":true}\n").await.unwrap();
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        settle().await;
         client.write_all(b"{\"request\":\"status\"}\n").await.unwrap();
         assert!(answer(&mut client).await.contains("nothing can follow"));
         assert_eq!(answer(&mut client).await, "");

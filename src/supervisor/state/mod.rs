@@ -51,9 +51,6 @@ pub use stop::Ladder;
 /// A point in time: how long after the machine was made.
 pub type Moment = Duration;
 
-/// SIGTERM twice within this counts once: wrappers and process groups deliver the same Ctrl-C twice.
-const SAME_SIGNAL: Duration = Duration::from_secs(1);
-
 /// What leftovers get at least on a machine whose time is up.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
 
@@ -69,8 +66,6 @@ pub struct Machine {
     crashes: u32,
     /// Short runs one after the other, which make the back-off grow.
     short_runs: u32,
-    /// When SIGTERM or SIGINT was first seen.
-    terminated: Option<Moment>,
     /// How often the credentials have been renewed.
     credentials: u32,
     /// Which of them are in the worker's files.
@@ -81,15 +76,8 @@ impl Machine {
     /// A machine that is about to start its first worker, and its first actions.
     #[must_use]
     pub fn new(policy: Policy) -> (Self, Vec<Action>) {
-        let machine = Self {
-            policy,
-            state: State::Preparing,
-            crashes: 0,
-            short_runs: 0,
-            terminated: None,
-            credentials: 0,
-            written: 0,
-        };
+        let machine =
+            Self { policy, state: State::Preparing, crashes: 0, short_runs: 0, credentials: 0, written: 0 };
         (machine, vec![Action::Prepare])
     }
 
@@ -137,7 +125,7 @@ impl Machine {
             Event::TaskFinished => self.count_task(now, |running| running.saturating_sub(1)),
             Event::ShutdownAsked => self.shutdown_asked(&mut actions),
             Event::RebootAsked => self.reboot_asked(),
-            Event::Terminate => self.terminate(now, &mut actions),
+            Event::Stop(request) => self.asked(now, Request::from(request), &mut actions),
             Event::Asked { strength, cause } => {
                 self.asked(now, Request::new(strength, cause), &mut actions);
             }
@@ -273,16 +261,6 @@ impl Machine {
             State::Clearing(ended, ..) => ended.reboots = true,
             _ => {}
         }
-    }
-
-    fn terminate(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        let strength = match self.terminated {
-            None => Strength::Stop,
-            Some(first) if now < first + SAME_SIGNAL => return,
-            Some(_) => Strength::Kill,
-        };
-        self.terminated.get_or_insert(now);
-        self.asked(now, Request::new(strength, Cause::Operator), actions);
     }
 
     fn exited(&mut self, now: Moment, exit: Exit, actions: &mut Vec<Action>) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Ladder, Moment, Note};
 #[cfg(doc)]
 use crate::event::Event;
-use crate::event::{Cause, Exit, ExitClass, Outcome, Strength};
+use crate::event::{Cause, Exit, ExitClass, Outcome, StopRequest, Strength};
 
 /// What the supervisor is to do. Each is performed at once, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,8 +138,7 @@ impl Limit {
 
 impl Request {
     pub(super) fn new(strength: Strength, cause: Cause) -> Self {
-        let hold = strength == Strength::Drain && cause == Cause::Operator;
-        Self { strength, cause, hold, limit: None }
+        Self { strength, cause, hold: false, limit: None }
     }
 
     /// Both requests as one: the stronger strength, the cause that counts more.
@@ -150,6 +149,12 @@ impl Request {
             hold: self.hold || other.hold,
             limit: Limit::earlier(self.limit, other.limit),
         }
+    }
+}
+
+impl From<StopRequest> for Request {
+    fn from(StopRequest { strength, cause, hold }: StopRequest) -> Self {
+        Self { strength, cause, hold, limit: None }
     }
 }
 

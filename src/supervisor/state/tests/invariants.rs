@@ -153,11 +153,7 @@ impl Checker {
             Event::OldCredentialsEnd { .. } => {
                 self.strongest_asked = self.strongest_asked.max(Some(Strength::Stop));
             }
-            Event::Terminate => {
-                self.operator = true;
-                self.strongest_asked = self.strongest_asked.max(Some(Strength::Stop));
-            }
-            Event::Asked { strength, cause } => {
+            Event::Stop(StopRequest { strength, cause, .. }) | Event::Asked { strength, cause } => {
                 self.operator |= cause == Cause::Operator;
                 self.strongest_asked = self.strongest_asked.max(Some(strength));
                 if strength == Strength::Drain {

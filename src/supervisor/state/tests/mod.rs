@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::Restart;
-use crate::event::{Cause, ExitClass, ExitStatus};
+use crate::event::{Cause, ExitClass, ExitStatus, StopRequest};
 
 mod invariants;
 mod random;
@@ -121,14 +121,16 @@ impl Driven {
 /// A hello that understands graceful termination alone.
 const UNTEACHABLE: Event = Event::Hello { graceful_termination: true, new_credentials: false };
 
-const DRAIN: Event = Event::Asked { strength: Strength::Drain, cause: Cause::Operator };
+pub(super) const DRAIN: Event = Event::Stop(StopRequest::operator(Strength::Drain));
+pub(super) const STOP: Event = Event::Stop(StopRequest::operator(Strength::Stop));
+pub(super) const KILL: Event = Event::Stop(StopRequest::operator(Strength::Kill));
 const TELL_STOP: Action = Action::Tell { finish_tasks: false };
 const TELL_DRAIN: Action = Action::Tell { finish_tasks: true };
 
 #[test]
 fn a_stop_climbs_from_message_to_sigterm_to_sigkill() {
     let mut driven = Driven::greeted(policy());
-    assert_eq!(driven.event(Event::Terminate), [TELL_STOP]);
+    assert_eq!(driven.event(STOP), [TELL_STOP]);
     assert_eq!(driven.deadline_in(secs(50)), [Action::Terminate]);
     assert_eq!(driven.deadline_in(secs(10)), [Action::Kill]);
     assert_eq!(driven.deadline_in(secs(10)), [Action::Kill]);
@@ -140,7 +142,7 @@ fn a_stop_climbs_from_message_to_sigterm_to_sigkill() {
 fn a_worker_without_graceful_termination_gets_sigterm_at_once() {
     let mut driven = Driven::running(policy());
     driven.event(hello(false));
-    assert_eq!(driven.event(Event::Terminate), [Action::Terminate]);
+    assert_eq!(driven.event(STOP), [Action::Terminate]);
     // It stands for the message, and has its time.
     assert_eq!(driven.deadline_in(secs(50)), [Action::Kill]);
 }
@@ -148,24 +150,24 @@ fn a_worker_without_graceful_termination_gets_sigterm_at_once() {
 #[test]
 fn a_stop_waits_five_seconds_for_the_hello() {
     let mut driven = Driven::running(policy());
-    assert_eq!(driven.event(Event::Terminate), []);
+    assert_eq!(driven.event(STOP), []);
     assert_eq!(driven.deadline_in(secs(5)), [Action::Terminate]);
 }
 
 #[test]
 fn a_hello_in_time_turns_the_waiting_stop_into_a_message() {
     let mut driven = Driven::running(policy());
-    driven.event(Event::Terminate);
+    driven.event(STOP);
     assert_eq!(driven.after(secs(4), hello(true)), [TELL_STOP]);
     assert_eq!(driven.deadline_in(secs(50)), [Action::Terminate]);
 }
 
 #[test]
-fn a_second_sigterm_within_a_second_is_the_same_one() {
+fn a_stop_that_is_requested_again_changes_nothing_and_a_kill_takes_the_last_rung_at_once() {
     let mut driven = Driven::greeted(policy());
-    driven.event(Event::Terminate);
-    assert_eq!(driven.after(Duration::from_millis(999), Event::Terminate), []);
-    assert_eq!(driven.after(Duration::from_millis(1), Event::Terminate), [Action::Kill]);
+    driven.event(STOP);
+    assert_eq!(driven.after(secs(1), STOP), []);
+    assert_eq!(driven.after(secs(1), KILL), [Action::Kill]);
 }
 
 #[test]
@@ -210,7 +212,7 @@ fn an_idle_worker_has_its_whole_time_to_stop() {
     let mut driven = Driven::greeted(Policy { stop_timeout: secs(300), ..policy() });
     driven.event(Event::TaskStarted);
     driven.event(Event::TaskFinished);
-    driven.event(Event::Terminate);
+    driven.event(STOP);
     assert_eq!(driven.deadline_in(secs(300)), [Action::Terminate]);
 }
 
@@ -228,7 +230,7 @@ fn a_running_task_keeps_the_drain_going() {
 fn a_sigterm_strengthens_a_drain_and_a_drain_never_weakens_a_stop() {
     let mut driven = Driven::greeted(policy());
     assert_eq!(driven.event(DRAIN), [TELL_DRAIN]);
-    assert_eq!(driven.event(Event::Terminate), [TELL_STOP]);
+    assert_eq!(driven.event(STOP), [TELL_STOP]);
     assert_eq!(driven.event(DRAIN), []);
     assert_eq!(driven.deadline_in(secs(50)), [Action::Terminate]);
 }
@@ -248,9 +250,9 @@ fn what_a_worker_left_is_killed_after_the_kill_time_and_then_given_up() {
 #[test]
 fn a_kill_while_leftovers_are_ending_kills_them() {
     let mut driven = Driven::greeted(policy());
-    driven.event(Event::Terminate);
+    driven.event(STOP);
     driven.after(secs(2), Event::Exited(exit(ExitClass::Done)));
-    assert_eq!(driven.event(Event::Terminate), [Action::KillLeftovers]);
+    assert_eq!(driven.event(KILL), [Action::KillLeftovers]);
 }
 
 #[test]
@@ -264,7 +266,7 @@ fn leftovers_are_left_alone_where_the_operator_says_so() {
 fn an_interrupted_worker_waits_two_seconds_for_the_signal_that_explains_it() {
     let mut driven = Driven::greeted(policy());
     driven.exits(secs(60), ExitClass::Interrupted, true);
-    assert_eq!(driven.after(secs(1), Event::Terminate), []);
+    assert_eq!(driven.after(secs(1), STOP), []);
     assert_eq!(driven.outcome(), Some(Outcome::Stopped));
 }
 
@@ -325,7 +327,7 @@ fn a_short_run_that_ends_well_makes_no_crash_forgotten() {
 #[test]
 fn a_request_before_the_start_starts_nothing() {
     let mut driven = Driven::new(policy());
-    assert_eq!(driven.event(Event::Terminate), []);
+    assert_eq!(driven.event(STOP), []);
     assert_eq!(driven.outcome(), Some(Outcome::Stopped));
 }
 
@@ -333,7 +335,7 @@ fn a_request_before_the_start_starts_nothing() {
 fn a_request_during_the_start_reaches_the_worker() {
     let mut driven = Driven::new(policy());
     driven.event(Event::Prepared);
-    driven.event(Event::Terminate);
+    driven.event(STOP);
     driven.event(Event::Started { pid: 7 });
     assert_eq!(driven.event(hello(true)), [TELL_STOP]);
 }
@@ -370,7 +372,7 @@ fn a_drain_while_the_reboot_is_awaited_is_remembered_over_it() {
 fn a_drain_is_remembered_although_the_hosts_sigterm_overtakes_the_workers_reboot_exit() {
     let mut driven = Driven::greeted(policy());
     driven.event(DRAIN);
-    driven.event(Event::Terminate);
+    driven.event(STOP);
     assert_eq!(driven.exits(secs(1), ExitClass::Reboot, false), [Action::MarkHeld]);
 }
 
@@ -546,7 +548,7 @@ fn a_notice_during_a_drain_strengthens_it_and_sigterm_during_a_redeploy_is_the_o
         [TELL_DRAIN]
     );
     assert_eq!(driven.event(interruption(Strength::Stop, None)), [TELL_STOP]);
-    assert_eq!(driven.after(secs(2), Event::Terminate), []);
+    assert_eq!(driven.after(secs(2), STOP), []);
     driven.exits(secs(1), ExitClass::Done, true);
     assert_eq!(driven.outcome(), Some(Outcome::Stopped));
 }

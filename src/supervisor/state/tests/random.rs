@@ -82,7 +82,7 @@ fn sequence(
         let event = world.next(&mut random, machine.deadline());
         step(&mut world, &mut machine, event)?;
     }
-    step(&mut world, &mut machine, Event::Terminate)?;
+    step(&mut world, &mut machine, STOP)?;
     for _ in 0..LADDER {
         if matches!(machine.state(), State::Ended(_)) {
             return Ok(());
@@ -114,7 +114,7 @@ fn first_broken(sequences: u64, make: impl Fn(Policy) -> Box<dyn Decides>) -> Op
 }
 
 /// Every edge of the diagrams in `state` and `state::stop`.
-const DIAGRAM: [Edge; 45] = [
+const DIAGRAM: [Edge; 47] = [
     ("Preparing", "Spawning"),
     ("Preparing", "Ended"),
     ("Spawning", "Running"),
@@ -125,6 +125,7 @@ const DIAGRAM: [Edge; 45] = [
     ("Running", "Told"),
     ("Running", "Terminated"),
     ("Spawning", "Killed"),
+    ("Running", "Killed"),
     ("Running", "Clearing"),
     ("AwaitingHello", "Told"),
     ("AwaitingHello", "Unasked"),
@@ -133,6 +134,7 @@ const DIAGRAM: [Edge; 45] = [
     ("AwaitingHello", "Clearing"),
     ("Unasked", "Told"),
     ("Unasked", "Terminated"),
+    ("Unasked", "Killed"),
     ("Unasked", "Clearing"),
     ("Told", "Terminated"),
     ("Told", "Killed"),
@@ -234,7 +236,7 @@ fn a_second_worker_is_caught() {
 #[test]
 fn an_end_while_the_worker_lives_is_caught() {
     let fault = |answer: &mut Answer<'_>| {
-        *answer.end_early |= matches!((answer.before, answer.event), (State::Running(_), Event::Terminate));
+        *answer.end_early |= matches!((answer.before, answer.event), (State::Running(_), STOP));
     };
     assert_eq!(caught(fault), CHILD_LOST);
 }

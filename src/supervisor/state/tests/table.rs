@@ -51,7 +51,7 @@ const CLASSES: [ExitClass; 6] = [
 fn an_operators_stop_ends_well_whatever_the_exit() {
     for class in CLASSES {
         for in_place in [true, false] {
-            let then = after_exit(policy(), Some(Event::Terminate), class, in_place);
+            let then = after_exit(policy(), Some(STOP), class, in_place);
             assert_eq!(then, Then::Ends(Outcome::Stopped), "{class:?}");
         }
     }
@@ -91,7 +91,7 @@ fn a_runner_that_is_broken_fails_whatever_the_exit() {
 #[test]
 fn the_operators_cause_counts_more_than_the_credentials() {
     let mut driven = Driven::greeted(policy());
-    driven.event(Event::Terminate);
+    driven.event(STOP);
     driven.event(Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring });
     driven.exits(secs(1), ExitClass::Done, true);
     assert_eq!(driven.outcome(), Some(Outcome::Stopped));
@@ -177,7 +177,7 @@ fn a_reboot_that_does_not_come_is_made_up_for_in_place_or_told() {
 fn the_sigterm_of_a_reboot_that_comes_ends_well() {
     let mut driven = Driven::greeted(policy());
     driven.exits(secs(60), ExitClass::Reboot, false);
-    driven.after(secs(3), Event::Terminate);
+    driven.after(secs(3), STOP);
     assert_eq!(driven.outcome(), Some(Outcome::Stopped));
 }
 

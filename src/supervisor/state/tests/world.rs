@@ -97,10 +97,11 @@ impl World {
         }
         match random.below(20) {
             0..=3 if self.calm => Event::Deadline,
-            0 => Event::Terminate,
-            1 => Event::Asked { strength: Strength::Drain, cause: Cause::Operator },
+            0 if random.chance(3) => Event::Stop(StopRequest::operator(Strength::Kill)),
+            0 => Event::Stop(StopRequest::operator(Strength::Stop)),
+            1 => Event::Stop(StopRequest::operator(Strength::Drain)),
             2 => Event::Asked { strength: Strength::Drain, cause: Cause::CredentialsExpiring },
-            3 if random.chance(4) => Event::Asked { strength: Strength::Drain, cause: Cause::RunnerFault },
+            3 if random.chance(4) => Event::Stop(StopRequest::RUNNER_FAULT),
             3 => Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring },
             4..=6 => {
                 Event::Hello { graceful_termination: random.chance(2), new_credentials: random.chance(2) }

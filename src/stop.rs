@@ -1,0 +1,167 @@
+//! The stop request: how strongly the runner itself has been asked to end, and why.
+//!
+//! It is a level, not an event. It only ever grows, nothing consumes it, and every phase of the runner's life looks at
+//! the same value: start-up, a hold, the supervisor, deregistration, the last reports, a host command that hangs. A
+//! request that arrives between two waits is seen by the second one.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::event::{StopRequest, Strength};
+
+/// The time that an unfinished step gets once a stop has been requested: the answer to a request that cannot be sent
+/// twice, a deregistration, a host command.
+pub const GRACE: Duration = Duration::from_secs(5);
+
+/// The runner's stop request. Clones share one value.
+#[derive(Debug, Clone)]
+pub struct StopSignal(watch::Sender<Option<StopRequest>>);
+
+impl Default for StopSignal {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
+
+impl StopSignal {
+    /// Adds a request. One that is weaker than what was requested before changes nothing.
+    pub fn request(&self, request: StopRequest) {
+        self.0.send_if_modified(|level| {
+            let joined = level.map_or(request, |earlier| earlier.join(request));
+            level.replace(joined) != Some(joined)
+        });
+    }
+
+    /// Returns what has been requested so far.
+    pub fn current(&self) -> Option<StopRequest> {
+        *self.0.borrow()
+    }
+
+    /// Waits until anything has been requested.
+    pub async fn requested(&self) -> StopRequest {
+        self.when(|_| true).await
+    }
+
+    /// Waits until something at least this strong has been requested.
+    pub async fn at_least(&self, strength: Strength) -> StopRequest {
+        self.when(|request| request.strength >= strength).await
+    }
+
+    /// Waits until what is requested differs from `seen`.
+    pub async fn beyond(&self, seen: Option<StopRequest>) -> StopRequest {
+        self.when(|request| Some(request) != seen).await
+    }
+
+    /// Awaits `step`, for [`GRACE`] at most once a stop has been requested, and no longer once a kill has. `None`: the
+    /// step was given up. A drain lets it finish.
+    pub async fn bounded<T>(&self, step: impl Future<Output = T>) -> Option<T> {
+        let given_up = async {
+            self.at_least(Strength::Stop).await;
+            // A timeout is as good a reason as a kill.
+            let _ = tokio::time::timeout(GRACE, self.at_least(Strength::Kill)).await;
+        };
+        tokio::select! {
+            biased;
+            done = step => Some(done),
+            () = given_up => None,
+        }
+    }
+
+    /// Awaits a step that has its own time limit, unless a kill is requested.
+    pub async fn unless_killed<T>(&self, step: impl Future<Output = T>) {
+        tokio::select! {
+            biased;
+            _ = step => {}
+            _ = self.at_least(Strength::Kill) => {}
+        }
+    }
+
+    /// Awaits a step that may break off, unless anything is requested.
+    pub async fn unless_requested<T>(&self, step: impl Future<Output = T>) {
+        tokio::select! {
+            biased;
+            _ = self.requested() => {}
+            _ = step => {}
+        }
+    }
+
+    async fn when(&self, matches: impl Fn(StopRequest) -> bool) -> StopRequest {
+        let mut level = self.0.subscribe();
+        match level.wait_for(|level| level.is_some_and(&matches)).await.map(|level| *level) {
+            Ok(Some(request)) => request,
+            // Not reached: `self` keeps the channel open, and `None` does not match.
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DRAIN: StopRequest = StopRequest::operator(Strength::Drain);
+    const STOP: StopRequest = StopRequest::operator(Strength::Stop);
+    const KILL: StopRequest = StopRequest::operator(Strength::Kill);
+
+    #[tokio::test]
+    async fn a_request_is_seen_by_everyone_who_asks_and_as_often_as_they_ask() {
+        let signal = StopSignal::default();
+        assert_eq!(signal.current(), None);
+        signal.clone().request(STOP);
+        for _ in 0..3 {
+            assert_eq!(signal.requested().await, STOP);
+            assert_eq!(signal.clone().at_least(Strength::Drain).await, STOP);
+        }
+    }
+
+    #[test]
+    fn the_level_only_grows_and_the_cause_that_counts_most_stays() {
+        let signal = StopSignal::default();
+        let fault = StopRequest::RUNNER_FAULT;
+        for (request, expected) in [
+            (fault, fault),
+            (STOP, STOP),
+            (DRAIN, StopRequest { hold: true, ..STOP }),
+            (fault, StopRequest { hold: true, ..STOP }),
+            (KILL, StopRequest { hold: true, ..KILL }),
+            (STOP, StopRequest { hold: true, ..KILL }),
+        ] {
+            signal.request(request);
+            assert_eq!(signal.current(), Some(expected));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_gets_its_grace_after_a_stop_nothing_after_a_kill_and_all_it_needs_in_a_drain() {
+        let signal = StopSignal::default();
+        let begin = tokio::time::Instant::now();
+        let needs = |seconds| async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            seconds
+        };
+        signal.request(DRAIN);
+        assert_eq!(signal.bounded(needs(1000)).await, Some(1000));
+        signal.request(STOP);
+        assert_eq!(signal.bounded(needs(4)).await, Some(4));
+        assert_eq!(signal.bounded(needs(1000)).await, None);
+        assert_eq!(begin.elapsed(), Duration::from_secs(1000 + 4) + GRACE);
+        signal.request(KILL);
+        assert_eq!(signal.bounded(needs(1000)).await, None);
+        assert_eq!(signal.bounded(std::future::ready(7)).await, Some(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kill_ends_a_wait_that_a_stop_has_bounded_already() {
+        let signal = StopSignal::default();
+        signal.request(STOP);
+        let step = signal.bounded(std::future::pending::<()>());
+        let begin = tokio::time::Instant::now();
+        let kill = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            signal.request(KILL);
+        };
+        assert_eq!(tokio::join!(step, kill), (None, ()));
+        assert_eq!(begin.elapsed(), Duration::from_secs(1));
+    }
+}
