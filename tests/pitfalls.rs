@@ -95,6 +95,27 @@ fn every_promise_about_security_has_tests_that_exist() {
 }
 
 #[test]
+fn every_claim_about_containers_has_tests_that_exist() {
+    let text = read("docs/containers.md");
+    let mut claims = 0;
+    for table in text.split("| claim | tests |\n| --- | --- |\n").skip(1) {
+        for row in table.lines().take_while(|line| line.starts_with("| ")) {
+            claims += 1;
+            let (_, tests) = row.trim_end_matches(" |").rsplit_once(" | ").expect("a claim and its tests");
+            assert!(!named(tests).is_empty(), "no test: {row}");
+            assert_eq!(missing(tests), [""; 0], "{row}");
+        }
+    }
+    // Each test of the page's claims is one of them.
+    for file in ["tests/containers/claims.rs", "tests/containers/image.rs"] {
+        let source = read(file);
+        let unnamed: Vec<_> = tests_of(&source).into_iter().filter(|test| !text.contains(*test)).collect();
+        assert!(unnamed.is_empty(), "{file}: {unnamed:?}");
+    }
+    assert!(claims >= 15, "{claims}");
+}
+
+#[test]
 fn a_test_that_is_not_there_is_found() {
     let text = "`tests/pitfalls.rs` `a_test_that_is_not_there_is_found` `read`, `not_there`";
     assert_eq!(
