@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -100,27 +100,30 @@ impl Kind {
     }
 }
 
-/// Copies that every user may execute, wherever the sources are.
-fn programs() -> &'static Path {
-    static FOLDER: OnceLock<TempDir> = OnceLock::new();
-    FOLDER
-        .get_or_init(|| {
-            let folder = tempfile::Builder::new().prefix("start-worker-container-bin-").tempdir().unwrap();
-            let built = Path::new(env!("CARGO_BIN_EXE_start-worker"));
-            // By another process: a test that forks while this one writes a copy would keep it from being executed.
-            let sources = [built.to_owned(), built.with_file_name("examples/test-worker")];
-            let copied = Command::new("cp").args(sources).arg(folder.path()).status().unwrap();
-            assert!(copied.success(), "`--test containers` needs `--example test-worker`");
-            fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-            folder
-        })
-        .path()
+/// Copies that every user may execute, wherever the sources are; for as long as a container needs them.
+fn programs() -> Arc<TempDir> {
+    static FOLDER: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
+    let mut shared = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(folder) = shared.upgrade() {
+        return folder;
+    }
+    let folder = tempfile::Builder::new().prefix("start-worker-container-bin-").tempdir().unwrap();
+    let built = Path::new(env!("CARGO_BIN_EXE_start-worker"));
+    // By another process: a test that forks while this one writes a copy would keep it from being executed.
+    let sources = [built.to_owned(), built.with_file_name("examples/test-worker")];
+    let copied = Command::new("cp").args(sources).arg(folder.path()).status().unwrap();
+    assert!(copied.success(), "`--test containers` needs `--example test-worker`");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let folder = Arc::new(folder);
+    *shared = Arc::downgrade(&folder);
+    folder
 }
 
 /// A container that is to be started: its volume `/data`, and how it is made.
 pub(crate) struct Container {
     pub(crate) kind: Kind,
     folder: TempDir,
+    programs: Arc<TempDir>,
     config: Value,
     options: Vec<String>,
     env: Vec<(String, String)>,
@@ -154,7 +157,7 @@ impl Container {
         });
         let command = ["/opt/bin/start-worker", "/data/runner.yml"].map(str::to_owned).to_vec();
         let env = vec![("TEST_WORKER_RECORD".to_owned(), "/data/record".to_owned())];
-        Self { kind, folder, config, options: Vec::new(), env, command }
+        Self { kind, folder, programs: programs(), config, options: Vec::new(), env, command }
     }
 
     /// The worker's script, one statement each.
@@ -230,7 +233,7 @@ impl Container {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg("-c").arg(include_str!("container.sh")).arg("container.sh");
         command.arg(self.kind.name());
-        command.arg(self.folder.path().join("root")).arg(self.path("")).arg(programs());
+        command.arg(self.folder.path().join("root")).arg(self.path("")).arg(self.programs.path());
         command.arg(self.options.join(",")).args(&self.command);
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin:/opt/bin");
         command.envs(self.env.iter().cloned()).current_dir("/");
@@ -367,13 +370,26 @@ impl Running {
     /// A session beside PID 1, as `docker exec` makes it: with the image's environment, and no ancestor in the container.
     pub(crate) fn exec(&self, command: &[&str]) -> Output {
         let kind = self.container.kind;
+        let (root, init) = (nix::unistd::geteuid().is_root(), self.init.to_string());
         let mut enter = Command::new("nsenter");
-        enter.args(["-t", &self.init.to_string(), "-m", "-p", "-n", "-r", "-w"]);
-        if kind.is_rootless() {
-            enter.arg("-U");
+        if !root {
+            // The user namespace of the engine owns all others of the container.
+            enter.args([
+                "-t",
+                &self.engine.id().to_string(),
+                "-U",
+                "--preserve-credentials",
+                "--",
+                "nsenter",
+            ]);
         }
-        enter.args(["-S", kind.uid_inside(), "-G", kind.uid_inside(), "--"]).args(command);
-        enter.env_clear().env("PATH", "/bin:/opt/bin").envs(self.container.env.iter().cloned());
+        enter.args(["-t", &init, "-m", "-p", "-n", "-r", "-w"]);
+        if root {
+            enter.args(kind.is_rootless().then_some("-U"));
+            enter.args(["-S", kind.uid_inside(), "-G", kind.uid_inside()]);
+        }
+        enter.arg("--").args(command);
+        enter.env_clear().env("PATH", "/usr/bin:/bin:/opt/bin").envs(self.container.env.iter().cloned());
         enter.stdin(Stdio::null()).output().unwrap()
     }
 

@@ -100,3 +100,34 @@ fn a_reboot_command_that_works_is_not_called_a_failure() {
         assert!(!ended.log.contains("host command failed"), "{}", ended.log);
     }
 }
+
+/// What a runner holds of the system: open files, threads, and memory of its own in KiB.
+fn held(pid: i32) -> (usize, usize, u64) {
+    let count = |folder: &str| std::fs::read_dir(format!("/proc/{pid}/{folder}")).unwrap().count();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    (count("fd"), count("task"), line.trim().trim_end_matches(" kB").parse().unwrap())
+}
+
+#[test]
+fn a_hundred_restarts_leave_no_file_open_no_thread_and_no_memory_behind() {
+    let script = ["hello all", "log a record", "print a line", "spawn daemon", "exit 0"];
+    let scene = Scene::new().worker(script).set("supervision.restart", "always");
+    let runner = scene.set("supervision.backoff", json!({"initial": "1ms", "max": "1ms"})).start();
+    // By then whatever is made once has been made.
+    runner.wait_for_start(20);
+    let (files, threads, memory) = held(runner.pid());
+    // Each of them within the deadline: so many take their time on a busy host.
+    for count in (40..=120).step_by(20) {
+        runner.wait_for_start(count);
+    }
+    let (files_after, threads_after, memory_after) = held(runner.pid());
+    // A worker that is being started has its pipes.
+    assert!(files_after <= files + 8, "{files} open files, then {files_after}\n{runner}");
+    assert!(threads_after <= threads + 2, "{threads} threads, then {threads_after}\n{runner}");
+    assert!(memory_after <= memory + 1024, "{memory} KiB, then {memory_after} KiB\n{runner}");
+    let zombies = runner.children().iter().filter(|child| format!("{child:?}").contains("(Z")).count();
+    assert!(zombies <= 2, "{:?}", runner.children());
+    runner.signal(Signal::SIGTERM);
+    assert_eq!(runner.ended().code, Some(0));
+}
