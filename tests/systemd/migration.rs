@@ -167,14 +167,15 @@ cacheOverRestarts: /etc/start-worker-cache.json\n"
         assert!(self.is_enabled("worker.service"));
     }
 
-    /// For the next test on this machine.
+    /// For the next test on this machine, which may look for whatever is called as the program is.
     fn end(self) {
         self.machine.systemctl("disable --now worker.service");
-        self.machine.ask(["rm", "-f", "/usr/local/bin/start-worker", "/usr/local/bin/start-worker.go"]);
         self.machine.ask([
             "sh",
             "-c",
-            "rm -rf /etc/start-worker-cache.json* /usr/share/doc/start-worker/examples",
+            "rm -f /usr/local/bin/start-worker /usr/local/bin/start-worker.go /etc/start-worker-cache.json*
+            cd /usr/share/doc/start-worker && rm -f examples/cloud-image.conf
+            cd .. && rmdir --ignore-fail-on-non-empty start-worker/examples start-worker",
         ]);
     }
 }
