@@ -1,23 +1,37 @@
 //! A cgroup of the worker's own, below the runner's: what lives in it can be found and ended, whatever it has done.
 //!
 //! Version 2 alone, or the unified tree of a hybrid host. No controllers are enabled, and the runner stays where systemd
-//! has put it: in the unit's root cgroup. cgroups(7), and systemd's `CGROUP_DELEGATION`. All of it is best effort: where
-//! the runner's cgroup is not delegated to it, there is none, and nothing fails.
+//! has put it: in the unit's root cgroup. cgroups(7), and systemd's `CGROUP_DELEGATION`. Where the runner's cgroup is not
+//! delegated to it, there is none; where it is, and the worker still gets none, a warning says why.
+//!
+//! A lock on the worker's cgroup tells a runner that lives from one that was killed. The directory is for its owner to
+//! open, so that no other user can hold the lock; and a lock that is held costs no runner its cgroup, which then has
+//! another name.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::cell::Cell;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{AccessFlags, Pid};
+use nix::sys::signal::Signal;
+use nix::unistd::AccessFlags;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-/// Its name below the runner's own: no other program's.
+use super::processes;
+
+/// Its name below the runner's own, or how its name begins: no other program's.
 const NAME: &str = "start-worker.worker";
+
+/// How many names are tried: cgroups of other runners, and those whose processes cannot be killed.
+const NAMES: u32 = 100;
+
+/// Others may pass through it, for a task may want to read its own limits, but not open it.
+const MODE: u32 = 0o711;
 
 /// How systemd marks what it has delegated: since version 251, and before (which root alone can read).
 const MARKS: [&str; 2] = ["user.delegate", "trusted.delegate"];
@@ -28,156 +42,260 @@ const LEAVING: Duration = Duration::from_secs(2);
 /// How often it is tried whether they have.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// The worker's cgroup, one for all its starts. Dropping it removes it, where nothing lives in it.
+/// The place for the worker's cgroup: the runner's own. Dropping it removes what is empty below.
 #[derive(Debug)]
-pub struct WorkerCgroup {
-    path: PathBuf,
-    /// The runner's own cgroup. Its lock tells a runner that lives from one that was killed.
-    _runners: Flock<File>,
+pub struct WorkerCgroups {
+    unit: PathBuf,
+    /// The one of the worker that was started last, until it is removed.
+    current: Option<WorkerCgroup>,
+    /// One warning is enough.
+    warned: Cell<bool>,
 }
 
-impl WorkerCgroup {
-    /// Below the runner's own cgroup, where that is delegated to it, and to it alone.
+#[derive(Debug)]
+struct WorkerCgroup {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl WorkerCgroups {
+    /// Below the runner's own cgroup, where that is delegated to it.
     pub fn below_runner() -> Option<Self> {
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        let place = place(&own, &mounts)?;
-        if !is_delegated(&place) {
-            debug!(cgroup = %place.display(), "the runner's cgroup is not delegated to it: the worker stays in it");
+        let unit = place(&own, &mounts)?;
+        if !is_delegated(&unit) {
+            debug!(cgroup = %unit.display(), "the runner's cgroup is not delegated to it: the worker stays in it");
             return None;
         }
-        Self::below(&place)
+        Some(Self::below(unit))
     }
 
-    /// Below this one; `None`: another runner has one there, or it cannot be used.
-    fn below(place: &Path) -> Option<Self> {
-        let lock = File::open(place).and_then(|folder| {
-            Flock::lock(folder, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
-        });
-        match lock {
-            Ok(lock) => Some(Self { path: place.join(NAME), _runners: lock }),
+    fn below(unit: PathBuf) -> Self {
+        Self { unit, current: None, warned: Cell::new(false) }
+    }
+
+    /// Kills what lives in the cgroups of runners that were killed, and removes these.
+    pub async fn end_stale(&self) {
+        for path in self.of_workers() {
+            let Some(_lock) = lock(&path) else { continue };
+            let processes = members(&path).len();
+            if remove(&path) {
+                continue;
+            }
+            if removed_while(&path, || kill(&path)).await {
+                info!(cgroup = %path.display(), processes, "killed what an earlier runner's worker has left in its cgroup");
+            } else {
+                warn!(cgroup = %path.display(), "what an earlier runner's worker has left cannot be killed: going on");
+            }
+        }
+    }
+
+    /// Makes a cgroup for the next worker. The process that writes `0` here joins it.
+    pub fn entrance(&mut self) -> Option<OwnedFd> {
+        self.remove();
+        match self.make() {
+            Ok((cgroup, entrance)) => {
+                debug!(cgroup = %cgroup.path.display(), "the worker gets a cgroup of its own");
+                self.current = Some(cgroup);
+                Some(entrance)
+            }
             Err(error) => {
-                debug!(cgroup = %place.display(), %error, "no cgroup for the worker: another runner may have one here");
+                self.warn_of_none(&error.to_string());
                 None
             }
         }
     }
 
-    /// Ends what lives in the one of an earlier runner, that was killed.
-    pub async fn end_stale(&self) {
-        if !self.path.exists() {
+    fn make(&self) -> io::Result<(WorkerCgroup, OwnedFd)> {
+        for number in 1..=NAMES {
+            let name = if number == 1 { NAME.to_owned() } else { format!("{NAME}-{number}") };
+            let path = self.unit.join(name);
+            match DirBuilder::new().mode(MODE).create(&path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                made => made?,
+            }
+            // Another runner may take it for a dead one's until it is locked.
+            let Some(lock) = lock(&path) else { continue };
+            let entrance = File::options().write(true).open(path.join("cgroup.procs"))?;
+            return Ok((WorkerCgroup { path, _lock: lock }, entrance.into()));
+        }
+        Err(io::Error::other(format!("{NAMES} cgroups of workers are there already")))
+    }
+
+    /// Checks that a worker has joined the cgroup that was made for it.
+    pub fn check_joined(&self, pid: u32) {
+        let Some(current) = &self.current else { return };
+        let Ok(cgroups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return };
+        let joined = current.path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
+            cgroups.lines().any(|line| line.starts_with("0::") && line.split('/').any(|part| part == name))
+        });
+        // A worker that has died already may be in none.
+        let lives = i32::try_from(pid).ok().and_then(|pid| processes::look_at(pid).ok()?);
+        if !joined && lives.is_some_and(|process| process.alive) {
+            self.warn_of_none("the kernel did not let it in");
+        }
+    }
+
+    fn warn_of_none(&self, cause: &str) {
+        if self.warned.replace(true) {
             return;
         }
-        let processes = self.processes().len();
-        self.kill();
-        if self.removed_while(|| self.kill_each()).await {
-            info!(cgroup = %self.path.display(), processes, "killed what an earlier runner's worker has left in its cgroup");
-        } else {
-            warn!(cgroup = %self.path.display(), "what an earlier runner's worker has left cannot be killed: going on");
+        warn!(
+            cgroup = %self.unit.display(), error = cause,
+            "the worker has no cgroup of its own, although the unit's is delegated: leftover processes are found in /proc alone"
+        );
+    }
+
+    /// The pids of the processes that live in the worker's cgroup, and in those that were made inside.
+    pub fn processes(&self) -> Vec<i32> {
+        self.current.as_ref().map(|current| members(&current.path)).unwrap_or_default()
+    }
+
+    /// Whether anything lives in it: the kernel's word.
+    pub fn is_populated(&self) -> bool {
+        let Some(current) = &self.current else { return false };
+        match fs::read_to_string(current.path.join("cgroup.events")) {
+            Ok(events) => events.lines().any(|line| line == "populated 1"),
+            Err(error) => error.kind() != ErrorKind::NotFound,
         }
     }
 
-    /// Makes it, where it is not there yet. Whoever writes `0` here joins it.
-    pub fn entrance(&self) -> Option<OwnedFd> {
-        let made = match fs::create_dir(&self.path) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-            _ => File::options().write(true).open(self.path.join("cgroup.procs")),
-        };
-        match made {
-            Ok(entrance) => {
-                debug!(cgroup = %self.path.display(), "the worker gets a cgroup of its own");
-                Some(entrance.into())
-            }
-            Err(error) => {
-                debug!(cgroup = %self.path.display(), %error, "cannot make a cgroup for the worker: it gets none");
-                None
+    /// Lets frozen processes run, so that they can act on a signal.
+    pub fn thaw(&self) {
+        if let Some(current) = &self.current {
+            for folder in folders(&current.path) {
+                // No such file before Linux 5.2.
+                let _ = write_to(&folder.join("cgroup.freeze"), "0");
             }
         }
     }
 
-    /// Who lives in it, and in those that were made inside. The dead are left out.
-    pub fn processes(&self) -> Vec<Pid> {
-        let folders = self.folders();
-        let lists = folders.iter().filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok());
-        lists.flat_map(|list| pids(&list)).collect()
-    }
-
-    /// SIGKILL to all that is in it, at once. Kernels before 5.14 cannot.
+    /// SIGKILL to all that is in it.
     pub fn kill(&self) {
-        let file = File::options().write(true).open(self.path.join("cgroup.kill"));
-        match file.and_then(|mut file| file.write_all(b"1")) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                debug!(cgroup = %self.path.display(), %error, "cannot kill the worker's cgroup");
-            }
-            _ => {}
+        if let Some(current) = &self.current {
+            kill(&current.path);
         }
     }
 
-    /// SIGKILL to one after the other: what kernels before 5.14 leave to us. Said again until none is
-    /// left: they may start others meanwhile.
-    fn kill_each(&self) {
-        for pid in self.processes() {
-            // It may have ended, and may not be ours.
-            let _ = kill(pid, Signal::SIGKILL);
-        }
-    }
-
-    /// Removes it, and those that were made inside: whether nothing is left of it.
-    pub fn remove(&self) -> bool {
-        // Those inside go first.
-        self.folders().iter().rev().all(|folder| match fs::remove_dir(folder) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                debug!(cgroup = %folder.display(), %error, "cannot remove a cgroup of the worker's yet");
-                false
-            }
-            _ => true,
-        })
+    /// The worker's cgroup is needed no longer. One that cannot be removed yet is tried again at the end.
+    pub fn remove(&mut self) -> bool {
+        self.current.take().is_none_or(|current| remove(&current.path))
     }
 
     /// The same, as soon as the dead have left it, which takes a moment.
-    pub async fn removed(&self) -> bool {
-        self.removed_while(|| {}).await
+    pub async fn removed(&mut self) -> bool {
+        let Some(current) = self.current.take() else { return true };
+        removed_while(&current.path, || {}).await
     }
 
-    /// The same; before each try this is done.
-    async fn removed_while(&self, before: impl Fn()) -> bool {
-        let end = Instant::now() + LEAVING;
-        loop {
-            before();
-            if self.remove() {
-                return true;
-            }
-            if Instant::now() >= end {
-                return false;
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-
-    /// It and all below, each before what is inside.
-    fn folders(&self) -> Vec<PathBuf> {
-        let mut folders = vec![self.path.clone()];
-        let mut next = 0;
-        while let Some(folder) = folders.get(next) {
-            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-            let inside = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            let inside: Vec<PathBuf> = inside.map(|entry| entry.path()).collect();
-            folders.extend(inside);
-            next += 1;
-        }
-        folders
+    /// The cgroups of all runners' workers.
+    fn of_workers(&self) -> Vec<PathBuf> {
+        let is_one = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.and_then(|name| name.strip_prefix(NAME))
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        directories(&self.unit).filter(is_one).collect()
     }
 }
 
-impl Drop for WorkerCgroup {
+impl Drop for WorkerCgroups {
     fn drop(&mut self) {
         self.remove();
+        for path in self.of_workers() {
+            if let Some(_lock) = lock(&path) {
+                remove(&path);
+            }
+        }
     }
+}
+
+/// The lock of a worker's cgroup; `None`: a runner that lives holds it, or the cgroup is gone.
+fn lock(path: &Path) -> Option<Flock<File>> {
+    let folder = File::open(path).ok()?;
+    let locked = Flock::lock(folder, FlockArg::LockExclusiveNonblock).ok()?;
+    let (ours, there) = (locked.metadata().ok()?, fs::metadata(path).ok()?);
+    (ours.ino() == there.ino()).then_some(locked)
+}
+
+/// SIGKILL to all that is in a cgroup. Linux before 5.14 cannot do it at once: it is frozen, so that nothing is
+/// forked meanwhile, and thawed, although SIGKILL does not need that.
+fn kill(path: &Path) {
+    let Err(error) = write_to(&path.join("cgroup.kill"), "1") else { return };
+    debug!(cgroup = %path.display(), %error, "cannot kill the worker's cgroup at once: killing its processes one by one");
+    // Also missing before Linux 5.2.
+    let freezer = path.join("cgroup.freeze");
+    let _ = write_to(&freezer, "1");
+    for pid in members(path) {
+        // It may have ended, and may not be ours.
+        let id = processes::look_at(pid).ok().flatten().map(|process| process.id);
+        if let Some(Err(error)) = id.map(|id| processes::signal(id, Signal::SIGKILL)) {
+            debug!(pid, %error, "cannot kill a process in the worker's cgroup");
+        }
+    }
+    let _ = write_to(&freezer, "0");
+}
+
+/// The pids of the living in a cgroup, and in those inside.
+fn members(path: &Path) -> Vec<i32> {
+    let folders = folders(path);
+    let lists = folders.iter().filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok());
+    lists.flat_map(|list| pids(&list)).collect()
+}
+
+/// Removes a cgroup, and those that were made inside: whether nothing is left of it.
+fn remove(path: &Path) -> bool {
+    // Those inside go first.
+    folders(path).iter().rev().all(|folder| match fs::remove_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            debug!(cgroup = %folder.display(), %error, "cannot remove a cgroup of the worker's yet");
+            false
+        }
+        _ => true,
+    })
+}
+
+/// The same, as soon as the dead have left it. `before` each try.
+async fn removed_while(path: &Path, before: impl Fn()) -> bool {
+    let end = Instant::now() + LEAVING;
+    loop {
+        before();
+        if remove(path) {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// A cgroup and all below, each before what is inside.
+fn folders(path: &Path) -> Vec<PathBuf> {
+    let mut folders = vec![path.to_owned()];
+    let mut next = 0;
+    while let Some(folder) = folders.get(next) {
+        let inside: Vec<PathBuf> = directories(folder).collect();
+        folders.extend(inside);
+        next += 1;
+    }
+    folders
+}
+
+fn directories(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let inside = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    inside.map(|entry| entry.path())
+}
+
+fn write_to(path: &Path, text: &str) -> io::Result<()> {
+    File::options().write(true).open(path)?.write_all(text.as_bytes())
 }
 
 /// One a line. Those of another PID namespace are 0, and nobody's.
-fn pids(list: &str) -> Vec<Pid> {
-    list.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).map(Pid::from_raw).collect()
+fn pids(list: &str) -> Vec<i32> {
+    list.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
 }
 
 /// The folder of the runner's own cgroup in the unified tree. Not the root: that is not the runner's.
@@ -251,44 +369,66 @@ mod tests {
         assert!(!is_delegated(Path::new("/nowhere")));
     }
 
+    /// A directory in place of a cgroup, with the file that a cgroup has from the beginning.
+    fn worker_cgroup(unit: &Path, name: &str) -> PathBuf {
+        let path = unit.join(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
     #[test]
-    fn a_cgroup_has_one_runner_at_a_time() {
+    fn a_lock_that_somebody_holds_costs_no_runner_its_cgroup() {
         let folder = tempfile::tempdir().unwrap();
-        let first = WorkerCgroup::below(folder.path());
-        assert!(first.is_some());
-        assert!(WorkerCgroup::below(folder.path()).is_none());
-        drop(first);
-        assert!(WorkerCgroup::below(folder.path()).is_some());
-        assert!(WorkerCgroup::below(Path::new("/nowhere")).is_none());
+        let path = worker_cgroup(folder.path(), NAME);
+        let held = lock(&path).unwrap();
+        // Nor does one on the unit's own.
+        let units = Flock::lock(File::open(folder.path()).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
+        let cgroups = WorkerCgroups::below(folder.path().to_owned());
+        // In a plain directory there is no way in.
+        assert_eq!(cgroups.make().unwrap_err().kind(), ErrorKind::NotFound);
+        let second = folder.path().join(format!("{NAME}-2"));
+        assert_eq!(fs::metadata(&second).unwrap().mode() & 0o777, MODE);
+        drop((held, units));
+        drop(cgroups);
+        assert!(!path.exists() && !second.exists());
+    }
+
+    #[test]
+    fn a_cgroup_whose_lock_is_held_is_not_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = worker_cgroup(folder.path(), NAME);
+        let _held = lock(&path).unwrap();
+        assert!(lock(&path).is_none());
+        drop(WorkerCgroups::below(folder.path().to_owned()));
+        assert!(path.exists());
     }
 
     #[test]
     fn what_is_not_in_sight_is_no_process() {
-        let found: Vec<i32> = pids("0\n17\n\n4711\nx\n").into_iter().map(Pid::as_raw).collect();
-        assert_eq!(found, [17, 4711]);
+        assert_eq!(pids("0\n17\n\n4711\nx\n"), [17, 4711]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn where_a_kernel_cannot_kill_a_cgroup_its_processes_are_killed_one_by_one() {
         use std::os::unix::process::ExitStatusExt;
         let folder = tempfile::tempdir().unwrap();
-        let cgroup = WorkerCgroup::below(folder.path()).unwrap();
-        let inside = folder.path().join(NAME).join("inside");
+        let cgroups = WorkerCgroups::below(folder.path().to_owned());
+        let inside = worker_cgroup(folder.path(), NAME).join("inside");
         fs::create_dir_all(&inside).unwrap();
         let mut stale = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         fs::write(inside.join("cgroup.procs"), format!("{}\n", stale.id())).unwrap();
-        cgroup.end_stale().await;
+        cgroups.end_stale().await;
         assert_eq!(stale.wait().unwrap().signal(), Some(9));
     }
 
     #[test]
     fn cgroups_that_a_worker_has_made_inside_go_first() {
         let folder = tempfile::tempdir().unwrap();
-        let cgroup = WorkerCgroup::below(folder.path()).unwrap();
-        fs::create_dir_all(folder.path().join(NAME).join("a/b/c")).unwrap();
-        fs::create_dir_all(folder.path().join(NAME).join("d")).unwrap();
-        assert!(cgroup.remove());
-        assert!(!folder.path().join(NAME).exists());
-        assert!(cgroup.remove());
+        let path = worker_cgroup(folder.path(), NAME);
+        fs::create_dir_all(path.join("a/b/c")).unwrap();
+        fs::create_dir_all(path.join("d")).unwrap();
+        assert!(remove(&path));
+        assert!(!path.exists());
+        assert!(remove(&path));
     }
 }

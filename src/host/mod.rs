@@ -11,4 +11,5 @@ pub mod oom;
 pub mod power;
 pub mod private_file;
 pub mod process_group;
+pub mod processes;
 pub mod service_manager;

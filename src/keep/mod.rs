@@ -21,7 +21,7 @@ use crate::registration::Registrar;
 use crate::registration::removal::{Current, Removal};
 use crate::standing::Announcer;
 use crate::stop::StopSignal;
-use crate::supervisor::{self, Job};
+use crate::supervisor::{self, Job, Strangers};
 use crate::watch::deployment::Deployed;
 use crate::watch::reports;
 use crate::worker::{self, Launch};
@@ -115,6 +115,7 @@ impl Keeping<'_> {
     ///
     /// There is no run, or no worker can be made of it.
     pub async fn keep(&mut self) -> Result<Outcome, PrepareError> {
+        let strangers = Strangers::so_far();
         // While a worker is supervised, its supervisor shows that it goes on.
         let manager = self.announcer.manager().clone();
         let mut prepared = match Box::pin(manager.alive_while(self.prepare())).await? {
@@ -122,7 +123,7 @@ impl Keeping<'_> {
             Err(outcome) => return Ok(outcome),
         };
         loop {
-            let mut run = self.supervise(prepared).await?;
+            let mut run = self.supervise(prepared, &strangers).await?;
             let registers = matches!(self.config.provider, ProviderConfig::Static(_));
             let concluded = conclusion(run.outcome, self.config.provider.is_dynamic(), registers);
             if concluded == Conclusion::Remove {
@@ -239,7 +240,7 @@ impl Keeping<'_> {
     }
 
     /// Keeps the worker of one run, with the siblings that the run needs.
-    async fn supervise(&self, prepared: Prepared) -> Result<Supervised, PrepareError> {
+    async fn supervise(&self, prepared: Prepared, strangers: &Strangers) -> Result<Supervised, PrepareError> {
         let Prepared { cached, registrar } = prepared;
         // The run's own: a request of a run that is over must not reach the next one.
         let (sender, mut events) = mpsc::channel(WAITING_EVENTS);
@@ -276,11 +277,11 @@ impl Keeping<'_> {
             reports: reporting.is_some().then_some(reports),
             held_mark: self.held_mark.clone(),
             announcer: self.announcer.clone(),
+            strangers: strangers.clone(),
             stop: self.stop.clone(),
         };
         if let Some(registrar) = supervised.registrar.clone() {
-            let its_launches = launches.subscribe();
-            let deployment = self.deployment(registrar.clone(), deployed, its_launches, &sender);
+            let deployment = self.deployment(registrar.clone(), deployed, launches.subscribe(), &sender);
             drop(siblings.spawn("deployment", deployment.watch()));
             let renewal = self.renewal(registrar, &supervised.current, launches, &sender);
             drop(siblings.spawn("credentials", renewal.keep()));

@@ -17,7 +17,7 @@ use tokio::process::ChildStdin;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use super::spawn::{Account, set_apart};
+use super::spawn::{Account, Origin, set_apart};
 use crate::event::ExitStatus;
 use crate::host::service_manager;
 use crate::output::{Attachment, Output, WorkerEvent, WorkerPipes};
@@ -70,17 +70,18 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts the worker, in the cgroup with this entrance, and welcomes it. The receiver has what it says.
+    /// Starts the worker, marked with its origin, and welcomes it. The receiver has what it says.
     pub(super) fn spawn(
         spec: &LaunchSpec,
-        cgroup: Option<OwnedFd>,
+        origin: Origin,
         output: &Output,
         offered: Capabilities,
         keep_last: usize,
     ) -> Result<(Self, mpsc::Receiver<WorkerEvent>), SpawnError> {
         let account = spec.user.as_deref().map(account).transpose()?;
         let mut command = command(spec, account.as_ref());
-        set_apart(&mut command, account.map(|(account, _)| account), spec.oom_score_adj, cgroup);
+        command.env(origin.token.0, origin.token.1);
+        set_apart(&mut command, account.map(|(account, _)| account), spec.oom_score_adj, origin.cgroup);
         let (stdout, stdout_writer) = pipe().map_err(SpawnError::Pipes)?;
         let (stderr, stderr_writer) = pipe().map_err(SpawnError::Pipes)?;
         command.stdin(Stdio::piped()).stdout(stdout_writer).stderr(stderr_writer);
@@ -150,6 +151,12 @@ impl Child {
             Err(Errno::ESRCH) => {}
             Err(error) => warn!(pid = group, %signal, %error, "cannot signal the worker's process group"),
         }
+    }
+
+    /// Sends SIGTERM to the worker's process group, and lets those of it that are stopped act on it.
+    pub(super) fn terminate_group(&self) {
+        self.signal_group(Signal::SIGTERM);
+        self.signal_group(Signal::SIGCONT);
     }
 
     /// What it has written stands in the log before what is logged from now on.

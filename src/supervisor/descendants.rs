@@ -1,257 +1,377 @@
-//! The processes below the runner: what a worker leaves behind is found here, ended and reaped.
+//! Finds what the worker leaves behind, signals and reaps it. `ancestry.rs` says which processes those are.
 //!
-//! The runner is a child subreaper: whatever loses its parent comes to it, so that all that a worker ever started has
-//! the runner among its ancestors, in whichever process group or session it is. They are found by walking `/proc`, and
-//! reaped by pid: `waitpid(-1)` would steal the worker's own exit from tokio. Where the worker has a cgroup of its own,
-//! whoever lives in it counts as one of them.
+//! The kernel has the last word on the end: a process without children has no descendants, and a cgroup that is not
+//! populated is empty. Only where that cannot be asked (helpers or strangers live) two consecutive walks through `/proc`
+//! that find nothing count as the end.
+//!
+//! Orphans are reaped by pid: `waitpid(-1)` would steal the worker's own exit from tokio.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::fs::File;
+use std::io;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id as WaitId, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::host::cgroup::WorkerCgroup;
+use super::ancestry::{Ancestry, has_children, own_pid, peek};
+pub(super) use super::ancestry::{Helpers, Strangers};
+use super::spawn::Origin;
+use crate::host::cgroup::WorkerCgroups;
+use crate::host::processes::{self, Id, Process};
 
-/// Finds, signals and reaps the runner's descendants.
+/// How long one attempt to freeze a tree that forks may take. The supervisor's loop waits meanwhile.
+const HUNT: Duration = Duration::from_millis(20);
+
+/// The most files that a look at `/proc`, with a signal, has open at the same time.
+const SPARE_FILES: usize = 3;
+
+/// How often the worker's descendants are noted where there can be strangers.
+const OBSERVATION: Duration = Duration::from_secs(1);
+
+/// How soon they may be noted again because a process has died.
+const SOON: Duration = Duration::from_millis(200);
+
+/// Finds, signals and reaps the worker's descendants.
 #[derive(Debug)]
 pub(super) struct Descendants {
-    /// Children that the runner had before it started any worker, by pid and start time: a wrapper's, not ours.
-    foreign: HashSet<(i32, u64)>,
-    helpers: Helpers,
-    /// The worker's own, where there can be one.
-    cgroup: Option<WorkerCgroup>,
+    ancestry: Ancestry,
+    /// Where the worker can have one of its own.
+    cgroups: Option<WorkerCgroups>,
+    worker: Worker,
+    observed: Instant,
+    /// Given up while `/proc` is read, so that this works when no more files can be opened.
+    spare: Vec<File>,
+    warned: bool,
 }
 
-/// The runner's own short-lived children (host commands, `--version`): no worker left them behind, and whoever started
-/// them waits for them.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Helpers(Arc<Mutex<HashSet<i32>>>);
+/// The worker that was started last, by its pid.
+#[derive(Debug, Clone, Copy)]
+enum Worker {
+    None,
+    /// It has not been waited for.
+    Lives(i32),
+    Ended(i32),
+}
 
-/// A helper, until this is dropped.
+/// What is left of the worker.
 #[derive(Debug)]
-pub(super) struct Helper {
-    pid: i32,
-    helpers: Helpers,
-}
-
-impl Helpers {
-    /// From the moment of its spawn.
-    pub(super) fn add(&self, pid: Option<u32>) -> Helper {
-        let pid = pid.and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
-        self.set().insert(pid);
-        Helper { pid, helpers: self.clone() }
-    }
-
-    fn has(&self, pid: i32) -> bool {
-        self.set().contains(&pid)
-    }
-
-    fn set(&self) -> MutexGuard<'_, HashSet<i32>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        self.helpers.set().remove(&self.pid);
-    }
-}
-
-/// One line of `/proc/PID/stat`, as far as it is needed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stat {
-    pid: i32,
-    parent: i32,
-    zombie: bool,
-    /// Clock ticks since boot: tells two processes with the same pid apart.
-    start: u64,
+pub(super) enum Survey {
+    /// Nothing.
+    Gone,
+    /// These processes.
+    Living(Vec<Process>),
+    /// Something, or that cannot be told.
+    Unseen,
 }
 
 impl Descendants {
-    /// Makes the runner a subreaper, and remembers the children that it has already. `end_all`: nothing of a worker is
-    /// to be left alive, so that it gets a cgroup of its own, where there can be one.
-    pub(super) async fn new(end_all: bool) -> Self {
-        if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
-            warn!(%error, "cannot become a subreaper: daemons that a worker leaves behind will not be found");
+    /// Makes the runner a subreaper. `end_all`: nothing of a worker is to be left alive, so that it gets a cgroup of its
+    /// own, where there can be one.
+    pub(super) async fn new(end_all: bool, strangers: &Strangers) -> Self {
+        let cgroups = WorkerCgroups::below_runner().filter(|_| end_all);
+        if let Some(cgroups) = &cgroups {
+            cgroups.end_stale().await;
         }
-        let cgroup = WorkerCgroup::below_runner().filter(|_| end_all);
-        if let Some(cgroup) = &cgroup {
-            cgroup.end_stale().await;
+        Self {
+            ancestry: Ancestry::new(strangers),
+            cgroups,
+            worker: Worker::None,
+            observed: Instant::now(),
+            spare: spare_files(),
+            warned: false,
         }
-        let mut this = Self { foreign: HashSet::new(), helpers: Helpers::default(), cgroup };
-        if has_children() {
-            let own = nix::unistd::getpid().as_raw();
-            let children = processes().into_iter().filter(|stat| stat.parent == own);
-            this.foreign = children.map(|stat| (stat.pid, stat.start)).collect();
-        }
-        this
     }
 
-    /// Where the runner's own short-lived children are noted.
+    /// The place for the runner's own short-lived children.
     pub(super) fn helpers(&self) -> Helpers {
-        self.helpers.clone()
+        self.ancestry.helpers.clone()
     }
 
-    /// Reaps orphans that came to the runner and have died. `worker` and helpers are left to tokio.
-    pub(super) fn reap(&self, worker: Option<u32>) {
-        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        while let Ok(status) = waitid(Id::All, peek) {
+    /// Marks the next worker.
+    pub(super) fn origin(&mut self) -> Origin {
+        let (name, value) = self.ancestry.token();
+        Origin {
+            token: (name.to_owned(), value.to_owned()),
+            cgroup: self.cgroups.as_mut().and_then(WorkerCgroups::entrance),
+        }
+    }
+
+    /// A worker with [`Descendants::origin`] was started.
+    pub(super) fn worker_started(&mut self, pid: u32) {
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.check_joined(pid);
+        }
+        self.observed = Instant::now();
+        let Ok(pid) = i32::try_from(pid) else { return };
+        self.worker = Worker::Lives(pid);
+        self.ancestry.begin(pid);
+    }
+
+    /// It has ended, and was waited for.
+    pub(super) fn worker_ended(&mut self) {
+        if let Worker::Lives(pid) = self.worker {
+            self.worker = Worker::Ended(pid);
+        }
+    }
+
+    fn worker_lives(&self) -> bool {
+        matches!(self.worker, Worker::Lives(_))
+    }
+
+    /// Reaps orphans that came to the runner and have died. The worker and helpers are left to tokio.
+    pub(super) fn reap(&self) {
+        while let Ok(status) = waitid(WaitId::All, peek()) {
             let Some(pid) = status.pid().filter(|_| status != WaitStatus::StillAlive) else { return };
-            if u32::try_from(pid.as_raw()).ok() == worker || self.helpers.has(pid.as_raw()) {
+            let is_worker = matches!(self.worker, Worker::Lives(worker) if worker == pid.as_raw());
+            if is_worker || self.ancestry.helpers.has(pid.as_raw()) {
                 return;
             }
-            if let Err(error) = waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+            if let Err(error) = waitpid(pid, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
                 debug!(%pid, %error, "cannot reap an orphan");
                 return;
             }
         }
     }
 
-    /// The entrance of the worker's cgroup.
-    pub(super) fn entrance(&self) -> Option<OwnedFd> {
-        self.cgroup.as_ref()?.entrance()
+    /// Waits until the worker's descendants are to be noted again.
+    pub(super) async fn observation(&self) {
+        if self.ancestry.exclusive || !self.worker_lives() {
+            return std::future::pending().await;
+        }
+        tokio::time::sleep_until(self.observed + OBSERVATION).await;
     }
 
-    /// The worker's cgroup is needed no longer. What cannot be removed yet, is when the next worker has ended.
-    pub(super) fn leave_cgroup(&self) {
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.remove();
+    /// The same after a process has died: its children have a new parent.
+    pub(super) fn orphan_died(&mut self) {
+        self.reap();
+        if !self.ancestry.exclusive && self.worker_lives() && self.observed.elapsed() >= SOON {
+            self.observe();
+        }
+    }
+
+    /// Notes what is below the worker: later it may have no other trace.
+    pub(super) fn observe(&mut self) {
+        self.observed = Instant::now();
+        let mut found = Vec::new();
+        if let Err(error) = self.descend(&mut |process| found.push(process.clone())) {
+            debug!(%error, "cannot look at the worker's descendants");
+        }
+        found.extend(self.in_cgroup());
+        self.ancestry.note(&found);
+        debug!(processes = found.len(), "noted the worker's descendants");
+    }
+
+    /// Whether nothing of the worker's lives, for certain: the kernel says so. Needs no look at `/proc`.
+    pub(super) fn are_gone(&self) -> bool {
+        self.reap();
+        !has_children() && !self.cgroups.as_ref().is_some_and(WorkerCgroups::is_populated)
+    }
+
+    /// Looks at what is left of the worker: in its cgroup, and where that is empty, or at the first time (`thorough`), in
+    /// all of `/proc`.
+    pub(super) fn survey(&mut self, thorough: bool) -> Survey {
+        if self.are_gone() {
+            return Survey::Gone;
+        }
+        self.spare.clear();
+        let survey = self.look(thorough);
+        self.spare = spare_files();
+        survey
+    }
+
+    fn look(&mut self, thorough: bool) -> Survey {
+        let mut found = self.in_cgroup();
+        if !found.is_empty() && !thorough {
+            return Survey::Living(found);
+        }
+        // Helpers and strangers keep the kernel from saying that nothing is left.
+        let undecided = self.ancestry.is_shared();
+        for _ in 0..if undecided { 2 } else { 1 } {
+            match self.below_runner() {
+                Ok(walked) => {
+                    let in_cgroup: HashSet<Id> = found.iter().map(|process| process.id).collect();
+                    found.extend(walked.into_iter().filter(|process| !in_cgroup.contains(&process.id)));
+                }
+                Err(error) => {
+                    self.warn_of_hidden(&error.to_string());
+                    return if found.is_empty() { Survey::Unseen } else { Survey::Living(found) };
+                }
+            }
+            if !found.is_empty() {
+                self.ancestry.note(&found);
+                return Survey::Living(found);
+            }
+        }
+        let populated = self.cgroups.as_ref().is_some_and(WorkerCgroups::is_populated);
+        // Else: children that no walk finds fork faster than it walks, or are hidden.
+        if undecided && !populated || self.are_gone() { Survey::Gone } else { Survey::Unseen }
+    }
+
+    fn warn_of_hidden(&mut self, cause: &str) {
+        if !std::mem::replace(&mut self.warned, true) {
+            warn!(
+                error = cause,
+                "cannot look at all processes in /proc: leftover processes that are not in the worker's process group or cgroup may survive"
+            );
+        }
+    }
+
+    /// The living in the worker's cgroup.
+    fn in_cgroup(&self) -> Vec<Process> {
+        let pids = self.cgroups.as_ref().map(WorkerCgroups::processes).unwrap_or_default();
+        let looked = pids.into_iter().filter_map(|pid| processes::look_at(pid).ok().flatten());
+        looked.filter(|process| process.alive).collect()
+    }
+
+    /// The living descendants of the runner that are the worker's, found by one walk through `/proc`.
+    fn below_runner(&mut self) -> io::Result<Vec<Process>> {
+        let walk = processes::walk()?;
+        if walk.hides {
+            self.warn_of_hidden("processes of other users are hidden (hidepid, ProtectProc=)");
+        }
+        let own = own_pid();
+        let mut children: HashMap<i32, Vec<Process>> = HashMap::new();
+        let mut next = Vec::new();
+        for process in walk.processes {
+            let comes_from_elsewhere = process.parent != own && process.id.pid != own;
+            if !self.ancestry.subreaper && comes_from_elsewhere && self.ancestry.is_workers(&process) {
+                next.push(process);
+            } else {
+                children.entry(process.parent).or_default().push(process);
+            }
+        }
+        let below_own = children.remove(&own).unwrap_or_default();
+        next.extend(below_own.into_iter().filter(|child| self.ancestry.is_workers(child)));
+        let mut found = Vec::new();
+        while let Some(process) = next.pop() {
+            next.extend(children.remove(&process.id.pid).unwrap_or_default());
+            if process.alive {
+                found.push(process);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Visits the same processes from the top, without a look at the rest of the host. One that forks or exits meanwhile
+    /// may be missed.
+    fn descend(&self, visit: &mut dyn FnMut(&Process)) -> io::Result<()> {
+        let own = own_pid();
+        let mut next: Vec<(i32, i32)> = processes::children(own)?.into_iter().map(|pid| (pid, own)).collect();
+        while let Some((pid, parent)) = next.pop() {
+            let Some(process) = processes::look_at(pid)?.filter(|process| process.alive) else { continue };
+            // An orphan by now; or its pid is another's.
+            let belongs = if process.parent == own {
+                self.ancestry.is_workers(&process)
+            } else {
+                process.parent == parent
+            };
+            if belongs {
+                visit(&process);
+                next.extend(processes::children(pid)?.into_iter().map(|child| (child, pid)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends SIGTERM to these processes, or without a list to the worker's process group, and lets those that are
+    /// stopped act on it.
+    pub(super) fn terminate(&self, processes: Option<&[Process]>) {
+        for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+            match processes {
+                Some(processes) => signal_each(processes.iter().map(|process| process.id), signal),
+                None => self.signal_group(signal),
+            }
+        }
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.thaw();
+        }
+    }
+
+    /// SIGKILL to all that is left of the worker, which is stopped first: what is stopped forks no more, and does not
+    /// notice the end of others. Returns after a moment, also when not everything has been caught.
+    pub(super) fn kill(&mut self) {
+        self.spare.clear();
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.kill();
+        }
+        self.signal_group(Signal::SIGKILL);
+        let mut caught = self.stop();
+        caught.extend(self.in_cgroup().iter().map(|process| process.id));
+        // The newest first: the one that forks.
+        signal_each(caught.into_iter().rev(), Signal::SIGKILL);
+        self.spare = spare_files();
+    }
+
+    /// Stops the worker's processes until two looks find no other, or the time is up.
+    fn stop(&mut self) -> Vec<Id> {
+        let until = std::time::Instant::now() + HUNT;
+        let (mut order, mut stopped) = (Vec::new(), HashSet::new());
+        let mut found_nothing = 0;
+        while found_nothing < 2 && std::time::Instant::now() < until && !self.are_gone() {
+            let before = order.len();
+            let mut stop = |process: &Process| {
+                if stopped.insert(process.id) {
+                    order.push(process.id);
+                    signal_each([process.id], Signal::SIGSTOP);
+                }
+            };
+            if let Err(error) = self.descend(&mut stop) {
+                debug!(%error, "cannot read the children of a process: walking through /proc");
+                match self.below_runner() {
+                    Ok(found) => found.iter().for_each(stop),
+                    Err(error) => {
+                        self.warn_of_hidden(&error.to_string());
+                        break;
+                    }
+                }
+            }
+            found_nothing = if order.len() == before { found_nothing + 1 } else { 0 };
+        }
+        order
+    }
+
+    /// To the process group of a worker that has been waited for. Its number is not given to another group while the
+    /// group has members; a process that has it as its pid is a later one.
+    fn signal_group(&self, signal: Signal) {
+        let Worker::Ended(pid) = self.worker else { return };
+        let group = Pid::from_raw(pid);
+        if kill(group, None) != Err(Errno::ESRCH) {
+            return;
+        }
+        match killpg(group, signal) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => warn!(pid = %group, %signal, %error, "cannot signal the worker's process group"),
+        }
+    }
+
+    /// The worker's cgroup is needed no longer.
+    pub(super) fn leave_cgroup(&mut self) {
+        if let Some(cgroups) = &mut self.cgroups {
+            cgroups.remove();
         }
     }
 
     /// No worker follows.
-    pub(super) async fn end_cgroup(&self) {
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.removed().await;
-        }
-    }
-
-    /// The living descendants, zombies and foreign ones left out.
-    pub(super) fn living(&self) -> Vec<Pid> {
-        let mut living = self.below_runner();
-        if let Some(cgroup) = &self.cgroup {
-            let known: HashSet<Pid> = living.iter().copied().collect();
-            living.extend(cgroup.processes().into_iter().filter(|pid| !known.contains(pid)));
-        }
-        living
-    }
-
-    fn below_runner(&self) -> Vec<Pid> {
-        if !has_children() {
-            return Vec::new();
-        }
-        let all = processes();
-        let mut children: HashMap<i32, Vec<Stat>> = HashMap::new();
-        for stat in all {
-            children.entry(stat.parent).or_default().push(stat);
-        }
-        let mut found = Vec::new();
-        let mut parents = vec![nix::unistd::getpid().as_raw()];
-        while let Some(parent) = parents.pop() {
-            for stat in children.remove(&parent).unwrap_or_default() {
-                if self.foreign.contains(&(stat.pid, stat.start)) || self.helpers.has(stat.pid) {
-                    continue;
-                }
-                parents.push(stat.pid);
-                if !stat.zombie {
-                    found.push(Pid::from_raw(stat.pid));
-                }
-            }
-        }
-        found
-    }
-
-    /// SIGKILL to every descendant, again and again while new ones appear: a tree that forks while it is being killed.
-    pub(super) fn kill(&self) {
-        const ROUNDS: usize = 20;
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.kill();
-        }
-        let mut before = usize::MAX;
-        for _ in 0..ROUNDS {
-            let living = self.living();
-            signal(&living, Signal::SIGKILL);
-            let count = living.len();
-            if count == 0 || count >= before {
-                return;
-            }
-            before = count;
+    pub(super) async fn end_cgroup(&mut self) {
+        if let Some(cgroups) = &mut self.cgroups {
+            cgroups.removed().await;
         }
     }
 }
 
-/// Sends a signal to these descendants.
-pub(super) fn signal(pids: &[Pid], signal: Signal) {
-    for pid in pids {
-        match kill(*pid, signal) {
-            Ok(()) | Err(Errno::ESRCH) => {}
-            Err(error) => {
-                warn!(%pid, %signal, %error, "cannot signal a process that the worker left behind");
-            }
+fn signal_each(ids: impl IntoIterator<Item = Id>, signal: Signal) {
+    for id in ids {
+        if let Err(error) = processes::signal(id, signal) {
+            warn!(pid = id.pid, %signal, %error, "cannot signal a process that the worker left behind");
         }
     }
 }
 
-/// Whether the runner has any child, dead or alive: a subreaper without children has no descendants. One system call.
-fn has_children() -> bool {
-    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    waitid(Id::All, peek) != Err(Errno::ECHILD)
-}
-
-/// All processes of the machine. One that ends while it is being read is left out.
-fn processes() -> Vec<Stat> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .filter_map(|entry| {
-            let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
-            parse_stat(pid, &text)
-        })
-        .collect()
-}
-
-/// `4711 (a name) S 1 …`: the name can hold anything, also `)`, so fields are counted from the last one (proc(5)).
-fn parse_stat(pid: i32, text: &[u8]) -> Option<Stat> {
-    const STATE: usize = 0;
-    const PARENT: usize = 1;
-    const START: usize = 19;
-    let after_name = memchr::memrchr(b')', text)? + 1;
-    let rest = std::str::from_utf8(text.get(after_name..)?).ok()?;
-    let fields: Vec<&str> = rest.split_ascii_whitespace().take(START + 1).collect();
-    Some(Stat {
-        pid,
-        parent: fields.get(PARENT)?.parse().ok()?,
-        zombie: matches!(*fields.get(STATE)?, "Z" | "X"),
-        start: fields.get(START)?.parse().ok()?,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_name_with_parentheses_and_spaces_is_skipped() {
-        let line = b"42 (a) R 7 (b) Z 17 42 42 0 -1 4 5 6 7 8 9 10 11 12 20 0 1 0 123456 1 2 3";
-        let expected = Stat { pid: 42, parent: 17, zombie: true, start: 123_456 };
-        assert_eq!(parse_stat(42, line), Some(expected));
-    }
-
-    #[test]
-    fn a_line_that_breaks_off_is_no_process() {
-        assert_eq!(parse_stat(42, b"42 (a) S 17"), None);
-        assert_eq!(parse_stat(42, b""), None);
-    }
-
-    #[test]
-    fn this_very_process_is_seen() {
-        let own = nix::unistd::getpid().as_raw();
-        assert!(processes().iter().any(|stat| stat.pid == own && !stat.zombie));
-    }
+fn spare_files() -> Vec<File> {
+    (0..SPARE_FILES).filter_map(|_| File::open("/dev/null").ok()).collect()
 }

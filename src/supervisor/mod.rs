@@ -27,6 +27,7 @@ use crate::standing::Announcer;
 use crate::stop::StopSignal;
 use crate::worker::{InPlace, LaunchSpec};
 
+mod ancestry;
 mod child;
 mod clearing;
 mod config_file;
@@ -42,9 +43,11 @@ mod summary;
 mod version;
 mod wait;
 
+pub use ancestry::Strangers;
 use child::Child;
 use clearing::{Clearing, Surroundings};
 use descendants::Descendants;
+
 use reports::Reports;
 use state::{Action, Machine, Moment, Note, Policy, State};
 use wait::{Preparing, child_signal, exited, expired, next, prepared, renewed, tick};
@@ -78,6 +81,8 @@ pub struct Job {
     pub held_mark: Option<PathBuf>,
     /// Whom to tell of every change.
     pub announcer: Announcer,
+    /// Children of this process that no worker has left behind.
+    pub strangers: Strangers,
     /// Says whether, and how strongly, the runner has been asked to end.
     pub stop: StopSignal,
 }
@@ -87,8 +92,8 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
     let spec = job.launches.borrow_and_update().clone();
     let policy = Policy::new(&job.supervision, &spec, job.host.shutdown_static, job.removal.is_some());
     let (machine, first) = Machine::new(policy);
-    let descendants =
-        job.announcer.manager().alive_while(Descendants::new(job.supervision.kill_descendants)).await;
+    let descendants = Descendants::new(job.supervision.kill_descendants, &job.strangers);
+    let descendants = job.announcer.manager().alive_while(descendants).await;
     let at_the_end = TaskTracker::new();
     let logins = logins::Requests::new(job.logins.take(), descendants.helpers(), &at_the_end);
     let mut supervisor = Supervisor {
@@ -191,8 +196,12 @@ impl Supervisor<'_> {
                 event = prepared(&mut self.preparing) => Some(event),
                 () = tick(&mut self.clearing) => self.advance_clearing(),
                 Some(()) = child_signal(&mut orphans) => {
-                    self.orphan_died();
+                    self.descendants.orphan_died();
                     self.advance_clearing()
+                }
+                () = self.descendants.observation() => {
+                    self.descendants.observe();
+                    None
                 }
                 // Last: a loop that never gets here has no pulse.
                 () = attendant.asked() => {
@@ -248,7 +257,7 @@ impl Supervisor<'_> {
                 self.with_child(|child| child.tell(&ToWorker::GracefulTermination { finish_tasks }));
             }
             Action::TellCredentials => self.tell_credentials(),
-            Action::Terminate => self.with_child(|child| child.signal_group(Signal::SIGTERM)),
+            Action::Terminate => self.with_child(Child::terminate_group),
             Action::Kill => {
                 self.with_child(|child| child.signal_group(Signal::SIGKILL));
                 if self.job.supervision.kill_descendants {
@@ -288,7 +297,7 @@ impl Supervisor<'_> {
         }
     }
 
-    fn with_clearing(&mut self, act: impl FnOnce(&mut Clearing, &Self)) {
+    fn with_clearing(&mut self, act: impl FnOnce(&mut Clearing, &mut Self)) {
         if let Some(mut clearing) = self.clearing.take() {
             act(&mut clearing, self);
             self.clearing = Some(clearing);
@@ -308,10 +317,11 @@ impl Supervisor<'_> {
         self.last_lines.clear();
         let keep_last =
             LAST_LINES.max(usize::try_from(self.job.supervision.report_output_lines).unwrap_or(LAST_LINES));
-        match Child::spawn(&self.spec, self.descendants.entrance(), self.output, self.job.offered, keep_last)
-        {
+        let origin = self.descendants.origin();
+        match Child::spawn(&self.spec, origin, self.output, self.job.offered, keep_last) {
             Ok((child, said)) => {
                 let pid = child.pid();
+                self.descendants.worker_started(pid);
                 self.child = Some(child);
                 self.worker_events = Some(said);
                 self.job.announcer.announce_start();
@@ -327,7 +337,7 @@ impl Supervisor<'_> {
 
     fn clear(&mut self, terminate: bool) -> Option<Event> {
         let leave = !self.job.supervision.kill_descendants;
-        self.descendants.reap(None);
+        self.descendants.worker_ended();
         self.clearing = Some(Clearing::begin(leave, terminate, self));
         // Its output may have ended before it did.
         self.advance_clearing()
@@ -356,16 +366,11 @@ impl Supervisor<'_> {
         }
         matches!(ended.exit.class, ExitClass::Crash | ExitClass::Reboot | ExitClass::Interrupted)
     }
-
-    fn orphan_died(&mut self) {
-        let worker = self.child.as_ref().filter(|_| self.clearing.is_none()).map(Child::pid);
-        self.descendants.reap(worker);
-    }
 }
 
 impl Surroundings for Supervisor<'_> {
-    fn descendants(&self) -> &Descendants {
-        &self.descendants
+    fn descendants(&mut self) -> &mut Descendants {
+        &mut self.descendants
     }
 
     fn finish_output(&self) {

@@ -21,6 +21,15 @@ pub(super) struct Account {
     pub(super) groups: Vec<Gid>,
 }
 
+/// What tells a worker's processes from all others.
+#[derive(Debug, Default)]
+pub(super) struct Origin {
+    /// The entrance of the cgroup that the worker joins.
+    pub(super) cgroup: Option<OwnedFd>,
+    /// The name and the value of an environment variable.
+    pub(super) token: (String, String),
+}
+
 /// Adds what every worker gets: a process group of its own, the parent-death signal, its OOM score, its account, and
 /// none of the runner's open files and ignored signals. (The standard library empties the signal mask.) `cgroup`: the
 /// entrance of the one that it joins.

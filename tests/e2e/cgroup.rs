@@ -207,6 +207,95 @@ fn a_second_runner_in_the_same_cgroup_does_not_touch_the_first_ones_worker() {
 }
 
 #[test]
+fn a_lock_on_the_units_cgroup_keeps_no_worker_from_its_own() {
+    let Some(unit) = Unit::delegated() else { return };
+    let lock = |folder: &Path| {
+        let folder = fs::File::open(folder).unwrap();
+        nix::fcntl::Flock::lock(folder, nix::fcntl::FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, e)| e)
+            .unwrap()
+    };
+    fs::create_dir(unit.workers()).unwrap();
+    let held = [lock(&unit.0), lock(&unit.workers())];
+    let scene = Scene::new().in_cgroup(&unit.0);
+    let end = format!("wait-file {}", scene.path("end").display());
+    let runner = scene.worker(["spawn daemon", "note spawned", &end, "exit 0"]).start();
+    runner.wait_for_note("spawned");
+    assert_eq!(members(&unit.0), [runner.pid()], "{runner}");
+    let second = unit.0.join(format!("{WORKERS}-2"));
+    assert_eq!(members(&second).len(), 2, "{runner}");
+    // Nobody but its owner can open it, and so hold its lock.
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&second).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o711);
+    fs::write(runner.path("end"), "").unwrap();
+    assert_eq!(runner.ended().code, Some(0));
+    runner.assert_nothing_left();
+    drop(held);
+}
+
+#[test]
+fn a_process_that_leaves_the_workers_cgroup_does_not_survive() {
+    for place in ["", "sibling"] {
+        for spawn in ["session", "daemon ignore-term", "daemon wiped", "leaderless ignore-term"] {
+            let Some(unit) = Unit::delegated() else { return };
+            let cgroup = unit.0.join(place);
+            let scene = Scene::new().in_cgroup(&unit.0).set("supervision.killTimeout", "200ms");
+            let end = format!("wait-file {}", scene.path("end").display());
+            let spawn = format!("spawn {spawn} cgroup={}", cgroup.display());
+            let runner = scene.worker([&spawn, "note spawned", &end, "exit 0"]).start();
+            runner.wait_for_note("spawned");
+            assert_eq!(members(&unit.workers()).len(), 1, "{spawn}\n{runner}");
+            fs::write(runner.path("end"), "").unwrap();
+            assert_eq!(runner.ended().code, Some(0), "{spawn}");
+            runner.assert_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn in_a_cgroup_neither_a_chain_of_forks_nor_a_dead_main_thread_survives() {
+    for spawn in ["chain ignore-term", "leaderless ignore-term"] {
+        let Some(unit) = Unit::delegated() else { return };
+        let scene = Scene::new().in_cgroup(&unit.0).set("supervision.killTimeout", "300ms");
+        let runner = scene.worker([&format!("spawn {spawn}"), "exit 0"]).start();
+        let ended = runner.ended();
+        assert_eq!(ended.code, Some(0), "{}", ended.log);
+        runner.assert_nothing_left();
+        assert!(!ended.log.contains("cannot be killed"), "{}", ended.log);
+        assert_eq!(below(&unit.0).len(), 1, "{runner}");
+    }
+}
+
+#[test]
+fn a_frozen_cgroup_is_thawed_so_that_sigterm_has_its_effect() {
+    let Some(unit) = Unit::delegated() else { return };
+    let scene = Scene::new().in_cgroup(&unit.0).set("supervision.killTimeout", "1h");
+    let end = format!("wait-file {}", scene.path("end").display());
+    let inner = unit.workers().join("task");
+    let spawn = format!("spawn session handle-term cgroup={}", inner.display());
+    let runner = scene.worker([&spawn, "note spawned", &end, "exit 0"]).start();
+    runner.wait_for_note("spawned");
+    fs::write(inner.join("cgroup.freeze"), "1").unwrap();
+    fs::write(runner.path("end"), "").unwrap();
+    assert_eq!(runner.ended().code, Some(0));
+    runner.assert_nothing_left();
+}
+
+#[test]
+fn a_worker_that_gets_no_cgroup_of_its_own_is_a_warning_with_the_reason() {
+    let Some(unit) = Unit::delegated() else { return };
+    fs::write(unit.0.join("cgroup.max.descendants"), "0").unwrap();
+    let scene = Scene::new().in_cgroup(&unit.0).set("supervision.killTimeout", "200ms");
+    let script = ["start 1: exit 7", "spawn daemon ignore-term", "exit 0"];
+    let runner = scene.worker(script).start();
+    let ended = runner.ended();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!(ended.log.matches("the worker has no cgroup of its own").count(), 1, "{}", ended.log);
+    assert!(ended.log.contains("Resource temporarily unavailable"), "{}", ended.log);
+    runner.assert_nothing_left();
+}
+
+#[test]
 fn without_delegation_all_is_ended_without_a_cgroup() {
     let Some(unit) = Unit::new() else { return };
     let scene = Scene::new().in_cgroup(&unit.0).set("supervision.killTimeout", "200ms");

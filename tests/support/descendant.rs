@@ -1,26 +1,41 @@
 //! What a worker may leave behind: `spawn KIND FLAG…`.
 //!
 //! KIND is where the descendant lives: `child` (in the worker's process group), `group` (in one of its own), `session`
-//! (in one of its own), `daemon` (its parent is gone as well), or `zombie` (it has exited, and nobody asks).
+//! (in one of its own), `daemon` (its parent is gone as well), or `zombie` (it has exited, and nobody asks); or how it
+//! hides: `leaderless` (its main thread has exited, another one lives), `chain` (it forks, exits, and its child does the
+//! same in a session of its own, for 30 s at most).
 //! FLAGs: `ignore-term`, `hold-stdout`, `hold-stderr` (it keeps the worker's pipe open), `with-zombie` (it never asks
-//! after a child of its own). The statement ends when the descendant has recorded itself.
+//! after a child of its own), `handle-term` (SIGTERM makes it exit by itself), `stopped` (by SIGSTOP), `wiped` (it has
+//! executed itself with an empty environment), `cgroup=FOLDER` (it moves to this cgroup, which it makes). The statement ends when the descendant has recorded itself.
+//!
+//! Each but a zombie holds a shared lock on `$TEST_WORKER_RECORD.lives` while any of its threads or children lives.
 
+use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
+use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, getpgrp, getppid, getsid, setsid};
+use nix::unistd::{ForkResult, Pid, fork, getpgrp, getppid, getsid, setsid};
 use serde_json::json;
 
 use crate::LIFETIME;
-use crate::execute::{Worker, pause};
+use crate::execute::{Worker, exit, pause};
 use crate::record::{Moment, Record};
 
-const KINDS: [&str; 5] = ["child", "group", "session", "daemon", "zombie"];
-const FLAGS: [&str; 4] = ["ignore-term", "hold-stdout", "hold-stderr", "with-zombie"];
+const KINDS: [&str; 7] = ["child", "group", "session", "daemon", "zombie", "leaderless", "chain"];
+const FLAGS: [&str; 7] =
+    ["ignore-term", "handle-term", "hold-stdout", "hold-stderr", "with-zombie", "stopped", "wiped"];
+
+/// How a flag begins that names a cgroup.
+const CGROUP: &str = "cgroup=";
+
+/// How long a chain of forks goes on when nobody ends it.
+const CHAIN: Duration = Duration::from_secs(30);
 
 /// What to leave behind.
 #[derive(Debug, Clone)]
@@ -38,7 +53,8 @@ impl Descendant {
         if !KINDS.contains(&kind.as_str()) {
             return Err(format!("no such kind of descendant: `{kind}`"));
         }
-        match flags.iter().find(|flag| !FLAGS.contains(&flag.as_str())) {
+        let known = |flag: &&String| FLAGS.contains(&flag.as_str()) || flag.starts_with(CGROUP);
+        match flags.iter().find(|flag| !known(flag)) {
             Some(flag) => Err(format!("no such flag of a descendant: `{flag}`")),
             None => Ok(Self { kind, flags }),
         }
@@ -91,11 +107,28 @@ pub(crate) fn live(args: &[String], record: &Record) {
         abandon(descendant.command("daemonised", token));
         return;
     }
-    if flags.iter().any(|flag| flag == "ignore-term") {
+    let has = |name: &str| flags.iter().any(|flag| flag == name);
+    if kind == "wiped" {
+        // What it inherited holds the lock.
+        return pause(LIFETIME);
+    }
+    if kind != "zombie" {
+        hold_lives();
+    }
+    if let Some(cgroup) = flags.iter().find_map(|flag| flag.strip_prefix(CGROUP)) {
+        std::fs::create_dir_all(cgroup).expect("cannot make the cgroup");
+        std::fs::write(format!("{cgroup}/cgroup.procs"), "0").expect("cannot join the cgroup");
+    }
+    if has("ignore-term") {
         let ignored = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(libc::SIGTERM, ignored).expect("cannot ignore SIGTERM");
     }
-    if flags.iter().any(|flag| flag == "with-zombie") {
+    if has("handle-term") {
+        let now = Arc::new(AtomicBool::new(true));
+        signal_hook::flag::register_conditional_shutdown(libc::SIGTERM, 0, now)
+            .expect("cannot handle SIGTERM");
+    }
+    if has("with-zombie") {
         let zombie = Descendant { kind: "zombie".to_owned(), flags: Vec::new() };
         abandon(zombie.command("zombie", &format!("{token}-child")));
     }
@@ -104,7 +137,62 @@ pub(crate) fn live(args: &[String], record: &Record) {
     let place =
         json!({"kind": kind, "token": token, "pgid": getpgrp().as_raw(), "sid": session, "ppid": parent});
     record.event("descendant", place);
-    if kind != "zombie" {
+    if has("wiped") {
+        let mut naked = descendant.command("wiped", token);
+        let _ = naked.env_clear().exec();
+        return;
+    }
+    if has("stopped") {
+        raise(Signal::SIGSTOP).expect("cannot stop");
+    }
+    match kind.as_str() {
+        "zombie" => {}
+        "leaderless" => exit_main_thread(),
+        "chain" => fork_for_ever(),
+        _ => pause(LIFETIME),
+    }
+}
+
+/// Locks `$TEST_WORKER_RECORD.lives` with a descriptor that children inherit.
+fn hold_lives() {
+    let Some(record) = std::env::var_os("TEST_WORKER_RECORD") else { return };
+    let mut path = record;
+    path.push(".lives");
+    let file: File = OpenOptions::new().create(true).append(true).open(path).expect("cannot open the lock");
+    fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty())).expect("cannot have the lock inherited");
+    let lock = Flock::lock(file, FlockArg::LockShared).map_err(|(_, errno)| errno);
+    // Never unlocked, nor closed.
+    std::mem::forget(lock.expect("cannot lock"));
+}
+
+/// Leaves a process that `/proc` shows as a zombie, and that lives.
+fn exit_main_thread() {
+    std::thread::spawn(|| {
         pause(LIFETIME);
+        exit(0);
+    });
+    #[expect(unsafe_code, reason = "only this thread is to end, and nothing is to be cleaned up")]
+    // SAFETY: nothing is borrowed from this thread.
+    unsafe {
+        libc::syscall(libc::SYS_exit, 0);
+    }
+}
+
+/// One process after the other, none of which lives long enough to be seen twice.
+fn fork_for_ever() {
+    let end = std::time::Instant::now() + CHAIN;
+    while std::time::Instant::now() < end {
+        #[expect(unsafe_code, reason = "std has no fork")]
+        // SAFETY: this process has one thread.
+        match unsafe { fork() } {
+            Ok(ForkResult::Child) => {
+                let _ = setsid();
+            }
+            // No room for another process at the moment.
+            Err(_) => {}
+            #[expect(unsafe_code, reason = "exit handlers would take time")]
+            // SAFETY: nothing is to be cleaned up.
+            Ok(ForkResult::Parent { .. }) => unsafe { libc::_exit(0) },
+        }
     }
 }

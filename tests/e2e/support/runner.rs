@@ -6,6 +6,7 @@ use std::process::Child;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
@@ -226,6 +227,11 @@ impl Runner {
         processes::children(self.pid())
     }
 
+    /// The pids of the processes of the host that have this entry in their environment.
+    pub(crate) fn pids_with(entry: &str) -> Vec<i32> {
+        processes::with_environment(entry).into_iter().map(|process| process.pid).collect()
+    }
+
     /// All processes of the scene but the runner.
     pub(crate) fn living(&self) -> Vec<Process> {
         let mut found = processes::with_environment(&format!("{MARK}={}", self.scene.mark));
@@ -238,6 +244,13 @@ impl Runner {
     pub(crate) fn assert_nothing_left(&self) {
         let left = self.living();
         assert!(left.is_empty(), "left behind: {left:?}\n{self}");
+        assert!(!self.a_descendant_lives(), "a descendant that cannot be seen was left behind\n{self}");
+    }
+
+    /// Whether any descendant that the worker has spawned lives, however it hides: it holds a lock.
+    pub(crate) fn a_descendant_lives(&self) -> bool {
+        let Ok(file) = std::fs::File::open(self.path("record.lives")) else { return false };
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
     }
 
     /// Asserts that the runner has never used more than 32 MiB.

@@ -1,0 +1,187 @@
+//! Which processes came from the worker.
+//!
+//! The runner is a child subreaper: a process that loses its parent becomes the runner's child, so that everything that a
+//! worker ever started has the runner among its ancestors, in any process group and session. Not every descendant of the
+//! runner is the worker's, though:
+//!
+//! * *Helpers* are the runner's own: host commands, `--version`.
+//! * *Strangers* were children of this process before it became the runner (a shell started a sidecar and then executed
+//!   the runner), or came to it because it is PID 1 (what a `docker exec` has left).
+//!
+//! Where the runner is not PID 1 and had no children when it started, nothing but helpers can be below it and not be the
+//! worker's: then every other descendant is, whatever it has done to hide. Where there can be strangers, a descendant is
+//! the worker's if it lives in the worker's cgroup, was seen below the worker while that lived, is in a process group or
+//! session of such a process, or has the run's token in its environment. A process that wipes its environment, and
+//! leaves its parent and its session between two looks, is taken for a stranger there: docs/reliability.md.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::sys::wait::{Id as WaitId, WaitPidFlag, waitid};
+use tracing::warn;
+
+use crate::host::processes::{self, Id, Process};
+
+/// Has the run's token in the environment of a worker and of all that it starts. It is no secret.
+const TOKEN: &str = "START_WORKER_RUN_TOKEN";
+
+/// The process that orphans come to, wherever they are from.
+const INIT: i32 = 1;
+
+/// The children that this process had before the runner started a worker: a wrapper's.
+#[derive(Debug, Clone, Default)]
+pub struct Strangers(HashSet<Id>);
+
+impl Strangers {
+    /// To be called before the first worker is started.
+    pub fn so_far() -> Self {
+        if !has_children() {
+            return Self::default();
+        }
+        let own = own_pid();
+        match processes::walk() {
+            Ok(walk) => {
+                let children = walk.processes.into_iter().filter(|process| process.parent == own);
+                Self(children.map(|process| process.id).collect())
+            }
+            Err(error) => {
+                warn!(%error, "cannot read /proc: processes that were started before start-worker may be taken for the worker's");
+                Self::default()
+            }
+        }
+    }
+}
+
+/// The runner's own short-lived children (host commands, `--version`): no worker left them behind, and their starter waits
+/// for them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Helpers(Arc<Mutex<HashSet<i32>>>);
+
+/// A helper, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Helper {
+    pid: i32,
+    helpers: Helpers,
+}
+
+impl Helpers {
+    /// From the moment of its spawn.
+    pub(super) fn add(&self, pid: Option<u32>) -> Helper {
+        let pid = pid.and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
+        self.set().insert(pid);
+        Helper { pid, helpers: self.clone() }
+    }
+
+    pub(super) fn has(&self, pid: i32) -> bool {
+        self.set().contains(&pid)
+    }
+
+    fn any(&self) -> bool {
+        !self.set().is_empty()
+    }
+
+    fn set(&self) -> MutexGuard<'_, HashSet<i32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.helpers.set().remove(&self.pid);
+    }
+}
+
+/// Tells the worker's processes from all others.
+#[derive(Debug)]
+pub(super) struct Ancestry {
+    /// Nothing but helpers and the worker's processes can be below the runner.
+    pub(super) exclusive: bool,
+    /// Orphans come to the runner.
+    pub(super) subreaper: bool,
+    strangers: HashSet<Id>,
+    pub(super) helpers: Helpers,
+    /// The worker's entry in its environment.
+    token: String,
+    /// Where there can be strangers: what was seen below the worker, with start times.
+    known: HashMap<i32, u64>,
+}
+
+impl Ancestry {
+    /// Makes the runner a subreaper.
+    pub(super) fn new(strangers: &Strangers) -> Self {
+        let subreaper = nix::sys::prctl::set_child_subreaper(true);
+        if let Err(error) = subreaper {
+            warn!(%error, "cannot become a subreaper: daemons that a worker leaves behind are found by their environment alone");
+        }
+        Self {
+            exclusive: subreaper.is_ok() && own_pid() != INIT && strangers.0.is_empty(),
+            subreaper: subreaper.is_ok(),
+            strangers: strangers.0.clone(),
+            helpers: Helpers::default(),
+            token: format!("{TOKEN}={:016x}", fastrand::u64(..)),
+            known: HashMap::new(),
+        }
+    }
+
+    /// The name and the value of the variable that goes into the worker's environment.
+    pub(super) fn token(&self) -> (&str, &str) {
+        self.token.split_once('=').unwrap_or_default()
+    }
+
+    /// A worker was started.
+    pub(super) fn begin(&mut self, worker: i32) {
+        self.known.clear();
+        if let Ok(Some(process)) = processes::look_at(worker) {
+            self.known.insert(process.id.pid, process.id.start);
+        }
+    }
+
+    /// Whether helpers or strangers can be all that is below the runner.
+    pub(super) fn is_shared(&self) -> bool {
+        !self.exclusive || self.helpers.any()
+    }
+
+    /// These are the worker's: later they, and what they leave, may have no other trace.
+    pub(super) fn note(&mut self, found: &[Process]) {
+        if self.exclusive {
+            return;
+        }
+        // Leaders that are dead, and give a living group or session its name.
+        let named: HashSet<i32> = found.iter().flat_map(|process| [process.group, process.session]).collect();
+        self.known.retain(|pid, _| named.contains(pid));
+        self.known.extend(found.iter().map(|process| (process.id.pid, process.id.start)));
+    }
+
+    /// Whether a child of the runner came from the worker.
+    pub(super) fn is_workers(&self, child: &Process) -> bool {
+        if self.helpers.has(child.id.pid) || self.strangers.contains(&child.id) {
+            return false;
+        }
+        self.exclusive
+            || self.known.get(&child.id.pid) == Some(&child.id.start)
+            || self.is_name_of_known(child.group)
+            || self.is_name_of_known(child.session)
+            || processes::has_in_environment(child.id.pid, &self.token)
+    }
+
+    /// Whether a group or session is one that a process of the worker's has made, and no later one with the same number.
+    fn is_name_of_known(&self, leader: i32) -> bool {
+        let Some(start) = self.known.get(&leader) else { return false };
+        processes::look_at(leader).ok().flatten().is_none_or(|process| process.id.start == *start)
+    }
+}
+
+/// Whether the runner has any child, dead or alive: a subreaper without children has no descendants. One system call.
+pub(super) fn has_children() -> bool {
+    waitid(WaitId::All, peek()) != Err(Errno::ECHILD)
+}
+
+/// Any child, whatever signal tells of its end, that stays as it is.
+pub(super) fn peek() -> WaitPidFlag {
+    WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL
+}
+
+pub(super) fn own_pid() -> i32 {
+    nix::unistd::getpid().as_raw()
+}
