@@ -13,8 +13,9 @@ pub(crate) const FAILED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 /// The runner configuration is missing or invalid, in content or for this host. (sysexits: `EX_USAGE`)
 pub(crate) const CONFIGURATION: u8 = 64;
-/// Taskcluster or the metadata service could not be reached in time. (sysexits: `EX_UNAVAILABLE`)
-const UNAVAILABLE: u8 = 69;
+/// Taskcluster or the metadata service could not be reached in time. (sysexits: `EX_TEMPFAIL`) Not 69: wrappers of
+/// generic-worker read that as "unfit", its exit code for a worker bug or a broken host, and quarantine the host.
+const UNREACHABLE: u8 = 75;
 /// The worker needs a reboot that did not come. (sysexits: `EX_SOFTWARE`)
 const NEEDS_REBOOT: u8 = 70;
 /// A file's permissions, owner or kind. (sysexits: `EX_NOPERM`)
@@ -27,7 +28,7 @@ pub(crate) fn code(result: &Result<Outcome, RunError>) -> u8 {
         Ok(Outcome::NeedsReboot) => NEEDS_REBOOT,
         Err(RunError::Worker(_)) => CONFIGURATION,
         Err(RunError::Prepare(cause)) => match cause.kind() {
-            FailureKind::Unreachable => UNAVAILABLE,
+            FailureKind::Unreachable => UNREACHABLE,
             FailureKind::Configuration => CONFIGURATION,
             FailureKind::Permissions => PERMISSIONS,
             FailureKind::Refused | FailureKind::Other => FAILED,

@@ -371,7 +371,7 @@ fn disorder(runner: &Runner, status: ExitStatus) -> Option<String> {
     /// Until then signals have their default effect.
     const EARLY: Duration = Duration::from_secs(2);
     match (status.code(), status.signal()) {
-        (Some(0 | 1 | 69 | 70), _) | (None, None) => None,
+        (Some(0 | 1 | 70 | 75), _) | (None, None) => None,
         (Some(code), _) => Some(format!("the runner ended with exit code {code}")),
         (None, Some(signal)) => {
             let sent = runner.signals.iter().find(|(sent, _)| *sent as i32 == signal);

@@ -124,7 +124,7 @@ fn a_start_that_nobody_answers_ends_with_69_and_leaves_the_machine() {
         let machine = Machine::new(kind);
         machine.tell("fault * 503");
         let ended = machine.scene().worker(OBEDIENT).set("startTimeout", "1s").start().ended();
-        assert_eq!((ended.code, ended.starts(), ended.host_commands), (Some(69), 0, vec![]), "{}", ended.log);
+        assert_eq!((ended.code, ended.starts(), ended.host_commands), (Some(75), 0, vec![]), "{}", ended.log);
         assert_eq!(machine.calls(), []);
     });
 }

@@ -67,7 +67,7 @@ fn a_secret_that_nobody_hands_over_in_time_is_removed_all_the_same() {
     let ended = machine.scene().worker(OBEDIENT).set("startTimeout", "2s").start().ended();
     assert_eq!(machine.only("removeSecret").status, Some(200), "{}", ended.log);
     assert!(!machine.taskcluster.has_legacy_secret(TOKEN));
-    assert_eq!((ended.code, ended.starts(), ended.host_commands), (Some(69), 0, vec!["shutdown".to_owned()]));
+    assert_eq!((ended.code, ended.starts(), ended.host_commands), (Some(75), 0, vec!["shutdown".to_owned()]));
 }
 
 #[test]

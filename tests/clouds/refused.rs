@@ -73,7 +73,7 @@ fn a_registration_that_nobody_answers_ends_with_69() {
     let machine = Machine::new(GCE);
     machine.taskcluster.fail("registerWorker", Times::UntilCleared, Fault::bad_gateway());
     let ended = machine.scene().worker(OBEDIENT).set("startTimeout", "2s").start().ended();
-    assert_eq!((ended.code, ended.starts(), ended.host_commands), (Some(69), 0, vec!["shutdown".to_owned()]));
+    assert_eq!((ended.code, ended.starts(), ended.host_commands), (Some(75), 0, vec!["shutdown".to_owned()]));
     let attempts = machine.taskcluster.count("registerWorker");
     assert!((2..10).contains(&attempts), "{attempts}");
 }

@@ -165,7 +165,7 @@ fn a_stale_cache_does_not_serve_where_taskcluster_is_away() {
     site.taskcluster.stop();
     let scene = scene(&site).set("provider.workerID", "worker-2").set("startTimeout", "2s");
     let ended = scene.start().ended();
-    assert_eq!((ended.code, ended.starts()), (Some(69), 0), "{}", ended.log);
+    assert_eq!((ended.code, ended.starts()), (Some(75), 0), "{}", ended.log);
     assert_eq!(site.cache(), before);
 }
 
@@ -177,7 +177,7 @@ fn expired_credentials_in_the_cache_are_of_no_use_and_the_worker_registers_anew(
     let cache = site.cache();
     site.taskcluster.fail("registerWorker", Times::UntilCleared, Fault::bad_gateway());
     let ended = scene(&site).set("startTimeout", "2s").start().ended();
-    assert_eq!((ended.code, ended.starts()), (Some(69), 0), "{}", ended.log);
+    assert_eq!((ended.code, ended.starts()), (Some(75), 0), "{}", ended.log);
     assert_eq!(site.cache(), cache);
     site.taskcluster.clear_faults();
     site.taskcluster.forget_requests();

@@ -168,7 +168,7 @@ fn a_name_that_does_not_resolve_is_tried_again_until_the_start_gives_up() {
     let site = Site::new();
     let scene = site.scene().set("provider.rootURL", name.clone()).set("startTimeout", "2s");
     let ended = scene.start().ended();
-    assert_eq!((ended.code, ended.starts()), (Some(69), 0), "{}", ended.log);
+    assert_eq!((ended.code, ended.starts()), (Some(75), 0), "{}", ended.log);
     let said = line(&ended.log, FAILS);
     assert!(
         said.contains(&format!("POST {name}/api/worker-manager/v1/worker/register: cannot connect: ")),
@@ -182,7 +182,7 @@ fn a_start_that_is_given_a_limit_gives_up_with_69() {
     let site = Site::new();
     site.taskcluster.stop();
     let ended = site.scene().set("startTimeout", "2s").start().ended();
-    assert_eq!((ended.code, ended.starts()), (Some(69), 0), "{}", ended.log);
+    assert_eq!((ended.code, ended.starts()), (Some(75), 0), "{}", ended.log);
     assert!(ended.after >= Duration::from_millis(900) && ended.after < AT_ONCE, "{:?}", ended.after);
     let said = line(&ended.log, "start-worker ends:");
     for part in [
