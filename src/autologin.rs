@@ -10,7 +10,8 @@ use crate::chain::Chain;
 use crate::config;
 use crate::host::autologin::name::{SessionName, UserName};
 use crate::host::autologin::{Autologin, AutologinError, Done, Shown};
-use crate::host::power::{self, PowerError};
+use crate::host::helper::{HelperError, Helpers};
+use crate::host::power;
 use crate::protocol::message::AutologinRequest;
 
 /// Where systemd runs, there is this folder. (`sd_booted(3)`)
@@ -81,37 +82,31 @@ impl Logins {
     }
 
     /// What follows from a change: systemd reads its units again. The next boot does so in any case, so a failure is
-    /// worth a warning, and no more. `started` learns the process id.
-    pub async fn follow_up<T>(
-        &self,
-        done: &Done,
-        started: impl FnOnce(Option<u32>) -> T,
-    ) -> Result<(), PowerError> {
+    /// worth a warning, and no more.
+    pub async fn follow_up(&self, done: &Done, helpers: &Helpers) -> Result<(), HelperError> {
         if !done.reload || !Path::new(SYSTEMD).exists() {
             return Ok(());
         }
-        let running = power::start(&self.reload_command)?;
-        let _known = started(running.pid());
-        running.end().await
+        power::run(&self.reload_command, helpers).await.map(|_| ())
     }
 
     /// Logs what a worker or the configuration has had done, and lets systemd know.
-    pub async fn conclude<T>(&self, user: Option<&str>, done: &Done, started: impl FnOnce(Option<u32>) -> T) {
+    pub async fn conclude(&self, user: Option<&str>, done: &Done, helpers: &Helpers) {
         tell(user, done);
-        if let Err(cause) = self.follow_up(done, started).await {
+        if let Err(cause) = self.follow_up(done, helpers).await {
             warn!(error = %cause, "systemd has not read its units again: the next boot will");
         }
     }
 
     /// Sets `autologin.user`, where there is one. A failure is told; a host must not stay down over it.
-    pub async fn set_configured(&self) {
+    pub async fn set_configured(&self, helpers: &Helpers) {
         let Some(user) = self.user.clone() else { return };
         let this = Arc::new(self.clone());
         let (that, name) = (this.clone(), user.clone());
         let setting = tokio::task::spawn_blocking(move || that.set(name.as_str()));
         match tokio::time::timeout(PATIENCE, setting).await {
             Ok(Ok(Ok(done))) => {
-                this.conclude(Some(user.as_str()), &done, |_| ()).await;
+                this.conclude(Some(user.as_str()), &done, helpers).await;
             }
             Ok(Ok(Err(cause))) => {
                 error!(%user, error = %Chain(&cause), "autologin.user is not set: the next boot does not log this user in; the worker starts all the same");
@@ -159,9 +154,9 @@ mod tests {
             reload,
             warnings: Vec::new(),
         };
-        logins.follow_up(&done(false), |_| ()).await.unwrap();
+        logins.follow_up(&done(false), &Helpers::default()).await.unwrap();
         assert!(!mark.exists());
-        logins.follow_up(&done(true), |_| ()).await.unwrap();
+        logins.follow_up(&done(true), &Helpers::default()).await.unwrap();
         assert_eq!(mark.exists(), Path::new(SYSTEMD).exists());
     }
 }

@@ -35,6 +35,7 @@ use crate::clock::Clock;
 use crate::config::{Implementation, RunnerConfig};
 use crate::event::{Outcome, StopRequest};
 use crate::hold::Released;
+use crate::host::helper::Helpers;
 use crate::host::service_manager::ServiceManager;
 use crate::keep::{Keeping, Siblings};
 use crate::observe::systemd::{self, Telling};
@@ -153,9 +154,7 @@ pub async fn run(
     if let Some(Ok(identified)) = provider::identify_offline(&config.provider) {
         (preparer.on_identified)(&identified.root_url, &identified.identity);
     }
-    let logins = Arc::new(Logins::new(&config.autologin));
-    // What follows sees a request, too.
-    stop.unless_requested(logins.set_configured()).await;
+    let (logins, helpers) = configured_logins(&config, &stop).await;
     let (resumes, to_resume) = mpsc::channel(WAITING_RESUMES);
     let (provider, implementation) = (config.provider.provider_type(), config.worker.implementation.name());
     let view = View::new(&announcer, &host.troubles, output.counters(), provider, implementation)
@@ -165,7 +164,8 @@ pub async fn run(
     let status =
         status::open(&config.status_socket, preparer.runtime_directory.as_deref(), counterparts).await;
     let telling = siblings.spawn("service manager", telling(&preparer, &announcer).tell());
-    let mut keeping = Keeping { config, preparer, held_mark, logins, output, announcer, stop, checks };
+    let mut keeping =
+        Keeping { config, preparer, held_mark, logins, helpers, output, announcer, stop, checks };
     let result = match manager.alive_while(keeping.hold(to_resume)).await {
         Released::Resumed => Box::pin(keeping.keep()).await.map_err(RunError::from),
         Released::Ended => Ok(keeping.stop.current().map_or(Outcome::Stopped, StopRequest::outcome)),
@@ -205,6 +205,14 @@ fn on_identified(config: &RunnerConfig, announcer: &Announcer, output: &Output) 
         announcer.announce_identity(root_url, identity);
         log.identify(Identity::new(implementation, identity));
     })
+}
+
+/// The host's automatic login, set to the configured user, and the registry of the runner's own children.
+async fn configured_logins(config: &RunnerConfig, stop: &StopSignal) -> (Arc<Logins>, Helpers) {
+    let (logins, helpers) = (Arc::new(Logins::new(&config.autologin)), Helpers::default());
+    // What follows sees a request, too.
+    stop.unless_requested(logins.set_configured(&helpers)).await;
+    (logins, helpers)
 }
 
 /// Tells the service manager how it ended, and says it in words.

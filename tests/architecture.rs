@@ -88,7 +88,7 @@ const MUST_NOT_KNOW: &[(&str, &[&[&str]])] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("serde_yaml", &["config/file.rs"]),
     ("hawk", &["taskcluster/client.rs"]),
-    ("unsafe", &["supervisor/spawn.rs", "host/memory.rs", "host/oom.rs"]),
+    ("unsafe", &["supervisor/spawn.rs", "host/helper.rs", "host/memory.rs", "host/oom.rs"]),
     ("prometheus", &["observe/metrics/export.rs"]),
     ("hyper", &["observe/metrics/serve.rs"]),
 ];
@@ -490,4 +490,87 @@ fn comments_strings_and_tests_do_not_count() {
         "fn f<'a>(x: &'a str) -> char { '\"' }\n#[cfg(test)]\nmod tests { use crate::worker; }",
     );
     assert_fault("host/mod.rs", "fn f<'a>() -> char { '\\'' } use crate::worker::W;", "crate::worker::W");
+}
+
+/// The host commands that a runner configuration in a test replaces.
+const HOST_COMMANDS: [&str; 4] =
+    ["shutdownCommand", "rebootCommand", "forceShutdownCommand", "forceRebootCommand"];
+
+/// Files with runner configurations that do not replace them, and why that is harmless.
+const WITHOUT_HOST_COMMANDS: &[(&str, &str)] = &[
+    ("tests/architecture.rs", "starts no runner"),
+    ("tests/check.rs", "runs `check` only"),
+    ("tests/configuration.rs", "parses only"),
+    ("tests/configuration_docs.rs", "dummy workers and `check` only"),
+    ("tests/configuration_effective.rs", "parses only"),
+    ("tests/configuration_properties.rs", "parses only"),
+    ("tests/deployments/sources.rs", "starts no runner"),
+    ("tests/e2e/oom.rs", "changes one command of a Scene, which replaces all four"),
+    ("tests/e2e/autologin.rs", "changes one command of a Scene, which replaces all four"),
+    ("tests/e2e/host_commands.rs", "changes one command of a Scene, which replaces all four"),
+    ("tests/e2e/secrecy.rs", "dummy workers only"),
+    ("tests/e2e/systemd.rs", "changes a Scene, which replaces all four"),
+    ("tests/package/life.rs", "a dummy worker in a machine of its own"),
+    ("tests/systemd/service.rs", "runs in a machine of its own, which may reboot"),
+];
+
+/// Whether this source, at this path, has a runner configuration that could take down the host of a test.
+fn endangers_the_host(path: &str, source: &str) -> bool {
+    let configures = source.contains("providerType") && source.contains("implementation");
+    let replaces = HOST_COMMANDS
+        .iter()
+        .filter(|command| source.contains(&format!("{command}\"")) || source.contains(&format!("{command}:")))
+        .count();
+    let listed = WITHOUT_HOST_COMMANDS.iter().any(|(name, _)| *name == path);
+    (configures || replaces > 0) && replaces < HOST_COMMANDS.len() && !listed
+}
+
+fn rust_files(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            rust_files(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+#[test]
+fn no_test_or_benchmark_can_take_its_host_down() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["tests", "benches", "fuzz/fuzz_targets"] {
+        rust_files(&root.join(folder), &mut files);
+    }
+    let dangerous: Vec<_> = files
+        .iter()
+        .map(|path| path.strip_prefix(root).unwrap().to_str().unwrap())
+        .filter(|path| endangers_the_host(path, &std::fs::read_to_string(root.join(path)).unwrap()))
+        .collect();
+    assert!(
+        dangerous.is_empty(),
+        "replace all of {HOST_COMMANDS:?} in the runner configurations of {dangerous:?}"
+    );
+    for (path, _) in WITHOUT_HOST_COMMANDS {
+        assert!(root.join(path).exists(), "{path} is gone: take it off the list");
+    }
+    // What tests and the README start as it is.
+    for example in ["demo.yml", "static-demo.yml"] {
+        let text = std::fs::read_to_string(root.join("config-examples").join(example)).unwrap();
+        for command in HOST_COMMANDS {
+            assert!(
+                text.contains(&format!("\n  {command}: [\"true\"]\n")),
+                "{example} does not replace {command}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_runner_configuration_that_leaves_one_host_command_is_found() {
+    let config = r#""provider": {"providerType": "aws"}, "worker": {"implementation": "command"}, "host": {
+        "shutdownCommand": ["true"], "rebootCommand": ["true"], "forceShutdownCommand": ["true"]"#;
+    assert!(endangers_the_host("tests/new.rs", config));
+    assert!(!endangers_the_host("tests/new.rs", &format!(r#"{config}, "forceRebootCommand": ["true"]}}"#)));
 }

@@ -8,6 +8,7 @@ use start_worker::autologin::Logins;
 use start_worker::chain::Chain;
 use start_worker::config;
 use start_worker::host::autologin::{AutologinError, Done, Shown};
+use start_worker::host::helper::Helpers;
 use start_worker::host::private_file::Access;
 
 use super::{exit, print};
@@ -112,7 +113,7 @@ fn follow(logins: &Logins, done: &Done) {
         complain(&format!("warning: {warning}"));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let followed = runtime.map(|runtime| runtime.block_on(logins.follow_up(done, |_| ())));
+    let followed = runtime.map(|runtime| runtime.block_on(logins.follow_up(done, &Helpers::default())));
     let failed = match followed {
         Ok(Ok(())) => return,
         Ok(Err(cause)) => cause.to_string(),

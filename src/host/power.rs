@@ -1,119 +1,117 @@
-//! The host's power: the commands that shut it down and reboot it.
+//! The host's power: the commands that shut the host down and reboot it, and what follows where they do not.
 
-use std::process::{ExitStatus, Stdio};
+use std::fmt;
 use std::time::Duration;
 
-use thiserror::Error;
-use tokio::io::AsyncReadExt;
-use tokio::process::{Child, Command};
+use tracing::{error, info};
 
-use super::process_group::KillOnDrop;
+use super::helper::{self, HelperError, Helpers, Output, Remains};
 use super::{oom, service_manager};
 
-/// How long such a command may take; it only asks.
-const TIME: Duration = Duration::from_secs(60);
+/// The time limit of a host command. It only asks for something.
+const LIMIT: Duration = Duration::from_secs(60);
 
-/// How much of a command's own error message is kept, in bytes.
-const MESSAGE: u64 = 1024;
+/// How much of a host command's output is kept, in bytes.
+const KEPT: usize = 4096;
 
-/// Its OOM score: the runner's is not for what it starts.
+/// How long a force command that succeeded may take to have an effect. It asks nobody else.
+const FORCED: Duration = Duration::from_secs(60);
+
+/// The OOM score of a host command: the runner's own is not for what it starts.
 const COMMON_SCORE: i16 = 0;
 
-/// Why a host command did nothing.
-#[derive(Debug, Error)]
-pub enum PowerError {
-    /// There is no such program, or it may not be executed.
-    #[error("cannot execute {program}: {cause}")]
-    Execute {
-        /// The program.
-        program: String,
-        /// What the operating system says.
-        cause: std::io::Error,
-    },
-    /// It ran, and failed.
-    #[error("{program} failed ({status}): {message}")]
-    Failed {
-        /// The program.
-        program: String,
-        /// How it ended.
-        status: ExitStatus,
-        /// What it said on stderr.
-        message: String,
-    },
-    /// It is still running.
-    #[error("{program} has not ended within 60s")]
-    Hangs {
-        /// The program.
-        program: String,
-    },
+/// How a host is taken down: the steps of the ladder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakeDown {
+    /// `shutdown` or `reboot`.
+    pub what: &'static str,
+    /// `host.shutdownCommand` or `host.rebootCommand`.
+    pub command: Vec<String>,
+    /// `host.forceShutdownCommand` or `host.forceRebootCommand`; `None`: nothing follows.
+    pub force: Option<Vec<String>>,
+    /// `supervision.rebootTimeout`: how long the host may take to go down after the command has succeeded.
+    pub patience: Duration,
 }
 
-/// A host command that runs. Dropped before its end, it is killed with its process group.
-#[derive(Debug)]
-pub struct Running {
-    program: String,
-    // Before the process: until that is dropped its id is its own.
-    group: KillOnDrop,
-    process: Child,
-}
+/// The host is still up after all that could be done. Says why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StillUp(String);
 
-/// Starts `host.shutdownCommand` or `host.rebootCommand`.
-pub fn start(command: &[String]) -> Result<Running, PowerError> {
-    let (program, args) =
-        command.split_first().map(|(first, rest)| (first.clone(), rest)).unwrap_or_default();
-    let mut starting = Command::new(&program);
-    service_manager::hide_from(starting.as_std_mut());
-    oom::set_for_child(starting.as_std_mut(), COMMON_SCORE);
-    starting.process_group(0);
-    let spawned =
-        starting.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-    match spawned {
-        Ok(process) => Ok(Running { program, group: KillOnDrop::new(process.id()), process }),
-        Err(cause) => Err(PowerError::Execute { program, cause }),
+impl fmt::Display for StillUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
-impl Running {
-    /// Its process id.
-    pub fn pid(&self) -> Option<u32> {
-        self.process.id()
-    }
-
-    /// Waits for its end, 60 s at most.
-    pub async fn end(mut self) -> Result<(), PowerError> {
-        let stderr = self.process.stderr.take();
-        let read = async {
-            let mut message = Vec::new();
-            if let Some(stderr) = stderr {
-                // What cannot be read is not worth failing for.
-                let _ = stderr.take(MESSAGE).read_to_end(&mut message).await;
-            }
-            (self.process.wait().await, message)
-        };
-        let ended = tokio::time::timeout(TIME, read).await;
-        let program = self.program;
-        if ended.is_ok() {
-            self.group.release();
+impl TakeDown {
+    /// Runs the command. Where it fails, or leaves the host up, the force command follows. Returns only if the host is
+    /// still up after that; whoever calls this stops waiting when the runner is told to end, because that is how a host
+    /// that goes down begins.
+    pub async fn run(&self, helpers: &Helpers) -> StillUp {
+        let mut faults = vec![self.step(&self.command, self.patience, helpers).await];
+        if let Some(force) = &self.force {
+            faults.push(self.step(force, self.patience.min(FORCED), helpers).await);
         }
-        match ended {
-            Err(_) => Err(PowerError::Hangs { program }),
-            Ok((Err(cause), _)) => Err(PowerError::Execute { program, cause }),
-            Ok((Ok(status), _)) if status.success() => Ok(()),
-            Ok((Ok(status), message)) => {
-                let message = String::from_utf8_lossy(&message).trim().replace('\n', "; ");
-                Err(PowerError::Failed { program, status, message })
-            }
-        }
+        StillUp(faults.join("; "))
     }
+
+    /// Runs one command, and waits for the host to go down. Returns why it did not.
+    async fn step(&self, command: &[String], patience: Duration, helpers: &Helpers) -> String {
+        if let Err(cause) = run_host_command(self.what, command, helpers).await {
+            return cause.to_string();
+        }
+        tokio::time::sleep(patience).await;
+        let command = command.join(" ");
+        let waited = humantime::format_duration(patience);
+        error!(what = self.what, command, %waited, "the host command succeeded, and the host is still up");
+        format!("{command} has left the host up for {waited}")
+    }
+}
+
+/// Runs a host command to its end, and logs what it said.
+///
+/// # Errors
+///
+/// The command cannot be executed, fails, or takes longer than 60 s. That is in the log.
+pub async fn run_host_command(
+    what: &'static str,
+    command: &[String],
+    helpers: &Helpers,
+) -> Result<(), HelperError> {
+    info!(what, command = %command.join(" "), "running the host command");
+    let output = run(command, helpers).await.inspect_err(|cause| {
+        error!(what, error = %cause, "the host command failed");
+    })?;
+    let said = output.said();
+    if !said.is_empty() {
+        info!(what, said, "the host command succeeded");
+    }
+    Ok(())
+}
+
+/// Runs a command of the host to its end.
+///
+/// # Errors
+///
+/// It cannot be executed, fails, or takes longer than 60 s.
+pub async fn run(command: &[String], helpers: &Helpers) -> Result<Output, HelperError> {
+    let mut starting = helper::command(command)?;
+    service_manager::hide_from(&mut starting);
+    oom::set_for_child(&mut starting, COMMON_SCORE);
+    let program = command.first().map_or("", String::as_str);
+    helpers.start(program, starting, KEPT, Remains::GoOn)?.end(LIMIT).await?.success()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    async fn run(words: &[&str]) -> Result<(), PowerError> {
-        let command: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        start(&command)?.end().await
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    async fn run(command: &[&str]) -> Result<Output, HelperError> {
+        super::run(&words(command), &Helpers::default()).await
     }
 
     #[tokio::test]
@@ -132,5 +130,27 @@ mod tests {
     async fn a_program_that_does_not_exist_is_named() {
         let error = run(&["/nowhere/shutdown", "-h", "now"]).await.unwrap_err().to_string();
         assert!(error.starts_with("cannot execute /nowhere/shutdown: No such file"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_force_command_follows_a_command_that_fails_and_one_that_leaves_the_host_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("forced");
+        for (command, says) in [
+            (words(&["/nowhere/shutdown"]), "cannot execute /nowhere/shutdown: "),
+            (words(&["false"]), "false failed (exit status: 1): "),
+            (words(&["true"]), "true has left the host up for 10ms"),
+        ] {
+            let take_down = TakeDown {
+                what: "shutdown",
+                command,
+                force: Some(words(&["touch", mark.to_str().unwrap()])),
+                patience: Duration::from_millis(10),
+            };
+            let still_up = take_down.run(&Helpers::default()).await.to_string();
+            assert!(still_up.starts_with(says), "{still_up}");
+            assert!(still_up.ends_with("forced has left the host up for 10ms"), "{still_up}");
+            std::fs::remove_file(&mark).unwrap();
+        }
     }
 }

@@ -87,7 +87,9 @@ impl Keeping<'_> {
                 None => Left::Nothing,
             };
             if left == Left::Nothing {
-                run_host_command("shutdown", &self.config.host.shutdown_command).await;
+                let _ =
+                    power::run_host_command("shutdown", &self.config.host.shutdown_command, &self.helpers)
+                        .await;
             }
         };
         if self.announcer.manager().alive_while(self.stop.bounded(leave)).await.is_none() {
@@ -116,16 +118,5 @@ impl Keeping<'_> {
             () = wait => {}
         }
         self.remove(removal, reason).await;
-    }
-}
-
-pub(super) async fn run_host_command(what: &'static str, command: &[String]) {
-    info!(what, command = %command.join(" "), "running the host command");
-    let ended = match power::start(command) {
-        Ok(running) => running.end().await,
-        Err(cause) => Err(cause),
-    };
-    if let Err(cause) = ended {
-        error!(what, error = %cause, "the host command failed");
     }
 }

@@ -13,6 +13,8 @@ use crate::autologin::Logins;
 use crate::config::{OnReboot, ProviderConfig, RunnerConfig};
 use crate::event::{Outcome, Phase, StopRequest};
 use crate::hold::{Released, Resume, hold};
+use crate::host::helper::Helpers;
+use crate::host::power;
 use crate::output::Output;
 use crate::prepare::{PrepareError, Prepared, Preparer, Ready};
 use crate::protocol::capabilities::{Capabilities, Capability};
@@ -32,7 +34,6 @@ mod siblings;
 mod watches;
 
 pub use conclude::{Conclusion, conclusion};
-use leave::run_host_command;
 pub(crate) use siblings::Siblings;
 
 /// What the siblings of one run may send before they wait for the supervisor.
@@ -60,6 +61,8 @@ pub struct Keeping<'a> {
     pub held_mark: Option<PathBuf>,
     /// The host's automatic login.
     pub logins: Arc<Logins>,
+    /// The runner's own short-lived children.
+    pub helpers: Helpers,
     /// Where the worker's output goes.
     pub output: &'a Output,
     /// Tells where the runner stands.
@@ -229,7 +232,7 @@ impl Keeping<'_> {
         if self.config.supervision.on_reboot != OnReboot::Reboot {
             return Outcome::NeedsReboot;
         }
-        let reboot = run_host_command("reboot", &self.config.host.reboot_command);
+        let reboot = power::run_host_command("reboot", &self.config.host.reboot_command, &self.helpers);
         if self.stop.bounded(reboot).await.is_none() {
             warn!("stopped while the host was being rebooted");
         }
@@ -270,6 +273,7 @@ impl Keeping<'_> {
             launches: newest,
             supervision: self.config.supervision.clone(),
             host: self.config.host.clone(),
+            helpers: self.helpers.clone(),
             offered,
             logins,
             keeper: self.preparer.keeper.clone(),

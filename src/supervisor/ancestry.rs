@@ -4,7 +4,7 @@
 //! worker ever started has the runner among its ancestors, in any process group and session. Not every descendant of the
 //! runner is the worker's, though:
 //!
-//! * *Helpers* are the runner's own: host commands, `--version`.
+//! * *Helpers* are the runner's own: host commands, `--version`, and what a host command leaves in the background.
 //! * *Strangers* were children of this process before it became the runner (a shell started a sidecar and then executed
 //!   the runner), or came to it because it is PID 1 (what a `docker exec` has left).
 //!
@@ -15,12 +15,12 @@
 //! leaves its parent and its session between two looks, is taken for a stranger there: docs/reliability.md.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::wait::{Id as WaitId, WaitPidFlag, waitid};
 use tracing::warn;
 
+use crate::host::helper::Helpers;
 use crate::host::processes::{self, Id, Process};
 
 /// Has the run's token in the environment of a worker and of all that it starts. It is no secret.
@@ -53,45 +53,6 @@ impl Strangers {
     }
 }
 
-/// The runner's own short-lived children (host commands, `--version`): no worker left them behind, and their starter waits
-/// for them.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Helpers(Arc<Mutex<HashSet<i32>>>);
-
-/// A helper, until this is dropped.
-#[derive(Debug)]
-pub(super) struct Helper {
-    pid: i32,
-    helpers: Helpers,
-}
-
-impl Helpers {
-    /// From the moment of its spawn.
-    pub(super) fn add(&self, pid: Option<u32>) -> Helper {
-        let pid = pid.and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
-        self.set().insert(pid);
-        Helper { pid, helpers: self.clone() }
-    }
-
-    pub(super) fn has(&self, pid: i32) -> bool {
-        self.set().contains(&pid)
-    }
-
-    fn any(&self) -> bool {
-        !self.set().is_empty()
-    }
-
-    fn set(&self) -> MutexGuard<'_, HashSet<i32>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        self.helpers.set().remove(&self.pid);
-    }
-}
-
 /// Tells the worker's processes from all others.
 #[derive(Debug)]
 pub(super) struct Ancestry {
@@ -109,7 +70,7 @@ pub(super) struct Ancestry {
 
 impl Ancestry {
     /// Makes the runner a subreaper.
-    pub(super) fn new(strangers: &Strangers) -> Self {
+    pub(super) fn new(strangers: &Strangers, helpers: Helpers) -> Self {
         let subreaper = nix::sys::prctl::set_child_subreaper(true);
         if let Err(error) = subreaper {
             warn!(%error, "cannot become a subreaper: daemons that a worker leaves behind are found by their environment alone");
@@ -118,7 +79,7 @@ impl Ancestry {
             exclusive: subreaper.is_ok() && own_pid() != INIT && strangers.0.is_empty(),
             subreaper: subreaper.is_ok(),
             strangers: strangers.0.clone(),
-            helpers: Helpers::default(),
+            helpers,
             token: format!("{TOKEN}={:016x}", fastrand::u64(..)),
             known: HashMap::new(),
         }
@@ -156,6 +117,10 @@ impl Ancestry {
     /// Whether a child of the runner came from the worker.
     pub(super) fn is_workers(&self, child: &Process) -> bool {
         if self.helpers.has(child.id.pid) || self.strangers.contains(&child.id) {
+            return false;
+        }
+        // A host command that has put itself into the background came to the runner as its new parent.
+        if self.helpers.left(child.id.pid) {
             return false;
         }
         self.exclusive

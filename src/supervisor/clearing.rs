@@ -240,6 +240,7 @@ mod tests {
 
     use super::super::descendants::Strangers;
     use super::*;
+    use crate::host::helper::Helpers;
     use crate::host::processes;
 
     fn sleeper() -> (Child, Process) {
@@ -249,7 +250,7 @@ mod tests {
     }
 
     async fn descendants() -> Descendants {
-        Descendants::new(false, &Strangers::default()).await
+        Descendants::new(false, &Strangers::default(), Helpers::default()).await
     }
 
     #[tokio::test]

@@ -18,10 +18,11 @@ use nix::unistd::Pid;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+pub(super) use super::ancestry::Strangers;
 use super::ancestry::{Ancestry, has_children, own_pid, peek};
-pub(super) use super::ancestry::{Helpers, Strangers};
 use super::spawn::Origin;
 use crate::host::cgroup::WorkerCgroups;
+use crate::host::helper::Helpers;
 use crate::host::processes::{self, Id, Process};
 
 /// How long one attempt to freeze a tree that forks may take. The supervisor's loop waits meanwhile.
@@ -72,13 +73,13 @@ pub(super) enum Survey {
 impl Descendants {
     /// Makes the runner a subreaper. `end_all`: nothing of a worker is to be left alive, so that it gets a cgroup of its
     /// own, where there can be one.
-    pub(super) async fn new(end_all: bool, strangers: &Strangers) -> Self {
+    pub(super) async fn new(end_all: bool, strangers: &Strangers, helpers: Helpers) -> Self {
         let cgroups = WorkerCgroups::below_runner().filter(|_| end_all);
         if let Some(cgroups) = &cgroups {
             cgroups.end_stale().await;
         }
         Self {
-            ancestry: Ancestry::new(strangers),
+            ancestry: Ancestry::new(strangers, helpers),
             cgroups,
             worker: Worker::None,
             observed: Instant::now(),

@@ -1,8 +1,7 @@
 //! What the supervisor does beside its loop and at its end: host commands, the mark of a drain, the last words.
 
-use tracing::{error, info};
+use tracing::error;
 
-use super::descendants::Helpers;
 use super::reports::GivenUp;
 use super::{LAST_LINES, Supervisor};
 use crate::event::Outcome;
@@ -34,7 +33,7 @@ impl Supervisor<'_> {
         let command = self.job.host.shutdown_command.clone();
         self.at_the_end.spawn(async move {
             if removal.remove("the worker asked for its host to be shut down").await == Left::Nothing {
-                run("shutdown", &command, &helpers).await;
+                let _ = power::run_host_command("shutdown", &command, &helpers).await;
             }
         });
     }
@@ -45,7 +44,7 @@ impl Supervisor<'_> {
         let logins_done = self.logins.all_done();
         self.at_the_end.spawn(async move {
             logins_done.await;
-            run(what, &command, &helpers).await;
+            let _ = power::run_host_command(what, &command, &helpers).await;
         });
     }
 
@@ -76,19 +75,5 @@ impl Supervisor<'_> {
                 error!(target: QUOTED, line, "the worker's last lines");
             }
         }
-    }
-}
-
-async fn run(what: &'static str, command: &[String], helpers: &Helpers) {
-    info!(what, command = %command.join(" "), "running the host command");
-    let ended = match power::start(command) {
-        Ok(running) => {
-            let _helper = helpers.add(running.pid());
-            running.end().await
-        }
-        Err(cause) => Err(cause),
-    };
-    if let Err(cause) = ended {
-        error!(what, error = %cause, "the host command failed");
     }
 }

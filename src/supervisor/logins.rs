@@ -8,9 +8,9 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
 
-use super::descendants::Helpers;
 use crate::autologin::Logins;
 use crate::chain::Chain;
+use crate::host::helper::Helpers;
 use crate::protocol::message::{AutologinRequest, Malformed, ToWorker};
 
 /// Requests that wait for the disk; a worker that sends more is told so.
@@ -103,7 +103,7 @@ async fn perform(logins: &Arc<Logins>, helpers: &Helpers, request: &AutologinReq
     let user = request.user.as_deref();
     let cause = match tokio::task::spawn_blocking(move || its.answer(&asked)).await {
         Ok(Ok(done)) => {
-            logins.conclude(user, &done, |pid| helpers.add(pid)).await;
+            logins.conclude(user, &done, helpers).await;
             return None;
         }
         Ok(Err(cause)) => Chain(&cause).to_string(),

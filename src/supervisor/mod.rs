@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 use crate::autologin::Logins;
 use crate::config::{HostSettings, Supervision};
 use crate::event::{Cause, Event, Exit, ExitClass, Outcome, StopRequest};
+use crate::host::helper::Helpers;
 use crate::host::memory;
 use crate::output::{Output, WorkerEvent};
 use crate::protocol::capabilities::Capabilities;
@@ -67,6 +68,8 @@ pub struct Job {
     pub supervision: Supervision,
     /// `host`.
     pub host: HostSettings,
+    /// The runner's own short-lived children.
+    pub helpers: Helpers,
     /// What the runner can do with this worker.
     pub offered: Capabilities,
     /// The one writer of the cached run.
@@ -92,7 +95,7 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
     let spec = job.launches.borrow_and_update().clone();
     let policy = Policy::new(&job.supervision, &spec, job.host.shutdown_static, job.removal.is_some());
     let (machine, first) = Machine::new(policy);
-    let descendants = Descendants::new(job.supervision.kill_descendants, &job.strangers);
+    let descendants = Descendants::new(job.supervision.kill_descendants, &job.strangers, job.helpers.clone());
     let descendants = job.announcer.manager().alive_while(descendants).await;
     let at_the_end = TaskTracker::new();
     let logins = logins::Requests::new(job.logins.take(), descendants.helpers(), &at_the_end);

@@ -1,0 +1,487 @@
+//! Helper programs: what the runner itself starts for a short while beside the worker (host commands, hooks,
+//! `<worker> --version`).
+//!
+//! Each helper has a process group of its own and a time limit that ends the whole group. Its output is read to the end,
+//! whatever it writes, and its first lines are kept. A process that outlives its helper (a shutdown script that puts
+//! itself into the background) carries the helper's mark in its environment, so that nobody takes it for something that
+//! the worker left behind.
+#![expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
+
+use std::collections::HashSet;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Child;
+use tokio::task::JoinHandle;
+
+mod look_up;
+
+pub use look_up::command;
+use look_up::hint;
+
+/// How long the rest of the output is waited for once the helper has exited: a child of its may hold the pipes.
+const LAST_OUTPUT: Duration = Duration::from_millis(200);
+
+/// How long a killed helper may take to disappear.
+const KILLED: Duration = Duration::from_secs(1);
+
+/// How often what a helper left behind is looked for and killed: it may fork meanwhile.
+const ROUNDS: usize = 10;
+
+/// The longest summary of an output, in characters.
+const SUMMARY: usize = 1024;
+
+/// How many lines a summary has.
+const SUMMARY_LINES: usize = 10;
+
+/// The environment variable that marks a helper's processes.
+const MARK: &str = "START_WORKER_HELPER";
+
+/// Why a helper did not do its work.
+#[derive(Debug, Error)]
+pub enum HelperError {
+    /// The program does not exist, or may not be executed.
+    #[error("cannot execute {program}: {cause}{hint}")]
+    Execute {
+        /// The program.
+        program: String,
+        /// The operating system's error.
+        cause: io::Error,
+        /// Where it was looked up.
+        hint: &'static str,
+    },
+    /// The program exited with a failure.
+    #[error("{program} failed ({status}): {message}")]
+    Failed {
+        /// The program.
+        program: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The first lines of its stderr.
+        message: String,
+    },
+    /// The program did not exit in time.
+    #[error(
+        "{program} has not ended within {}: it was killed, with its process group",
+        humantime::format_duration(*limit)
+    )]
+    TimedOut {
+        /// The program.
+        program: String,
+        /// Its time limit.
+        limit: Duration,
+    },
+}
+
+/// What happens to processes that a helper leaves behind when it exits by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remains {
+    /// They go on: a shutdown script may do its work in the background.
+    GoOn,
+    /// They are killed: the helper was only asked a question.
+    Killed,
+}
+
+/// The registry of the runner's helpers. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Helpers(Arc<Registry>);
+
+#[derive(Debug)]
+struct Registry {
+    running: Mutex<HashSet<i32>>,
+    /// Unknown to workers, so that a task cannot pass for a helper.
+    token: String,
+    started: AtomicU64,
+    /// A helper was started that may leave processes behind.
+    free: AtomicBool,
+}
+
+/// A helper's entry in the registry, removed when this is dropped.
+#[derive(Debug)]
+pub struct Registered {
+    pid: i32,
+    helpers: Helpers,
+}
+
+/// A helper that runs.
+#[derive(Debug)]
+pub struct Running {
+    program: String,
+    process: Child,
+    group: Option<Pid>,
+    stdout: Capture,
+    stderr: Capture,
+    remains: Remains,
+    mark: String,
+    ended: bool,
+    _registered: Registered,
+}
+
+/// What a helper that exited has left.
+#[derive(Debug)]
+pub struct Output {
+    /// The program, as it was asked for.
+    pub program: String,
+    /// How it exited.
+    pub status: ExitStatus,
+    /// The beginning of its stdout.
+    pub stdout: Vec<u8>,
+    /// The beginning of its stderr.
+    pub stderr: Vec<u8>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        let token = format!("{:032x}", fastrand::u128(..));
+        Self { running: Mutex::default(), token, started: AtomicU64::new(0), free: AtomicBool::new(false) }
+    }
+}
+
+impl Helpers {
+    /// Notes a child of the runner that somebody else started and waits for.
+    pub fn add(&self, pid: Option<u32>) -> Registered {
+        let pid = pid.and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
+        self.running(|running| running.insert(pid));
+        Registered { pid, helpers: self.clone() }
+    }
+
+    /// Whether this process is a helper that runs: it is waited for, and was not left behind by a worker.
+    pub fn has(&self, pid: i32) -> bool {
+        self.running(|running| running.contains(&pid))
+    }
+
+    /// Whether there can be processes of helpers: those that run, and those that a helper was free to leave behind.
+    pub fn any(&self) -> bool {
+        self.0.free.load(Ordering::Relaxed) || self.running(|running| !running.is_empty())
+    }
+
+    /// Whether this process was left behind by a helper that may leave processes behind. (Reads `/proc`.)
+    pub fn left(&self, pid: i32) -> bool {
+        self.0.free.load(Ordering::Relaxed)
+            && has_in_environment(
+                pid,
+                format!("{MARK}={}.{}.", self.0.token, Remains::GoOn.name()).as_bytes(),
+            )
+    }
+
+    /// Starts a helper. `program`: its name, for messages; `keep`: how much of each output is kept, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// The program cannot be executed.
+    pub fn start(
+        &self,
+        program: &str,
+        mut command: Command,
+        keep: usize,
+        remains: Remains,
+    ) -> Result<Running, HelperError> {
+        let program = program.to_owned();
+        let number = self.0.started.fetch_add(1, Ordering::Relaxed);
+        let mark = format!("{MARK}={}.{}.{number}.", self.0.token, remains.name());
+        command.env(MARK, mark.split_once('=').map_or("", |(_, value)| value)).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if remains == Remains::GoOn {
+            ignore_sigpipe(&mut command);
+            self.0.free.store(true, Ordering::Relaxed);
+        }
+        let mut process = tokio::process::Command::from(command).spawn().map_err(|cause| {
+            let hint = hint(&program, &cause);
+            HelperError::Execute { program: program.clone(), cause, hint }
+        })?;
+        let registered = self.add(process.id());
+        Ok(Running {
+            group: process.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw),
+            stdout: Capture::start(process.stdout.take(), keep),
+            stderr: Capture::start(process.stderr.take(), keep),
+            program,
+            process,
+            remains,
+            mark,
+            ended: false,
+            _registered: registered,
+        })
+    }
+
+    fn running<T>(&self, look: impl FnOnce(&mut HashSet<i32>) -> T) -> T {
+        look(&mut self.0.running.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Remains {
+    fn name(self) -> &'static str {
+        match self {
+            Self::GoOn => "on",
+            Self::Killed => "asked",
+        }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.helpers.running(|running| running.remove(&self.pid));
+    }
+}
+
+impl Running {
+    /// Waits until the helper exits. At its time limit it is killed, with everything that it has started.
+    ///
+    /// # Errors
+    ///
+    /// It did not exit in time.
+    pub async fn end(mut self, limit: Duration) -> Result<Output, HelperError> {
+        let exited = tokio::time::timeout(limit, self.process.wait()).await;
+        let program = self.program.clone();
+        let status = match exited {
+            Ok(Ok(status)) => status,
+            Ok(Err(cause)) => return Err(HelperError::Execute { program, cause, hint: "" }),
+            Err(_) => {
+                self.kill_group();
+                let _ = tokio::time::timeout(KILLED, self.process.wait()).await;
+                self.kill_remains().await;
+                return Err(HelperError::TimedOut { program, limit });
+            }
+        };
+        let rest = async {
+            self.stdout.ended().await;
+            self.stderr.ended().await;
+        };
+        // A child that goes on may hold the pipes: they are read on, beside.
+        let _ = tokio::time::timeout(LAST_OUTPUT, rest).await;
+        if self.remains == Remains::Killed {
+            self.kill_group();
+            self.kill_remains().await;
+        }
+        self.ended = true;
+        Ok(Output { program, status, stdout: self.stdout.kept(), stderr: self.stderr.kept() })
+    }
+
+    fn kill_group(&mut self) {
+        self.ended = true;
+        if let Some(group) = self.group {
+            // Where nothing is left of the group there is nothing to kill.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+
+    /// Kills what has left the helper's process group.
+    async fn kill_remains(&self) {
+        let mark = self.mark.clone();
+        let killing = tokio::task::spawn_blocking(move || {
+            for _ in 0..ROUNDS {
+                let marked = marked(mark.as_bytes());
+                if marked.is_empty() {
+                    return;
+                }
+                for pid in marked {
+                    let _ = kill(pid, Signal::SIGKILL);
+                }
+            }
+        });
+        let _ = tokio::time::timeout(KILLED, killing).await;
+    }
+}
+
+impl Drop for Running {
+    /// A helper that nobody waits for any longer was given up.
+    fn drop(&mut self) {
+        if !self.ended {
+            self.kill_group();
+        }
+    }
+}
+
+impl Output {
+    /// # Errors
+    ///
+    /// The helper exited with a failure.
+    pub fn success(self) -> Result<Self, HelperError> {
+        if self.status.success() {
+            return Ok(self);
+        }
+        let message = summary(&self.stderr);
+        Err(HelperError::Failed { program: self.program, status: self.status, message })
+    }
+
+    /// The first lines that the helper wrote, as one line.
+    pub fn said(&self) -> String {
+        summary(&[self.stdout.as_slice(), self.stderr.as_slice()].join(&b'\n'))
+    }
+}
+
+/// The first lines of an output, as one line.
+fn summary(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines: Vec<_> = lines.take(SUMMARY_LINES).collect();
+    lines.join("; ").chars().take(SUMMARY).collect()
+}
+
+/// The beginning of what comes from a pipe. The pipe is read to its end, also when nobody waits for that.
+#[derive(Debug)]
+struct Capture {
+    kept: Arc<Mutex<Vec<u8>>>,
+    reading: JoinHandle<()>,
+}
+
+impl Capture {
+    fn start(pipe: Option<impl AsyncRead + Unpin + Send + 'static>, keep: usize) -> Self {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let its = kept.clone();
+        let reading = tokio::spawn(async move {
+            let Some(mut pipe) = pipe else { return };
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+                let mut kept = its.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = keep.saturating_sub(kept.len()).min(count);
+                kept.extend_from_slice(buffer.get(..room).unwrap_or_default());
+            }
+        });
+        Self { kept, reading }
+    }
+
+    async fn ended(&mut self) {
+        let _ = (&mut self.reading).await;
+    }
+
+    fn kept(&self) -> Vec<u8> {
+        std::mem::take(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A helper that writes after the runner has ended gets an error in place of SIGPIPE, which would end it before its work
+/// is done. systemd's services have SIGPIPE ignored, too (`IgnoreSIGPIPE=`).
+fn ignore_sigpipe(command: &mut Command) {
+    let child = || {
+        // SAFETY: SIG_IGN is no function of ours.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+        Ok(())
+    };
+    // SAFETY: the closure makes one system call, and neither allocates nor takes a lock.
+    unsafe { command.pre_exec(child) };
+}
+
+/// The living processes that carry this mark.
+fn marked(mark: &[u8]) -> Vec<Pid> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| has_in_environment(*pid, mark)).map(Pid::from_raw).collect()
+}
+
+/// Whether a variable of the process's environment begins like this. A zombie has none.
+fn has_in_environment(pid: i32, beginning: &[u8]) -> bool {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(beginning))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    const KEEP: usize = 1024;
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    async fn run(script: &str, remains: Remains) -> Result<Output, HelperError> {
+        Helpers::default().start("sh", shell(script), KEEP, remains)?.end(LIMIT).await
+    }
+
+    fn alive(pid: &str) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
+        let started = Instant::now();
+        while !condition() {
+            assert!(started.elapsed() < LIMIT, "it did not come to that");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_writes_more_than_is_kept_does_its_work_to_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let done = folder.path().join("done");
+        let flood = "head -c 300000 /dev/zero | tr '\\0' x";
+        let script = format!("{flood} >&2; {flood}; touch {}", done.display());
+        let output = run(&script, Remains::GoOn).await.unwrap().success().unwrap();
+        assert!(done.exists());
+        assert_eq!((output.stdout.len(), output.stderr.len()), (KEEP, KEEP));
+    }
+
+    #[tokio::test]
+    async fn a_helper_has_ended_although_its_child_holds_its_output() {
+        let output = run("echo begun >&2; sleep 1000 & echo $!; exit 3", Remains::GoOn).await.unwrap();
+        let child = String::from_utf8(output.stdout.clone()).unwrap();
+        assert!(alive(&child), "the child was ended with its helper");
+        kill(Pid::from_raw(child.trim().parse().unwrap()), Signal::SIGKILL).unwrap();
+        assert_eq!(output.success().unwrap_err().to_string(), "sh failed (exit status: 3): begun");
+    }
+
+    #[tokio::test]
+    async fn a_process_in_the_background_writes_after_its_helper_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let (go, done) = (folder.path().join("go"), folder.path().join("done"));
+        let script = format!(
+            "(until [ -e {} ]; do sleep 0.01; done; head -c 200000 /dev/zero >&2; touch {}) & exit 0",
+            go.display(),
+            done.display()
+        );
+        run(&script, Remains::GoOn).await.unwrap().success().unwrap();
+        std::fs::write(&go, "").unwrap();
+        until(|| done.exists()).await;
+    }
+
+    #[tokio::test]
+    async fn the_time_limit_ends_the_whole_group_and_what_has_left_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let pids = folder.path().join("pids");
+        let script = format!(
+            "trap '' TERM; sleep 1001 & echo $! >>{0}; setsid sh -c 'echo $$ >>{0}; exec sleep 1002' & sleep 1003",
+            pids.display()
+        );
+        let helpers = Helpers::default();
+        let running = helpers.start("sh", shell(&script), KEEP, Remains::GoOn).unwrap();
+        let read = || std::fs::read_to_string(&pids).unwrap_or_default();
+        until(|| read().lines().count() == 2).await;
+        let error = running.end(Duration::from_millis(100)).await.unwrap_err();
+        assert_eq!(error.to_string(), "sh has not ended within 100ms: it was killed, with its process group");
+        let living = || read().lines().any(alive);
+        until(|| !living()).await;
+    }
+
+    #[tokio::test]
+    async fn a_question_leaves_nothing_behind_and_what_a_host_command_leaves_is_known_as_such() {
+        let script = "setsid sleep 1004 >/dev/null 2>&1 & echo $!";
+        let helpers = Helpers::default();
+        for remains in [Remains::Killed, Remains::GoOn] {
+            let running = helpers.start("sh", shell(script), KEEP, remains).unwrap();
+            let output = running.end(LIMIT).await.unwrap();
+            let child = String::from_utf8(output.stdout).unwrap();
+            let pid: i32 = child.trim().parse().unwrap();
+            if remains == Remains::Killed {
+                until(|| !alive(&child)).await;
+            } else {
+                assert!(alive(&child) && helpers.left(pid) && !Helpers::default().left(pid));
+                kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+            }
+        }
+        assert!(!helpers.left(nix::unistd::getpid().as_raw()));
+    }
+}

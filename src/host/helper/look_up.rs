@@ -1,0 +1,109 @@
+//! Where the program of a host command is found.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::unistd::{AccessFlags, access};
+
+use super::HelperError;
+
+/// Where programs are looked up that are in none of `PATH`'s folders: a service's `PATH` may lack the administrator's.
+const SBIN: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// A command of the runner configuration, looked up in `PATH` and then in the administrator's folders, which the command
+/// gets in its `PATH`, too.
+///
+/// # Errors
+///
+/// The program is nowhere, or may not be executed.
+pub fn command(words: &[String]) -> Result<Command, HelperError> {
+    let (program, arguments) =
+        words.split_first().map(|(first, rest)| (first.as_str(), rest)).unwrap_or_default();
+    let path = with_sbin(std::env::var_os("PATH").as_deref());
+    let found = look_up(program, &path).map_err(|cause| {
+        let hint = hint(program, &cause);
+        HelperError::Execute { program: program.to_owned(), cause, hint }
+    })?;
+    let mut command = Command::new(found);
+    // Some programs are one file with many names.
+    command.arg0(program).args(arguments).env("PATH", path);
+    Ok(command)
+}
+
+fn with_sbin(path: Option<&OsStr>) -> OsString {
+    let mut folders: Vec<PathBuf> = path
+        .into_iter()
+        .flat_map(std::env::split_paths)
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .collect();
+    let missing: Vec<_> = SBIN.iter().map(PathBuf::from).filter(|folder| !folders.contains(folder)).collect();
+    folders.extend(missing);
+    std::env::join_paths(folders).unwrap_or_default()
+}
+
+fn look_up(program: &str, path: &OsStr) -> io::Result<PathBuf> {
+    if program.contains('/') {
+        return Ok(PathBuf::from(program));
+    }
+    let mut cause = io::Error::from_raw_os_error(libc::ENOENT);
+    for folder in std::env::split_paths(path) {
+        let candidate = folder.join(program);
+        if !candidate.is_file() {
+            continue;
+        }
+        match access(&candidate, AccessFlags::X_OK) {
+            Ok(()) => return Ok(candidate),
+            Err(error) => cause = error.into(),
+        }
+    }
+    Err(cause)
+}
+
+/// What the error often means.
+pub(super) fn hint(program: &str, cause: &io::Error) -> &'static str {
+    let is_path = program.contains('/');
+    match cause.kind() {
+        io::ErrorKind::NotFound if !is_path => {
+            " (looked up in PATH, then in /usr/local/sbin, /usr/sbin and /sbin)"
+        }
+        io::ErrorKind::NotFound if Path::new(program).exists() => {
+            " (the file is there: the interpreter in its first line is not)"
+        }
+        io::ErrorKind::PermissionDenied if Path::new(program).is_dir() => " (it is a directory)",
+        io::ErrorKind::PermissionDenied => " (is it executable?)",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_program_is_looked_up_in_path_and_then_where_administrators_have_theirs() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tool");
+        std::fs::write(&file, "").unwrap();
+        let path = with_sbin(Some(folder.path().as_os_str()));
+        assert!(path.to_str().unwrap().ends_with(":/usr/local/sbin:/usr/sbin:/sbin"), "{path:?}");
+        assert_eq!(look_up("tool", &path).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(look_up("tool", &path).unwrap(), file);
+        assert_eq!(with_sbin(None), "/usr/local/sbin:/usr/sbin:/sbin");
+    }
+
+    #[test]
+    fn a_program_that_is_nowhere_is_named_with_the_folders() {
+        let error = command(&["no-such-program-here".to_owned()]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "cannot execute no-such-program-here: No such file or directory (os error 2) (looked up in PATH, then in \
+             /usr/local/sbin, /usr/sbin and /sbin)"
+        );
+    }
+}
