@@ -195,6 +195,14 @@ fn what_is_in_effect_is_shown_whole() {
       poll: true
     getSecrets: true
     host:
+      forceRebootCommand:
+      - systemctl
+      - reboot
+      - --force
+      forceShutdownCommand:
+      - systemctl
+      - poweroff
+      - --force
       rebootCommand:
       - systemctl
       - reboot

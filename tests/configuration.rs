@@ -712,3 +712,19 @@ fn a_file_of_more_than_a_mebibyte_is_no_runner_configuration() {
     let (said, _) = load_with_mode(&"#".repeat((1 << 20) + 1), 0o600, Access::Tighten);
     insta::assert_snapshot!(said, @"Invalid: cannot read the runner configuration: /etc/r.yml: larger than 1048576 bytes; give the right path");
 }
+
+#[test]
+fn a_force_command_follows_the_default_command_only_unless_it_is_named() {
+    let host = |section: &str| {
+        let host = config::parse(Path::new("r.yml"), small(section).as_bytes()).unwrap().config.host;
+        [host.force_shutdown_command, host.force_reboot_command]
+            .map(|command| command.map(|words| words.join(" ")))
+    };
+    let both = [Some("systemctl poweroff --force".to_owned()), Some("systemctl reboot --force".to_owned())];
+    assert_eq!(host(""), both);
+    assert_eq!(host("host: {shutdownCommand: [shutdown, -h, now]}\n"), both);
+    assert_eq!(host("host: {shutdownCommand: [a], rebootCommand: [b]}\n"), [None, None]);
+    assert_eq!(host("host: {shutdownCommand: [a]}\n"), [None, both[1].clone()]);
+    let named = host("host: {shutdownCommand: [a], forceShutdownCommand: [c, d], forceRebootCommand: [e]}\n");
+    assert_eq!(named, [Some("c d".to_owned()), Some("e".to_owned())]);
+}

@@ -24,7 +24,7 @@ provider: {{providerType: standalone, rootURL: "https://tc.example.com", clientI
 getSecrets: false
 worker: {{path: {path}, {worker}}}
 supervision: {{{supervision}}}
-host: {{rebootCommand: ["true"], {host}}}
+host: {{rebootCommand: ["true"], forceShutdownCommand: ["true"], forceRebootCommand: ["true"], {host}}}
 "#,
         path = program.display()
     );

@@ -43,7 +43,7 @@ provider: {{providerType: standalone, rootURL: "https://tc.example.com", clientI
 getSecrets: false
 worker: {{path: {path}, {worker}}}
 supervision: {{{supervision}}}
-host: {{shutdownCommand: ["true"], rebootCommand: ["true"]}}
+host: {{shutdownCommand: ["true"], rebootCommand: ["true"], forceShutdownCommand: ["true"], forceRebootCommand: ["true"]}}
 "#,
             path = path.display()
         );

@@ -118,7 +118,10 @@ impl Scene {
             "workerConfig": {"cachesDir": "/caches", "tasksDir": "/tasks", "sentryProject": "example"},
             // Every crash is followed by a restart at once, as often as the benchmark wants.
             "supervision": {"maxRestarts": CRASHES, "backoff": {"initial": "0s", "max": "0s"}},
-            "host": {"shutdownCommand": ["true"], "rebootCommand": ["true"]},
+            "host": {
+                "shutdownCommand": ["true"], "rebootCommand": ["true"],
+                "forceShutdownCommand": ["true"], "forceRebootCommand": ["true"],
+            },
         });
         fs::write(self.path(), configuration.to_string())?;
         fs::set_permissions(self.path(), Permissions::from_mode(0o600))?;

@@ -87,7 +87,10 @@ fn configure(fake: &FakeTaskcluster, folder: &Path, number: usize) -> std::path:
         "worker": {"implementation": "command", "path": "sleep", "args": ["100000"], "helloTimeout": "1s"},
         "cacheOverRestarts": folder.join(format!("{id}.json")),
         "deployment": {"interval": format!("{}s", INTERVAL.as_secs())},
-        "host": {"shutdownCommand": ["true"], "rebootCommand": ["true"]},
+        "host": {
+                "shutdownCommand": ["true"], "rebootCommand": ["true"],
+                "forceShutdownCommand": ["true"], "forceRebootCommand": ["true"],
+            },
         "status": {"socket": null},
     });
     let path = folder.join(format!("{id}.yml"));

@@ -198,6 +198,8 @@ fn host(host: &HostSettings) -> Value {
         "shutdownStatic": host.shutdown_static,
         "shutdownCommand": host.shutdown_command,
         "rebootCommand": host.reboot_command,
+        "forceShutdownCommand": host.force_shutdown_command,
+        "forceRebootCommand": host.force_reboot_command,
     })
 }
 

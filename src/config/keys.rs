@@ -245,6 +245,10 @@ keys! {
     SHUTDOWN_STATIC = key("host", "shutdownStatic", Takes::Boolean).default("false");
     SHUTDOWN_COMMAND = key("host", "shutdownCommand", Takes::Command).default("[shutdown, -h, now]");
     REBOOT_COMMAND = key("host", "rebootCommand", Takes::Command).default("[systemctl, reboot]");
+    FORCE_SHUTDOWN_COMMAND = key("host", "forceShutdownCommand", Takes::Command)
+        .absent("[systemctl, poweroff, --force] with the default shutdownCommand, else none");
+    FORCE_REBOOT_COMMAND = key("host", "forceRebootCommand", Takes::Command)
+        .absent("[systemctl, reboot, --force] with the default rebootCommand, else none");
 
     DISPLAY_MANAGER = key("autologin", "displayManager",
         Takes::Choice(&["auto", "gdm", "lightdm", "sddm", "getty", "none"])).default("auto");

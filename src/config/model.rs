@@ -317,6 +317,11 @@ pub struct HostSettings {
     pub shutdown_command: Vec<String>,
     /// `rebootCommand`: program and arguments, not empty.
     pub reboot_command: Vec<String>,
+    /// `forceShutdownCommand`: runs where `shutdownCommand` has not taken the host down. By default `None` beside a
+    /// `shutdownCommand` of the operator's own.
+    pub force_shutdown_command: Option<Vec<String>>,
+    /// `forceRebootCommand`: the same for `rebootCommand`.
+    pub force_reboot_command: Option<Vec<String>>,
 }
 
 impl Default for HostSettings {
@@ -328,6 +333,8 @@ impl Default for HostSettings {
             shutdown_static: false,
             shutdown_command: words("shutdown -h now"),
             reboot_command: words("systemctl reboot"),
+            force_shutdown_command: Some(words("systemctl poweroff --force")),
+            force_reboot_command: Some(words("systemctl reboot --force")),
         }
     }
 }

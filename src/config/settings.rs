@@ -154,12 +154,23 @@ fn deployment(mut section: Section<'_>) -> Deployment {
 }
 
 fn host(mut section: Section<'_>) -> HostSettings {
+    let defaults = HostSettings::default();
+    let [shutdown_command, reboot_command] =
+        [&keys::SHUTDOWN_COMMAND, &keys::REBOOT_COMMAND].map(|key| section.strings(key));
     let host = HostSettings {
         shutdown_on_start_failure: section.boolean(&keys::SHUTDOWN_ON_START_FAILURE),
         start_failure_delay: section.duration(&keys::START_FAILURE_DELAY),
         shutdown_static: section.boolean(&keys::SHUTDOWN_STATIC),
-        shutdown_command: section.strings(&keys::SHUTDOWN_COMMAND),
-        reboot_command: section.strings(&keys::REBOOT_COMMAND),
+        // A command of the operator's own may do something else than take the host down (a test, a container, a cloud's
+        // API): only the default command is followed by a default force command.
+        force_shutdown_command: section
+            .optional_strings(&keys::FORCE_SHUTDOWN_COMMAND)
+            .or(defaults.force_shutdown_command.filter(|_| shutdown_command == defaults.shutdown_command)),
+        force_reboot_command: section
+            .optional_strings(&keys::FORCE_REBOOT_COMMAND)
+            .or(defaults.force_reboot_command.filter(|_| reboot_command == defaults.reboot_command)),
+        shutdown_command,
+        reboot_command,
     };
     section.finish();
     host

@@ -182,6 +182,15 @@ impl Section<'_> {
         strings
     }
 
+    /// `None` where the key is not given.
+    pub(super) fn optional_strings(&mut self, key: &'static Key) -> Option<Vec<String>> {
+        if !self.has(key) {
+            self.ignore(key);
+            return None;
+        }
+        Some(self.strings(key))
+    }
+
     pub(super) fn string_map(&mut self, key: &'static Key) -> BTreeMap<String, String> {
         let Some(given) = self.take(key) else { return BTreeMap::new() };
         let Kind::Mapping(mapping) = &given.node.kind else {

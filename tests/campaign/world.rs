@@ -243,6 +243,7 @@ impl Host {
             "deployment": {"interval": "1s"},
             "host": {
                 "shutdownCommand": recorder("shutdown"), "rebootCommand": recorder("reboot"),
+                "forceShutdownCommand": recorder("force shutdown"), "forceRebootCommand": recorder("force reboot"),
                 "startFailureDelay": "1s",
             },
             "status": {"socket": null},

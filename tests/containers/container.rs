@@ -152,7 +152,10 @@ impl Container {
             "supervision": {
                 "stopTimeout": "10s", "killTimeout": "300ms", "backoff": {"initial": "10ms", "max": "40ms"},
             },
-            "host": {"shutdownCommand": recorder("shutdown"), "rebootCommand": recorder("reboot")},
+            "host": {
+                "shutdownCommand": recorder("shutdown"), "rebootCommand": recorder("reboot"),
+                "forceShutdownCommand": recorder("force-shutdown"), "forceRebootCommand": recorder("force-reboot"),
+            },
             "getSecrets": false,
         });
         let command = ["/opt/bin/start-worker", "/data/runner.yml"].map(str::to_owned).to_vec();

@@ -36,6 +36,7 @@ getSecrets: false
 worker: {{implementation: command, path: /bin/sh, args: ["-c", "until rm {go} 2>/dev/null; do sleep 0.05; done"]}}
 supervision: {{stopTimeout: 1s, killTimeout: 1s}}
 deployment: {{poll: false}}
+host: {{shutdownCommand: ["true"], rebootCommand: ["true"], forceShutdownCommand: ["true"], forceRebootCommand: ["true"]}}
 "#,
             server.root_url,
             go = folder.path().join("go").display()

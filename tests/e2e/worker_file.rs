@@ -22,7 +22,7 @@ provider:
 getSecrets: false
 worker: {implementation: generic-worker, path: "{worker}", configPath: "{dir}/deep/down/generic-worker.json", args: [exit 0]}
 status: {socket: null}
-host: {shutdownCommand: ["true"], rebootCommand: ["true"]}
+host: {shutdownCommand: ["true"], rebootCommand: ["true"], forceShutdownCommand: ["true"], forceRebootCommand: ["true"]}
 workerConfig:
   big: 12345678901234567890
   negative: -9223372036854775808

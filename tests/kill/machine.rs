@@ -109,6 +109,7 @@ impl Machine {
             "cacheOverRestarts": self.path("cache/run.json"),
             "host": {
                 "shutdownCommand": ["/bin/sh", "-c", shutdown], "rebootCommand": ["true"],
+                "forceShutdownCommand": ["true"], "forceRebootCommand": ["true"],
                 "startFailureDelay": "0s",
             },
             "status": {"socket": null},

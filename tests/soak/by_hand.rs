@@ -107,7 +107,10 @@ fn configure(fake: &FakeTaskcluster, folder: &Path, worker: &Path, lines: u32) -
         "supervision": {"restartWindow": "20s", "backoff": {"initial": "100ms", "max": "1s"}},
         "cacheOverRestarts": folder.join("run.json"),
         "deployment": {"interval": "1s"},
-        "host": {"shutdownCommand": ["true"], "rebootCommand": ["true"]},
+        "host": {
+                "shutdownCommand": ["true"], "rebootCommand": ["true"],
+                "forceShutdownCommand": ["true"], "forceRebootCommand": ["true"],
+            },
         "getSecrets": false,
         "status": {"socket": folder.join("status.sock")},
     });

@@ -41,6 +41,9 @@ impl Instance {
 pub(crate) fn config(machine: &Machine, script: &[&str]) -> Config {
     Config::new(machine, script).set("provider", json!({"providerType": "aws"})).set(
         "host",
-        json!({"shutdownCommand": ["touch", "/var/lib/record/shutdown"], "startFailureDelay": "0s"}),
+        json!({
+            "shutdownCommand": ["touch", "/var/lib/record/shutdown"], "startFailureDelay": "0s",
+            "forceShutdownCommand": ["true"], "rebootCommand": ["true"], "forceRebootCommand": ["true"],
+        }),
     )
 }

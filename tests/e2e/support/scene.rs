@@ -56,7 +56,10 @@ impl Scene {
             "supervision": {
                 "stopTimeout": "5s", "killTimeout": "300ms", "backoff": {"initial": "10ms", "max": "40ms"},
             },
-            "host": {"shutdownCommand": recorder("shutdown"), "rebootCommand": recorder("reboot")},
+            "host": {
+                "shutdownCommand": recorder("shutdown"), "rebootCommand": recorder("reboot"),
+                "forceShutdownCommand": recorder("force-shutdown"), "forceRebootCommand": recorder("force-reboot"),
+            },
             "status": {"socket": null},
             // The machine's own display manager must not be told anything.
             "autologin": {"root": dir.path().join("root")},
