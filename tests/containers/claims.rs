@@ -277,3 +277,22 @@ fn a_crashed_worker_is_started_again_and_what_it_left_is_gone() {
         assert_eq!(running.ended().code, Some(0), "{running}");
     }
 }
+
+#[test]
+fn what_a_session_has_left_is_not_the_workers_and_is_left_alone() {
+    for kind in Kind::all() {
+        let script =
+            ["start 2: on now: exit 0", "hello all", "start 1: wait-file /data/crash ; exit 1", "wait"];
+        let mut running = Container::new(kind).with_directories().worker(&script).start();
+        running.wait_for_event("welcome", |event| event.name() == "message");
+        // Its parent is gone, so that it becomes a child of PID 1.
+        let daemon = running.must(&["/bin/sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"]);
+        running.container.write("crash", "");
+        running.wait_for_start(2);
+        running.wait_for_log("worker exited");
+        let status = running.must(&["/bin/cat", &format!("/proc/{}/status", daemon.trim())]);
+        assert!(status.contains("sleep") && status.contains("\nPPid:\t1\n"), "{status}{running}");
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.ended().code, Some(0), "{running}");
+    }
+}
