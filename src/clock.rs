@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use jiff::fmt::temporal::Pieces;
 
 /// A wait by the wall clock looks again after this: the host may have slept, or its clock have jumped.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -15,6 +16,71 @@ pub trait Clock: Send + Sync {
     /// After which time a wait by this clock looks at it again.
     fn look_again(&self) -> Duration {
         LOOK_AGAIN
+    }
+}
+
+/// A date from outside. One that is later than [`Timestamp::MAX`] (near the end of the year 9999) is beyond all that can
+/// be computed with, and means that there is no end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Date {
+    /// A date that can be computed with.
+    At(Timestamp),
+    /// One that never comes.
+    Never,
+}
+
+impl Date {
+    /// Reads a date as of RFC 3339, also with the six digits that ECMAScript writes later years with (`+275760-09-13…`).
+    /// `None`: it is no date.
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Ok(time) = text.parse() {
+            return Some(Self::At(time));
+        }
+        let within = |text: &str| {
+            let pieces = Pieces::parse(text).ok()?;
+            // Without these it is no point in time.
+            pieces.time()?;
+            pieces.to_numeric_offset()?;
+            Some(pieces.date())
+        };
+        match text.strip_prefix('+') {
+            Some(late) => {
+                let (year, rest) = late.split_at_checked(6)?;
+                let year = year.parse::<u32>().ok().filter(|_| rest.starts_with('-'))?;
+                // A leap year, for a date that only such a year has.
+                within(&format!("2000{rest}")).filter(|_| year > 9999).map(|_| Self::Never)
+            }
+            None => within(text).filter(|date| date.year() == 9999).map(|_| Self::Never),
+        }
+    }
+
+    /// Reads a date as of HTTP (RFC 9110, section 5.6.7). `None`: it is no date.
+    pub fn parse_http(text: &str) -> Option<Self> {
+        let time = httpdate::parse_http_date(text).ok()?;
+        // None of them is before 1970.
+        Some(Timestamp::try_from(time).map_or(Self::Never, Self::At))
+    }
+
+    /// The date so many milliseconds after 1970.
+    pub fn from_millisecond(milliseconds: i64) -> Self {
+        match Timestamp::from_millisecond(milliseconds) {
+            Ok(time) => Self::At(time),
+            Err(_) if milliseconds < 0 => Self::At(Timestamp::MIN),
+            Err(_) => Self::Never,
+        }
+    }
+
+    /// The date, or the last one that can be computed with.
+    pub fn or_last(self) -> Timestamp {
+        self.time().unwrap_or(Timestamp::MAX)
+    }
+
+    /// The date; `None`: it never comes.
+    pub fn time(self) -> Option<Timestamp> {
+        match self {
+            Self::At(time) => Some(time),
+            Self::Never => None,
+        }
     }
 }
 
@@ -100,6 +166,70 @@ mod tests {
             assert!(!next.is_zero() && next <= period, "{begun:?}");
             assert_eq!((begun + next).as_millis() % period.as_millis(), 0, "{begun:?}");
         }
+    }
+
+    #[test]
+    fn a_date_beyond_what_can_be_computed_with_never_comes() {
+        for never in [
+            "9999-12-31T23:59:59.999Z",
+            "9999-12-31T23:59:59Z",
+            "9999-12-31T23:59:59.999999999-12:00",
+            "+275760-09-13T00:00:00.000Z",
+            "+010000-02-29T00:00:00Z",
+        ] {
+            assert_eq!(Date::parse(never), Some(Date::Never), "{never}");
+        }
+        for at in [
+            "9999-12-30T22:00:00Z",
+            "2026-11-27T18:32:47.966Z",
+            "0001-01-01T00:00:00.000Z",
+            "9999-06-01T00:00:00+01:00",
+        ] {
+            assert_eq!(Date::parse(at), Some(Date::At(at.parse().unwrap())), "{at}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_date_is_none_however_late_its_year() {
+        for text in [
+            "",
+            "9999",
+            "9999-12-31",
+            "9999-12-31T23:59:59",
+            "9999-13-31T23:59:59Z",
+            "9999-12-31T25:00:00Z",
+            "+275760-13-13T00:00:00Z",
+            "+009999-12-31T25:59:59Z",
+            "+2757600-09-13T00:00:00Z",
+            "+275760",
+            "never",
+            "2026-02-30T00:00:00Z",
+            "+é",
+            "10000-01-01T00:00:00Z",
+        ] {
+            assert_eq!(Date::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_date_of_http_can_be_the_last_second_of_the_last_year() {
+        assert_eq!(Date::parse_http("Fri, 31 Dec 9999 23:59:59 GMT"), Some(Date::Never));
+        let time = Date::parse_http("Mon, 19 Sep 2016 18:29:47 GMT").and_then(Date::time);
+        assert_eq!(time.unwrap().to_string(), "2016-09-19T18:29:47Z");
+        assert_eq!(Date::parse_http("Fri, 32 Dec 9999 23:59:59 GMT"), None);
+    }
+
+    #[test]
+    fn milliseconds_that_no_date_has_are_never_or_long_ago() {
+        assert_eq!(
+            Date::from_millisecond(1_795_804_367_966).time().unwrap().to_string(),
+            "2026-11-27T18:32:47.966Z"
+        );
+        // The end of 9999, the end of what ECMAScript can say, the end of all.
+        for late in [253_402_300_799_999, 8_640_000_000_000_000, i64::MAX] {
+            assert_eq!(Date::from_millisecond(late), Date::Never);
+        }
+        assert_eq!(Date::from_millisecond(i64::MIN), Date::At(Timestamp::MIN));
     }
 
     #[test]

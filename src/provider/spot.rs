@@ -4,6 +4,8 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::clock::Date;
+
 /// `{"action": "terminate", "time": …}`, absent while nothing is due.
 pub(super) const INSTANCE_ACTION: &str = "/latest/meta-data/spot/instance-action";
 /// The older form: a time, and at times something that is none.
@@ -23,13 +25,13 @@ impl Spot {
     pub fn from_instance_action(text: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(text).ok()?;
         let action = value.get("action")?.as_str()?.to_owned();
-        let time = value.get("time").and_then(Value::as_str).and_then(|time| time.parse().ok());
+        let time = value.get("time").and_then(Value::as_str).and_then(Date::parse).map(Date::or_last);
         Some(Self { action, time })
     }
 
     /// Reads [`TERMINATION_TIME`]; `None`: it is no time, so nothing is due.
     pub fn from_termination_time(text: &str) -> Option<Self> {
-        let time = text.trim().parse().ok()?;
+        let time = Date::parse(text.trim())?.or_last();
         Some(Self { action: "terminate".to_owned(), time: Some(time) })
     }
 
@@ -51,6 +53,14 @@ mod tests {
         for text in ["", "none", "0", "<html>404</html>", "2026-11-24"] {
             assert_eq!(Spot::from_termination_time(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_notice_for_the_end_of_all_dates_is_one_with_much_time() {
+        let end = "9999-12-31T23:59:59Z";
+        assert_eq!(Spot::from_termination_time(end).unwrap().time, Some(Timestamp::MAX));
+        let action = format!(r#"{{"action": "terminate", "time": "{end}"}}"#);
+        assert_eq!(Spot::from_instance_action(&action).unwrap().time, Some(Timestamp::MAX));
     }
 
     #[test]

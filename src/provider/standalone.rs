@@ -1,10 +1,12 @@
 //! `standalone`: identity and credentials are in the runner configuration; nobody is asked.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use serde_json::Number;
 
 use super::{Identified, Proof, ProviderError, fixed};
+use crate::clock::Date;
 use crate::config::StandaloneConfig;
 use crate::credentials::Credentials;
 
@@ -15,7 +17,7 @@ const NAME: &str = "standalone";
 #[derive(Debug, Deserialize)]
 struct Certificate {
     /// When it ends, in milliseconds since the epoch.
-    expiry: Option<i64>,
+    expiry: Option<Number>,
 }
 
 pub(super) fn identify(config: &StandaloneConfig) -> Result<Identified, ProviderError> {
@@ -34,10 +36,22 @@ fn expiry(certificate: &SecretString) -> Result<Option<Timestamp>, ProviderError
     let wrong = |why: &str| ProviderError::Value { key: "certificate", why: why.to_owned() };
     let certificate: Certificate = serde_json::from_str(certificate.expose_secret())
         .map_err(|_| wrong("expected a string that holds a JSON object, with expiry in milliseconds"))?;
-    certificate
-        .expiry
-        .map(|ms| Timestamp::from_millisecond(ms).map_err(|_| wrong("its expiry is no date that can be")))
-        .transpose()
+    let expiry = certificate.expiry.map(|milliseconds| match milliseconds.as_i64() {
+        Some(milliseconds) => Ok(Date::from_millisecond(milliseconds)),
+        // Beyond 64 bits, or written as in 8.64e15.
+        None if milliseconds.as_f64().is_some_and(|number| number > 0.0) => Ok(late(&milliseconds)),
+        None => Err(wrong("expected a string that holds a JSON object, with expiry in milliseconds")),
+    });
+    Ok(expiry.transpose()?.and_then(Date::time))
+}
+
+/// A number of milliseconds that is not an integer of 64 bits.
+fn late(milliseconds: &Number) -> Date {
+    let seconds = milliseconds.as_f64().unwrap_or(f64::INFINITY) / 1000.0;
+    SignedDuration::try_from_secs_f64(seconds)
+        .ok()
+        .and_then(|after| Timestamp::UNIX_EPOCH.checked_add(after).ok())
+        .map_or(Date::Never, Date::At)
 }
 
 #[cfg(test)]
@@ -84,6 +98,18 @@ mod tests {
     fn a_certificate_says_when_the_credentials_expire() {
         let expires = expires(Some(r#"{"version":1,"expiry":1795804367966}"#));
         assert_eq!(expires.unwrap().to_string(), "2026-11-27T18:32:47.966Z");
+    }
+
+    #[test]
+    fn a_certificate_whose_end_is_beyond_all_dates_never_expires() {
+        for late in
+            ["253402300799999", "8640000000000000", "9223372036854775807", "99999999999999999999", "8.64e15"]
+        {
+            assert_eq!(expires(Some(&format!(r#"{{"expiry":{late}}}"#))), None, "{late}");
+        }
+        let written_as_float = expires(Some(r#"{"expiry":1.795804367e12}"#));
+        assert_eq!(written_as_float.unwrap().to_string(), "2026-11-27T18:32:47Z");
+        assert!(identify(&config(Some(r#"{"expiry":"soon"}"#))).is_err());
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::attempts::{End, Failure, Next, Terms, keep_trying};
 use super::connection::{Answer, Connection, Proxies, send};
 use super::error::{CallError, ClientError, Target, Why};
 use super::in_flight::InFlight;
-use crate::clock::Clock;
+use crate::clock::{Clock, Date};
 use crate::credentials::Credentials;
 use crate::redact;
 use crate::tally::{Label, Tally};
@@ -166,7 +166,7 @@ impl Client {
             Counted { tally: &self.0.tally, call: call.name, began: Instant::now(), status: None };
         let result = self.send(call).await.and_then(|answer| {
             counted.status = Some(answer.status);
-            if let Some(theirs) = date(&answer.headers, DATE.as_str()) {
+            if let Some(theirs) = date(&answer.headers, DATE.as_str()).and_then(Date::time) {
                 self.0.tally.set_clock_offset(theirs.duration_since(self.now()).as_secs());
             }
             self.judge(call, answer, read)
@@ -241,7 +241,7 @@ impl Client {
 
     /// Takes the time from an answer's `Date`; whether that makes a difference.
     fn correct_clock(&self, headers: &HeaderMap) -> bool {
-        let Some(theirs) = date(headers, DATE.as_str()) else { return false };
+        let Some(theirs) = date(headers, DATE.as_str()).and_then(Date::time) else { return false };
         let offset = theirs.duration_since(self.now()).as_secs();
         let before = self.0.clock_offset.load(Ordering::Relaxed);
         if (offset - before).abs() < CLOCK_IS_RIGHT {
@@ -315,11 +315,16 @@ fn parse_root(text: &str) -> Result<Url, ClientError> {
 pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let until_date = || {
-        let now = date(headers, DATE.as_str()).unwrap_or(now);
-        let until = date(headers, RETRY_AFTER.as_str())?;
+        let now = date(headers, DATE.as_str()).and_then(Date::time).unwrap_or(now);
+        let until = date(headers, RETRY_AFTER.as_str())?.or_last();
         Some(until.duration_since(now).try_into().unwrap_or(Duration::ZERO))
     };
-    let wait = text.parse().map(Duration::from_secs).ok().or_else(until_date)?;
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let wait = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) if is_number => Duration::MAX,
+        Err(_) => until_date()?,
+    };
     Some(wait.min(LONGEST_RETRY_AFTER))
 }
 
@@ -327,9 +332,8 @@ fn is_stale(why: &Why) -> bool {
     matches!(why, Why::Answer(refusal) if refusal.says.contains("Stale timestamp"))
 }
 
-fn date(headers: &HeaderMap, name: &str) -> Option<Timestamp> {
-    let time = httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok()?;
-    Timestamp::try_from(time).ok()
+fn date(headers: &HeaderMap, name: &str) -> Option<Date> {
+    Date::parse_http(headers.get(name)?.to_str().ok()?)
 }
 
 const NOT_A_HEADER: &str = "clientId holds control characters";

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::error::Why;
+use crate::clock::Date;
 use crate::credentials::Credentials;
 
 /// Which worker.
@@ -141,9 +142,8 @@ impl AnsweredCredentials {
 
     /// As they are kept, if they expire at this date.
     pub(super) fn expire(self, expires: &str, now: Timestamp) -> Result<Credentials, Why> {
-        let expires = expires.parse();
-        let expires =
-            expires.map_err(|_| Why::Broken("the answer cannot be used: expires is no date".to_owned()))?;
-        Ok(Credentials { expires: Some(expires), ..self.obtained(now) })
+        let no_date = || Why::Broken("the answer cannot be used: expires is no date".to_owned());
+        let expires = Date::parse(expires).ok_or_else(no_date)?.time();
+        Ok(Credentials { expires, ..self.obtained(now) })
     }
 }

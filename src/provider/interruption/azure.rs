@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, trace, warn};
 
 use super::{Failing, Kind, Notice};
+use crate::clock::Date;
 use crate::provider::ProviderError;
 use crate::provider::metadata::{Failure, MetadataOrigins, SIGNED, SOON, Service};
 
@@ -217,8 +218,12 @@ fn deadline(not_before: &str) -> Option<Timestamp> {
     if not_before.is_empty() {
         return None;
     }
-    let time = RFC_1123.parse_timestamp(not_before);
-    time.inspect_err(|_| debug!(not_before, "a scheduled event's time cannot be read")).ok()
+    let time = RFC_1123.parse_timestamp(not_before).ok();
+    let time = time.or_else(|| Date::parse_http(not_before).map(Date::or_last));
+    if time.is_none() {
+        debug!(not_before, "a scheduled event's time cannot be read");
+    }
+    time
 }
 
 #[cfg(test)]
@@ -238,6 +243,7 @@ mod tests {
     fn an_events_time_is_in_the_form_of_http() {
         let time = deadline("Mon, 19 Sep 2016 18:29:47 GMT").unwrap();
         assert_eq!(time.to_string(), "2016-09-19T18:29:47Z");
+        assert_eq!(deadline("Fri, 31 Dec 9999 23:59:59 GMT"), Some(Timestamp::MAX));
         for text in ["", "soon", "2016-09-19T18:29:47Z"] {
             assert_eq!(deadline(text), None, "{text}");
         }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{CachedRun, Kept, NEVER, Problem, Removed, Stage, VERSION};
+use crate::clock::Date;
 use crate::credentials::Credentials;
 use crate::run::files::{FileEntry, FileOrigin, ShippedFile};
 use crate::run::worker_config::{Merged, Source, kind_in_words, parse_outside_json};
@@ -90,7 +91,7 @@ fn take_credentials(top: &mut Section) -> Result<Credentials, Problem> {
             never if never == NEVER => None,
             // However many digits the zero time is written with.
             text => {
-                Some(top.time("CredentialsExpire", &text)?).filter(|time| Some(*time) != NEVER.parse().ok())
+                top.date("CredentialsExpire", &text)?.time().filter(|time| Some(*time) != NEVER.parse().ok())
             }
         },
         obtained: None,
@@ -250,8 +251,13 @@ impl Section {
         }
     }
 
+    fn date(&self, key: &str, text: &str) -> Result<Date, Problem> {
+        Date::parse(text).ok_or_else(|| self.wrong(key, TIME, "another string"))
+    }
+
+    /// A time that has been, so one beyond all dates is taken for the last of them.
     fn time(&self, key: &str, text: &str) -> Result<Timestamp, Problem> {
-        text.parse().map_err(|_| self.wrong(key, TIME, "another string"))
+        Ok(self.date(key, text)?.or_last())
     }
 
     fn object(&mut self, key: &str) -> Result<Object, Problem> {
