@@ -126,7 +126,11 @@ fn what_is_no_configuration_says_so() {
     insta::assert_snapshot!(said("# only a comment\n"), @"error: r.yml: nothing in it; give it at least the sections provider and worker");
     insta::assert_snapshot!(said("just words"), @"error: r.yml:1: expected sections, found a string; begin with `provider:`");
     insta::assert_snapshot!(said("[1, 2]"), @"error: r.yml:1: expected sections, found a list; begin with `provider:`");
-    insta::assert_snapshot!(said("--- {a: 1}\n--- {b: 2}\n"), @"error: r.yml: more than one document; keep one, without `---` and `...` between");
+    insta::assert_snapshot!(said("--- {a: 1}\n--- {b: 2}\n"), @"error: r.yml:2: a second document with content, which nothing would read; remove it, or the `---` before it");
+    for empty in ["---\n", "---", "...\n", "---\n---\n", "---\n# nothing\n", "...\n---\n"] {
+        assert_eq!(said_of(&format!("cacheOverRestarts: /c\n{empty}")), "", "{empty:?}");
+    }
+    insta::assert_snapshot!(said("---\n---\nprovider: {}\n"), @"error: r.yml:3: a second document with content, which nothing would read; remove it, or the `---` before it");
     insta::assert_snapshot!(said("provider:\n  providerType: static\n worker: x\n"), @"error: r.yml:3: not valid YAML: did not find expected key, while parsing a block mapping");
     insta::assert_snapshot!(said("provider: {providerType: static"), @"error: r.yml:2: not valid YAML: did not find expected ',' or '}', while parsing a flow mapping at line 1 column 11");
     insta::assert_snapshot!(said("provider:\n\tproviderType: static\n"), @"error: r.yml:2: not valid YAML: found character that cannot start any token, while scanning for the next token");
@@ -635,6 +639,43 @@ fn what_nests_too_deeply_or_grows_too_large_is_an_error() {
     insta::assert_snapshot!(said_of(&format!("workerConfig: {}\n", "[".repeat(500_000))), @"error: r.yml:3: too many brackets are open; close them");
     insta::assert_snapshot!(said_of(&format!("workerConfig:\n  {}x\n", "- ".repeat(300))), @"error: r.yml:4: nested too deeply; at most 128 levels");
     insta::assert_snapshot!(said_of("workerConfig: &self [*self, *self]\n"), @"error: r.yml:3: nested too deeply; at most 128 levels");
+}
+
+#[test]
+fn a_long_text_with_many_aliases_is_an_error_whatever_they_stand_for() {
+    let long = "x".repeat(200_000);
+    let times = |what: &str| vec![what; 50_000].join(",");
+    let aliases = times("*x");
+    let keys = (0..200).map(|number| format!("{{*x : {number}}}")).collect::<Vec<_>>().join(",");
+    let merged = times("{<<: *x}");
+    for text in [
+        format!("workerConfig: {{a: &x {long}, b: [{aliases}]}}\n"),
+        format!("workerConfig: {{a: &x \"{long}\", b: [{aliases}]}}\n"),
+        format!("workerConfig: {{a: &x {long}, b: [{keys}]}}\n"),
+        format!("workerConfig: {{a: &x {{k: {long}}}, b: [{merged}]}}\n"),
+        format!("workerConfig: {{a: &x {{? {long} : 1}}, b: [{merged}]}}\n"),
+        format!("workerConfig: {{a: &x [{long}, {long}], b: [{aliases}]}}\n"),
+        format!("workerConfig: {{a: &x !{long} y, b: [{aliases}]}}\n"),
+        format!("workerConfig: {{a: &x {long}, b: &y [*x, *x, *x], c: [{}]}}\n", times("*y")),
+    ] {
+        let said = said_of(&text);
+        assert!(
+            said.contains("more than 8388608 bytes of text once aliases are resolved"),
+            "{}",
+            said.get(..300).unwrap_or(&said)
+        );
+    }
+    let short = said_of(&format!("workerConfig: {{a: &x {}, b: [{aliases}]}}\n", "x".repeat(100)));
+    assert_eq!(short, "");
+}
+
+#[test]
+fn diagnostics_of_aliases_are_bounded() {
+    let deep = (0..100)
+        .fold("{1.5: x}".to_owned(), |inner, level| format!("{{{}{level}: {inner}}}", "k".repeat(78)));
+    let said = said_of(&format!("workerConfig: {{a: &x {deep}, b: [{}]}}\n", vec!["*x"; 900].join(",")));
+    assert!(said.len() < 6 << 20, "{}", said.len());
+    assert!(said.contains("more of this kind than can be told"));
 }
 
 #[test]

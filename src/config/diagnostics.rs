@@ -1,6 +1,6 @@
 //! What is wrong or doubtful in a runner configuration, and what to do about it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -87,9 +87,19 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
+/// How long all diagnostics together may be, in bytes. A mapping that is wrong and has a thousand aliases is wrong a
+/// thousand times.
+const MOST_TOLD: usize = 4 << 20;
+
+const UNTOLD: &str = "more of this kind than can be told; correct what is told, and look again";
+
 /// Collects diagnostics while a configuration is read.
 #[derive(Debug, Default)]
-pub(super) struct Notes(RefCell<Vec<Note>>);
+pub(super) struct Notes {
+    notes: RefCell<Vec<Note>>,
+    /// How long they are.
+    told: Cell<usize>,
+}
 
 #[derive(Debug)]
 struct Note {
@@ -132,12 +142,18 @@ impl Notes {
     }
 
     fn add(&self, level: Level, about: About, path: &str, message: String) {
-        self.0.borrow_mut().push(Note { level, about, path: path.to_owned(), message });
+        let mut notes = self.notes.borrow_mut();
+        self.told.set(self.told.get().saturating_add(path.len() + message.len()));
+        if self.told.get() <= MOST_TOLD {
+            notes.push(Note { level, about, path: path.to_owned(), message });
+        } else if !notes.iter().any(|note| note.level == level && note.message == UNTOLD) {
+            notes.push(Note { level, about: About::File, path: String::new(), message: UNTOLD.to_owned() });
+        }
     }
 
     /// The diagnostics, with their lines, in the order of these.
     pub(super) fn finish(self, file: &Path, document: &Document) -> Vec<Diagnostic> {
-        let mut notes = self.0.into_inner();
+        let mut notes = self.notes.into_inner();
         notes.sort_by_key(|note| (note.about, note.level != Level::Error));
         let line_of = |note: Note| {
             let line = match note.about {

@@ -13,8 +13,11 @@ use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, Variant
 use super::node::{Kind, Node};
 use super::{anchors, merge};
 
-/// Aliases can make a small text a huge tree.
+/// Aliases can make a small text a huge tree …
 const MOST_NODES: usize = 200_000;
+
+/// … of a few long strings. (In bytes: keys, values and tags. No file is so large.)
+const MOST_TEXT: usize = 8 << 20;
 
 /// The YAML crate's time grows with the square of the depth of `[[[…`; it has a limit of its own (128) only after
 /// that.
@@ -23,6 +26,9 @@ const MOST_OPEN_BRACKETS: usize = 2_000;
 /// Every place takes a pass over the text: a large file with thousands of faults gets the first ones only. At most
 /// a second or two.
 const MOST_BYTES_AGAIN: usize = 8 << 20;
+
+/// What a visit to a node counts as.
+const BYTES_A_NODE: usize = 16;
 
 /// Where a node is, and how it is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,7 +61,14 @@ impl Document {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, SyntaxError> {
         let text = checked_text(bytes)?;
         let walk = Walk::default();
-        let root = walk.run(text).map_err(|error| walk.explain(&error))?;
+        let root = walk.run(text).map_err(|error| {
+            let mut explained = walk.explain(&error);
+            if let Some(second) = walk.second.get() {
+                let walk = Walk { target: Some(second), ..Walk::default() };
+                explained.line = walk.run(text).err().and_then(|error| Some(error.location()?.line()));
+            }
+            explained
+        })?;
         Ok(Self { text: text.to_owned(), root, parsed_again: Cell::new(0) })
     }
 
@@ -67,7 +80,11 @@ impl Document {
         }
         self.parsed_again.set(parsed_again);
         let walk = Walk { target: Some(id), ..Walk::default() };
-        let location = walk.run(&self.text).err()?.location()?;
+        let found = walk.run(&self.text);
+        // Aliases make a short text long to walk through.
+        let visited = walk.next.get().saturating_mul(BYTES_A_NODE);
+        self.parsed_again.set(self.parsed_again.get().saturating_add(visited));
+        let location = found.err()?.location()?;
         let plain = self.text.get(location.index()..).is_some_and(starts_plain);
         Some(Place { line: location.line(), text: walk.found.take()?, plain })
     }
@@ -140,11 +157,34 @@ struct Walk {
     /// What was found there.
     found: RefCell<Option<String>>,
     too_many: Cell<bool>,
+    /// How many bytes of text have been met.
+    text: Cell<usize>,
+    /// The node of a second document.
+    second: Cell<Option<usize>>,
 }
 
 impl Walk {
     fn run(&self, text: &str) -> Result<Node, serde_yaml::Error> {
-        self.deserialize(serde_yaml::Deserializer::from_str(text))
+        let mut documents = serde_yaml::Deserializer::from_str(text);
+        let root = match documents.next() {
+            Some(first) => self.deserialize(first)?,
+            None => return self.deserialize(serde_yaml::Deserializer::from_str(text)),
+        };
+        for further in documents {
+            // Generators of YAML like to end with `---`: that begins a document without content.
+            let Node { id, kind } = self.deserialize(further)?;
+            if !matches!(kind, Kind::Null) {
+                self.second.set(Some(id));
+                return Err(de::Error::custom("a second document"));
+            }
+        }
+        Ok(root)
+    }
+
+    /// Counts a text before it is kept.
+    fn count<E: de::Error>(&self, text: &str) -> Result<(), E> {
+        self.text.set(self.text.get().saturating_add(text.len()));
+        if self.text.get() > MOST_TEXT { Err(E::custom("stopped")) } else { Ok(()) }
     }
 
     fn explain(&self, error: &serde_yaml::Error) -> SyntaxError {
@@ -152,10 +192,15 @@ impl Walk {
         let text = error.to_string();
         let message = if self.too_many.get() || text.starts_with("repetition limit") {
             format!("more than {MOST_NODES} values once aliases are resolved; use fewer")
+        } else if self.text.get() > MOST_TEXT {
+            format!(
+                "more than {MOST_TEXT} bytes of text once aliases are resolved; use fewer, or for shorter texts"
+            )
+        } else if self.second.get().is_some() {
+            "a second document with content, which nothing would read; remove it, or the `---` before it"
+                .to_owned()
         } else if text.starts_with("recursion limit") {
             "nested too deeply; at most 128 levels".to_owned()
-        } else if text.contains("more than one document") {
-            "more than one document; keep one, without `---` and `...` between".to_owned()
         } else if text.contains("invalid value: ") || text.contains("invalid type: ") {
             // The crate's own text would show the value, which may be a secret.
             "a value does not fit its tag (`!!…`); remove the tag".to_owned()
@@ -245,7 +290,8 @@ impl<'de> Visitor<'de> for Build<'_> {
         Ok(Kind::Float(value))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Kind, E> {
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Kind, E> {
+        self.0.count(text)?;
         Ok(Kind::String(text.to_owned()))
     }
 
@@ -267,6 +313,7 @@ impl<'de> Visitor<'de> for Build<'_> {
 
     fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Kind, A::Error> {
         let (tag, content) = tagged.variant::<String>()?;
+        self.0.count(&tag)?;
         content.newtype_variant_seed(self.0)?;
         Ok(Kind::Tagged(tag))
     }

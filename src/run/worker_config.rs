@@ -297,15 +297,28 @@ fn replace_leaves(
     }
 }
 
+/// Longer keys are cut in paths, which are for people …
+const LONGEST_KEY: usize = 80;
+/// … and a path of so many bytes gets no longer: that of a million leaves would fill the memory.
+const LONGEST_PATH: usize = 1_000;
+
 /// The path of an object's value.
 fn key_path(parent: &str, key: &str) -> String {
+    if parent.len() > LONGEST_PATH {
+        return parent.to_owned();
+    }
+    let cut = key.char_indices().nth(LONGEST_KEY).map(|(end, _)| key.split_at(end).0);
     let plain =
         !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '/' | ':'));
-    let key = if plain { key.to_owned() } else { format!("{key:?}") };
+    let key = match cut {
+        Some(cut) => format!("{cut:?}…"),
+        None if plain => key.to_owned(),
+        None => format!("{key:?}"),
+    };
     if parent.is_empty() { key } else { format!("{parent}.{key}") }
 }
 
 /// The path of an array's item.
 fn item_path(parent: &str, index: usize) -> String {
-    format!("{parent}[{index}]")
+    if parent.len() > LONGEST_PATH { parent.to_owned() } else { format!("{parent}[{index}]") }
 }

@@ -7,7 +7,11 @@ use serde_json::value::RawValue;
 
 use super::{item_path, key_path};
 
-/// Parses JSON, and lists the paths of the integers that do not fit 64 bits and have therefore become floats.
+/// How many long integers are told.
+const MOST_TOLD: usize = 20;
+
+/// Parses JSON, and lists the paths of the integers (the first of them) that do not fit 64 bits and have therefore become
+/// floats.
 ///
 /// # Errors
 ///
@@ -37,6 +41,9 @@ fn look_for_long_integers(
     path: &str,
     found: &mut Vec<String>,
 ) -> Result<(), serde_json::Error> {
+    if found.len() >= MOST_TOLD {
+        return Ok(());
+    }
     let text = raw.get();
     match text.as_bytes().first() {
         Some(b'{') => {
