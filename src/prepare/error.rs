@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use thiserror::Error;
 
+use crate::chain::Chain;
 use crate::host::lock::LockError;
 use crate::provider::ProviderError;
 use crate::run::cache::{CacheError, CacheErrorKind};
@@ -78,14 +79,21 @@ pub enum PrepareError {
     #[error("cannot make the worker configuration: {0}")]
     Form(#[from] FormError),
     /// A file that came with the worker configuration cannot be written.
-    #[error(transparent)]
-    Files(#[from] FileError),
+    #[error("{}", Chain(.0))]
+    Files(FileError),
     /// The worker's implementation cannot use the run.
     #[error(transparent)]
     Worker(#[from] WorkerError),
     /// A part of the runner failed.
     #[error("writing the files of the worker configuration failed unexpectedly: {0}")]
     Task(#[from] tokio::task::JoinError),
+}
+
+/// Its causes are in the text, so it is no source.
+impl From<FileError> for PrepareError {
+    fn from(error: FileError) -> Self {
+        Self::Files(error)
+    }
 }
 
 /// What kind of failure a [`PrepareError`] is.

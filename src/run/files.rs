@@ -1,7 +1,9 @@
 //! Files that come with the worker configuration and are written before the worker starts.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -9,12 +11,14 @@ use base64::alphabet::STANDARD;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::host::atomic::{self, Attributes, WriteError};
+use crate::host::atomic::{self, Attributes, Directory, WriteError, parent_of};
 pub use archive::Limits;
 
 use archive::{Archive, ArchiveError, LIMITS};
+use places::{Conflict, Places, Wanted, true_path};
 
 mod archive;
+mod places;
 #[cfg(test)]
 mod tests;
 
@@ -59,6 +63,21 @@ pub struct ShippedFile {
     pub origin: FileOrigin,
 }
 
+impl ShippedFile {
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted { path: &self.entry.path, origin: self.origin }
+    }
+
+    /// Whether both write the same in the same way to the same place.
+    fn is_same_as(&self, other: &Self) -> bool {
+        let path = |file: &Self| true_path(Path::new(&file.entry.path));
+        self.origin == other.origin
+            && self.entry.format == other.entry.format
+            && self.entry.content == other.entry.content
+            && path(self) == path(other)
+    }
+}
+
 /// Who has sent a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileOrigin {
@@ -98,10 +117,20 @@ enum Fault {
     FileOnTheWay(PathBuf),
     #[error("{} is a symlink to nothing", .0.display())]
     DanglingOnTheWay(PathBuf),
+    #[error("it and the file {other:?} are to be written to {}, with different content", at.display())]
+    Twice { at: PathBuf, other: String },
+    #[error("{} would be a file and a directory: the file {other:?} goes there, too", at.display())]
+    Kinds { at: PathBuf, other: String },
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error(transparent)]
     Write(#[from] WriteError),
+}
+
+impl From<Conflict> for Fault {
+    fn from(Conflict { at, other, is_about_kind }: Conflict) -> Self {
+        if is_about_kind { Self::Kinds { at, other } } else { Self::Twice { at, other } }
+    }
 }
 
 /// A file that has been looked at and can be written.
@@ -110,8 +139,8 @@ enum Checked<'a> {
     Zip { root: &'a Path, archive: Archive },
 }
 
-/// Writes all files, in order. All are decoded and checked, archives to their last byte, before the first is written.
-/// (Blocks: on disks and on inflating.)
+/// Writes all files, in order. All are decoded and checked, archives to their last byte, before the first is written; so
+/// are their paths, which must not contradict each other. (Blocks: on disks and on inflating.)
 ///
 /// # Errors
 ///
@@ -126,17 +155,39 @@ pub fn write_all(files: &[ShippedFile]) -> Result<(), FileError> {
 ///
 /// As there.
 pub fn write_within(files: &[ShippedFile], limits: &Limits) -> Result<(), FileError> {
-    let mut ready = Vec::with_capacity(files.len());
-    for file in files {
+    let mut ready: Vec<(&FileEntry, Checked<'_>)> = Vec::with_capacity(files.len());
+    let mut places = Places::default();
+    for (index, file) in files.iter().enumerate() {
         let checked = check(file, limits).map_err(|fault| fault.of(&file.entry))?;
+        if !files.iter().take(index).any(|earlier| file.is_same_as(earlier)) {
+            checked.take_places(&mut places, file.wanted()).map_err(|fault| fault.of(&file.entry))?;
+        }
         ready.push((&file.entry, checked));
     }
+    sweep(files);
     for (entry, checked) in ready {
         checked.write().map_err(|fault| fault.of(entry))?;
         let FileEntry { path, description, format, .. } = entry;
         tracing::info!(path, description, format, "wrote a file that came with the worker configuration");
     }
     Ok(())
+}
+
+/// Removes what an earlier start that was killed while it wrote these files has left beside them. (Blocks: on the disk.)
+pub fn sweep(files: &[ShippedFile]) {
+    let mut directories = BTreeSet::new();
+    for FileEntry { path, content, format, .. } in files.iter().map(|file| &file.entry) {
+        let path = Path::new(path);
+        if format == "zip" {
+            let names = decode(content).map(Archive::directories).unwrap_or_default();
+            directories.extend(names.into_iter().map(|name| path.join(name)));
+        } else {
+            directories.insert(parent_of(path).to_owned());
+        }
+    }
+    for directory in directories {
+        atomic::sweep(&directory);
+    }
 }
 
 impl Fault {
@@ -203,10 +254,31 @@ fn decode(content: &str) -> Result<Vec<u8>, Fault> {
 }
 
 impl Checked<'_> {
+    fn take_places<'a>(&self, places: &mut Places<'a>, wanted_by: Wanted<'a>) -> Result<(), Fault> {
+        match self {
+            Self::File { path, .. } => places.add_file(&true_path(path), wanted_by)?,
+            Self::Zip { root, archive } => {
+                let root = true_path(root);
+                places.add_directory(&root, wanted_by)?;
+                for directory in archive.inner_directories() {
+                    places.add_directory(&root.join(directory), wanted_by)?;
+                }
+                for file in archive.inner_files() {
+                    places.add_file(&root.join(file), wanted_by)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn write(self) -> Result<(), Fault> {
         match self {
             Self::File { path, content, mode } => {
-                Ok(atomic::replace(path, &content, Attributes { mode, owner: None }, 0o755)?)
+                let Some(name) = path.file_name() else { return Err(Fault::Nameless) };
+                let directory = Directory::create(parent_of(path), 0o755)?;
+                let attributes = Attributes { mode, owner: None };
+                directory.replace(name, attributes, |file| file.write_all(&content))?;
+                Ok(directory.sync()?)
             }
             Self::Zip { root, archive } => Ok(archive.extract(root)?),
         }

@@ -265,6 +265,24 @@ fn files_from_the_pool_and_from_secrets_are_there_before_the_worker() {
 }
 
 #[test]
+fn files_that_contradict_each_other_start_nothing_leave_nothing_and_are_told_with_the_reason() {
+    let site = Site::new();
+    let files = [
+        file(&site.text_path("good"), "a good one", b"content-is-not-shown", "file"),
+        file(&site.text_path("a"), "the first", b"content-is-not-shown", "file"),
+        file(&site.text_path("./a//b/"), "the second", b"content-is-not-shown", "file"),
+    ];
+    site.set_worker_config(&json!({"command": {"config": {}, "files": files}}));
+    let ended = site.scene().start().ended();
+    assert_eq!((ended.code, ended.starts()), (Some(1), 0), "{}", ended.log);
+    let said = line(&ended.log, "start-worker ends:");
+    assert!(said.contains("the second") && said.contains("would be a file and a directory"), "{said}");
+    assert!(said.contains(&site.text_path("a")), "{said}");
+    assert!(!site.path("good").exists() && !site.path("a").exists());
+    assert_discreet(&ended.log, &["content-is-not-shown"]);
+}
+
+#[test]
 fn a_file_that_cannot_be_written_starts_nothing_and_is_named() {
     let site = Site::new();
     let broken = [file("/proc/nowhere/file", "an impossible thing", b"content-is-not-shown", "file")];
@@ -273,5 +291,6 @@ fn a_file_that_cannot_be_written_starts_nothing_and_is_named() {
     assert_eq!((ended.code, ended.starts()), (Some(1), 0), "{}", ended.log);
     let said = line(&ended.log, "start-worker ends:");
     assert!(said.contains("/proc/nowhere") && said.contains("an impossible thing"), "{said}");
+    assert!(said.contains("(os error 2)"), "why: {said}");
     assert_discreet(&ended.log, &["content-is-not-shown"]);
 }

@@ -4,7 +4,7 @@
 //! opened relative to the one above it, without following symlinks, and files are renamed into the directory so
 //! opened. Only the way to the directory itself is taken as the system has it, symlinks included.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Cursor, Read};
@@ -52,6 +52,8 @@ pub(super) enum ArchiveError {
     Special(String),
     #[error("{0:?} in the zip archive is a file, and has entries below it")]
     Both(PathBuf),
+    #[error("{0:?} in the zip archive is there twice")]
+    Twice(PathBuf),
     #[error("{} is a symlink; zip archives are not unpacked through symlinks", .0.display())]
     SymlinkOnTheWay(PathBuf),
     #[error("{} is not a directory", .0.display())]
@@ -96,6 +98,10 @@ impl Archive {
         {
             return Err(ArchiveError::Both(path.clone()));
         }
+        let mut paths = BTreeSet::new();
+        if let Some((_, path, _)) = archive.files.iter().find(|(_, path, _)| !paths.insert(path)) {
+            return Err(ArchiveError::Twice(path.clone()));
+        }
         // The zip crate stops at a size that an entry has not declared; this holds if it ever does not.
         let mut left = limits.bytes;
         for (index, ..) in &archive.files {
@@ -133,6 +139,24 @@ impl Archive {
             self.files.push((index, path, mode(0o644)));
         }
         Ok(())
+    }
+
+    /// Where its files go, below the archive's directory.
+    pub(super) fn inner_files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(_, path, _)| path.as_path())
+    }
+
+    /// The directories below the archive's own.
+    pub(super) fn inner_directories(&self) -> impl Iterator<Item = &Path> {
+        self.directories.keys().map(PathBuf::as_path)
+    }
+
+    /// The directories that the archive of these bytes has files in, its own (an empty path) included. Nothing is
+    /// inflated; what is broken has none.
+    pub(super) fn directories(bytes: Vec<u8>) -> BTreeSet<PathBuf> {
+        let Ok(zip) = ZipArchive::new(Cursor::new(bytes)) else { return BTreeSet::new() };
+        let paths = zip.file_names().filter_map(|name| path_below(&name.ok()?));
+        paths.filter_map(|path| path.parent().map(Path::to_owned)).collect()
     }
 
     /// Refuses what is in the way of unpacking below `root`: symlinks, and files where directories must be.

@@ -136,13 +136,118 @@ fn the_files_of_a_real_pool_are_written() {
     assert_eq!((fs::read(&tool).unwrap().as_slice(), mode(&tool)), (&b"#!/bin/sh\nexit 0\n"[..], 0o755));
 }
 
+/// Files at these places below a folder: with a name, or, in an archive at the place, with a name within.
+fn at_places(root: &Path, places: &[(&str, Option<&'static str>)]) -> Vec<ShippedFile> {
+    let file = |(index, (place, within)): (usize, &(&str, Option<&'static str>))| {
+        let path = format!("{}/{place}", root.display());
+        let content = index.to_string();
+        match within {
+            None => shipped(Path::new(&path), "file", content.as_bytes(), FileOrigin::Provider),
+            Some(name) => {
+                let archive = zip(&[entry(name, content.as_bytes(), 0)]);
+                shipped(Path::new(&path), "zip", &archive, FileOrigin::Provider)
+            }
+        }
+    };
+    places.iter().enumerate().map(file).collect()
+}
+
 #[test]
-fn a_later_file_of_the_same_path_wins() {
+fn files_that_contradict_each_other_are_refused_before_anything_is_written() {
+    type Places<'a> = [(&'a str, Option<&'static str>); 2];
+    let twice: [Places<'_>; 9] = [
+        [("a", None), ("a", None)],
+        [("d/a", None), ("d//a", None)],
+        [("a", None), ("./a", None)],
+        [("a", None), ("a/", None)],
+        [("new/a", None), ("new/deeper/../a", None)],
+        [("link/a", None), ("real/a", None)],
+        [("d/a", None), ("d", Some("a"))],
+        [("d", Some("a")), ("d/a", None)],
+        [("d", Some("e/a")), ("d/e", Some("a"))],
+    ];
+    let kinds: [Places<'_>; 7] = [
+        [("a", None), ("a/b", None)],
+        [("a/b", None), ("a", None)],
+        [("a", None), ("a/b/c/d", None)],
+        [("a", None), ("a", Some("b"))],
+        [("a", Some("b")), ("a", None)],
+        [("d/a", None), ("d", Some("a/b"))],
+        [("d", Some("a")), ("d/a/b", None)],
+    ];
+    let all = twice.iter().map(|places| (places, "with different content"));
+    for (places, why) in all.chain(kinds.iter().map(|places| (places, "would be a file and a directory"))) {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("real")).unwrap();
+        symlink("real", root.path().join("link")).unwrap();
+        let message = chain(&write_all(&at_places(root.path(), places)).unwrap_err());
+        assert!(message.contains(why), "{places:?}: {message}");
+        assert!(
+            message.contains(&format!("{:?}", format!("{}/{}", root.path().display(), places[0].0))),
+            "{message}"
+        );
+        let left: Vec<_> =
+            fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 2, "{places:?}: {left:?}");
+        assert!(is_empty(&root.path().join("real")), "{places:?}");
+    }
+}
+
+#[test]
+fn a_file_of_a_secret_takes_the_place_of_an_earlier_file_of_the_same_path() {
     let root = tempfile::tempdir().unwrap();
-    let path = root.path().join("file");
-    let files = [b"1", b"2"].map(|content| shipped(&path, "file", content, FileOrigin::Provider));
+    let places = [("a", None), ("a", None), ("./a", None), ("d", Some("b")), ("d/b", None)];
+    let mut files = at_places(root.path(), &places);
+    for index in [1, 2, 4] {
+        files[index].origin = FileOrigin::Secret;
+    }
     write_all(&files).unwrap();
-    assert_eq!(fs::read(&path).unwrap(), b"2");
+    assert_eq!(fs::read(root.path().join("a")).unwrap(), b"2");
+    assert_eq!(fs::read(root.path().join("d/b")).unwrap(), b"4");
+}
+
+#[test]
+fn files_that_share_directories_and_repetitions_do_not_contradict_each_other() {
+    let root = tempfile::tempdir().unwrap();
+    let places =
+        [("d/a", None), ("d/b", None), ("d", Some("c")), ("d", Some("e/f")), ("d/e", Some("g")), ("h", None)];
+    let mut files = at_places(root.path(), &places);
+    let repeated: Vec<_> = files
+        .iter()
+        .filter(|file| file.entry.path.ends_with('d') || file.entry.path.ends_with('h'))
+        .cloned()
+        .collect();
+    files.extend(repeated);
+    write_all(&files).unwrap();
+    for (index, path) in ["d/a", "d/b", "d/c", "d/e/f", "d/e/g", "h"].iter().enumerate() {
+        assert_eq!(fs::read(root.path().join(path)).unwrap(), index.to_string().as_bytes(), "{path}");
+    }
+}
+
+#[test]
+fn an_archive_with_a_file_under_two_spellings_of_its_name_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let message =
+        write_zip(&root.path().join("d"), &[entry("a", b"1", 0), entry("./a", b"2", 0)]).unwrap_err();
+    assert!(message.ends_with("\"a\" in the zip archive is there twice"), "{message}");
+    assert!(is_empty(root.path()));
+}
+
+#[test]
+fn what_a_killed_start_has_left_beside_files_is_removed() {
+    let root = tempfile::tempdir().unwrap();
+    let files = at_places(root.path(), &[("d/a", None), ("z", Some("e/f"))]);
+    write_all(&files).unwrap();
+    let left =
+        ["d/.start-worker-1-0.tmp", "z/e/.start-worker-4711-12.tmp"].map(|name| root.path().join(name));
+    for sweeping in [|files: &[ShippedFile]| write_all(files).unwrap(), |files: &[ShippedFile]| sweep(files)]
+    {
+        for path in &left {
+            fs::write(path, "secret").unwrap();
+        }
+        sweeping(&files);
+        assert!(left.iter().all(|path| !path.exists()));
+    }
 }
 
 #[test]
