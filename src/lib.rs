@@ -114,6 +114,9 @@ pub enum RunError {
     /// The worker's implementation cannot use it.
     #[error(transparent)]
     Worker(#[from] worker::WorkerError),
+    /// What is in the place of the drain's mark was made by somebody else.
+    #[error("cannot tell whether this host was drained: {0}, or remove it if nobody drained this host")]
+    Mark(host::private_file::Error),
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(std::io::Error),
@@ -167,8 +170,9 @@ pub async fn run(
     let mut keeping =
         Keeping { config, preparer, held_mark, logins, helpers, output, announcer, stop, checks };
     let result = match manager.alive_while(keeping.hold(to_resume)).await {
-        Released::Resumed => Box::pin(keeping.keep()).await.map_err(RunError::from),
-        Released::Ended => Ok(keeping.stop.current().map_or(Outcome::Stopped, StopRequest::outcome)),
+        Ok(Released::Resumed) => Box::pin(keeping.keep()).await.map_err(RunError::from),
+        Ok(Released::Ended) => Ok(keeping.stop.current().map_or(Outcome::Stopped, StopRequest::outcome)),
+        Err(cause) => Err(RunError::Mark(cause)),
     };
     // Its words are not to come after the last ones.
     telling.abort();

@@ -1,7 +1,8 @@
 //! The `start-worker` command: arguments, runner configuration, log, run, exit code.
 
 use std::io::Write;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use clap::Parser;
 use start_worker::clock::CommonClock;
 use start_worker::config::RunnerConfig;
 use start_worker::event::Outcome;
-use start_worker::host::{oom, private_file};
+use start_worker::host::{oom, private_file, trust};
 use start_worker::observe::logging;
 use start_worker::output::Output;
 use start_worker::redact::Secrets;
@@ -64,9 +65,9 @@ fn main() -> ExitCode {
         }
     };
     let path = arguments.runner_config.unwrap_or_default();
-    match load(&path, &runtime, &mut signals) {
+    match load(&path, &environment, &runtime, &mut signals) {
         Ok(Some(Ok(loaded))) => start(&path, loaded, environment, filter, (runtime, signals)),
-        Ok(Some(Err(cause))) => refuse(&environment, exit::load_code(&cause), &cli::load_error(&cause)),
+        Ok(Some(Err((code, reason)))) => refuse(&environment, code, &reason),
         Ok(None) => refuse(
             &environment,
             exit::OK,
@@ -92,18 +93,25 @@ fn catch_signals(blocked: Blocked) -> std::io::Result<(Runtime, Signals)> {
 }
 
 /// Reads the runner configuration on a thread of its own, for the file may be on a disk that never answers. `None`: a
-/// signal came first.
+/// signal came first; an error: the exit code, and why.
 fn load(
     path: &Path,
+    environment: &Environment,
     runtime: &Runtime,
     signals: &mut Signals,
-) -> std::io::Result<Option<Result<config::Loaded, config::LoadError>>> {
+) -> std::io::Result<Option<Result<config::Loaded, (u8, String)>>> {
     let (loaded, loading) = oneshot::channel();
-    let path = path.to_owned();
+    let (path, state_directory) = (path.to_owned(), environment.state_directory.clone());
+    let authorities = environment.authorities.clone();
     // The thread is not joined: it ends with the process, whatever the disk does.
     std::thread::Builder::new().name("configuration".to_owned()).spawn(move || {
         // Nobody waits for it after a signal.
-        let _ = loaded.send(config::load(&path, private_file::Access::Tighten));
+        let access = private_file::Access::Tighten;
+        let _ = loaded.send(match exposed_authorities(&authorities) {
+            Some(reason) => Err((exit::PERMISSIONS, format!("error: {reason}"))),
+            None => config::load_in(&path, access, state_directory.as_deref())
+                .map_err(|cause| (exit::load_code(&cause), cli::load_error(&cause))),
+        });
     })?;
     runtime.block_on(async {
         tokio::select! {
@@ -111,6 +119,23 @@ fn load(
             () = signals.end() => Ok(None),
             result = loading => result.map(Some).map_err(std::io::Error::other),
         }
+    })
+}
+
+/// Why whom TLS trusts is up to somebody else than root and this user: they could answer in Taskcluster's place, and an
+/// answer can have files written as root. Blocks: on the disk.
+fn exposed_authorities(authorities: &[(&str, PathBuf)]) -> Option<String> {
+    authorities.iter().find_map(|(variable, path)| {
+        let found = std::fs::metadata(path).ok()?;
+        let (at, uid, mode) = (path.display(), found.uid(), found.mode() & 0o7777);
+        let (what, fix) = if !trust::is_trusted(uid) {
+            (format!("belongs to uid {uid}"), trust::chown(path))
+        } else if trust::others_write(&found) {
+            (format!("can be written by other users (mode {mode:04o})"), trust::chmod_go_w(path))
+        } else {
+            return None;
+        };
+        Some(format!("{variable}: {at} {what}, who could have start-worker trust another server; `{fix}`"))
     })
 }
 

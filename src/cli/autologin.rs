@@ -59,16 +59,18 @@ pub(crate) fn run(arguments: &Arguments) -> u8 {
         What::Show(place) | What::Clear(place) | What::Set { place, .. } => place.config.as_deref(),
         What::Apply { runner_config } => Some(runner_config.as_path()),
     };
-    let logins = match logins(config) {
+    // What is acted on is held to what a start is.
+    let access = if matches!(arguments.what, What::Show(_)) { Access::Observe } else { Access::Tighten };
+    let logins = match logins(config, access) {
         Ok(logins) => logins,
         Err(code) => return code,
     };
     conclude(perform(&arguments.what, &logins))
 }
 
-fn logins(config: Option<&Path>) -> Result<Logins, u8> {
+fn logins(config: Option<&Path>, access: Access) -> Result<Logins, u8> {
     let Some(path) = config else { return Ok(Logins::new(&config::Autologin::default())) };
-    match config::load(path, Access::Observe) {
+    match config::load(path, access) {
         Ok(loaded) => {
             for warning in &loaded.warnings {
                 complain(&warning.labelled());

@@ -41,7 +41,9 @@ pub(crate) struct Arguments {
 
 /// Runs the command; its exit code.
 pub(crate) fn run(arguments: &Arguments) -> u8 {
-    let (report, diagnostics, code) = match config::load(&arguments.runner_config, Access::Observe) {
+    let state_directory = Environment::read().state_directory;
+    let loaded = config::load_in(&arguments.runner_config, Access::Observe, state_directory.as_deref());
+    let (report, diagnostics, code) = match loaded {
         Ok(loaded) => {
             let diagnostics = strictly(loaded.warnings, arguments.strict);
             let report = Report::new(&loaded.config, arguments.show_secrets);

@@ -32,6 +32,8 @@ pub(crate) struct Environment {
     pub(crate) columns: Option<usize>,
     /// `PATH`.
     pub(crate) path: Option<OsString>,
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR`, by which TLS finds out whom to trust; with their names.
+    pub(crate) authorities: Vec<(&'static str, PathBuf)>,
     /// `http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`, in small letters or capitals.
     pub(crate) proxies: Proxies,
 }
@@ -62,6 +64,10 @@ impl Environment {
             },
             columns: text("COLUMNS").and_then(|count| count.parse().ok()).filter(|count| *count > 0),
             path: env::var_os("PATH"),
+            authorities: ["SSL_CERT_FILE", "SSL_CERT_DIR"]
+                .into_iter()
+                .filter_map(|name| Some((name, PathBuf::from(env::var_os(name)?))))
+                .collect(),
             proxies: proxies(|name| env::var(name).ok()),
         }
     }

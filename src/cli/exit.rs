@@ -3,6 +3,7 @@
 use start_worker::RunError;
 use start_worker::config::{LoadError, LoadErrorKind};
 use start_worker::event::Outcome;
+use start_worker::host::private_file;
 use start_worker::prepare::FailureKind;
 
 /// Ended as intended.
@@ -19,7 +20,7 @@ const UNREACHABLE: u8 = 75;
 /// The worker needs a reboot that did not come. (sysexits: `EX_SOFTWARE`)
 const NEEDS_REBOOT: u8 = 70;
 /// A file's permissions, owner or kind. (sysexits: `EX_NOPERM`)
-const PERMISSIONS: u8 = 77;
+pub(crate) const PERMISSIONS: u8 = 77;
 
 /// The exit code of a run.
 pub(crate) fn code(result: &Result<Outcome, RunError>) -> u8 {
@@ -27,13 +28,14 @@ pub(crate) fn code(result: &Result<Outcome, RunError>) -> u8 {
         Ok(outcome) if outcome.is_as_intended() => OK,
         Ok(Outcome::NeedsReboot) => NEEDS_REBOOT,
         Err(RunError::Worker(_)) => CONFIGURATION,
+        Err(RunError::Mark(cause)) if cause.kind() == private_file::ErrorKind::Permissions => PERMISSIONS,
         Err(RunError::Prepare(cause)) => match cause.kind() {
             FailureKind::Unreachable => UNREACHABLE,
             FailureKind::Configuration => CONFIGURATION,
             FailureKind::Permissions => PERMISSIONS,
             FailureKind::Refused | FailureKind::Other => FAILED,
         },
-        Ok(_) | Err(RunError::Signals(_)) => FAILED,
+        Ok(_) | Err(RunError::Mark(_) | RunError::Signals(_)) => FAILED,
     }
 }
 

@@ -1,12 +1,15 @@
 //! The client's side of the status socket: one request, one answer.
 
+use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::sockopt::socket_peercred;
 use serde_json::{Value, json};
+use start_worker::host::trust;
 use start_worker::observe::status;
 
 use super::environment::Environment;
@@ -101,16 +104,32 @@ impl Address {
         let at = path.display();
         let stream = UnixStream::connect(&path).map_err(|cause| match cause.kind() {
             io::ErrorKind::PermissionDenied => {
-                format!("may not speak to the start-worker at {at}: {cause}; ask as its user, or as root")
+                format!("may not speak to the start-worker at {at}: {cause}; ask as its user")
             }
             _ => format!(
                 "no start-worker listens at {at}: {cause}; is it running, and is this its status.socket (--socket)?"
             ),
         })?;
+        check_peer(&path, &stream)?;
         stream.set_write_timeout(Some(ANSWER_TIME)).map_err(broken(&path))?;
         stream.set_read_timeout(answer_time).map_err(broken(&path))?;
         Ok((path, stream))
     }
+}
+
+/// The kernel says who listens (`unix(7)`, `SO_PEERCRED`). What another user answers is not read: it need not be a
+/// start-worker that answers.
+fn check_peer(path: &Path, stream: &UnixStream) -> Result<(), String> {
+    let uid = socket_peercred(stream).map_err(|cause| broken(path)(cause.into()))?.uid.as_raw();
+    if trust::is_trusted(uid) {
+        return Ok(());
+    }
+    Err(format!(
+        "uid {uid} listens at {at}, not root and not you, and is not asked; if its start-worker is meant: \
+         `setpriv --reuid={uid} --clear-groups start-worker … --socket {word}`",
+        at = path.display(),
+        word = trust::shell_word(path)
+    ))
 }
 
 /// Who refuses to listen may have said why.
@@ -153,7 +172,7 @@ fn parse(path: &Path, line: &[u8]) -> Result<Value, String> {
         format!("what listens at {at} is no start-worker: its answer is not JSON ({cause})")
     })?;
     match answer.get("error").and_then(Value::as_str) {
-        Some(error) => Err(format!("the start-worker at {at} refuses: {error}")),
+        Some(error) => Err(format!("the start-worker at {at} refuses: {}", printable(error))),
         None => Ok(answer),
     }
 }
@@ -174,7 +193,61 @@ pub(super) fn conclude(result: Result<String, String>) -> u8 {
     super::exit::FAILED
 }
 
-/// The text of an answer's field.
-pub(super) fn text<'a>(answer: &'a Value, field: &str) -> &'a str {
-    answer.get(field).and_then(Value::as_str).unwrap_or_default()
+/// The text of an answer's field, fit for a terminal.
+pub(super) fn text(answer: &Value, field: &str) -> String {
+    printable(answer.get(field).and_then(Value::as_str).unwrap_or_default())
+}
+
+/// A text without what a terminal would obey, or show in another order: control characters and the marks that turn the
+/// direction of writing are escaped.
+pub(super) fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() || is_direction_mark(letter) {
+            printable.extend(letter.escape_default());
+        } else {
+            printable.push(letter);
+        }
+    }
+    printable
+}
+
+/// An answer as a line of JSON, in which the same characters are escaped.
+pub(super) fn json_line(answer: &Value) -> String {
+    let mut line = String::new();
+    for letter in answer.to_string().chars() {
+        // In JSON they occur in strings alone, and all of them have four hexadecimal digits.
+        if letter.is_control() || is_direction_mark(letter) {
+            // Writing to a String cannot fail.
+            let _ = write!(line, "\\u{:04x}", u32::from(letter));
+        } else {
+            line.push(letter);
+        }
+    }
+    line.push('\n');
+    line
+}
+
+/// Unicode's characters of the property `Bidi_Control`.
+fn is_direction_mark(letter: char) -> bool {
+    matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_answer_moves_a_terminals_cursor_or_turns_its_writing() {
+        let said = "a\u{1b}[2J\u{9b}2J\r\n\u{202e}b é";
+        assert_eq!(printable(said), r"a\u{1b}[2J\u{9b}2J\r\n\u{202e}b é");
+        let answer = json!({ "outcome": said });
+        assert_eq!(text(&answer, "outcome"), printable(said));
+        let line = json_line(&answer);
+        assert_eq!(
+            line.matches(|c: char| c.is_control() || is_direction_mark(c)).collect::<Vec<_>>(),
+            ["\n"]
+        );
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), answer, "it is the same JSON");
+    }
 }

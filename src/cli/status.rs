@@ -47,7 +47,7 @@ pub(crate) fn run(arguments: &Arguments) -> u8 {
 
 fn shown(answer: &Value, json: bool, screen: Option<Screen>) -> String {
     if json {
-        return format!("{answer}\n");
+        return socket::json_line(answer);
     }
     words::in_words(answer, SystemClock.now(), screen.and_then(|screen| screen.columns))
 }

@@ -32,6 +32,9 @@ pub use file::to_yaml;
 pub use keys::{KeyInfo, known_keys};
 pub use model::*;
 
+/// Where the runner keeps what outlives it, unless systemd says otherwise.
+const STATE_DIRECTORY: &str = "/var/lib/start-worker";
+
 /// A runner configuration is some kilobytes.
 const MOST_BYTES: u64 = 1 << 20;
 
@@ -96,17 +99,27 @@ impl LoadError {
     }
 }
 
-/// Reads the runner configuration at `path`.
+/// Reads the runner configuration at `path`, for a runner without a state directory of its own.
 pub fn load(path: &Path, access: private_file::Access) -> Result<Loaded, LoadError> {
+    load_in(path, access, None)
+}
+
+/// Reads the runner configuration at `path`. `state_directory`: `$STATE_DIRECTORY`, which is another for each instance of
+/// a unit.
+pub fn load_in(
+    path: &Path,
+    access: private_file::Access,
+    state_directory: Option<&Path>,
+) -> Result<Loaded, LoadError> {
     let contents = private_file::read(path, access, MOST_BYTES)?;
-    let about_file = contents.warning.map(|warning| Diagnostic {
+    let about_file = contents.warnings.into_iter().map(|warning| Diagnostic {
         level: Level::Warning,
         file: path.to_owned(),
         line: None,
         path: String::new(),
         message: warning.to_string(),
     });
-    match parse(path, &contents.bytes) {
+    match parse_in(path, &contents.bytes, state_directory) {
         Ok(mut loaded) => {
             loaded.warnings.splice(0..0, about_file);
             Ok(loaded)
@@ -120,6 +133,10 @@ pub fn load(path: &Path, access: private_file::Access) -> Result<Loaded, LoadErr
 
 /// Parses a runner configuration's text; `name` stands for it in diagnostics.
 pub fn parse(name: &Path, text: &[u8]) -> Result<Loaded, Faults> {
+    parse_in(name, text, None)
+}
+
+fn parse_in(name: &Path, text: &[u8], state_directory: Option<&Path>) -> Result<Loaded, Faults> {
     let document = file::Document::parse(text).map_err(|error| Faults {
         diagnostics: vec![Diagnostic {
             level: Level::Error,
@@ -129,7 +146,11 @@ pub fn parse(name: &Path, text: &[u8]) -> Result<Loaded, Faults> {
             message: error.message,
         }],
     })?;
-    let reader = reader::Reader { document: &document, notes: diagnostics::Notes::default() };
+    let reader = reader::Reader {
+        document: &document,
+        state_directory: state_directory.unwrap_or(Path::new(STATE_DIRECTORY)),
+        notes: diagnostics::Notes::default(),
+    };
     reader.report_flaws(&document.root, &trail::Trail::Start(""));
     if let Some((name, line)) = document.repeated_anchor() {
         let message =

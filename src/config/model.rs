@@ -1,7 +1,7 @@
 //! What a runner configuration holds: types that cannot hold a wrong one.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -184,6 +184,17 @@ impl Implementation {
             Self::GenericWorker { .. } => "generic-worker",
             Self::DockerWorker { .. } => "docker-worker",
             Self::Command { .. } => "command",
+        }
+    }
+
+    /// Where the worker's configuration is written.
+    pub fn config_path(&self) -> Option<&Path> {
+        match self {
+            Self::Dummy { .. } => None,
+            Self::GenericWorker { config_path, .. } | Self::DockerWorker { config_path, .. } => {
+                Some(config_path)
+            }
+            Self::Command { config_path, .. } => config_path.as_deref(),
         }
     }
 }

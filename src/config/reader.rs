@@ -1,6 +1,8 @@
 //! What all sections share while a configuration is read: the file's text, the diagnostics, and how values are
 //! described in these.
 
+use std::path::Path;
+
 use serde_json::{Map, Number, Value};
 
 use super::diagnostics::Notes;
@@ -16,6 +18,8 @@ const LONGEST_VALUE: usize = 60;
 
 pub(super) struct Reader<'d> {
     pub(super) document: &'d Document,
+    /// Where the runner keeps what outlives it.
+    pub(super) state_directory: &'d Path,
     pub(super) notes: Notes,
 }
 

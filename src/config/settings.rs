@@ -10,8 +10,8 @@ use super::{
 };
 use crate::host::autologin::name::{SessionName, Tty, UserName};
 
-/// Where `cacheOverRestarts: true` puts the cache.
-const USUAL_CACHE: &str = "/var/lib/start-worker/run.json";
+/// The cache's name in the state directory where the configuration does not give a path (`cacheOverRestarts: true`).
+const USUAL_CACHE: &str = "run.json";
 
 /// `None` where what is missing or wrong leaves no configuration; it has been reported.
 pub(super) fn read(mut top: Section<'_>) -> Option<RunnerConfig> {
@@ -51,10 +51,13 @@ fn cache(top: &mut Section<'_>) -> Option<PathBuf> {
     match &given.node.kind {
         Kind::Boolean(true) => {
             top.ignore(&keys::CACHE);
-            let message =
-                format!("expected a path, found the boolean true; taken as {USUAL_CACHE}; write the path");
+            let usual = top.reader.state_directory.join(USUAL_CACHE);
+            let message = format!(
+                "expected a path, found the boolean true; taken as {}; write the path",
+                usual.display()
+            );
             top.reader.notes.warning(given.id, &keys::CACHE.path(), message);
-            Some(PathBuf::from(USUAL_CACHE))
+            Some(usual)
         }
         // Files in the field say this for no cache.
         Kind::Boolean(false) => {

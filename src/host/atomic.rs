@@ -3,22 +3,30 @@
 //! A crash, at whatever moment, leaves the old file or the new one. All work is done relative to an open directory, so
 //! that nobody can exchange the directory in between, and what is at the target is never followed or written to.
 //! (Therefore not the `tempfile` crate, which works with paths.)
+//!
+//! One exception: a file that cannot be replaced, because it is a mount point of its own or because its directory is
+//! read-only, is written in place if it is a regular file of ours ([`in_place`]).
+//!
+//! A file that is being written has no name where the file system supports that ([`draft`]), so a killed process leaves
+//! nothing behind. What can be left behind anyway is removed at the next write to the directory ([`Directory::sweep`]).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, renameat};
-use nix::sys::signal::kill;
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
+mod draft;
+mod in_place;
 #[cfg(test)]
 mod tests;
+
+use draft::Draft;
 
 /// What could not be done, and on which file.
 #[derive(Debug, thiserror::Error)]
@@ -65,12 +73,13 @@ pub fn replace(path: &Path, content: &[u8], attributes: Attributes, parents: u32
         return Err(failed("write", path)(nameless()));
     };
     let directory = Directory::create(parent_of(path), parents)?;
+    directory.sweep(attributes.owner);
     directory.replace(name, attributes, |file| file.write_all(content))?;
     directory.sync()
 }
 
 /// Removes the file at `path`, itself where it is a symlink. When this returns without an error, it is gone from the
-/// disk, or was never there.
+/// disk, or was never there. A file of ours that cannot be removed because it is a mount point of its own is emptied.
 ///
 /// # Errors
 ///
@@ -85,27 +94,23 @@ pub fn remove(path: &Path) -> Result<(), WriteError> {
     match unlinkat(&directory.handle, name, UnlinkatFlags::NoRemoveDir) {
         Ok(()) => directory.sync(),
         Err(Errno::ENOENT) => Ok(()),
+        Err(error @ Errno::EBUSY) => in_place::empty(&directory, name).map_err(|_| failed(error.into())),
         Err(error) => Err(failed(error.into())),
     }
 }
 
-/// Removes what processes of this program that were killed while they wrote have left in `folder`. What cannot be
-/// removed stays: it is in nobody's way.
-pub fn sweep(folder: &Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let writer = entry.file_name().to_str().and_then(writer_of);
-        if writer.is_some_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)) {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
+/// Whether something is mounted at `path` itself.
+pub fn is_mount_point(path: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS);
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// Who writes the temporary file of this name.
-fn writer_of(name: &str) -> Option<i32> {
-    let (pid, number) = name.strip_prefix(".start-worker-")?.strip_suffix(".tmp")?.split_once('-')?;
-    number.parse::<u32>().ok()?;
-    pid.parse().ok().filter(|pid| *pid > 0)
+/// Removes the temporary files that killed processes of this program have left in `folder`: see [`Directory::sweep`].
+pub fn sweep(folder: &Path) {
+    if let Ok(directory) = Directory::open(folder) {
+        directory.sweep(None);
+    }
 }
 
 fn is_not_there(kind: io::ErrorKind) -> bool {
@@ -196,42 +201,49 @@ impl Directory {
         fill: impl FnOnce(&mut File) -> io::Result<()>,
     ) -> Result<(), WriteError> {
         let path = self.path.join(name);
-        let (temporary, mut new) = self.temporary_file().map_err(failed("make a file beside", &path))?;
-        let replaced = fill(&mut new)
-            .map_err(failed("write", &path))
-            .and_then(|()| dress(&new, attributes).map_err(failed("set owner and mode of", &path)))
-            .and_then(|()| new.sync_all().map_err(failed("bring to the disk", &path)))
-            .and_then(|()| {
-                renameat(&self.handle, temporary.as_os_str(), &self.handle, name)
-                    .map_err(|error| failed("put a new file in the place of", &path)(error.into()))
-            });
-        if replaced.is_err() {
-            // The first failure is the one to tell.
-            let _ = unlinkat(&self.handle, temporary.as_os_str(), UnlinkatFlags::NoRemoveDir);
+        let mut draft = match Draft::new(self) {
+            Ok(draft) => draft,
+            Err(cause) if in_place::may_help(&cause) => {
+                return in_place::write(self, (name, attributes), &cause, 0, fill)
+                    .unwrap_or(Err(cause))
+                    .map_err(failed("make a file beside", &path));
+            }
+            Err(cause) => return Err(failed("make a file beside", &path)(cause)),
+        };
+        fill(draft.file()).map_err(failed("write", &path))?;
+        dress(draft.file(), attributes).map_err(failed("set owner and mode of", &path))?;
+        draft.file().sync_all().map_err(failed("bring to the disk", &path))?;
+        let Err(cause) = draft.publish(name, attributes) else { return Ok(()) };
+        let written = if in_place::may_help(&cause) {
+            let length = draft.length();
+            in_place::write(self, (name, attributes), &cause, length, |file| draft.copy_to(file).map(drop))
+        } else {
+            None
+        };
+        written.unwrap_or(Err(cause)).map_err(failed("put a new file in the place of", &path))
+    }
+
+    /// Removes the temporary files that killed processes of this program have left in this directory: by name, if they
+    /// are regular files of ours or of `owner`. A file that a process, in whichever container, is still writing is
+    /// locked, and stays. So does a file that cannot be removed.
+    pub fn sweep(&self, owner: Option<Owner>) {
+        let Ok(entries) = std::fs::read_dir(&self.path) else { return };
+        let names = entries.flatten().map(|entry| entry.file_name());
+        for name in names.filter(|name| draft::is_temporary(name)) {
+            draft::remove_abandoned(self, &name, owner);
         }
-        replaced
     }
 
     /// Brings the directory's entries to the disk.
     pub fn sync(&self) -> Result<(), WriteError> {
         self.handle.sync_all().map_err(failed("bring to the disk", &self.path))
     }
+}
 
-    /// A new file that only its owner may open.
-    fn temporary_file(&self) -> io::Result<(OsString, File)> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        loop {
-            // Names of a killed process with the same id may still be there.
-            let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            let name = OsString::from(format!(".start-worker-{}-{number}.tmp", std::process::id()));
-            match openat(&self.handle, name.as_os_str(), flags, Mode::from_bits_truncate(0o600)) {
-                Ok(file) => return Ok((name, file.into())),
-                Err(Errno::EEXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
+/// Whether a file is one that this process may take for its own work: it is ours, or its intended owner's.
+fn is_ours(file: &std::fs::Metadata, owner: Option<Owner>) -> bool {
+    let uid = file.uid();
+    file.is_file() && (uid == nix::unistd::geteuid().as_raw() || owner.is_some_and(|owner| owner.uid == uid))
 }
 
 fn dress(file: &File, attributes: Attributes) -> io::Result<()> {

@@ -1,11 +1,11 @@
 //! The mark that keeps a worker from being started: an operator drained this host, and its worker's own reboot followed.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use tracing::{error, info, warn};
 
-use super::atomic::{self, WriteError};
+use super::atomic::{self, Attributes, WriteError};
+use super::private_file;
 
 /// The mark's name, in the state directory or after the cache's own name.
 const NAME: &str = "held";
@@ -35,10 +35,19 @@ pub fn mark(place: Option<&Path>) {
             "drained, and the worker reboots the host: no worker is started after the boot until `start-worker resume`"
         ),
         Err(cause) => error!(
-            mark = %path.display(), error = %cause,
+            mark = %path.display(), error = %format!("{cause}: {}", cause.io()),
             "cannot note the drain: the worker will start again after the boot"
         ),
     }
+}
+
+/// Whether the mark is there. (Blocks: on the disk.)
+///
+/// # Errors
+///
+/// Something is in its place that neither root nor this process's user made, or that is not a regular file.
+pub fn is_marked(path: &Path) -> Result<bool, private_file::Error> {
+    private_file::is_marked(path)
 }
 
 /// Removes the mark. When this returns without an error, it is gone from the disk.
@@ -50,14 +59,9 @@ pub fn unmark(path: &Path) -> Result<(), WriteError> {
     atomic::remove(path)
 }
 
-fn write(path: &Path) -> std::io::Result<()> {
-    let mut file = std::fs::File::create(path)?;
-    file.write_all(b"drained by an operator; `start-worker resume` lets the worker start again\n")?;
-    file.sync_all()?;
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::File::open(folder)?.sync_all()?;
-    }
-    Ok(())
+fn write(path: &Path) -> Result<(), WriteError> {
+    let text = b"drained by an operator; `start-worker resume` lets the worker start again\n";
+    atomic::replace(path, text, Attributes { mode: 0o600, owner: None }, 0o700)
 }
 
 #[cfg(test)]
@@ -80,5 +84,39 @@ mod tests {
         assert!(path.exists());
         unmark(&path).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_link_in_the_marks_place_is_replaced_and_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, victim) = (folder.path().join("held"), folder.path().join("victim"));
+        std::fs::write(&victim, "untouched").unwrap();
+        for victim_there in [true, false] {
+            std::os::unix::fs::symlink(&victim, &path).unwrap();
+            mark(Some(&path));
+            assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
+            assert!(is_marked(&path).unwrap());
+            assert_eq!(std::fs::read(&victim).ok(), victim_there.then(|| b"untouched".to_vec()));
+            unmark(&path).unwrap();
+            let _ = std::fs::remove_file(&victim);
+        }
+    }
+
+    #[test]
+    fn only_a_file_of_root_or_of_our_own_is_a_mark() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("held");
+        assert!(!is_marked(&path).unwrap());
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        let error = is_marked(&path).unwrap_err();
+        assert_eq!(error.kind(), private_file::ErrorKind::Permissions);
+        std::fs::remove_file(&path).unwrap();
+        mark(Some(&path));
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+            let error = is_marked(&path).unwrap_err();
+            assert_eq!(error.kind(), private_file::ErrorKind::Permissions);
+            assert!(error.to_string().contains(&format!("`chown root {}`", path.display())), "{error}");
+        }
     }
 }

@@ -13,3 +13,4 @@ pub mod power;
 pub mod private_file;
 pub mod processes;
 pub mod service_manager;
+pub mod trust;

@@ -1,15 +1,20 @@
-//! Reads files that may hold secrets, without being led astray by links, pipes or loose permissions.
+//! Reads files that may hold secrets, without being led astray by links, pipes, loose permissions or other users.
 //!
 //! The file is opened without following a symbolic link and without blocking, and everything else is asked of, and
-//! done to, the open descriptor: what was checked is what is read.
+//! done to, the open descriptor: what was checked is what is read. It must belong to root or to the runner's own user,
+//! because whoever can change it chooses what the runner does.
 
 use std::fmt;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::unistd::{AccessFlags, access};
 use thiserror::Error;
+
+use super::atomic::parent_of;
+use super::trust::{self, Exposed, chown, shell_word};
 
 /// The permission bits that let anyone but the owner in.
 const GROUP_AND_OTHERS: u32 = 0o077;
@@ -19,9 +24,9 @@ const PRIVATE: u32 = 0o600;
 /// What to do about permissions that let others in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Take them away and warn; an error where the file is another user's. For starting.
+    /// Take them away and warn. For starting.
     Tighten,
-    /// Warn and change nothing. For looking.
+    /// Warn and change nothing, also about another user's file. For looking.
     Observe,
     /// An error. For files that only the runner itself writes.
     Refuse,
@@ -31,19 +36,22 @@ pub enum Access {
 pub struct Contents {
     /// The whole file.
     pub bytes: Vec<u8>,
-    /// What the operator should know about the file's permissions.
-    pub warning: Option<Warning>,
+    /// What the operator should know about the permissions of the file and of the directories on the way to it.
+    pub warnings: Vec<Warning>,
 }
 
 /// The bytes may be secret: only their number is shown.
 impl fmt::Debug for Contents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Contents").field("bytes", &self.bytes.len()).field("warning", &self.warning).finish()
+        f.debug_struct("Contents")
+            .field("bytes", &self.bytes.len())
+            .field("warnings", &self.warnings)
+            .finish()
     }
 }
 
-/// Permissions that were, or are, wrong without keeping the file from being read. Names no file: whoever shows it
-/// does.
+/// Permissions that were, or are, wrong without keeping the file from being read. The text gives the command that
+/// helps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Warning {
     /// Others could get at it, and cannot any longer.
@@ -51,18 +59,29 @@ pub enum Warning {
         /// The mode that it had.
         mode: u32,
     },
-    /// Others can get at it, and nothing was done about it.
+    /// Others can get at it, and nothing was done about it. A start tightens it where it belongs to the runner's user.
     Loose {
         /// The mode that it has.
         mode: u32,
-        /// Whether it belongs to us, so that a start would tighten it.
-        ours: bool,
+    },
+    /// It belongs to somebody else than this process's user, and a start by this user would refuse it.
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+        /// The mode that it has.
+        mode: u32,
+        /// Whom it belongs to.
+        uid: u32,
     },
     /// Its owner may not read it: a start would refuse it.
     NoOwnerRead {
+        /// The file.
+        path: PathBuf,
         /// The mode that it has.
         mode: u32,
     },
+    /// Others can exchange it for another file.
+    Exchangeable(Exposed),
 }
 
 impl fmt::Display for Warning {
@@ -72,28 +91,39 @@ impl fmt::Display for Warning {
                 f,
                 "mode was {mode:04o}, others had access: it is 0600 now; rotate the secrets that are in it"
             ),
-            Self::Loose { mode, ours: true } => write!(
+            Self::Loose { mode } => write!(
                 f,
                 "mode is {mode:04o}, others have access: chmod it 0600 and rotate the secrets that are in it"
             ),
-            Self::Loose { mode, ours: false } => write!(
-                f,
-                "mode is {mode:04o}, others have access, and it belongs to another user: a start refuses it; \
-                 chmod it 0600 and rotate the secrets that are in it"
-            ),
-            Self::NoOwnerRead { mode } => {
-                write!(f, "mode is {mode:04o}, its owner may not read it: a start refuses it; chmod it 0600")
+            Self::NotOurs { path, mode, uid } => {
+                let (owner, us) = (user(*uid), user(trust::our_uid()));
+                write!(
+                    f,
+                    "it belongs to {owner}: a start by {us} refuses it; unless {owner} starts start-worker, `{}`{}",
+                    own(path, *mode),
+                    rotate(*mode)
+                )
+            }
+            Self::NoOwnerRead { path, mode } => {
+                write!(
+                    f,
+                    "mode is {mode:04o}, its owner may not read it: a start refuses it; `{}`",
+                    chmod(path)
+                )
+            }
+            Self::Exchangeable(exposed) => {
+                write!(f, "{exposed} and could exchange this file; `{}`", exposed.fix)
             }
         }
     }
 }
 
-/// Why a file was not read. Each names the file and says what to do.
+/// Why a file was not read. Each names the file and gives the command that helps.
 #[derive(Debug, Error)]
 #[error("{}: {problem}", .path.display())]
 pub struct Error {
     path: PathBuf,
-    problem: Problem,
+    problem: Box<Problem>,
 }
 
 #[derive(Debug, Error)]
@@ -104,21 +134,42 @@ enum Problem {
     Io(io::Error),
     #[error("larger than {0} bytes; give the right path")]
     TooLarge(u64),
-    #[error("may not be opened: {0}; run as its owner, or chmod it 0600 and chown it to whoever runs this")]
-    Denied(io::Error),
+    #[error("may not be opened: {cause}; {help}")]
+    Denied { cause: io::Error, help: String },
     #[error("expected a regular file, found {0}; put a regular file there")]
     Kind(&'static str),
-    #[error("mode is {0:04o}, its owner may not read it; chmod it 0600")]
-    NoOwnerRead(u32),
-    #[error(
-        "mode is {0:04o}, others have access, and it belongs to another user (uid {1}); \
-         chmod it 0600 and rotate the secrets that are in it"
-    )]
-    NotOurs(u32, u32),
-    #[error("mode is {0:04o}, others have access; chmod it 0600 and rotate the secrets that are in it")]
-    Loose(u32),
-    #[error("mode is {0:04o}, others have access, and that cannot be changed: {1}; make it 0600")]
-    CannotTighten(u32, io::Error),
+    #[error("mode is {mode:04o}, its owner may not read it; `{help}`")]
+    NoOwnerRead { mode: u32, help: String },
+    #[error("it belongs to {owner}, who could change what start-worker does; `{help}`{rotate}")]
+    Foreign { owner: String, help: String, rotate: &'static str },
+    #[error("mode is {mode:04o}, others have access, and it belongs to {owner}; `{help}`{rotate}")]
+    LooseOfRoot { mode: u32, owner: String, help: String, rotate: &'static str },
+    #[error("mode is {mode:04o}, others have access; chmod it 0600 and rotate the secrets that are in it")]
+    Loose { mode: u32 },
+    #[error("mode is {mode:04o}, others have access, and that cannot be changed: {cause}; {help}")]
+    CannotTighten { mode: u32, cause: io::Error, help: String },
+}
+
+/// A user in words: `root`, `uid 1000`.
+fn user(uid: u32) -> String {
+    if uid == 0 { "root".to_owned() } else { format!("uid {uid}") }
+}
+
+fn chmod(path: &Path) -> String {
+    format!("chmod 0600 {}", shell_word(path))
+}
+
+/// The command that gives a file to this process's user, and to nobody else.
+fn own(path: &Path, mode: u32) -> String {
+    if mode & GROUP_AND_OTHERS == 0 && mode & OWNER_READ != 0 {
+        chown(path)
+    } else {
+        format!("{} && {}", chown(path), chmod(path))
+    }
+}
+
+fn rotate(mode: u32) -> &'static str {
+    if mode & GROUP_AND_OTHERS == 0 { "" } else { " and rotate the secrets that are in it" }
 }
 
 /// Which sort of failure an [`struct@Error`] is, for the exit code.
@@ -133,6 +184,10 @@ pub enum ErrorKind {
 }
 
 impl Error {
+    fn new(path: &Path, problem: Problem) -> Self {
+        Self { path: path.to_owned(), problem: Box::new(problem) }
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -145,33 +200,52 @@ impl Error {
 
     /// Which sort of failure this is.
     pub fn kind(&self) -> ErrorKind {
-        match self.problem {
+        match *self.problem {
             Problem::Missing => ErrorKind::Missing,
             Problem::Io(_) | Problem::TooLarge(_) => ErrorKind::Unreadable,
-            Problem::Denied(_)
+            Problem::Denied { .. }
             | Problem::Kind(_)
-            | Problem::NoOwnerRead(_)
-            | Problem::NotOurs(..)
-            | Problem::Loose(_)
-            | Problem::CannotTighten(..) => ErrorKind::Permissions,
+            | Problem::NoOwnerRead { .. }
+            | Problem::Foreign { .. }
+            | Problem::LooseOfRoot { .. }
+            | Problem::Loose { .. }
+            | Problem::CannotTighten { .. } => ErrorKind::Permissions,
         }
     }
 }
 
 /// Reads the whole of `path`, at most `limit` bytes.
 pub fn read(path: &Path, access: Access, limit: u64) -> Result<Contents, Error> {
-    read_checked(path, access, limit).map_err(|problem| Error { path: path.to_owned(), problem })
+    read_checked(path, access, limit).map_err(|problem| Error::new(path, problem))
 }
 
 fn read_checked(path: &Path, access: Access, limit: u64) -> Result<Contents, Problem> {
     let file = open(path)?;
-    let warning = check(&file, access)?;
+    let mut warnings = Vec::from_iter(check(path, &file, access)?);
     let mut bytes = Vec::new();
     let read = file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(Problem::Io)?;
-    if u64::try_from(read).is_ok_and(|read| read <= limit) {
-        Ok(Contents { bytes, warning })
-    } else {
-        Err(Problem::TooLarge(limit))
+    if u64::try_from(read).is_ok_and(|read| read > limit) {
+        return Err(Problem::TooLarge(limit));
+    }
+    warnings.extend(trust::exchangeable(parent_of(path)).map(Warning::Exchangeable));
+    Ok(Contents { bytes, warnings })
+}
+
+/// Checks the mark at `path`, a file whose presence counts and not its content. Whether it is there.
+///
+/// # Errors
+///
+/// There is something that is not a regular file of root or of this process's user.
+pub fn is_marked(path: &Path) -> Result<bool, Error> {
+    let checked = open(path).and_then(|file| {
+        let found = file.metadata().map_err(Problem::Io)?;
+        check_kind(&found)?;
+        check_owner(path, &found)
+    });
+    match checked {
+        Ok(()) => Ok(true),
+        Err(Problem::Missing) => Ok(false),
+        Err(problem) => Err(Error::new(path, problem)),
     }
 }
 
@@ -183,38 +257,95 @@ fn open(path: &Path) -> Result<File, Problem> {
             Some(libc::ELOOP | libc::EMLINK) => Problem::Kind("a symbolic link"),
             Some(libc::ENXIO | libc::ENODEV | libc::EOPNOTSUPP) => Problem::Kind("a socket or a device"),
             Some(libc::ENOENT | libc::ENOTDIR) => Problem::Missing,
-            Some(libc::EACCES | libc::EPERM) => Problem::Denied(error),
+            Some(libc::EACCES | libc::EPERM) => denied(path, error),
             _ => Problem::Io(error),
         }
     })
 }
 
-fn check(file: &File, access: Access) -> Result<Option<Warning>, Problem> {
-    let metadata = file.metadata().map_err(Problem::Io)?;
-    if !metadata.is_file() {
-        return Err(Problem::Kind(kind_in_words(metadata.file_type())));
+/// Why this user may not open a file: its own mode, its owner, or a directory on the way.
+fn denied(path: &Path, cause: io::Error) -> Problem {
+    let us = user(trust::our_uid());
+    let way: Vec<&Path> = parent_of(path).ancestors().filter(|above| !above.as_os_str().is_empty()).collect();
+    let closed = way.into_iter().rev().find(|above| access(*above, AccessFlags::X_OK).is_err());
+    let help = match (closed, std::fs::symlink_metadata(path)) {
+        (Some(closed), _) => format!(
+            "{us} may not enter the directory {}; `chmod o+x {}`",
+            closed.display(),
+            shell_word(closed)
+        ),
+        (None, Ok(found)) if found.uid() == trust::our_uid() => {
+            return Problem::NoOwnerRead { mode: found.mode() & 0o7777, help: chmod(path) };
+        }
+        (None, Ok(found)) => format!(
+            "it belongs to {}; `{}`, or start as that user",
+            user(found.uid()),
+            own(path, found.mode())
+        ),
+        (None, Err(_)) => "start as root".to_owned(),
+    };
+    Problem::Denied { cause, help }
+}
+
+fn check_kind(found: &Metadata) -> Result<(), Problem> {
+    if found.is_file() { Ok(()) } else { Err(Problem::Kind(kind_in_words(found.file_type()))) }
+}
+
+fn check_owner(path: &Path, found: &Metadata) -> Result<(), Problem> {
+    let (uid, mode) = (found.uid(), found.mode() & 0o7777);
+    if trust::is_trusted(uid) {
+        return Ok(());
     }
-    let mode = metadata.mode() & 0o7777;
+    Err(Problem::Foreign { owner: user(uid), help: own(path, mode), rotate: rotate(mode) })
+}
+
+/// Checks what was opened, and tightens it where that is wanted.
+fn check(path: &Path, file: &File, access: Access) -> Result<Option<Warning>, Problem> {
+    let found = file.metadata().map_err(Problem::Io)?;
+    check_kind(&found)?;
+    let (uid, mode) = (found.uid(), found.mode() & 0o7777);
+    let ours = uid == trust::our_uid();
+    let is_loose = mode & GROUP_AND_OTHERS != 0;
+    if access == Access::Observe {
+        let path = path.to_owned();
+        return Ok(match (trust::is_trusted(uid) && (ours || !is_loose), mode & OWNER_READ != 0) {
+            (false, _) => Some(Warning::NotOurs { path, mode, uid }),
+            (true, false) => Some(Warning::NoOwnerRead { path, mode }),
+            (true, true) if is_loose => Some(Warning::Loose { mode }),
+            (true, true) => None,
+        });
+    }
+    check_owner(path, &found)?;
     // Root is let in by open() whatever the mode says.
     if mode & OWNER_READ == 0 {
-        return match access {
-            Access::Observe => Ok(Some(Warning::NoOwnerRead { mode })),
-            Access::Tighten | Access::Refuse => Err(Problem::NoOwnerRead(mode)),
-        };
+        let help = if ours { chmod(path) } else { own(path, mode) };
+        return Err(Problem::NoOwnerRead { mode, help });
     }
-    if mode & GROUP_AND_OTHERS == 0 {
-        return Ok(None);
-    }
-    let ours = metadata.uid() == nix::unistd::geteuid().as_raw();
     match access {
-        Access::Observe => Ok(Some(Warning::Loose { mode, ours })),
-        Access::Refuse => Err(Problem::Loose(mode)),
-        Access::Tighten if !ours => Err(Problem::NotOurs(mode, metadata.uid())),
-        Access::Tighten => file
-            .set_permissions(Permissions::from_mode(PRIVATE))
-            .map(|()| Some(Warning::Tightened { mode }))
-            .map_err(|error| Problem::CannotTighten(mode, error)),
+        _ if !is_loose => Ok(None),
+        // Its owner alone, who is root, may change its mode.
+        _ if !ours => {
+            let (owner, help) = (user(uid), own(path, mode));
+            Err(Problem::LooseOfRoot { mode, owner, help, rotate: rotate(mode) })
+        }
+        Access::Tighten => tighten(path, file, mode).map(Some),
+        Access::Refuse | Access::Observe => Err(Problem::Loose { mode }),
     }
+}
+
+fn tighten(path: &Path, file: &File, mode: u32) -> Result<Warning, Problem> {
+    let Err(cause) = file.set_permissions(Permissions::from_mode(PRIVATE)) else {
+        return Ok(Warning::Tightened { mode });
+    };
+    let word = shell_word(path);
+    let help = match cause.raw_os_error() {
+        Some(libc::EROFS) => {
+            format!("`install -m 0600 {word} NEW` on a file system that can be written, and give NEW")
+        }
+        Some(libc::EPERM) => format!("`chattr -ia {word} && {}`", chmod(path)),
+        _ => format!("`{}`", chmod(path)),
+    };
+    Err(Problem::CannotTighten { mode, cause, help })
 }
 
 fn kind_in_words(kind: std::fs::FileType) -> &'static str {
@@ -266,7 +397,7 @@ mod tests {
             for access in [Access::Tighten, Access::Observe, Access::Refuse] {
                 let contents = read(&path, access, LIMIT).unwrap();
                 assert_eq!(contents.bytes, b"secret");
-                assert_eq!(contents.warning, None);
+                assert_eq!(contents.warnings, []);
             }
             assert_eq!(mode_of(&path), mode);
         }
@@ -277,7 +408,7 @@ mod tests {
         for mode in [0o640, 0o604, 0o602, 0o601, 0o777, 0o444] {
             let (_folder, path) = file(mode);
             let contents = read(&path, Access::Tighten, LIMIT).unwrap();
-            assert_eq!(contents.warning, Some(Warning::Tightened { mode }));
+            assert_eq!(contents.warnings, [Warning::Tightened { mode }]);
             assert_eq!(contents.bytes, b"secret");
             assert_eq!(mode_of(&path), 0o600);
         }
@@ -287,7 +418,7 @@ mod tests {
     fn looking_changes_nothing() {
         let (_folder, path) = file(0o644);
         let contents = read(&path, Access::Observe, LIMIT).unwrap();
-        assert_eq!(contents.warning, Some(Warning::Loose { mode: 0o644, ours: true }));
+        assert_eq!(contents.warnings, [Warning::Loose { mode: 0o644 }]);
         assert_eq!(mode_of(&path), 0o644);
     }
 
@@ -313,21 +444,47 @@ mod tests {
     }
 
     #[test]
-    fn another_users_file_is_not_tightened() {
+    fn another_users_file_is_refused_whatever_its_mode() {
         if !nix::unistd::geteuid().is_root() {
             return; // only root can give files away
         }
-        let (_folder, path) = file(0o644);
-        std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
-        let (kind, text) = refused(&path, Access::Tighten);
-        assert_eq!(kind, ErrorKind::Permissions);
-        insta::assert_snapshot!(text, @"/etc/file: mode is 0644, others have access, and it belongs to another user (uid 12345); chmod it 0600 and rotate the secrets that are in it");
-        assert_eq!(mode_of(&path), 0o644);
-        let contents = read(&path, Access::Observe, LIMIT).unwrap();
-        assert_eq!(contents.warning, Some(Warning::Loose { mode: 0o644, ours: false }));
+        for (mode, command) in [
+            (0o600, "`chown root /etc/file`"),
+            (0o400, "`chown root /etc/file`"),
+            (0o644, "`chown root /etc/file && chmod 0600 /etc/file` and rotate the secrets that are in it"),
+            (0o000, "`chown root /etc/file && chmod 0600 /etc/file`"),
+        ] {
+            let (_folder, path) = file(mode);
+            std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+            for access in [Access::Tighten, Access::Refuse] {
+                let (kind, text) = refused(&path, access);
+                assert_eq!(kind, ErrorKind::Permissions);
+                let who = "/etc/file: it belongs to uid 12345, who could change what start-worker does; ";
+                assert_eq!(text, format!("{who}{command}"));
+                assert_eq!(mode_of(&path), mode);
+            }
+            let warnings = read(&path, Access::Observe, LIMIT).unwrap().warnings;
+            assert_eq!(warnings, [Warning::NotOurs { path: path.clone(), mode, uid: 12_345 }]);
+        }
+    }
 
-        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(read(&path, Access::Tighten, LIMIT).unwrap().warning, None);
+    #[test]
+    fn a_file_that_others_can_exchange_is_read_with_a_warning() {
+        let (folder, path) = file(0o600);
+        for (mode, expected) in [(0o777, 1), (0o1777, 0), (0o755, 0), (0o702, 1)] {
+            std::fs::set_permissions(folder.path(), Permissions::from_mode(mode)).unwrap();
+            let warnings = read(&path, Access::Refuse, LIMIT).unwrap().warnings;
+            assert_eq!(warnings.len(), expected, "{mode:o}");
+            for warning in warnings {
+                let text = warning.to_string().replace(folder.path().to_str().unwrap(), "/etc");
+                assert_eq!(
+                    text,
+                    format!(
+                        "other users can write to the directory /etc (its mode is {mode:04o}) and could exchange this file; `chmod go-w /etc`"
+                    )
+                );
+            }
+        }
     }
 
     #[test]
@@ -375,17 +532,23 @@ mod tests {
 
     #[test]
     fn warnings_say_what_to_do() {
+        let path = || PathBuf::from("/etc/file");
         let warnings = [
             Warning::Tightened { mode: 0o644 },
-            Warning::Loose { mode: 0o644, ours: true },
-            Warning::Loose { mode: 0o644, ours: false },
-            Warning::NoOwnerRead { mode: 0o200 },
+            Warning::Loose { mode: 0o644 },
+            Warning::NoOwnerRead { path: path(), mode: 0o200 },
         ];
         insta::assert_snapshot!(warnings.map(|warning| warning.to_string()).join("\n"), @"
     mode was 0644, others had access: it is 0600 now; rotate the secrets that are in it
     mode is 0644, others have access: chmod it 0600 and rotate the secrets that are in it
-    mode is 0644, others have access, and it belongs to another user: a start refuses it; chmod it 0600 and rotate the secrets that are in it
-    mode is 0200, its owner may not read it: a start refuses it; chmod it 0600
+    mode is 0200, its owner may not read it: a start refuses it; `chmod 0600 /etc/file`
     ");
+        let us = user(trust::our_uid());
+        let text = Warning::NotOurs { path: path(), mode: 0o600, uid: 12_345 }.to_string();
+        let expected = format!(
+            "it belongs to uid 12345: a start by {us} refuses it; unless uid 12345 starts start-worker, `{}`",
+            chown(&path())
+        );
+        assert_eq!(text, expected);
     }
 }

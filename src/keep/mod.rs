@@ -14,7 +14,7 @@ use crate::config::{OnReboot, ProviderConfig, RunnerConfig};
 use crate::event::{Outcome, Phase, StopRequest};
 use crate::hold::{Released, Resume, hold};
 use crate::host::helper::Helpers;
-use crate::host::power;
+use crate::host::{held, power, private_file};
 use crate::output::Output;
 use crate::prepare::{PrepareError, Prepared, Preparer, Ready};
 use crate::protocol::capabilities::{Capabilities, Capability};
@@ -104,12 +104,20 @@ impl Supervised {
 impl Keeping<'_> {
     /// After an operator's drain that ended in a reboot: waits until somebody wants the worker back, or the runner's
     /// end.
-    pub async fn hold(&self, resumes: mpsc::Receiver<Resume>) -> Released {
-        let Some(mark) = self.held_mark.as_deref().filter(|mark| mark.exists()) else {
-            return Released::Resumed;
-        };
+    ///
+    /// # Errors
+    ///
+    /// The mark that tells of the drain is not the runner's own.
+    pub async fn hold(&self, resumes: mpsc::Receiver<Resume>) -> Result<Released, private_file::Error> {
+        let Some(mark) = &self.held_mark else { return Ok(Released::Resumed) };
+        let path = mark.clone();
+        let marked = tokio::task::spawn_blocking(move || held::is_marked(&path)).await;
+        // Without an answer there is no mark: a look at a file does not fail otherwise.
+        if !marked.unwrap_or(Ok(false))? {
+            return Ok(Released::Resumed);
+        }
         self.announcer.announce(Phase::Holding.into());
-        hold(mark, resumes, &self.stop).await
+        Ok(hold(mark, resumes, &self.stop).await)
     }
 
     /// Keeps the worker until it needs no more keeping.

@@ -1,5 +1,6 @@
 //! Starts from a cached run: what is there is not asked for again.
 
+use std::path::Path;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
@@ -8,11 +9,11 @@ use tracing::{info, warn};
 use super::{Patience, PrepareError, Prepared, Preparer};
 use crate::config::{ProviderConfig, RunnerConfig};
 use crate::credentials::Credentials;
-use crate::host::atomic;
 use crate::host::private_file::Access;
 use crate::provider::{Identified, Proof};
 use crate::registration::Registrar;
-use crate::run::cache::{self, CachedRun, Expected, Stage};
+use crate::run::cache::{self, CacheError, CachedRun, Expected, Stage};
+use crate::run::files;
 use crate::taskcluster::{Effort, result_of};
 
 /// How long a renewal that is due may keep a cached run from starting.
@@ -25,17 +26,20 @@ impl Preparer {
         &mut self,
         identified: Option<&Identified>,
     ) -> Result<Option<CachedRun>, PrepareError> {
-        let Some(path) = self.cache_path().map(std::path::Path::to_owned) else { return Ok(None) };
+        self.sweep().await?;
+        let Some(path) = self.cache_path().map(Path::to_owned) else { return Ok(None) };
         let dynamic = self.dynamic();
         let place = path.clone();
+        self.lock_cache().await?;
         let read = tokio::task::spawn_blocking(move || {
-            // An earlier start may have been killed while it wrote: there are credentials in what it left.
-            atomic::sweep(place.parent().unwrap_or(&place));
-            cache::read(&place, Access::Refuse)
+            let cached = cache::read(&place, Access::Refuse)?;
+            // Those of a cached run are not written again, so nothing else would look there.
+            files::sweep(cached.as_ref().map_or(&[], |cached| cached.run.files.as_slice()));
+            Ok(cached)
         })
         .await?;
         let Some(cached) =
-            read.map_err(|cause| PrepareError::Cache { advice: cause.advice(dynamic), cause })?
+            read.map_err(|cause: CacheError| PrepareError::Cache { advice: cause.advice(dynamic), cause })?
         else {
             return Ok(None);
         };
@@ -63,6 +67,11 @@ impl Preparer {
         }
         (self.on_identified)(&cached.run.root_url, &cached.run.identity);
         Ok(Some(cached))
+    }
+
+    /// Where the cache is; `None`: nothing is cached.
+    pub(super) fn cache_path(&self) -> Option<&Path> {
+        self.config.cache_over_restarts.as_deref().filter(|_| !self.dummy())
     }
 
     /// Goes on from a cached run.
@@ -131,7 +140,7 @@ impl Preparer {
             if let ProviderConfig::Standalone(_) = self.config.provider {
                 return Err(PrepareError::StandaloneExpired(at));
             }
-            let path = self.cache_path().map(std::path::Path::to_owned).unwrap_or_default();
+            let path = self.cache_path().map(Path::to_owned).unwrap_or_default();
             return Err(PrepareError::CachedExpired { path, at });
         }
         Ok(())

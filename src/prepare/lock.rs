@@ -1,8 +1,9 @@
-//! One runner for each worker.
+//! One runner for each worker, and for each cache; what one that was killed has left.
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{PrepareError, Preparer};
+use crate::host::atomic::{self, parent_of};
 use crate::host::lock::{Lock, LockError};
 use crate::run::WorkerIdentity;
 
@@ -21,11 +22,37 @@ impl Preparer {
         };
         match Lock::take(folder, &name) {
             Ok(lock) => self.lock = Some(lock),
-            Err(cause @ LockError::Held { .. }) => return Err(PrepareError::Locked(cause)),
             Err(cause @ LockError::Unavailable { .. }) => {
                 warn!(error = %cause, "a second runner for this worker would not be noticed");
             }
+            Err(cause) => return Err(PrepareError::Locked(cause)),
         }
         Ok(())
+    }
+
+    /// Two runners with one cache are one too many, also where they run different workers. Where no lock can be made,
+    /// as in a directory that cannot be written, this goes on without one.
+    pub(super) async fn lock_cache(&mut self) -> Result<(), PrepareError> {
+        let Some(path) = self.cache_path().filter(|_| self.cache_lock.is_none()) else { return Ok(()) };
+        let path = path.to_owned();
+        match tokio::task::spawn_blocking(move || Lock::take_for_cache(&path)).await? {
+            Ok(lock) => self.cache_lock = Some(lock),
+            Err(cause @ LockError::Unavailable { .. }) => {
+                debug!(error = %cause, "a second runner with this cache would not be noticed");
+            }
+            Err(cause) => return Err(PrepareError::Locked(cause)),
+        }
+        Ok(())
+    }
+
+    /// Removes what an earlier start that was killed while it wrote may have left: there are credentials in it.
+    pub(super) async fn sweep(&self) -> Result<(), PrepareError> {
+        if self.dummy() {
+            return Ok(());
+        }
+        let written = [self.cache_path(), self.config.worker.implementation.config_path()];
+        let folders: Vec<_> = written.into_iter().flatten().map(|path| parent_of(path).to_owned()).collect();
+        let sweeping = move || folders.iter().for_each(|folder| atomic::sweep(folder));
+        Ok(tokio::task::spawn_blocking(sweeping).await?)
     }
 }

@@ -3,7 +3,6 @@
 //! Who may register as often as it likes (static) does so at every start, and falls back on the cached run where
 //! nobody answers. Who may register once (clouds) keeps the registration in the cache before anything else can fail.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +74,7 @@ pub struct Preparer {
     /// fail because of it.
     pub on_identified: OnIdentified,
     lock: Option<Lock>,
+    cache_lock: Option<Lock>,
     in_flight: InFlight,
     /// Whether the provider has said who the worker is.
     identified: bool,
@@ -115,6 +115,7 @@ impl Preparer {
             tally: Tally::default(),
             on_identified: Box::new(|_, _| {}),
             lock: None,
+            cache_lock: None,
             in_flight: InFlight::default(),
             identified: false,
             registered: None,
@@ -376,10 +377,6 @@ impl Preparer {
 
     fn dummy(&self) -> bool {
         matches!(self.config.worker.implementation, Implementation::Dummy { .. })
-    }
-
-    fn cache_path(&self) -> Option<&Path> {
-        self.config.cache_over_restarts.as_deref().filter(|_| !self.dummy())
     }
 }
 

@@ -181,7 +181,7 @@ impl fmt::Debug for CachedRun {
     }
 }
 
-/// Reads the cache at `path`; `None`: there is none. For a start `access` is [`Access::Refuse`], for a mere look
+/// Reads the cache at `path`; `None`: there is none, or an empty file that is mounted by itself. For a start `access` is [`Access::Refuse`], for a mere look
 /// [`Access::Observe`]. (Blocks: on the disk.)
 ///
 /// # Errors
@@ -193,8 +193,12 @@ pub fn read(path: &Path, access: Access) -> Result<Option<CachedRun>, CacheError
         Err(error) if error.kind() == private_file::ErrorKind::Missing => return Ok(None),
         result => result.map_err(|error| failed(Problem::File(error)))?,
     };
+    // Something must be there to mount a file on; and it cannot be removed, only emptied.
+    if contents.bytes.is_empty() && atomic::is_mount_point(path) {
+        return Ok(None);
+    }
     let mut cached = parse(path, &contents.bytes)?;
-    cached.warnings.splice(0..0, contents.warning.as_ref().map(in_words));
+    cached.warnings.splice(0..0, contents.warnings.iter().map(in_words));
     for warning in &mut cached.warnings {
         *warning = format!("cached run {}: {warning}", path.display());
     }
@@ -210,10 +214,10 @@ pub fn parse(path: &Path, text: &[u8]) -> Result<CachedRun, CacheError> {
     decode::decode(text).map_err(|problem| CacheError::new(path, problem))
 }
 
-/// Of a runner configuration that is ours a start would tighten the permissions; of a cache it does not.
+/// A start tightens the permissions of a runner configuration, but not those of a cache.
 fn in_words(warning: &Warning) -> String {
     match warning {
-        Warning::Loose { ours: true, .. } => format!("{warning}; until then a start refuses it"),
+        Warning::Loose { .. } => format!("{warning}; until then a start refuses it"),
         other => other.to_string(),
     }
 }

@@ -13,6 +13,8 @@ mod demo;
 #[cfg(test)]
 mod exits;
 #[cfg(test)]
+mod files;
+#[cfg(test)]
 mod host_commands;
 #[cfg(test)]
 mod leftovers;

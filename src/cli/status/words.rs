@@ -6,6 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::cli::socket::printable;
+
 /// The narrowest column of values. On a narrower terminal, lines are left for the terminal to wrap.
 const NARROWEST: usize = 20;
 
@@ -66,19 +68,6 @@ fn wrapped(text: &str, columns: Option<usize>, indentation: usize) -> Vec<String
     }
     lines.push(line);
     lines
-}
-
-/// Replaces control characters by escapes: an error may quote what a server or the worker has sent.
-fn printable(text: &str) -> String {
-    let mut printable = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() {
-            printable.extend(character.escape_default());
-        } else {
-            printable.push(character);
-        }
-    }
-    printable
 }
 
 type Line = (&'static str, String);

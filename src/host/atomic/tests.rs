@@ -1,5 +1,6 @@
 //! Tests with real files, and with a writer that is killed.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::{Command, Stdio};
@@ -183,27 +184,139 @@ fn what_is_removed_is_the_file_itself_and_what_was_never_there_is_no_error() {
 #[test]
 fn what_killed_processes_have_left_is_swept_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
-    let mut dead = std::process::Command::new("true").spawn().unwrap();
-    let gone = dead.id();
-    dead.wait().unwrap();
-    let kept = [
-        format!(".start-worker-{}-7.tmp", std::process::id()),
-        format!(".start-worker-{gone}-x.tmp"),
-        format!("start-worker-{gone}-1.tmp"),
-        ".start-worker-0-1.tmp".to_owned(),
-        "run.json".to_owned(),
+    let directory = Directory::open(folder.path()).unwrap();
+    let being_written = Draft::named(&directory).unwrap();
+    let living = std::process::id();
+    // Whoever has the process id now: a lock tells, not a number.
+    let left = [
+        format!(".start-worker-{living}-4000000.tmp"),
+        ".start-worker-1-0.tmp".to_owned(),
+        ".start-worker-4194303-7.tmp".to_owned(),
     ];
-    for name in kept.iter().cloned().chain([format!(".start-worker-{gone}-1.tmp")]) {
-        std::fs::write(folder.path().join(name), "x").unwrap();
+    let kept = [
+        ".start-worker-7-x.tmp",
+        "start-worker-7-1.tmp",
+        ".start-worker-0-1.tmp",
+        ".start-worker-7-1.tmp.json",
+        "run.json",
+    ];
+    for name in left.iter().map(String::as_str).chain(kept) {
+        fs::write(folder.path().join(name), "x").unwrap();
+    }
+    fs::create_dir(folder.path().join(".start-worker-7-2.tmp")).unwrap();
+    symlink("run.json", folder.path().join(".start-worker-7-3.tmp")).unwrap();
+    nix::unistd::mkfifo(&folder.path().join(".start-worker-7-4.tmp"), Mode::S_IRUSR).unwrap();
+    let mut expected = entries(folder.path());
+    expected.retain(|name| !left.iter().any(|left| *name == **left));
+    sweep(folder.path());
+    let mut found = entries(folder.path());
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    drop(being_written);
+    assert_eq!(entries(folder.path()).len(), expected.len() - 1);
+    sweep(Path::new("/nowhere"));
+}
+
+#[test]
+fn temporary_files_of_other_users_are_not_swept_but_for_the_owner_that_files_are_given_to() {
+    let folder = tempfile::tempdir().unwrap();
+    if folder.path().metadata().unwrap().uid() != 0 {
+        return; // only root can give files away
+    }
+    for (name, uid) in [(".start-worker-7-0.tmp", 12_345), (".start-worker-7-1.tmp", 54_321)] {
+        fs::write(folder.path().join(name), "x").unwrap();
+        fchown(File::open(folder.path().join(name)).unwrap(), Some(uid), None).unwrap();
     }
     sweep(folder.path());
-    let mut left: Vec<_> = std::fs::read_dir(folder.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    let mut kept = kept.to_vec();
-    left.sort();
-    kept.sort();
-    assert_eq!(left, kept);
-    sweep(Path::new("/nowhere"));
+    assert_eq!(entries(folder.path()).len(), 2);
+    let owner = Some(Owner { uid: 12_345, gid: 0 });
+    replace(&folder.path().join("file"), b"x", Attributes { mode: 0o600, owner }, 0o755).unwrap();
+    let mut names = entries(folder.path());
+    names.sort();
+    assert_eq!(names, [".start-worker-7-1.tmp", "file"]);
+}
+
+#[test]
+fn a_file_that_is_being_written_has_no_name_and_its_content_cannot_be_left_behind() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = Directory::open(root.path()).unwrap();
+    for before in [&[][..], &["file"]] {
+        let look = |file: &mut File| {
+            file.write_all(b"secret")?;
+            assert_eq!(entries(root.path()), before, "what a kill would leave now");
+            Ok(())
+        };
+        directory.replace(OsStr::new("file"), PRIVATE, look).unwrap();
+        assert_eq!(fs::read(root.path().join("file")).unwrap(), b"secret");
+        assert_eq!(entries(root.path()), ["file"]);
+    }
+}
+
+#[test]
+fn where_every_file_has_a_name_it_is_a_temporary_one_and_private() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = Directory::open(root.path()).unwrap();
+    for content in [b"1", b"2"] {
+        let mut draft = Draft::named(&directory).unwrap();
+        draft.file().write_all(content).unwrap();
+        let names = entries(root.path());
+        let name = names.iter().find(|name| draft::is_temporary(name)).expect("a temporary file");
+        assert_eq!(mode(&root.path().join(name)), 0o600);
+        draft.publish(OsStr::new("file"), PRIVATE).unwrap();
+        drop(draft);
+        assert_eq!(entries(root.path()), ["file"]);
+        assert_eq!(fs::read(root.path().join("file")).unwrap(), content);
+    }
+}
+
+#[test]
+fn a_file_in_a_directory_that_may_not_be_written_is_written_in_place() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("file");
+    fs::write(&path, "a long old content").unwrap();
+    let inode = path.metadata().unwrap().ino();
+    let cause = io::Error::from_raw_os_error(libc::EROFS);
+    let directory = Directory::open(root.path()).unwrap();
+    let write = |name: &str, attributes| {
+        in_place::write(&directory, (OsStr::new(name), attributes), &cause, 3, |file| file.write_all(b"new"))
+    };
+    fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+    write("file", Attributes { mode: 0o644, owner: None }).unwrap().unwrap();
+    let found = path.metadata().unwrap();
+    assert_eq!((fs::read(&path).unwrap().as_slice(), mode(&path), found.ino()), (&b"new"[..], 0o644, inode));
+    // Nothing else than a regular file of ours, under one name.
+    symlink("file", root.path().join("link")).unwrap();
+    fs::create_dir(root.path().join("directory")).unwrap();
+    nix::unistd::mkfifo(&root.path().join("pipe"), Mode::S_IRWXU).unwrap();
+    for name in ["link", "directory", "pipe", "missing"] {
+        assert!(write(name, PRIVATE).is_none(), "{name}");
+    }
+    fs::hard_link(&path, root.path().join("second")).unwrap();
+    assert!(write("second", PRIVATE).is_none());
+    fs::remove_file(root.path().join("second")).unwrap();
+    if found.uid() == 0 {
+        fchown(File::open(&path).unwrap(), Some(12_345), None).unwrap();
+        assert!(write("file", PRIVATE).is_none(), "another user's");
+        let owner = Some(Owner { uid: 12_345, gid: 0 });
+        write("file", Attributes { mode: 0o600, owner }).unwrap().unwrap();
+    }
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+}
+
+#[test]
+fn access_of_others_is_taken_away_before_a_file_is_written_in_place() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("file");
+    fs::write(&path, "old").unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+    let directory = Directory::open(root.path()).unwrap();
+    let cause = io::Error::from_raw_os_error(libc::EBUSY);
+    let target = (OsStr::new("file"), Attributes { mode: 0o755, owner: None });
+    let fill = |_: &mut File| {
+        assert_eq!(mode(&path), 0o600);
+        Ok(())
+    };
+    in_place::write(&directory, target, &cause, 0, fill).unwrap().unwrap();
+    assert_eq!(mode(&path), 0o755);
 }

@@ -13,6 +13,7 @@ use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tracing::debug;
 
 use crate::host::atomic::parent_of;
+use crate::host::trust::{self, Exposed};
 
 /// Connections that may wait until they are accepted.
 const BACKLOG: u32 = 128;
@@ -26,6 +27,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 pub(super) enum BindError {
     #[error("its folder cannot be made: {0}")]
     Folder(io::Error),
+    #[error("{0}, so nobody could tell whether start-worker is what answers there; `{fix}`, or choose another directory", fix = .0.fix)]
+    Exposed(Exposed),
     #[error("another program, probably another start-worker, listens there")]
     InUse,
     #[error("what is there is no socket, and is left alone")]
@@ -54,10 +57,14 @@ impl Drop for Place {
     }
 }
 
-/// Listens at `path`, mode 0600. Its folder is made where it is missing, mode 0700.
+/// Listens at `path`, mode 0600. Its folder is made where it is missing, mode 0700, and refused where others can write
+/// to it: they could remove the socket and listen in its place.
 pub(super) async fn bind(path: &Path) -> Result<(UnixListener, Place), BindError> {
     let folder = parent_of(path);
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(BindError::Folder)?;
+    if let Some(exposed) = trust::exposed(folder) {
+        return Err(BindError::Exposed(exposed));
+    }
     // Two runners that find the same dead socket must not remove each other's.
     let _lock = lock(folder).await;
     remove_dead(path).await?;
@@ -125,6 +132,20 @@ mod tests {
         assert_eq!(modes, [0o600, 0o700, 0o700]);
         drop(place);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn no_socket_is_opened_where_others_could_listen_in_its_place() {
+        for mode in [0o777, 0o1777, 0o770, 0o775] {
+            let folder = tempfile::tempdir().unwrap();
+            let exposed = folder.path().join("shared");
+            std::fs::create_dir(&exposed).unwrap();
+            std::fs::set_permissions(&exposed, Permissions::from_mode(mode)).unwrap();
+            let error = bind(&exposed.join("status.sock")).await.unwrap_err();
+            assert!(matches!(error, BindError::Exposed(_)), "{mode:o}: {error}");
+            assert!(error.to_string().contains(&format!("`chmod go-w {}`", exposed.display())), "{error}");
+            assert!(!exposed.join("status.sock").exists());
+        }
     }
 
     #[tokio::test]
