@@ -61,7 +61,7 @@ impl Invariant {
             OneWorker => "at most one worker lives on a host: each holds a lock for as long as it lives",
             NoOrphan => {
                 "when the runner has ended nothing of its worker lives; after its SIGKILL the worker ends by itself, \
-                 unless it ignores SIGTERM: the processes with the host's mark"
+                 unless it ignores SIGTERM: the processes with the host's mark, and a lock that all of them hold"
             }
             LiveCredentials => {
                 "no worker lives with credentials that have expired, by Taskcluster's clock; a host whose clock is \

@@ -312,6 +312,7 @@ impl<'a> Life<'a> {
     }
 
     fn kill_all(&mut self) {
+        processes::end_chains(&self.host.record());
         let pids = processes::with_environment(self.host.mark());
         for (pid, _) in pids {
             kill(Pid::from_raw(pid), Signal::SIGKILL).ok();

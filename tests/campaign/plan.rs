@@ -171,7 +171,7 @@ fn pick<T: Copy>(chance: &mut Rng, choices: &[T]) -> T {
 fn worker(chance: &mut Rng) -> Vec<String> {
     let after = format!("sleep {}ms", chance.u64(100..8000));
     let soon = format!("sleep {}ms", chance.u64(1..800));
-    let left = pick(chance, &["child", "group", "session", "daemon", "zombie"]);
+    let left = pick(chance, &["child", "group", "session", "daemon", "zombie", "leaderless", "chain"]);
     let flags =
         pick(chance, &["", " ignore-term", " hold-stdout", " ignore-term hold-stderr", " with-zombie"]);
     let spawn = format!("spawn {left}{flags}");

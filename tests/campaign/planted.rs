@@ -75,6 +75,22 @@ fn an_orphan_is_seen() {
 }
 
 #[test]
+fn an_orphan_whose_main_thread_has_exited_is_seen() {
+    assert_seen(
+        "no-orphan",
+        r#"(setsid "$WORKER" descendant leaderless planted >/dev/null 2>&1 &); exec "$REAL" "$@""#,
+    );
+}
+
+#[test]
+fn a_chain_of_forks_is_seen() {
+    assert_seen(
+        "no-orphan",
+        r#"(setsid "$WORKER" descendant chain planted >/dev/null 2>&1 &); exec "$REAL" "$@""#,
+    );
+}
+
+#[test]
 fn a_worker_whose_credentials_have_expired_is_seen() {
     let script =
         r#"TASKCLUSTER_CERTIFICATE="{\"expiry\": $(($(date +%s) + 2))000}" exec "$WORKER" "hello all" wait"#;

@@ -1,6 +1,9 @@
 //! Looks at processes through /proc.
 
 use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
 
 /// By this environment variable all processes of a host are found.
 pub(crate) const MARK: &str = "TEST_WORKER_MARK";
@@ -10,8 +13,11 @@ pub(crate) fn with_environment(entry: &str) -> Vec<(i32, String)> {
     let folder = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = folder.filter_map(|process| process.file_name().to_str()?.parse().ok());
     let marked = |pid: &i32| {
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|&byte| byte == 0).any(|found| found == entry.as_bytes())
+        // Of a process whose main thread has exited, the other threads have it.
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        threads
+            .filter_map(|thread| fs::read(thread.path().join("environ")).ok())
+            .any(|environment| environment.split(|&byte| byte == 0).any(|found| found == entry.as_bytes()))
     };
     pids.filter(marked).map(|pid| (pid, arguments(pid))).collect()
 }
@@ -33,6 +39,21 @@ pub(crate) fn status(pid: i32, name: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+/// Whether a descendant of a worker with this record lives, however it hides: each holds a lock.
+pub(crate) fn descendant_lives(record: &Path) -> bool {
+    let Ok(file) = fs::File::open(lock_of(record)) else { return false };
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
+}
+
+/// Ends chains of forks: nothing else catches them but a runner.
+pub(crate) fn end_chains(record: &Path) {
+    fs::remove_file(lock_of(record)).ok();
+}
+
+fn lock_of(record: &Path) -> PathBuf {
+    record.with_added_extension("lives")
 }
 
 /// How many files it has open.

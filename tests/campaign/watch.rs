@@ -316,12 +316,15 @@ impl Watch {
                 };
                 left.retain(|(pid, _)| !deaf(*pid));
             }
-            if left.is_empty() {
+            let hidden = by_itself && processes::descendant_lives(&host.record());
+            if left.is_empty() && !hidden {
                 return;
             }
             if Instant::now() > end {
-                return self
-                    .broken(Invariant::NoOrphan, format!("the runner has ended, and these live: {left:?}"));
+                return self.broken(
+                    Invariant::NoOrphan,
+                    format!("the runner has ended, and these live: {left:?}, or hide: {hidden}"),
+                );
             }
             std::thread::park_timeout(Duration::from_millis(10));
         }

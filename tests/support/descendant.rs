@@ -3,7 +3,7 @@
 //! KIND is where the descendant lives: `child` (in the worker's process group), `group` (in one of its own), `session`
 //! (in one of its own), `daemon` (its parent is gone as well), or `zombie` (it has exited, and nobody asks); or how it
 //! hides: `leaderless` (its main thread has exited, another one lives), `chain` (it forks, exits, and its child does the
-//! same in a session of its own, for 30 s at most).
+//! same in a session of its own, for 30 s at most, and while the lock below exists).
 //! FLAGs: `ignore-term`, `hold-stdout`, `hold-stderr` (it keeps the worker's pipe open), `with-zombie` (it never asks
 //! after a child of its own), `handle-term` (SIGTERM makes it exit by itself), `stopped` (by SIGSTOP), `wiped` (it has
 //! executed itself with an empty environment), `cgroup=FOLDER` (it moves to this cgroup, which it makes). The statement ends when the descendant has recorded itself.
@@ -12,6 +12,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -153,11 +154,16 @@ pub(crate) fn live(args: &[String], record: &Record) {
     }
 }
 
-/// Locks `$TEST_WORKER_RECORD.lives` with a descriptor that children inherit.
-fn hold_lives() {
-    let Some(record) = std::env::var_os("TEST_WORKER_RECORD") else { return };
-    let mut path = record;
+/// The file that all descendants hold a lock on.
+fn lives() -> Option<PathBuf> {
+    let mut path = std::env::var_os("TEST_WORKER_RECORD")?;
     path.push(".lives");
+    Some(path.into())
+}
+
+/// Locks it with a descriptor that children inherit.
+fn hold_lives() {
+    let Some(path) = lives() else { return };
     let file: File = OpenOptions::new().create(true).append(true).open(path).expect("cannot open the lock");
     fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty())).expect("cannot have the lock inherited");
     let lock = Flock::lock(file, FlockArg::LockShared).map_err(|(_, errno)| errno);
@@ -181,7 +187,8 @@ fn exit_main_thread() {
 /// One process after the other, none of which lives long enough to be seen twice.
 fn fork_for_ever() {
     let end = std::time::Instant::now() + CHAIN;
-    while std::time::Instant::now() < end {
+    let lives = lives();
+    while std::time::Instant::now() < end && lives.as_ref().is_none_or(|path| path.exists()) {
         #[expect(unsafe_code, reason = "std has no fork")]
         // SAFETY: this process has one thread.
         match unsafe { fork() } {

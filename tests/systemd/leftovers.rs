@@ -2,7 +2,7 @@
 
 use crate::machine::Machine;
 use crate::record::named;
-use crate::service::{Config, Service};
+use crate::service::{Config, RECORD, Service};
 
 /// Two starts; the first leaves behind what it can.
 const UNTIDY: [&str; 6] = [
@@ -26,6 +26,31 @@ fn what_a_worker_has_left_is_gone_when_the_next_one_starts() {
     service.assert_gone(&left);
     assert_eq!(service.processes().len(), 2);
 }
+
+/// The unit's own cgroup, which is the runner's.
+const UNIT: &str = "/sys/fs/cgroup/system.slice/start-worker.service";
+
+#[test]
+fn what_hides_from_a_walk_through_proc_or_leaves_the_workers_cgroup_is_gone_when_the_worker_has_ended() {
+    let Some(machine) = Machine::borrow() else { return };
+    let leaves = [
+        "spawn chain ignore-term".to_owned(),
+        "spawn leaderless ignore-term".to_owned(),
+        format!("spawn daemon wiped ignore-term cgroup={UNIT}"),
+        format!("spawn leaderless cgroup={UNIT}/sibling"),
+    ];
+    let obedient = ["on now: exit 72", "hello all", "start 2: wait"].map(str::to_owned);
+    let script = obedient.into_iter().chain(leaves.iter().map(|leave| format!("start 1: {leave}")));
+    let config = Config::new(&machine, script).set("supervision.restart", "always");
+    let service = Service::install(&machine, &config).started();
+    service.wait_for_start(2);
+    assert_eq!(named(&service.events(), "descendant").len(), leaves.len());
+    // Each of them holds a lock while it lives.
+    let free = machine.run(["flock", "--nonblock", &format!("{RECORD}.lives"), "true"]);
+    assert!(free.status.success(), "{}", machine.read(RECORD));
+    assert_eq!(service.processes().len(), 2, "{}", machine.read(RECORD));
+}
+
 #[test]
 fn the_worker_lives_in_a_cgroup_below_the_runners() {
     let Some(machine) = Machine::borrow() else { return };

@@ -282,6 +282,8 @@ impl std::fmt::Display for Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         self.child.kill().ok();
+        // A chain of forks ends with it.
+        std::fs::remove_file(self.path("record.lives")).ok();
         let gone = eventually(|| {
             let living = self.living();
             for process in &living {
