@@ -4,12 +4,15 @@
 //! process whose main thread has exited shows `Z` and goes on running. `stat` also counts the threads, so that one file
 //! tells both; a pidfd would cost three more system calls for each process of the host.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+
+/// More than `/proc/PID/stat` has before and in the last field that is needed.
+const STAT_SIZE: usize = 1024;
 
 /// A process, as far as it is needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,8 +90,11 @@ pub fn walk() -> io::Result<Walk> {
 ///
 /// `/proc` cannot be read.
 pub fn look_at(pid: i32) -> io::Result<Option<Process>> {
-    match fs::read(format!("/proc/{pid}/stat")) {
-        Ok(line) => Ok(parse_stat(pid, &line)),
+    let mut line = [0; STAT_SIZE];
+    // One read: the kernel writes the line as one piece.
+    let read = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut line));
+    match read {
+        Ok(length) => Ok(parse_stat(pid, line.get(..length).unwrap_or_default())),
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
     }

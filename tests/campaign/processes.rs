@@ -53,7 +53,9 @@ pub(crate) fn end_chains(record: &Path) {
 }
 
 fn lock_of(record: &Path) -> PathBuf {
-    record.with_added_extension("lives")
+    let mut path = record.as_os_str().to_owned();
+    path.push(".lives");
+    path.into()
 }
 
 /// How many files it has open.

@@ -385,3 +385,56 @@ fn a_runner_that_can_open_no_more_files_finds_what_its_worker_has_left() {
     assert_eq!(runner.ended().code, Some(0));
     runner.assert_nothing_left();
 }
+
+/// How many reads a process has made. (`/proc/PID/io`, for root.)
+fn reads(pid: i32) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    io.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap().parse().unwrap()
+}
+
+#[test]
+fn however_many_leftover_processes_die_proc_is_walked_five_times_a_second_at_most() {
+    if !is_root() {
+        eprintln!("skipped: what a process that is not dumpable has read is root's to see");
+        return;
+    }
+    let mut script = vec!["spawn session ignore-term"; 100];
+    script.push("exit 0");
+    let runner = Scene::new().worker(script).set("supervision.killTimeout", "1h").start();
+    runner.wait_for_log("worker left processes behind");
+    let events = runner.events();
+    let left = named(&events, "descendant");
+    let (before, began) = (reads(runner.pid()), std::time::Instant::now());
+    let processes = std::fs::read_dir("/proc").unwrap().count();
+    let is_reaped = |pid: i32| runner.children().iter().all(|child| child.pid != pid);
+    // The last one ends the runner.
+    for leftover in left.iter().skip(1) {
+        kill(Pid::from_raw(leftover.pid()), Signal::SIGKILL).unwrap();
+        eventually(|| is_reaped(leftover.pid()).then_some(())).expect("it is reaped");
+    }
+    let walks = began.elapsed().as_secs() * 5 + 6;
+    // A file is read until its end.
+    let allowed = walks * u64::try_from(processes).unwrap() * 2 + 1000;
+    let made = reads(runner.pid()) - before;
+    assert!(made <= allowed, "{made} reads, and {walks} walks with {processes} processes make {allowed}");
+    kill(Pid::from_raw(left[0].pid()), Signal::SIGKILL).unwrap();
+    assert_eq!(runner.ended().code, Some(0));
+}
+
+#[test]
+fn processes_that_the_kernel_hides_are_mentioned_once() {
+    if !is_root() {
+        eprintln!("skipped: mounting /proc needs root");
+        return;
+    }
+    // The kernel hides nothing from the group root, nor from whom it lets trace every process.
+    let hides = "mount -t proc -o hidepid=2 none /proc && exec setpriv --regid 65534 --clear-groups --bounding-set -sys_ptrace \"$@\"";
+    let script = ["start 1: spawn session ignore-term ; exit 7", "spawn session ignore-term", "exit 0"];
+    let scene = Scene::new().worker(script).set("supervision.killTimeout", "300ms");
+    let runner = scene.after(format!("set -- unshare --mount sh -c '{hides}' sh \"$@\"")).start();
+    let ended = runner.ended();
+    assert_eq!((ended.code, ended.starts()), (Some(0), 2), "{}", ended.log);
+    assert_eq!(ended.log.matches("cannot look at all processes in /proc").count(), 1, "{}", ended.log);
+    assert!(ended.log.contains("processes of other users are hidden"), "{}", ended.log);
+    runner.assert_nothing_left();
+}
