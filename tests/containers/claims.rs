@@ -296,3 +296,20 @@ fn what_a_session_has_left_is_not_the_workers_and_is_left_alone() {
         assert_eq!(running.ended().code, Some(0), "{running}");
     }
 }
+
+#[test]
+fn a_worker_configuration_that_is_mounted_alone_is_written_in_place() {
+    for kind in Kind::all() {
+        let container = Container::new(kind).with_directories().worker(&OBEDIENT).option("file=worker.json");
+        container.write("worker.json", "");
+        let mut running = container.set("worker.configPath", "/file/worker.json").start();
+        running.wait_for_event("welcome", |event| event.name() == "message");
+        let written = std::fs::read_to_string(running.container.path("worker.json")).unwrap();
+        assert!(
+            written.contains("\"workerId\": \"wi\"") || written.contains("\"workerId\":\"wi\""),
+            "{written}"
+        );
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.ended().code, Some(0), "{running}");
+    }
+}
