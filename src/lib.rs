@@ -65,6 +65,7 @@ pub mod prepare;
 pub mod protocol;
 pub mod provider;
 pub mod pulse;
+pub mod quota;
 pub mod redact;
 pub mod registration;
 pub mod retry;

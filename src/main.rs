@@ -11,7 +11,7 @@ use clap::Parser;
 use start_worker::clock::CommonClock;
 use start_worker::config::RunnerConfig;
 use start_worker::event::Outcome;
-use start_worker::host::{oom, private_file, trust};
+use start_worker::host::{memory, oom, private_file, trust};
 use start_worker::observe::logging;
 use start_worker::output::Output;
 use start_worker::redact::Secrets;
@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         return ExitCode::from(command.run());
     }
     let blocked = Blocked::now();
+    memory::bound_heap();
     let environment = Environment::read();
     let level = arguments.log_level.as_ref().or(environment.log_level.as_ref());
     let filter =

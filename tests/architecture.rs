@@ -26,6 +26,7 @@ const FLOORS: &[(u8, &[&str])] = &[
             "redact",
             "chain",
             "pulse",
+            "quota",
             "tally",
             "trouble",
             "troubles",

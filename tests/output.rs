@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use start_worker::output::{Format, WorkerEvent};
 use start_worker::protocol::capabilities::{Capabilities, Capability};
-use start_worker::protocol::message::{ErrorReport, FromWorker};
+use start_worker::protocol::message::{AutologinRefused, AutologinRequest, ErrorReport, FromWorker};
 
 use crate::output_support::{Log, set_nonblocking};
 
@@ -134,17 +134,54 @@ fn an_old_worker_may_still_be_read_while_a_new_one_runs() {
 }
 
 #[test]
-fn the_capabilities_in_force_are_those_that_both_have_and_a_second_hello_replaces_the_first() {
+fn the_capabilities_in_force_are_those_that_both_have_and_a_second_hello_changes_nothing() {
     let log = Log::new(Format::Text);
     let mut worker = log.worker();
     let both = Capabilities::NONE.with(Capability::Log).with(Capability::Shutdown);
     assert_eq!(worker.hello(r#"["shutdown","log","teleport"]"#), both);
-    assert_eq!(worker.hello("[]"), Capabilities::NONE);
-    worker.print("~{\"type\":\"shutdown\"}\n");
-    assert!(log.said("DEBUG").ends_with("capability is not in force: ignored kind=shutdown"));
-    assert_eq!(worker.hello(r#"["shutdown"]"#), Capabilities::NONE.with(Capability::Shutdown));
+    worker.print("~{\"type\":\"hello\",\"capabilities\":[]}\n~{\"type\":\"hello\",\"capabilities\":7}\n");
+    assert!(log.said("WARN").contains("a second hello: ignored"));
     worker.print("~{\"type\":\"shutdown\"}\n");
     assert_eq!(worker.event(), WorkerEvent::Message(FromWorker::Shutdown));
+}
+
+#[test]
+fn a_message_whose_capability_was_not_offered_is_one_warning_and_answered_where_it_has_an_answer() {
+    let log = Log::new(Format::Text);
+    let offered = Capabilities::NONE.with(Capability::Log).with(Capability::Reboot);
+    let mut worker = log.worker_offered(offered);
+    worker.hello(r#"["autologin","log","shutdown"]"#);
+    for (message, why) in
+        [("autologin", "not offered"), ("shutdown", "not offered"), ("reboot", "has not announced")]
+    {
+        worker.print(format!("~{{\"type\":\"{message}\",\"user\":null}}\n").repeat(3));
+        let said = log.said("WARN");
+        assert!(said.contains(why) && said.ends_with(&format!("ignored kind={message}")), "{said}");
+    }
+    for _ in 0..3 {
+        let asked = AutologinRequest { user: None, session: None };
+        let answered = WorkerEvent::Message(FromWorker::Autologin(Err(AutologinRefused::NotOffered(asked))));
+        assert_eq!(worker.event(), answered);
+    }
+    assert_eq!(worker.exit().len(), 0);
+    let warnings = log.all().into_iter().filter(|line| line.contains("WARN")).count();
+    assert_eq!(warnings, 0, "of each only one");
+}
+
+#[test]
+fn a_flood_of_messages_at_fault_is_logged_a_few_times_and_counted_when_the_worker_has_ended() {
+    let log = Log::new(Format::Text);
+    let mut worker = log.worker();
+    worker.hello(r#"["log"]"#);
+    for message in [r#"{"type":"log"}"#, r#"{"type":"hello","capabilities":["log"]}"#] {
+        worker.print(format!("~{message}\n").repeat(5000));
+    }
+    worker.exit();
+    let warnings: Vec<String> = log.all().into_iter().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 22, "{warnings:#?}");
+    for fault in ["fault=malformed messages=4990", "fault=a second hello messages=4990"] {
+        assert!(warnings.iter().any(|line| line.ends_with(fault)), "{fault}: {warnings:#?}");
+    }
 }
 
 #[test]
@@ -204,19 +241,21 @@ fn in_json_each_line_is_an_object_and_a_record_goes_as_it_came() {
 #[test]
 fn a_malformed_message_is_a_warning_that_names_the_field_and_the_worker_goes_on() {
     let log = Log::new(Format::Text);
-    let mut worker = log.worker();
     for (hello, found) in [
         (r#"{"type":"hello","capabilities":"x"}"#, "a string"),
         (r#"{"type":"hello","capabilities":null}"#, "null"),
         (r#"{"type":"hello","capabilities":[1]}"#, "an array"),
         (r#"{"type":"hello"}"#, "missing"),
     ] {
+        let mut worker = log.worker();
         worker.print(format!("~{hello}\n"));
         let expected = format!("hello: capabilities is {found}, expected an array of strings");
         assert!(log.said("WARN").ends_with(&expected), "{hello}");
         let none = FromWorker::Hello { capabilities: Capabilities::NONE };
         assert_eq!(worker.event(), WorkerEvent::Message(none), "{hello}");
+        worker.exit();
     }
+    let mut worker = log.worker();
     worker.hello(r#"["log","error-report"]"#);
     for (message, error) in [
         (r#"{"type":"log","body":null}"#, "log: body is null, expected an object"),

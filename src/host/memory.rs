@@ -4,7 +4,7 @@
 //! goes deep into the stack, and leaves holes in the heap. None of that comes back by itself: the kernel maps code in
 //! blocks around what was wanted, and a stack stays as deep as it ever was. What is let go here costs a page fault where
 //! it is needed again, and no read from the disk: the program's pages stay in the page cache until the host needs the room.
-#![expect(unsafe_code, reason = "malloc_trim and madvise have no safe wrappers")]
+#![expect(unsafe_code, reason = "mallopt, malloc_trim and madvise have no safe wrappers")]
 
 use std::ops::Range;
 
@@ -14,6 +14,10 @@ const STACK_IN_USE: usize = 8 << 10;
 /// A page of memory, at most: no machine that workers run on has larger ones.
 const PAGE: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
 
+/// A buffer of this size has a mapping of its own, in bytes. (The output thread's usual block is smaller.)
+#[cfg(target_env = "gnu")]
+const LARGE: libc::c_int = 1 << 20;
+
 /// Gives back what nobody will miss, as soon as the task that runs now waits for something: the heap's holes, the stack
 /// that was left, and the mapping of code.
 ///
@@ -21,6 +25,17 @@ const PAGE: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 
 pub fn give_back_soon() {
     // A task of its own is run by the runtime itself, where the stack is not deep.
     drop(tokio::spawn(async { give_back() }));
+}
+
+/// Makes large buffers go back to the system as soon as they are freed. By itself glibc keeps them once the first one was
+/// freed: the largest message that a worker has ever sent would stay in the runner's memory.
+pub fn bound_heap() {
+    // SAFETY: it takes no pointers. It is called before there is another thread.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE / 4);
+    }
 }
 
 fn give_back() {

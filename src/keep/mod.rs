@@ -19,6 +19,7 @@ use crate::output::Output;
 use crate::prepare::{PrepareError, Prepared, Preparer, Ready};
 use crate::protocol::capabilities::{Capabilities, Capability};
 use crate::provider::interruption;
+use crate::quota::ReportLimit;
 use crate::registration::Registrar;
 use crate::registration::removal::{Current, Removal};
 use crate::standing::Announcer;
@@ -39,8 +40,8 @@ pub(crate) use siblings::Siblings;
 /// What the siblings of one run may send before they wait for the supervisor.
 const WAITING_EVENTS: usize = 64;
 
-/// Reports that wait for worker-manager; more are not sent.
-const WAITING_REPORTS: usize = 16;
+/// Reports that wait for worker-manager, of the worker and of the runner each; more are not sent.
+const WAITING_REPORTS: usize = 2;
 
 /// How long each step of registering anew for a new deployment is tried, before the worker goes on as it was.
 const REDEPLOY_TIME: Duration = Duration::from_secs(60);
@@ -271,7 +272,7 @@ impl Keeping<'_> {
         let siblings = &supervised.siblings;
         let Launch::Start(spec) = launch else { return Ok(supervised) };
         let (launches, newest) = channel::channel(*spec);
-        let (reports, told) = mpsc::channel(WAITING_REPORTS);
+        let (reports, told) = report_queue(self.preparer.report_limit.clone());
         let reporting = supervised.registrar.clone().map(|registrar| {
             let secrets = self.preparer.secrets.clone();
             siblings.spawn("reports", reports::send(registrar, told, newest.clone(), secrets))
@@ -287,6 +288,7 @@ impl Keeping<'_> {
             keeper: self.preparer.keeper.clone(),
             removal: supervised.removal.clone(),
             reports: reporting.is_some().then_some(reports),
+            secrets: self.preparer.secrets.clone(),
             held_mark: self.held_mark.clone(),
             announcer: self.announcer.clone(),
             strangers: strangers.clone(),
@@ -335,4 +337,11 @@ impl Keeping<'_> {
             self.stop.unless_killed(tokio::time::timeout(LAST_ANSWER, in_flight.none())).await;
         }
     }
+}
+
+/// The way of error reports from the supervisor to worker-manager.
+fn report_queue(limit: ReportLimit) -> (supervisor::ReportSender, reports::Queue) {
+    let ((of_worker, workers), (of_runner, own)) =
+        (mpsc::channel(WAITING_REPORTS), mpsc::channel(WAITING_REPORTS));
+    (supervisor::ReportSender { of_worker, of_runner, limit }, reports::Queue { workers, own })
 }

@@ -105,7 +105,13 @@ impl Subscriber for Lines {
             }
             Format::Journald => journal_entry(event),
         };
-        self.sink.line(self.secrets.mask(line).into_bytes());
+        let line = self.secrets.mask(line).into_bytes();
+        let metadata = event.metadata();
+        if *metadata.level() > Level::INFO || metadata.target() == QUOTED {
+            self.sink.line_of_less_weight(line);
+        } else {
+            self.sink.line(line);
+        }
     }
 }
 

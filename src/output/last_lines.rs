@@ -48,9 +48,12 @@ impl LastLines {
         self.lines.push_back(kept);
     }
 
-    /// The lines as text.
-    pub(super) fn into_text(self) -> Vec<String> {
-        self.lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect()
+    /// The lines as text; afterwards there are none.
+    pub(super) fn take_text(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.lines)
+            .iter()
+            .map(|line| String::from_utf8_lossy(line).into_owned())
+            .collect()
     }
 }
 
@@ -73,7 +76,7 @@ mod tests {
         for block in [&b"a\nb\n"[..], b"", b"c\n", b"d\ne\nf\ng\n", b"h\n"] {
             last.take(block);
         }
-        assert_eq!(last.into_text(), ["f", "g", "h"]);
+        assert_eq!(last.take_text(), ["f", "g", "h"]);
     }
 
     #[test]
@@ -81,7 +84,7 @@ mod tests {
         let mut last = LastLines::new(2);
         last.take(b"x\n\n");
         last.take(&[vec![b'y'; 5000], vec![b'\n']].concat());
-        let text = last.into_text();
+        let text = last.take_text();
         assert_eq!((text[0].as_str(), text[1].len()), ("", LONGEST));
     }
 
@@ -89,6 +92,6 @@ mod tests {
     fn a_cut_does_not_leave_half_a_character() {
         let mut last = LastLines::new(1);
         last.take(&["x", &"ä".repeat(LONGEST), "\n"].concat().into_bytes());
-        assert_eq!(last.into_text(), ["x".to_owned() + &"ä".repeat((LONGEST - 1) / 2)]);
+        assert_eq!(last.take_text(), ["x".to_owned() + &"ä".repeat((LONGEST - 1) / 2)]);
     }
 }

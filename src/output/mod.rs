@@ -1,9 +1,10 @@
 //! The way of the worker's output, and the sink of the whole log: one plain thread that reads, cuts, renders and writes.
 //!
 //! The thread reads the worker's stdout and stderr in large blocks, renders output and `log` messages itself, and hands
-//! all other messages to the supervisor. The runner's own lines come to it through a bounded queue, so that no two
-//! lines mix. A sink that stalls blocks the thread, and through its full pipes the worker; never the supervisor: its
-//! lines are dropped when the queue is full, and their number is told later.
+//! all other messages to the supervisor; while that has no room for them, the thread reads nothing more from this worker
+//! and does everything else. The runner's own lines come to it through a bounded queue, so that no two lines mix, and are
+//! written before more of the worker's output is. A sink that stalls blocks the thread, and through its full pipes the
+//! worker; never the supervisor: its lines are dropped when the queue is full, and their number is told later.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,6 +23,7 @@ use crate::protocol::message::FromWorker;
 
 pub use identity::{BEGINS_ENTRY, Identity};
 
+mod complaints;
 mod identity;
 mod last_lines;
 pub mod render;
@@ -81,6 +83,11 @@ pub struct WorkerPipes {
 pub enum WorkerEvent {
     /// A valid message whose capability is in force; in a hello, the capabilities are those in force.
     Message(FromWorker),
+    /// So many error reports came within so short a time that they are not handed on.
+    ReportsDropped {
+        /// How many.
+        count: u64,
+    },
     /// A log record told of a task that started.
     TaskStarted,
     /// A log record told of a task that finished.
@@ -230,7 +237,7 @@ impl Output {
     }
 
     /// Gives a worker's pipes into the thread's care. What is read from them goes to the log at once, and what the
-    /// supervisor has to know to `events`. While that is full, nothing is read.
+    /// supervisor has to know to `events`. While that is full, nothing is read from them.
     ///
     /// # Errors
     ///
@@ -301,6 +308,16 @@ impl LogSink {
             && shared.waiting_bytes.load(Ordering::Relaxed) < WAITING_BYTES / 2
     }
 
+    /// Takes a finished line of debugging, or one that repeats what the worker has said, newline included: it gets half of
+    /// the room at most, so that the others always find some.
+    pub fn line_of_less_weight(&self, line: Vec<u8>) {
+        if self.has_room() {
+            self.line(line);
+        } else {
+            self.0.shared.dropped_lines.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Takes a finished line, newline included. Never blocks: while too much is waiting, it is dropped and counted.
     pub fn line(&self, line: Vec<u8>) {
         let shared = &self.0.shared;
@@ -315,7 +332,19 @@ impl LogSink {
     }
 }
 
+/// Wakes the thread when the supervisor has room again.
+impl std::task::Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.wake_up();
+    }
+}
+
 impl Shared {
+    fn wake_up(&self) {
+        // Fails only where the counter is full: then the thread is awake.
+        let _ = self.wake.write(1);
+    }
+
     /// A worker has written this.
     fn read(&self, lines: u64, bytes: usize) {
         self.worker_lines.fetch_add(lines, Ordering::Relaxed);
@@ -338,8 +367,7 @@ impl Handle {
     }
 
     fn wake_up(&self) {
-        // Fails only where the counter is full: then the thread is awake.
-        let _ = self.shared.wake.write(1);
+        self.shared.wake_up();
     }
 }
 

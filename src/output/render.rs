@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::value::RawValue;
 
 use super::{Format, Identity};
-use crate::protocol::json::{Members, text};
+use crate::protocol::json::{Members, is_long, text, text_in_pieces};
 
 /// Which of the worker's pipes a line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,23 +158,20 @@ impl Renderer {
         }
         sort(members);
         let text_payload = members.iter().position(|(key, _)| key == "textPayload");
-        let payload = text_payload.and_then(|index| Some((index, text(members.get(index)?.1)?)));
-        let mut separator: &[u8] = b"";
-        if let Some((_, payload)) = &payload {
-            self.push_value(payload);
-            separator = b"; ";
-        }
+        // In any other form it is a member like any other.
+        let payload =
+            text_payload.filter(|index| members.get(*index).is_some_and(|(_, raw)| self.push_string(raw)));
+        let mut separator: &[u8] = if payload.is_some() { b"; " } else { b"" };
         for (index, (key, value)) in members.iter().enumerate() {
-            if payload.as_ref().is_some_and(|(payload, _)| *payload == index) {
+            if payload == Some(index) {
                 continue;
             }
             self.out.extend_from_slice(separator);
             separator = b"; ";
             self.push_value(key);
             self.out.extend_from_slice(b": ");
-            match text(value) {
-                Some(value) => self.push_value(&value),
-                None => self.push_compact(value.get()),
+            if !self.push_string(value) {
+                self.push_compact(value.get());
             }
         }
         self.end();
@@ -185,6 +182,33 @@ impl Renderer {
             Format::Json => b"}\n",
             _ => b"\n",
         });
+    }
+
+    /// A string's text; `false`, and nothing, where it is no string or not Unicode.
+    fn push_string(&mut self, raw: &RawValue) -> bool {
+        if !is_long(raw) {
+            let Some(text) = text(raw) else { return false };
+            self.push_value(&text);
+            return true;
+        }
+        let (from, lines) = (self.out.len(), may_have_many_lines(raw.get()));
+        // A last line break ends no line: it waits for what follows it.
+        let mut held = "";
+        let is_text = text_in_pieces(raw, |piece| {
+            let (text, last) = piece.strip_suffix('\n').map_or((piece, ""), |text| (text, "\n"));
+            for text in [held, text] {
+                if lines {
+                    self.out.extend_from_slice(text.replace('\n', "\\n").as_bytes());
+                } else {
+                    self.push_lines(text);
+                }
+            }
+            held = last;
+        });
+        if !is_text {
+            self.out.truncate(from);
+        }
+        is_text
     }
 
     #[expect(clippy::ptr_arg, reason = "that it is borrowed says that it had no escapes")]
@@ -199,10 +223,14 @@ impl Renderer {
     /// Text of a record: a line break in it begins a line that is tagged like all others, so that a worker's text is
     /// still read line by line, and none of its lines looks like the runner's own. A last line break ends no line.
     fn push_text(&mut self, text: &str) {
-        let mut rest = text.strip_suffix('\n').unwrap_or(text);
-        if memchr::memchr_iter(b'\n', rest.as_bytes()).nth(MOST_LINES).is_some() {
-            return self.out.extend_from_slice(rest.replace('\n', "\\n").as_bytes());
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        if memchr::memchr_iter(b'\n', text.as_bytes()).nth(MOST_LINES).is_some() {
+            return self.out.extend_from_slice(text.replace('\n', "\\n").as_bytes());
         }
+        self.push_lines(text);
+    }
+
+    fn push_lines(&mut self, mut rest: &str) {
         while let Some(end) = memchr::memchr(b'\n', rest.as_bytes()) {
             let (line, more) = rest.split_at(end + 1);
             self.out.extend_from_slice(line.as_bytes());
@@ -262,6 +290,13 @@ impl Renderer {
             }
         }
     }
+}
+
+/// Whether a JSON string may have more than [`MOST_LINES`] line breaks. (Of `\\\\n`, which is none, it cannot tell.)
+fn may_have_many_lines(json: &str) -> bool {
+    let breaks = memchr::memmem::find_iter(json.as_bytes(), "\\n")
+        .chain(memchr::memmem::find_iter(json.as_bytes(), "\\u000"));
+    breaks.take(MOST_LINES + 1).count() > MOST_LINES
 }
 
 /// By key; of several with the same key the last is kept, as everywhere in JSON.

@@ -89,15 +89,28 @@ impl Log {
                 block.insert(0, b'\n');
             }
             if self.sink.is_terminal {
-                self.sink.write(visible(block).as_bytes());
+                chunks(block, |chunk| self.sink.write(visible(chunk).as_bytes()));
             } else if self.guards {
-                self.sink.write(&guarded(block));
+                chunks(block, |chunk| self.sink.write(&guarded(chunk)));
             } else {
                 self.sink.write(block);
             }
         }
         block.clear();
         block.shrink_to(BLOCK);
+    }
+}
+
+/// Whole lines of a block, about [`BLOCK`] bytes of them at a time: what is made of them needs memory, too.
+fn chunks(block: &[u8], mut write: impl FnMut(&[u8])) {
+    let mut rest = block;
+    while let Some(end) = rest.get(BLOCK..).and_then(|after| memchr::memchr(b'\n', after)) {
+        let (chunk, more) = rest.split_at(BLOCK + end + 1);
+        write(chunk);
+        rest = more;
+    }
+    if !rest.is_empty() {
+        write(rest);
     }
 }
 

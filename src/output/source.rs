@@ -3,6 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Context;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -13,7 +15,7 @@ use super::render::Stream;
 use super::sink::Log;
 use super::speaker::Speaker;
 use super::{NewWorker, WorkerPipes};
-use crate::protocol::transport::{LONGEST_MESSAGE, LONGEST_PIECE, Piece, Splitter};
+use crate::protocol::transport::{LONGEST_PIECE, Piece, Splitter};
 
 /// The worker's pipes are made this large where that is allowed, in bytes: it doubles the throughput.
 const PIPE_SIZE: i32 = 256 * 1024;
@@ -31,6 +33,7 @@ pub(super) struct Source {
     /// Lines that have ended and are not counted yet.
     lines: u64,
     finished: Arc<AtomicBool>,
+    has_ended: bool,
 }
 
 /// One of the worker's pipes.
@@ -62,7 +65,7 @@ impl Source {
             Pipe::new(stderr, Stream::Stderr, Splitter::without_messages()),
         ];
         let speaker = Speaker::new(offered, counts_tasks, events);
-        Self { id, pipes, speaker, last: LastLines::new(keep_last), lines: 0, finished }
+        Self { id, pipes, speaker, last: LastLines::new(keep_last), lines: 0, finished, has_ended: false }
     }
 
     /// The pipes that are still open, by index.
@@ -141,14 +144,37 @@ impl Source {
         way.end();
     }
 
-    /// Hands over what the supervisor had no room for. Blocks until it has.
-    pub(super) fn tell_late(&mut self) {
-        self.speaker.tell_late();
+    /// Whether nothing may be read from it until the supervisor has room for what it has said.
+    pub(super) fn waits(&self) -> bool {
+        self.speaker.waits()
     }
 
-    /// All is read.
-    pub(super) fn end(self) -> End {
-        End { speaker: self.speaker, last_lines: self.last.into_text() }
+    /// Hands over what it has said, as far as the supervisor has room.
+    pub(super) fn hand_over(&mut self, context: &mut Context<'_>) {
+        self.speaker.hand_over(context);
+    }
+
+    /// All is read, and written: says so to the supervisor, once.
+    pub(super) fn end(&mut self) {
+        if self.is_done() && !self.has_ended {
+            self.has_ended = true;
+            self.speaker.end(self.last.take_text());
+        }
+    }
+
+    /// Whether nothing of it is left to do.
+    pub(super) fn is_over(&self) -> bool {
+        self.has_ended && !self.waits()
+    }
+
+    /// When there is something to be said of its messages that were at fault.
+    pub(super) fn complaints_due(&self) -> Option<Instant> {
+        self.speaker.complaints.due()
+    }
+
+    /// Says what is due by now of its messages that were at fault.
+    pub(super) fn complain(&mut self, now: Instant) {
+        self.speaker.complaints.tell(Some(now));
     }
 
     fn way<'a>(&'a mut self, index: usize, log: &'a mut Log) -> Option<(&'a mut Pipe, Way<'a>)> {
@@ -158,20 +184,6 @@ impl Source {
         let (last, lines) = (&mut self.last, &mut self.lines);
         let way = Way { stream: pipe.stream, speaker, last, log, from, lines };
         Some((pipe, way))
-    }
-}
-
-/// The end of a worker's output, to be told once the last of it is written.
-#[derive(Debug)]
-pub(super) struct End {
-    speaker: Speaker,
-    last_lines: Vec<String>,
-}
-
-impl End {
-    pub(super) fn tell(mut self) {
-        self.speaker.tell_late();
-        self.speaker.tell_end(self.last_lines);
     }
 }
 
@@ -233,11 +245,9 @@ impl Way<'_> {
             Piece::Bytes(line) => renderer.bytes(self.stream, line),
             Piece::Part { bytes, first, last } => renderer.part(self.stream, bytes, first, last),
             Piece::Refused { size } => {
-                warn!(
-                    bytes = size,
-                    limit = LONGEST_MESSAGE,
-                    "worker sent a message that is too long: it is not read, the next line is"
-                );
+                if let Some(speaker) = &mut self.speaker {
+                    speaker.refused(size);
+                }
             }
         }
         if self.log.is_full() {

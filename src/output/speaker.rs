@@ -1,17 +1,22 @@
 //! The worker as a speaker of the protocol: which of its messages count, and what the supervisor learns of them.
 
 use std::collections::VecDeque;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use memchr::memmem::{self, Finder};
 use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
+use tokio_util::sync::PollSender;
 use tracing::{debug, warn};
 
 use super::WorkerEvent;
+use super::complaints::{Complaints, Fault};
 use super::render::Renderer;
 use crate::protocol::capabilities::{Capabilities, Capability};
 use crate::protocol::json::{Members, log_members, text};
-use crate::protocol::message::{self, FromWorker, Malformed, RawMessage};
+use crate::protocol::message::{self, AutologinRefused, FromWorker, Malformed, RawMessage};
+use crate::protocol::transport::LONGEST_MESSAGE;
+use crate::quota::Quota;
 
 /// What generic-worker writes before a metric, in its log records.
 const METRICS: &str = "WORKER_METRICS ";
@@ -19,23 +24,44 @@ const METRICS: &str = "WORKER_METRICS ";
 /// How much of a malformed message is shown, in bytes.
 const SHOWN: usize = 1000;
 
+/// So many error reports a minute are handed to the supervisor. The others are counted.
+const REPORTS_A_MINUTE: usize = 10;
+
 /// A worker that may speak.
 #[derive(Debug)]
 pub(super) struct Speaker {
     offered: Capabilities,
+    /// A proper one.
+    has_said_hello: bool,
     in_force: Capabilities,
     /// Finds [`METRICS`], where they count.
     metrics: Option<Finder<'static>>,
-    events: mpsc::Sender<WorkerEvent>,
-    /// What the supervisor had no room for, until the block in which it was said is written. There is as much as fits
-    /// into one read.
+    events: PollSender<WorkerEvent>,
+    /// What the supervisor has no room for yet. Nothing is read from the worker meanwhile, so there is as much as one
+    /// read can give.
     late: VecDeque<WorkerEvent>,
+    pub(super) complaints: Complaints,
+    /// Messages whose capability is not in force and has been complained about: once each.
+    complained: Capabilities,
+    reports: Quota,
+    /// These count once: asking again changes nothing.
+    asked_for: Capabilities,
 }
 
 impl Speaker {
     pub(super) fn new(offered: Capabilities, counts_tasks: bool, events: mpsc::Sender<WorkerEvent>) -> Self {
-        let metrics = counts_tasks.then(|| memmem::Finder::new(METRICS));
-        Self { offered, in_force: Capabilities::NONE, metrics, events, late: VecDeque::new() }
+        Self {
+            offered,
+            has_said_hello: false,
+            in_force: Capabilities::NONE,
+            metrics: counts_tasks.then(|| memmem::Finder::new(METRICS)),
+            events: PollSender::new(events),
+            late: VecDeque::new(),
+            complaints: Complaints::new(),
+            complained: Capabilities::NONE,
+            reports: Quota::new(REPORTS_A_MINUTE, Duration::from_secs(60)),
+            asked_for: Capabilities::NONE,
+        }
     }
 
     /// Whether this line of its stdout was a message; if not, it is output.
@@ -74,8 +100,7 @@ impl Speaker {
             other => return debug!(kind = other, "worker sent a message of an unknown type: ignored"),
         };
         if !self.in_force.has(needed) {
-            debug!(kind = &*message.kind, "worker sent a message whose capability is not in force: ignored");
-            return;
+            return self.not_in_force(needed, message);
         }
         match needed {
             Capability::Log => match message.log_body() {
@@ -88,38 +113,119 @@ impl Speaker {
                     }
                     renderer.record(body);
                 }
-                Err(malformed) => malformed_message(&malformed, line),
+                Err(malformed) => self.malformed(&malformed, line),
             },
             Capability::ErrorReport => match message.error_report() {
-                Ok(report) => self.tell(WorkerEvent::Message(FromWorker::ErrorReport(report))),
-                Err(malformed) => malformed_message(&malformed, line),
+                Ok(report) => {
+                    if let Some(dropped) = self.reports.take(Instant::now()) {
+                        self.tell_dropped_reports(dropped);
+                        self.tell(WorkerEvent::Message(FromWorker::ErrorReport(report)));
+                    }
+                }
+                Err(malformed) => self.malformed(&malformed, line),
             },
             Capability::Autologin => {
                 let request = message.autologin();
                 if let Err(malformed) = &request {
-                    malformed_message(malformed, line);
+                    self.malformed(malformed, line);
                 }
                 // It is answered all the same.
+                let request = request.map_err(AutologinRefused::from);
                 self.tell(WorkerEvent::Message(FromWorker::Autologin(request)));
             }
             Capability::Reboot => {
                 let reason = message.reboot().unwrap_or_else(|malformed| {
-                    malformed_message(&malformed, line);
+                    self.malformed(&malformed, line);
                     None
                 });
-                self.tell(WorkerEvent::Message(FromWorker::Reboot { reason }));
+                self.ask_once(needed, FromWorker::Reboot { reason });
             }
-            _ => self.tell(WorkerEvent::Message(FromWorker::Shutdown)),
+            _ => self.ask_once(needed, FromWorker::Shutdown),
         }
     }
 
+    /// The worker's first hello counts. Another one is a fault, and costs the same whatever is in it. A malformed one is
+    /// taken as one without capabilities until a proper one comes.
     fn hello(&mut self, message: &RawMessage<'_>) {
-        let said = message.hello().unwrap_or_else(|malformed| {
-            warn!(error = %malformed, "worker's hello is malformed: taken as one without capabilities");
-            Capabilities::NONE
-        });
-        self.in_force = self.offered.and(said);
+        if self.has_said_hello {
+            if self.complaints.is_logged(Fault::SecondHello) {
+                warn!("worker sent a second hello: ignored, its first one stays in force");
+            }
+            return;
+        }
+        match message.hello() {
+            Ok(said) => {
+                self.has_said_hello = true;
+                self.in_force = self.offered.and(said);
+            }
+            Err(_) if !self.complaints.is_logged(Fault::Malformed) => return,
+            Err(malformed) => {
+                warn!(error = %malformed, "worker's hello is malformed: taken as one without capabilities");
+            }
+        }
         self.tell(WorkerEvent::Message(FromWorker::Hello { capabilities: self.in_force }));
+    }
+
+    /// One warning for each capability; where the message has an answer, the worker gets it.
+    fn not_in_force(&mut self, needed: Capability, message: &RawMessage<'_>) {
+        let (kind, offered) = (needed.name(), self.offered.has(needed));
+        if !self.complained.has(needed) {
+            self.complained = self.complained.with(needed);
+            if offered {
+                warn!(
+                    kind,
+                    "worker sent a message whose capability is not in force (its hello has not announced it): ignored"
+                );
+            } else {
+                warn!(
+                    kind,
+                    "worker sent a message whose capability is not in force (it was not offered on this host): ignored"
+                );
+            }
+        } else if self.complaints.is_logged(Fault::NotInForce) {
+            debug!(kind, "worker sent a message whose capability is not in force: ignored");
+        }
+        // One that has not said hello does not expect an answer.
+        if needed == Capability::Autologin
+            && self.has_said_hello
+            && let Ok(request) = message.autologin()
+        {
+            let why = if offered { AutologinRefused::NotAnnounced } else { AutologinRefused::NotOffered };
+            self.tell(WorkerEvent::Message(FromWorker::Autologin(Err(why(request)))));
+        }
+    }
+
+    fn malformed(&mut self, malformed: &Malformed, line: &str) {
+        if self.complaints.is_logged(Fault::Malformed) {
+            let shown = String::from_utf8_lossy(line.as_bytes().get(..SHOWN).unwrap_or(line.as_bytes()));
+            warn!(error = %malformed, message_text = %shown, "worker sent a malformed message: ignored");
+        }
+    }
+
+    /// A message of this many bytes was not read.
+    pub(super) fn refused(&mut self, size: u64) {
+        if self.complaints.is_logged(Fault::TooLong) {
+            warn!(
+                bytes = size,
+                limit = LONGEST_MESSAGE,
+                "worker sent a message that is too long: it is not read, the next line is"
+            );
+        }
+    }
+
+    fn tell_dropped_reports(&mut self, count: u64) {
+        if count > 0 {
+            self.tell(WorkerEvent::ReportsDropped { count });
+        }
+    }
+
+    fn ask_once(&mut self, capability: Capability, message: FromWorker) {
+        if self.asked_for.has(capability) {
+            debug!(kind = capability.name(), "worker has sent this message before: ignored");
+            return;
+        }
+        self.asked_for = self.asked_for.with(capability);
+        self.tell(WorkerEvent::Message(message));
     }
 
     fn count_tasks(&mut self, body: &Members<'_>) {
@@ -130,31 +236,42 @@ impl Speaker {
         }
     }
 
+    /// Goes to the supervisor at the end of this turn, or when it has room.
     fn tell(&mut self, event: WorkerEvent) {
-        if !self.late.is_empty() {
-            return self.late.push_back(event);
-        }
-        // Where the supervisor is gone, nobody wants to know.
-        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
-            self.late.push_back(event);
-        }
+        self.late.push_back(event);
     }
 
-    /// Hands over what there was no room for. Blocks until there is.
-    pub(super) fn tell_late(&mut self) {
-        while let Some(event) = self.late.pop_front() {
-            let _ = self.events.blocking_send(event);
+    /// Whether the supervisor has no room for all that was said. Until it has, the worker has to wait.
+    pub(super) fn waits(&self) -> bool {
+        !self.late.is_empty()
+    }
+
+    /// Hands over what was said, as far as the supervisor has room; where it has none, `context` is woken once it has.
+    pub(super) fn hand_over(&mut self, context: &mut Context<'_>) {
+        while !self.late.is_empty() {
+            match self.events.poll_reserve(context) {
+                Poll::Ready(Ok(())) => {
+                    if let Some(event) = self.late.pop_front() {
+                        // Fails where the supervisor is gone, as below.
+                        let _ = self.events.send_item(event);
+                    }
+                }
+                // Where the supervisor is gone, nobody wants to know.
+                Poll::Ready(Err(_)) => self.late.clear(),
+                Poll::Pending => return,
+            }
         }
+        // A burst of them is over.
+        self.late.shrink_to(16);
     }
 
-    pub(super) fn tell_end(self, last_lines: Vec<String>) {
-        let _ = self.events.blocking_send(WorkerEvent::End { last_lines });
+    /// All is read: nothing follows but this.
+    pub(super) fn end(&mut self, last_lines: Vec<String>) {
+        self.complaints.tell(None);
+        let dropped = self.reports.take_refused();
+        self.tell_dropped_reports(dropped);
+        self.tell(WorkerEvent::End { last_lines });
     }
-}
-
-fn malformed_message(malformed: &Malformed, line: &str) {
-    let shown = String::from_utf8_lossy(line.as_bytes().get(..SHOWN).unwrap_or(line.as_bytes()));
-    warn!(error = %malformed, message_text = %shown, "worker sent a malformed message: ignored");
 }
 
 /// What a record says of a task: its `textPayload` holds `WORKER_METRICS {"eventType": "taskStart", …}`.
@@ -210,10 +327,22 @@ mod tests {
         for event in &told {
             speaker.tell(event.clone());
         }
-        assert_eq!(speaker.late.len(), 2);
-        let receiving =
-            std::thread::spawn(move || std::array::from_fn(|_| received.blocking_recv().unwrap()));
-        speaker.tell_late();
-        assert_eq!(receiving.join().unwrap(), told);
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        for event in &told {
+            assert!(speaker.waits());
+            speaker.hand_over(&mut context);
+            assert_eq!(received.try_recv().as_ref(), Ok(event));
+        }
+        assert!(!speaker.waits());
+    }
+
+    #[test]
+    fn where_the_supervisor_is_gone_nothing_waits_for_it() {
+        let (events, received) = mpsc::channel(1);
+        let mut speaker = Speaker::new(Capabilities::NONE, false, events);
+        drop(received);
+        speaker.tell(WorkerEvent::TaskStarted);
+        speaker.hand_over(&mut Context::from_waker(std::task::Waker::noop()));
+        assert!(!speaker.waits());
     }
 }

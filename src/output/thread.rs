@@ -5,13 +5,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::warn;
 
 use super::sink::Log;
-use super::source::{End, Source};
+use super::source::Source;
 use super::{Command, Format, Shared, WAITING_LINES};
 
 /// Reads begin so small, and grow at the first read that fills the buffer, in bytes.
@@ -35,6 +36,8 @@ struct OutputThread {
     commands_left: bool,
     /// How many of the dropped lines have been told.
     told: u64,
+    /// Wakes this thread.
+    waker: Waker,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +55,7 @@ struct PipeId {
 /// Runs until it is told to close.
 pub(super) fn run(commands: Receiver<Command>, shared: Arc<Shared>, sink: OwnedFd, format: Format) {
     let log = Log::new(sink, format, shared.identity.clone());
+    let waker = Waker::from(shared.clone());
     let mut thread = OutputThread {
         commands,
         shared,
@@ -62,6 +66,7 @@ pub(super) fn run(commands: Receiver<Command>, shared: Arc<Shared>, sink: OwnedF
         held_lines: VecDeque::new(),
         commands_left: false,
         told: 0,
+        waker,
     };
     while thread.turn() {}
 }
@@ -82,11 +87,10 @@ impl OutputThread {
             self.look(pipe, ready, now);
         }
         self.give_way(now);
-        let ends = self.ended();
+        self.sources.iter_mut().for_each(|source| source.complain(now));
         self.log.flush();
         self.shared.lost_bytes.store(self.log.ever_lost(), Ordering::Relaxed);
-        self.sources.iter_mut().for_each(Source::tell_late);
-        ends.into_iter().for_each(End::tell);
+        self.hand_over();
         self.tell_dropped();
         if closing && self.sources.is_empty() && !self.commands_left {
             self.write_last_lines(now);
@@ -142,11 +146,21 @@ impl OutputThread {
             let pipe = PipeId { source, index };
             let allowed = self.keeper.is_none_or(|keeper| keeper.pipe == pipe);
             for _ in 0..if allowed { MOST_READS } else { 0 } {
-                if self.read(pipe, now) == 0 {
+                if self.read(pipe, now) == 0 || !self.has_room_for(source) {
                     break;
                 }
             }
         }
+    }
+
+    /// What was said goes to the supervisor once the block in which it was said is written. Never blocks.
+    fn hand_over(&mut self) {
+        let mut context = Context::from_waker(&self.waker);
+        for source in &mut self.sources {
+            source.end();
+            source.hand_over(&mut context);
+        }
+        self.sources.retain(|source| !source.is_over());
     }
 
     fn tell_dropped(&mut self) {
@@ -173,8 +187,10 @@ impl OutputThread {
         let mut waiting = vec![PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN)];
         let mut pipes = Vec::new();
         let lines_can_go = self.keeper.is_none() && !self.held_lines.is_empty();
-        let mut something_to_do = closing || lines_can_go || self.commands_left;
-        for source in &self.sources {
+        // A source that waits for the supervisor is woken.
+        let closes = closing && !self.sources.iter().any(Source::waits);
+        let mut something_to_do = closes || lines_can_go || self.commands_left;
+        for source in self.sources.iter().filter(|source| !source.waits()) {
             for (index, fd) in source.open() {
                 let pipe = PipeId { source: source.id, index };
                 if self.keeper.is_none_or(|keeper| keeper.pipe == pipe) {
@@ -185,7 +201,7 @@ impl OutputThread {
                 }
             }
         }
-        let timeout = if something_to_do { PollTimeout::ZERO } else { self.until_keeper_gives_way() };
+        let timeout = if something_to_do { PollTimeout::ZERO } else { self.until_something_is_due() };
         if poll(&mut waiting, timeout).is_err() {
             // EINTR, or a lack of memory that the next turn may not have: nothing is known of the pipes.
             return Vec::new();
@@ -197,9 +213,11 @@ impl OutputThread {
         pipes.into_iter().zip(readable).collect()
     }
 
-    fn until_keeper_gives_way(&self) -> PollTimeout {
-        let Some(keeper) = self.keeper else { return PollTimeout::NONE };
-        let left = keeper.until.saturating_duration_since(Instant::now());
+    fn until_something_is_due(&self) -> PollTimeout {
+        let keeper = self.keeper.map(|keeper| keeper.until);
+        let due = self.sources.iter().filter_map(Source::complaints_due).chain(keeper).min();
+        let Some(due) = due else { return PollTimeout::NONE };
+        let left = due.saturating_duration_since(Instant::now());
         // Rounded up, so that it does not wake too early and then spin.
         PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO)
     }
@@ -216,6 +234,15 @@ impl OutputThread {
             self.shared.read(source.take_lines(), 0);
             self.keeper = self.keeper.filter(|_| source.is_open(pipe.index));
         }
+    }
+
+    /// Whether the supervisor has room for what this source has said so far.
+    fn has_room_for(&mut self, source: u64) -> bool {
+        if self.sources.iter().any(|known| known.id == source && known.waits()) {
+            self.log.flush();
+            self.hand_over();
+        }
+        self.sources.iter().any(|known| known.id == source && !known.waits())
     }
 
     /// Reads once; how many bytes that were.
@@ -241,14 +268,5 @@ impl OutputThread {
         if let Some(source) = self.sources.iter_mut().find(|source| source.id == keeper.pipe.source) {
             source.give_way(keeper.pipe.index, &mut self.log);
         }
-    }
-
-    /// Takes out the sources of which nothing more is to be read.
-    fn ended(&mut self) -> Vec<End> {
-        let mut ends = Vec::new();
-        while let Some(index) = self.sources.iter().position(Source::is_done) {
-            ends.push(self.sources.swap_remove(index).end());
-        }
-        ends
     }
 }

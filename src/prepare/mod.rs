@@ -14,6 +14,7 @@ use crate::config::{Implementation, ProviderConfig, RunnerConfig};
 use crate::credentials::Credentials;
 use crate::host::lock::Lock;
 use crate::provider::{self, Identified, MetadataOrigins, Proof};
+use crate::quota::ReportLimit;
 use crate::redact::Secrets;
 use crate::registration::Registrar;
 use crate::run::cache::{CachedRun, Keeper, Removed, Stage};
@@ -73,6 +74,8 @@ pub struct Preparer {
     /// Called as soon as the provider or the cached run has determined the worker's identity, before anything that can
     /// fail because of it.
     pub on_identified: OnIdentified,
+    /// How many error reports of the worker are sent.
+    pub report_limit: ReportLimit,
     lock: Option<Lock>,
     cache_lock: Option<Lock>,
     in_flight: InFlight,
@@ -114,6 +117,7 @@ impl Preparer {
             trouble: Trouble::default(),
             tally: Tally::default(),
             on_identified: Box::new(|_, _| {}),
+            report_limit: ReportLimit::default(),
             lock: None,
             cache_lock: None,
             in_flight: InFlight::default(),

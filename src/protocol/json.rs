@@ -11,6 +11,12 @@ use serde_json::value::RawValue;
 /// An object with more members than this is not looked into: each costs more memory than its text.
 const MOST_MEMBERS: usize = 10_000;
 
+/// An object with a longer key than this is not looked into, in bytes as it is written.
+const LONGEST_KEY: usize = 1024;
+
+/// A text with escapes is decoded in pieces of at most this many bytes as they are written.
+const PIECE: usize = 64 * 1024;
+
 /// A JSON object's members in the order in which they came. A name may occur twice: the last counts.
 #[derive(Debug)]
 pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
@@ -39,6 +45,87 @@ pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
     serde_json::from_str(raw.get()).ok().map(Cow::Owned)
 }
 
+/// As much of a JSON string's text as fits into `most` bytes, and whether that is all of it. Only what is returned is
+/// decoded. `None` where it is no string, or where that part of it is not Unicode.
+pub fn text_up_to(raw: &RawValue, most: usize) -> Option<(Cow<'_, str>, bool)> {
+    let inner = inner(raw)?;
+    let (kept, rest) = split_escaped(inner, most);
+    Some((decoded(kept)?, rest.is_empty()))
+}
+
+/// Hands on a JSON string's text, piece by piece, so that a long one is never in memory a second time. `false` where it
+/// is no string, or one that is not Unicode; by then a part of it may have been handed on.
+pub fn text_in_pieces(raw: &RawValue, mut piece: impl FnMut(&str)) -> bool {
+    let Some(mut rest) = inner(raw) else { return false };
+    while !rest.is_empty() {
+        let (next, more) = split_escaped(rest, PIECE);
+        let Some(text) = decoded(next) else { return false };
+        piece(&text);
+        rest = more;
+    }
+    true
+}
+
+/// Whether a JSON string is so long that [`text_in_pieces`] gives more than one.
+pub fn is_long(raw: &RawValue) -> bool {
+    raw.get().len() > PIECE
+}
+
+/// What is between the quotes.
+fn inner(raw: &RawValue) -> Option<&str> {
+    raw.get().strip_prefix('"')?.strip_suffix('"')
+}
+
+fn decoded(inner: &str) -> Option<Cow<'_, str>> {
+    if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
+        return Some(Cow::Borrowed(inner));
+    }
+    serde_json::from_str(&format!("\"{inner}\"")).ok().map(Cow::Owned)
+}
+
+/// Cuts what is between a JSON string's quotes after `most` bytes at the latest, but neither within a character or an
+/// escape nor between the two escapes of one character. The first part is empty only where the text is.
+fn split_escaped(inner: &str, most: usize) -> (&str, &str) {
+    if inner.len() <= most {
+        return (inner, "");
+    }
+    let bytes = inner.as_bytes();
+    let mut end = 0;
+    while end < most {
+        let plain = memchr::memchr(b'\\', bytes.get(end..most).unwrap_or_default());
+        let next = match plain {
+            None => floor_char_boundary(inner, most),
+            Some(0) => end + escape_length(bytes.get(end..).unwrap_or_default()),
+            Some(length) => end + length,
+        };
+        if next > most || next == end {
+            break;
+        }
+        end = next;
+    }
+    if end == 0 {
+        // At least one character, however small `most` is.
+        end = match bytes.first() {
+            Some(b'\\') => escape_length(bytes),
+            _ => inner.chars().next().map_or(0, char::len_utf8),
+        };
+    }
+    inner.split_at_checked(end).unwrap_or((inner, ""))
+}
+
+/// How long the escape at the beginning is; both of them where two make one character.
+fn escape_length(bytes: &[u8]) -> usize {
+    match bytes {
+        [b'\\', b'u', b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', _, _, b'\\', b'u', ..] => 12,
+        [b'\\', b'u', ..] => 6,
+        _ => 2,
+    }
+}
+
+fn floor_char_boundary(text: &str, at: usize) -> usize {
+    (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default()
+}
+
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(MembersVisitor)
@@ -56,10 +143,11 @@ impl<'de> Visitor<'de> for MembersVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut members = Vec::with_capacity(8);
-        while let Some(Text(key)) = map.next_key()? {
-            if members.len() >= MOST_MEMBERS {
-                return Err(A::Error::custom("too many members"));
+        while let Some(raw) = map.next_key::<&RawValue>()? {
+            if members.len() >= MOST_MEMBERS || raw.get().len() > LONGEST_KEY {
+                return Err(A::Error::custom("too many members, or a key that is too long"));
             }
+            let key = text(raw).ok_or_else(|| A::Error::custom("a key that is not Unicode"))?;
             members.push((key, map.next_value()?));
         }
         Ok(Members(members))
@@ -86,48 +174,23 @@ impl<'de> Visitor<'de> for LogVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let unusual = || A::Error::custom("not in the usual form");
         let (mut is_log, mut body) = (false, None);
-        while let Some(Text(key)) = map.next_key()? {
-            match &*key {
-                "type" => {
-                    let Text(kind) = map.next_value()?;
-                    if is_log || kind != "log" {
+        while let Some(key) = map.next_key::<&RawValue>()? {
+            match key.get() {
+                "\"type\"" => {
+                    let kind: &RawValue = map.next_value()?;
+                    if is_log || kind.get() != "\"log\"" {
                         return Err(unusual());
                     }
                     is_log = true;
                 }
-                "body" if is_log && body.is_none() => body = Some(map.next_value()?),
-                "body" => return Err(unusual()),
+                // `\u0074ype` is another spelling.
+                key if key.contains('\\') => return Err(unusual()),
+                "\"body\"" if is_log && body.is_none() => body = Some(map.next_value()?),
+                "\"body\"" => return Err(unusual()),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
         body.map(LogMessage).ok_or_else(unusual)
-    }
-}
-
-/// A string, borrowed where it has no escapes (serde's own `Cow` always copies).
-struct Text<'a>(Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Text<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(TextVisitor)
-    }
-}
-
-struct TextVisitor;
-
-impl<'de> Visitor<'de> for TextVisitor {
-    type Value = Text<'de>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a string")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Text(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Text(Cow::Owned(text.to_owned())))
     }
 }
 

@@ -4,77 +4,19 @@
 //! worker's output ([`parse`] is `None`); one that is, but has a wrong type in a field, is a [`Malformed`].
 
 use std::borrow::Cow;
+use std::fmt;
 
-use secrecy::{ExposeSecret, SecretString};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::json;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::capabilities::{Capabilities, Capability};
-use super::json::{Members, object, text};
+use super::json::{object, text, text_up_to};
 
-/// From the runner to the worker.
-#[derive(Debug)]
-pub enum ToWorker {
-    /// The first thing that is said.
-    Welcome {
-        /// What the runner can do.
-        capabilities: Capabilities,
-    },
-    /// The worker is to end.
-    GracefulTermination {
-        /// `true`: finish the running tasks first. `false`: clean up and exit at once.
-        finish_tasks: bool,
-    },
-    /// The worker is to use these credentials from now on.
-    NewCredentials {
-        /// `client-id`.
-        client_id: String,
-        /// `access-token`.
-        access_token: SecretString,
-        /// `certificate`: a string that holds JSON.
-        certificate: Option<SecretString>,
-    },
-    /// What has come of an `autologin`.
-    AutologinResult {
-        /// Whom it asked for; `None`: nobody, or it did not say.
-        user: Option<String>,
-        /// Why it was not done.
-        error: Option<String>,
-    },
-}
-
-impl ToWorker {
-    /// The line that goes to the worker, newline included.
-    pub fn encode(&self) -> Vec<u8> {
-        let value = match self {
-            Self::Welcome { capabilities } => {
-                json!({"type": "welcome", "capabilities": capabilities.names().collect::<Vec<_>>()})
-            }
-            Self::GracefulTermination { finish_tasks } => {
-                json!({"type": "graceful-termination", "finish-tasks": finish_tasks})
-            }
-            Self::NewCredentials { client_id, access_token, certificate } => {
-                let mut value = json!({
-                    "type": "new-credentials",
-                    "client-id": client_id,
-                    "access-token": access_token.expose_secret(),
-                });
-                if let (Some(certificate), Some(object)) = (certificate, value.as_object_mut()) {
-                    object.insert("certificate".to_owned(), certificate.expose_secret().into());
-                }
-                value
-            }
-            Self::AutologinResult { user, error: None } => {
-                json!({"type": "autologin-result", "user": user, "ok": true})
-            }
-            Self::AutologinResult { user, error } => {
-                json!({"type": "autologin-result", "user": user, "ok": false, "error": error})
-            }
-        };
-        format!("~{value}\n").into_bytes()
-    }
-}
+pub use super::to_worker::ToWorker;
 
 /// From the worker to the runner, as far as somebody has to act on it. (`log` messages stay with the output.)
 #[derive(Debug, Clone, PartialEq)]
@@ -84,8 +26,8 @@ pub enum FromWorker {
         /// What it can do; unknown names are left out.
         capabilities: Capabilities,
     },
-    /// Whom the display manager is to log in at the next boot; where it cannot be read, that.
-    Autologin(Result<AutologinRequest, Malformed>),
+    /// Whom the display manager is to log in at the next boot; else why that is refused.
+    Autologin(Result<AutologinRequest, AutologinRefused>),
     /// Something went wrong that the pool's owners should know.
     ErrorReport(ErrorReport),
     /// The worker will now exit, and asks for a reboot of its host after that.
@@ -99,6 +41,26 @@ pub enum FromWorker {
 
 /// The longest user that an `autologin` may name, in bytes: no system has longer ones.
 const LONGEST_USER: usize = 256;
+/// The longest desktop session, in bytes.
+const LONGEST_SESSION: usize = 256;
+/// What is shown of a reboot's reason, in bytes.
+pub const LONGEST_REASON: usize = 1024;
+/// What is shown of an error report's kind, in bytes.
+pub const LONGEST_KIND: usize = 256;
+/// What is shown of its title, in bytes: more than worker-manager takes, so that the cut there is marked.
+pub const LONGEST_TITLE: usize = 1024;
+/// What is shown of its description, in bytes. worker-manager takes 10,240 characters of up to 4 bytes.
+pub const LONGEST_DESCRIPTION: usize = 48 * 1024;
+/// So much more than is shown is kept of a text, in bytes: a secret that reaches over the end can still be masked whole.
+const SPARE: usize = 8 * 1024;
+/// An `extra` that is longer is left out: JSON cannot be cut.
+const LONGEST_EXTRA: usize = 32 * 1024;
+/// So many elements of a hello's `capabilities` are looked at. A runner knows fewer than ten.
+const MOST_CAPABILITIES: usize = 256;
+/// A type with a longer name is unknown, in bytes as it is written.
+const LONGEST_TYPE: usize = 256;
+/// What names a type that is too long to be shown.
+const LONG_TYPE: &str = "(a very long string)";
 
 /// The fields of an `autologin`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +71,31 @@ pub struct AutologinRequest {
     pub session: Option<String>,
 }
 
-/// The fields of an `error-report`.
+/// Why an `autologin` is refused before it is looked into. The worker is told.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AutologinRefused {
+    /// It cannot be read.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The runner's `welcome` did not have it.
+    #[error("autologin was not offered: this host has no display manager that start-worker can set up")]
+    NotOffered(AutologinRequest),
+    /// The worker's `hello` did not have it.
+    #[error("autologin: the worker's hello has not announced it")]
+    NotAnnounced(AutologinRequest),
+}
+
+impl AutologinRefused {
+    /// Whom it asked for, where that can be read.
+    pub fn user(&self) -> Option<&str> {
+        match self {
+            Self::Malformed(_) => None,
+            Self::NotOffered(request) | Self::NotAnnounced(request) => request.user.as_deref(),
+        }
+    }
+}
+
+/// The fields of an `error-report`, or as much of them as is kept: a little more than is shown.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ErrorReport {
     /// A short word for the sort of error.
@@ -118,7 +104,8 @@ pub struct ErrorReport {
     pub title: String,
     /// The whole story.
     pub description: String,
-    /// Anything more: the JSON text of an object, as it came. (As values it would take thirty times the memory.)
+    /// Anything more: the JSON text of an object, as it came. (As values it would take thirty times the memory.) Where it
+    /// was too long, an object that says so.
     pub extra: String,
 }
 
@@ -136,37 +123,129 @@ pub struct Malformed {
     pub expected: &'static str,
 }
 
-/// The JSON object of a message line, not yet looked into: its members as they came, `type` apart.
+/// The members that mean something in some message, besides `type`. Others are not kept.
+const FIELDS: [&str; 15] = [
+    "capabilities",
+    "body",
+    "kind",
+    "title",
+    "description",
+    "extra",
+    "reason",
+    "user",
+    "session",
+    "finish-tasks",
+    "client-id",
+    "access-token",
+    "certificate",
+    "ok",
+    "error",
+];
+
+/// The JSON object of a message line, not yet looked into: the members that may mean something as they came. It takes the
+/// same memory whatever the line is.
 #[derive(Debug)]
 pub struct RawMessage<'a> {
     /// The value of `type`.
     pub kind: Cow<'a, str>,
-    members: Vec<(Cow<'a, str>, &'a RawValue)>,
+    /// The values of [`FIELDS`]; of several with the same name the last.
+    members: [Option<&'a RawValue>; FIELDS.len()],
 }
 
 /// The object of a line that is a message: trimmed of white space it begins with `~{`, ends with `}`, parses as JSON
 /// and has a string `type`. Anything else is output.
 pub fn parse(line: &str) -> Option<RawMessage<'_>> {
-    let Members(members) = serde_json::from_str(object(line)?).ok()?;
-    let mut kind = None;
-    let mut rest = Vec::with_capacity(members.len());
-    for (key, value) in members {
-        if key == "type" {
-            kind = Some(text(value)?);
-        } else {
-            rest.push((key, value));
-        }
+    serde_json::from_str(object(line)?).ok()
+}
+
+impl<'de> Deserialize<'de> for RawMessage<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MessageVisitor)
     }
-    Some(RawMessage { kind: kind?, members: rest })
+}
+
+struct MessageVisitor;
+
+impl<'de> Visitor<'de> for MessageVisitor {
+    type Value = RawMessage<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a message")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut kind = None;
+        let mut members = [None; FIELDS.len()];
+        while let Some(key) = map.next_key::<&RawValue>()? {
+            let name = if key.get().len() <= LONGEST_TYPE { text(key) } else { None };
+            let index = FIELDS.iter().position(|field| name.as_deref() == Some(*field));
+            if name.as_deref() == Some("type") {
+                let value: &RawValue = map.next_value()?;
+                kind = Some(type_name(value).ok_or_else(|| A::Error::custom("type is no string"))?);
+            } else if let Some(member) = index.and_then(|index| members.get_mut(index)) {
+                *member = Some(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        let kind = kind.ok_or_else(|| A::Error::custom("no type"))?;
+        Ok(RawMessage { kind, members })
+    }
+}
+
+fn type_name(value: &RawValue) -> Option<Cow<'_, str>> {
+    if value.get().len() <= LONGEST_TYPE {
+        return text(value);
+    }
+    value.get().starts_with('"').then_some(Cow::Borrowed(LONG_TYPE))
+}
+
+/// Reads an array of strings, as far as [`MOST_CAPABILITIES`].
+struct CapabilitiesSeed<'a> {
+    found: &'a mut Capabilities,
+    only_strings: &'a mut bool,
+}
+
+impl<'de> DeserializeSeed<'de> for CapabilitiesSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for CapabilitiesSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an array of strings")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<(), A::Error> {
+        let mut count = 0;
+        while let Some(element) = sequence.next_element::<&RawValue>()? {
+            if count == MOST_CAPABILITIES {
+                return Err(A::Error::custom("too many"));
+            }
+            count += 1;
+            *self.only_strings &= element.get().starts_with('"');
+            let name = if element.get().len() <= LONGEST_TYPE { text(element) } else { None };
+            if let Some(capability) = name.as_deref().and_then(Capability::named) {
+                *self.found = self.found.with(capability);
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<'a> RawMessage<'a> {
-    /// A member as it came; of several with the same name the last.
+    /// A member as it came, of those that mean something in some message; of several with the same name the last.
     pub fn member(&self, name: &str) -> Option<&'a RawValue> {
-        self.members.iter().rev().find(|(key, _)| key == name).map(|(_, value)| *value)
+        let index = FIELDS.iter().position(|field| *field == name)?;
+        self.members.get(index).copied().flatten()
     }
 
-    /// `hello`: the capabilities; where they are missing or malformed, that.
+    /// `hello`: the capabilities, unknown names left out; where they are missing or malformed, that.
     pub fn hello(&self) -> Result<Capabilities, Malformed> {
         let wrong = |found| Malformed {
             message: "hello",
@@ -175,28 +254,41 @@ impl<'a> RawMessage<'a> {
             expected: "an array of strings",
         };
         let raw = self.member("capabilities").ok_or_else(|| wrong("missing"))?;
-        let names: Vec<Cow<'_, str>> = serde_json::from_str(raw.get()).map_err(|_| wrong(what_is(raw)))?;
-        Ok(names.iter().filter_map(|name| Capability::named(name)).collect())
+        if !raw.get().starts_with('[') {
+            return Err(wrong(what_is(raw)));
+        }
+        let (mut found, mut only_strings) = (Capabilities::NONE, true);
+        let seed = CapabilitiesSeed { found: &mut found, only_strings: &mut only_strings };
+        // It is JSON, so it fails only where there are too many: those before count.
+        let _ = seed.deserialize(&mut serde_json::Deserializer::from_str(raw.get()));
+        if only_strings { Ok(found) } else { Err(wrong(what_is(raw))) }
     }
 
     /// `error-report`.
     pub fn error_report(&self) -> Result<ErrorReport, Malformed> {
         let extra = match self.member("extra") {
             None => "{}".to_owned(),
-            Some(raw) if raw.get().starts_with('{') => raw.get().to_owned(),
+            Some(raw) if raw.get().starts_with('{') && raw.get().len() <= LONGEST_EXTRA => {
+                raw.get().to_owned()
+            }
+            Some(raw) if raw.get().starts_with('{') => {
+                json!({"startWorker": format!("{} bytes of extra are left out", raw.get().len())}).to_string()
+            }
             Some(raw) => return Err(wrong("error-report", "extra", Some(raw), "an object")),
         };
         Ok(ErrorReport {
-            kind: self.string("kind")?,
-            title: self.string("title")?,
-            description: self.string("description")?,
+            kind: self.string("kind", LONGEST_KIND)?,
+            title: self.string("title", LONGEST_TITLE)?,
+            description: self.string("description", LONGEST_DESCRIPTION)?,
             extra,
         })
     }
 
-    /// `reboot`: the reason, where there is one.
+    /// `reboot`: the reason, where there is one, or as much of it as is kept.
     pub fn reboot(&self) -> Result<Option<String>, Malformed> {
-        self.optional_string("reboot", "reason")
+        let Some(raw) = self.member("reason").filter(|raw| raw.get() != "null") else { return Ok(None) };
+        let reason = kept(raw, LONGEST_REASON);
+        reason.map(Some).ok_or_else(|| wrong("reboot", "reason", Some(raw), "a string"))
     }
 
     /// `autologin`. The user must be there, for its absence may be a mistake, and null is an order.
@@ -205,17 +297,25 @@ impl<'a> RawMessage<'a> {
         let raw = self.member("user");
         let user = match raw {
             Some(raw) if raw.get() == "null" => None,
-            _ => {
-                let text = raw.and_then(text).map(Cow::into_owned);
-                let user = text.ok_or_else(|| wrong(NAME, "user", raw, "a string or null"))?;
-                if user.len() > LONGEST_USER {
-                    let (found, expected) = ("a very long string", "a user's name of at most 256 bytes");
-                    return Err(Malformed { message: NAME, field: "user", found, expected });
-                }
-                Some(user)
-            }
+            _ => Some(name(
+                NAME,
+                "user",
+                raw,
+                (LONGEST_USER, "a user's name of at most 256 bytes"),
+                "a string or null",
+            )?),
         };
-        Ok(AutologinRequest { user, session: self.optional_string(NAME, "session")? })
+        let session = match self.member("session").filter(|raw| raw.get() != "null") {
+            None => None,
+            raw => Some(name(
+                NAME,
+                "session",
+                raw,
+                (LONGEST_SESSION, "a session's name of at most 256 bytes"),
+                "a string",
+            )?),
+        };
+        Ok(AutologinRequest { user, session })
     }
 
     /// `log`: the body, an object as it came.
@@ -229,22 +329,32 @@ impl<'a> RawMessage<'a> {
         })
     }
 
-    fn string(&self, field: &'static str) -> Result<String, Malformed> {
+    fn string(&self, field: &'static str, most: usize) -> Result<String, Malformed> {
         let raw = self.member(field);
-        let text = raw.and_then(text).map(Cow::into_owned);
+        let text = raw.and_then(|raw| kept(raw, most));
         text.ok_or_else(|| wrong("error-report", field, raw, "a string"))
     }
+}
 
-    /// A string, where there is one and it is not null.
-    fn optional_string(
-        &self,
-        message: &'static str,
-        field: &'static str,
-    ) -> Result<Option<String>, Malformed> {
-        let Some(raw) = self.member(field).filter(|raw| raw.get() != "null") else { return Ok(None) };
-        let text = text(raw).map(Cow::into_owned);
-        text.map(Some).ok_or_else(|| wrong(message, field, Some(raw), "a string"))
+/// A string's text, or as much of it as is kept of one of which `most` bytes are shown.
+fn kept(raw: &RawValue, most: usize) -> Option<String> {
+    text_up_to(raw, most + SPARE).map(|(text, _)| text.into_owned())
+}
+
+/// A string that is of no use when it is cut. `longest`: in bytes, and in words.
+fn name(
+    message: &'static str,
+    field: &'static str,
+    raw: Option<&RawValue>,
+    (longest, expected_length): (usize, &'static str),
+    expected: &'static str,
+) -> Result<String, Malformed> {
+    let text = raw.and_then(|raw| text_up_to(raw, longest + 1));
+    let (text, whole) = text.ok_or_else(|| wrong(message, field, raw, expected))?;
+    if !whole || text.len() > longest {
+        return Err(Malformed { message, field, found: "a very long string", expected: expected_length });
     }
+    Ok(text.into_owned())
 }
 
 fn wrong(
@@ -438,6 +548,40 @@ mod tests {
     fn unknown_capabilities_are_left_out() {
         let hello = parsed(r#"~{"type":"hello","capabilities":["log","teleport"]}"#).hello();
         assert_eq!(hello, Ok(Capabilities::NONE.with(Capability::Log)));
+    }
+
+    #[test]
+    fn of_very_many_capabilities_the_first_ones_are_looked_at() {
+        let hello = |before: usize| {
+            let line = format!(r#"~{{"type":"hello","capabilities":[{}"log"]}}"#, r#""x","#.repeat(before));
+            parsed(&line).hello().unwrap()
+        };
+        assert_eq!(hello(MOST_CAPABILITIES - 1), Capabilities::NONE.with(Capability::Log));
+        assert_eq!(hello(1_000_000), Capabilities::NONE);
+    }
+
+    #[test]
+    fn fields_that_are_too_long_are_cut_and_no_character_or_escape_is() {
+        for unit in [r"\n", r"\u00e4", r"\ud83d\ude00", "x", "ä", "😀"] {
+            let text = unit.repeat(1_000_000 / unit.len());
+            let line = format!(
+                r#"~{{"type":"error-report","kind":"{text}","title":"{text}","description":"{text}","extra":{{"a":"{text}"}},"reason":"{text}"}}"#
+            );
+            let message = parsed(&line);
+            let report = message.error_report().unwrap();
+            let whole: String = serde_json::from_str(&format!("\"{text}\"")).unwrap();
+            for (kept, most) in [
+                (&report.kind, LONGEST_KIND),
+                (&report.title, LONGEST_TITLE),
+                (&report.description, LONGEST_DESCRIPTION),
+            ] {
+                assert!(whole.starts_with(kept.as_str()), "{unit}");
+                let bounds = (most + SPARE) / 12 - 12..=most + SPARE;
+                assert!(bounds.contains(&kept.len()), "{unit}: {}", kept.len());
+            }
+            assert!(report.extra.contains("bytes of extra are left out"));
+            assert!(message.reboot().unwrap().unwrap().len() <= LONGEST_REASON + SPARE);
+        }
     }
 
     proptest! {

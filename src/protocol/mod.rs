@@ -3,4 +3,5 @@
 pub mod capabilities;
 pub mod json;
 pub mod message;
+mod to_worker;
 pub mod transport;

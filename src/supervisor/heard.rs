@@ -3,17 +3,22 @@
 use tracing::info;
 
 use super::Supervisor;
+use super::reports::masked;
 use crate::event::Event;
 use crate::host::memory;
 use crate::output::WorkerEvent;
 use crate::protocol::capabilities::Capability;
-use crate::protocol::message::FromWorker;
+use crate::protocol::message::{FromWorker, LONGEST_REASON};
 
 impl Supervisor<'_> {
     /// What the output thread passes on.
     pub(super) fn heard(&mut self, said: Option<WorkerEvent>) -> Option<Event> {
         match said {
             Some(WorkerEvent::Message(message)) => self.heard_message(message),
+            Some(WorkerEvent::ReportsDropped { count }) => {
+                self.reports.dropped(count);
+                None
+            }
             Some(WorkerEvent::TaskStarted) => Some(Event::TaskStarted),
             Some(WorkerEvent::TaskFinished) => Some(Event::TaskFinished),
             Some(WorkerEvent::End { last_lines }) => {
@@ -38,7 +43,9 @@ impl Supervisor<'_> {
                 Some(Event::Hello { graceful_termination, new_credentials })
             }
             FromWorker::Autologin(request) => {
-                self.with_child(|child| self.logins.heard(request, child.inbox()));
+                if let Some(child) = &self.child {
+                    self.logins.heard(request, &child.inbox());
+                }
                 None
             }
             FromWorker::ErrorReport(report) => {
@@ -46,7 +53,7 @@ impl Supervisor<'_> {
                 None
             }
             FromWorker::Reboot { reason } => {
-                let reason = reason.unwrap_or_default();
+                let reason = masked(reason.unwrap_or_default(), LONGEST_REASON, &self.job.secrets);
                 info!(reason, "worker asks for a reboot of its host after its exit");
                 Some(Event::RebootAsked)
             }

@@ -1,7 +1,7 @@
 //! The worker's requests for an automatic login: one after the other, beside the loop, and each is answered.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, WeakSender};
 use tokio::sync::oneshot;
@@ -11,10 +11,20 @@ use tracing::{debug, error, warn};
 use crate::autologin::Logins;
 use crate::chain::Chain;
 use crate::host::helper::Helpers;
-use crate::protocol::message::{AutologinRequest, Malformed, ToWorker};
+use crate::protocol::message::{AutologinRefused, AutologinRequest, ToWorker};
+use crate::quota::Quota;
 
 /// Requests that wait for the disk; a worker that sends more is told so.
 const WAITING: usize = 16;
+
+/// So many requests a minute are done: each can write to the disk.
+const A_MINUTE: usize = 20;
+
+/// What [`A_MINUTE`] and [`LOGGED`] count within.
+const A_MOMENT: Duration = Duration::from_secs(60);
+
+/// What is logged of requests that are refused, and of answers that are lost, a minute.
+const LOGGED: usize = 2;
 
 /// How long a reboot or a shutdown waits for what was asked before it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,30 +45,59 @@ enum Item {
 #[derive(Debug)]
 pub(super) struct Requests {
     queue: Option<mpsc::Sender<Item>>,
+    quota: Quota,
+    /// For warnings.
+    refusals: Quota,
+    losses: Losses,
 }
+
+/// For the warning that an answer is lost.
+type Losses = Arc<Mutex<Quota>>;
 
 impl Requests {
     /// They are done on `tasks`, until [`Requests::close`].
     pub(super) fn new(logins: Option<Arc<Logins>>, helpers: Helpers, tasks: &TaskTracker) -> Self {
-        let Some(logins) = logins else { return Self { queue: None } };
-        let (queue, items) = mpsc::channel(WAITING);
-        tasks.spawn(work(logins, helpers, items));
-        Self { queue: Some(queue) }
+        let logged = || Quota::new(LOGGED, A_MOMENT);
+        let (quota, refusals, losses) =
+            (Quota::new(A_MINUTE, A_MOMENT), logged(), Losses::new(Mutex::new(logged())));
+        let queue = logins.map(|logins| {
+            let (queue, items) = mpsc::channel(WAITING);
+            tasks.spawn(work(logins, helpers, items, losses.clone()));
+            queue
+        });
+        Self { queue, quota, refusals, losses }
     }
 
-    /// What a worker has asked for; never blocks.
-    pub(super) fn heard(&self, request: Result<AutologinRequest, Malformed>, worker: Worker) {
+    /// What a worker has asked for; never blocks. A request that is refused is answered, too.
+    pub(super) fn heard(&mut self, request: Result<AutologinRequest, AutologinRefused>, worker: &Worker) {
         let request = match request {
             Ok(request) => request,
             // It is in the log already.
-            Err(malformed) => return answer(&worker, None, Some(malformed.to_string())),
+            Err(refused) => {
+                let user = refused.user().map(str::to_owned);
+                return answer(worker, user, Some(refused.to_string()), &self.losses);
+            }
         };
-        let Some(queue) = &self.queue else { return };
-        if let Err(refused) = queue.try_send(Item::Request { request, worker }) {
-            let Item::Request { request, worker } = refused.into_inner() else { return };
-            warn!("worker asks for too many automatic logins at once: one is refused");
-            answer(&worker, request.user, Some("too many requests at once: wait for the answers".to_owned()));
+        let now = Instant::now();
+        let Some(queue) = &self.queue else {
+            return self.heard(Err(AutologinRefused::NotOffered(request)), worker);
+        };
+        let refused = if self.quota.take(now).is_none() {
+            Some((request, "too many requests: start-worker does 20 a minute"))
+        } else {
+            let item = Item::Request { request, worker: worker.clone() };
+            match queue.try_send(item).map_err(mpsc::error::TrySendError::into_inner) {
+                Err(Item::Request { request, .. }) => {
+                    Some((request, "too many requests at once: wait for the answers"))
+                }
+                _ => None,
+            }
+        };
+        let Some((request, why)) = refused else { return };
+        if let Some(further) = self.refusals.take(now) {
+            warn!(further, "worker asks for too many automatic logins: a request is refused");
         }
+        answer(worker, request.user, Some(why.to_owned()), &self.losses);
     }
 
     /// Waits until what was asked so far is done: a host must not go down before the next user is on its disk.
@@ -85,13 +124,13 @@ impl Requests {
     }
 }
 
-async fn work(logins: Arc<Logins>, helpers: Helpers, mut items: mpsc::Receiver<Item>) {
+async fn work(logins: Arc<Logins>, helpers: Helpers, mut items: mpsc::Receiver<Item>, losses: Losses) {
     while let Some(item) = items.recv().await {
         match item {
             Item::Reached(reached) => drop(reached.send(())),
             Item::Request { request, worker } => {
                 let error = perform(&logins, &helpers, &request).await;
-                answer(&worker, request.user, error);
+                answer(&worker, request.user, error, &losses);
             }
         }
     }
@@ -113,11 +152,14 @@ async fn perform(logins: &Arc<Logins>, helpers: &Helpers, request: &AutologinReq
     Some(cause)
 }
 
-fn answer(worker: &Worker, user: Option<String>, error: Option<String>) {
+fn answer(worker: &Worker, user: Option<String>, error: Option<String>, losses: &Mutex<Quota>) {
     let Some(messages) = worker.upgrade() else {
         return debug!("worker has ended before the answer to its autologin");
     };
     if let Err(error) = messages.try_send(ToWorker::AutologinResult { user, error }.encode()) {
-        warn!(%error, "worker does not read its input: the answer to its autologin is lost");
+        let further = losses.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        if let Some(further) = further {
+            warn!(%error, further, "worker does not read its input: the answer to its autologin is lost");
+        }
     }
 }

@@ -21,7 +21,8 @@ use crate::host::helper::Helpers;
 use crate::host::memory;
 use crate::output::{Output, WorkerEvent};
 use crate::protocol::capabilities::Capabilities;
-use crate::protocol::message::{ErrorReport, ToWorker};
+use crate::protocol::message::ToWorker;
+use crate::redact::Secrets;
 use crate::registration::removal::Removal;
 use crate::run::cache::Keeper;
 use crate::standing::Announcer;
@@ -48,7 +49,7 @@ pub use ancestry::Strangers;
 use child::Child;
 use clearing::{Clearing, Surroundings};
 use descendants::Descendants;
-
+pub use reports::ReportSender;
 use reports::Reports;
 use state::{Action, Machine, Moment, Note, Policy, State};
 use wait::{Preparing, child_signal, exited, expired, next, prepared, renewed, tick};
@@ -77,7 +78,9 @@ pub struct Job {
     /// How a host that goes with its worker leaves worker-manager.
     pub removal: Option<Removal>,
     /// Who tells worker-manager of errors; `None`: nobody can.
-    pub reports: Option<mpsc::Sender<ErrorReport>>,
+    pub reports: Option<ReportSender>,
+    /// What must not be shown of what the worker says in messages.
+    pub secrets: Secrets,
     /// The host's automatic login; `None`: it has none that a worker could set.
     pub logins: Option<Arc<Logins>>,
     /// Where the mark goes that keeps a worker from being started after a drain; `None`: nowhere to put it.
@@ -100,7 +103,7 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
     let at_the_end = TaskTracker::new();
     let logins = logins::Requests::new(job.logins.take(), descendants.helpers(), &at_the_end);
     let mut supervisor = Supervisor {
-        reports: Reports::new(job.reports.take()),
+        reports: Reports::new(job.reports.take(), job.secrets.clone()),
         logins,
         job,
         spec,

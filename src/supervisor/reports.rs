@@ -8,7 +8,9 @@ use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use crate::event::Exit;
-use crate::protocol::message::ErrorReport;
+use crate::protocol::message::{ErrorReport, LONGEST_DESCRIPTION, LONGEST_KIND, LONGEST_TITLE};
+use crate::quota::ReportLimit;
+use crate::redact::{MASK, Secrets};
 
 /// What a worker has reported within this time, the runner does not report again.
 const ALREADY_TOLD: Duration = Duration::from_secs(60);
@@ -16,13 +18,33 @@ const ALREADY_TOLD: Duration = Duration::from_secs(60);
 /// The kind of the runner's own reports, as the Go start-worker's.
 const KIND: &str = "worker-runner";
 
+/// What is logged of a description and of an extra, in bytes.
+const LOGGED: usize = 4096;
+
+/// What ends a text that was cut.
+const CUT: &str = "… (cut)";
+
 /// The way of reports to whoever sends them on.
 #[derive(Debug)]
 pub(super) struct Reports {
     /// `None`: nobody can be told (this provider does not register).
-    sender: Option<mpsc::Sender<ErrorReport>>,
-    /// When the worker last sent one.
+    sender: Option<ReportSender>,
+    secrets: Secrets,
+    /// When a report of the worker was last sent on.
     last: Option<Instant>,
+    /// That nobody can be told has been said.
+    unsendable_told: bool,
+}
+
+/// The queue of reports for worker-manager.
+#[derive(Debug, Clone)]
+pub struct ReportSender {
+    /// The worker's.
+    pub of_worker: mpsc::Sender<ErrorReport>,
+    /// The runner's own: whatever the worker sends, there is room for them.
+    pub of_runner: mpsc::Sender<ErrorReport>,
+    /// How many of the worker's are sent.
+    pub limit: ReportLimit,
 }
 
 /// What a report of the runner's own is about.
@@ -41,16 +63,54 @@ pub(super) struct GivenUp<'a> {
 }
 
 impl Reports {
-    pub(super) fn new(sender: Option<mpsc::Sender<ErrorReport>>) -> Self {
-        Self { sender, last: None }
+    pub(super) fn new(sender: Option<ReportSender>, secrets: Secrets) -> Self {
+        Self { sender, secrets, last: None, unsendable_told: false }
+    }
+
+    /// So many of the worker's own came too fast to be looked at.
+    pub(super) fn dropped(&self, count: u64) {
+        warn!(reports = count, "worker reports errors too fast: further ones were neither logged nor sent");
+        if let Some(sender) = &self.sender {
+            sender.limit.not_sent(count);
+        }
     }
 
     /// The worker's own.
     pub(super) fn forward(&mut self, report: ErrorReport) {
-        let (kind, title, description) = (&report.kind, &report.title, &report.description);
-        error!(kind, title, description, extra = report.extra, "worker reports an error");
-        self.last = Some(Instant::now());
-        self.send(report);
+        let mut report = ErrorReport {
+            kind: masked(report.kind, LONGEST_KIND, &self.secrets),
+            title: masked(report.title, LONGEST_TITLE, &self.secrets),
+            description: masked(report.description, LONGEST_DESCRIPTION, &self.secrets),
+            extra: report.extra,
+        };
+        let (kind, title) = (&report.kind, &report.title);
+        let description = cut(report.description.clone(), LOGGED);
+        let extra = masked(report.extra.clone(), LOGGED, &self.secrets);
+        error!(kind, title, description, extra, "worker reports an error");
+        let Some(sender) = &self.sender else {
+            if !std::mem::replace(&mut self.unsendable_told, true) {
+                warn!(
+                    "error reports of this worker stay in this log: its provider does not register it, so worker-manager takes none"
+                );
+            }
+            return;
+        };
+        let now = Instant::now();
+        let Some(further) = sender.limit.take(now.into_std()) else {
+            debug!("the worker's error report is not sent: at most one a minute and 20 an hour are");
+            return;
+        };
+        if further > 0 {
+            report.description = format!(
+                "{further} further reports were not sent (start-worker sends one a minute and 20 an hour).\n\n{}",
+                report.description
+            );
+        }
+        self.last = Some(now);
+        if sender.of_worker.try_send(report).is_err() {
+            warn!("worker-manager has not taken the worker's last error report yet: one is not sent");
+            sender.limit.not_sent(1);
+        }
     }
 
     /// The runner's own, unless the worker has just told the same.
@@ -82,8 +142,53 @@ impl Reports {
 
     fn send(&self, report: ErrorReport) {
         let Some(sender) = &self.sender else { return };
-        if sender.try_send(report).is_err() {
+        if sender.of_runner.try_send(report).is_err() {
             warn!("too many error reports at once: one is not sent to worker-manager");
         }
+    }
+}
+
+/// A text without secrets, of which so many bytes are shown. First it is masked, then cut: never the other way round, for
+/// most of a secret would stay.
+pub(super) fn masked(text: String, most: usize, secrets: &Secrets) -> String {
+    cut(secrets.mask(text), most)
+}
+
+/// Not within a character or a mask.
+fn cut(mut text: String, most: usize) -> String {
+    if text.len() <= most {
+        return text;
+    }
+    let mut end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    for begun in (1..MASK.len()).rev() {
+        let before = text.get(..end).unwrap_or_default();
+        if MASK.get(..begun).is_some_and(|begun| before.ends_with(begun))
+            && text.get(end - begun..).is_some_and(|rest| rest.starts_with(MASK))
+        {
+            end -= begun;
+            break;
+        }
+    }
+    text.truncate(end);
+    text + CUT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_at_the_cut_is_masked_whole_and_no_mask_is_cut() {
+        let secrets = Secrets::default();
+        secrets.add("a-secret-of-some-length");
+        for before in 0..60 {
+            let text = format!("{}a-secret-of-some-length and more {}", "x".repeat(before), "y".repeat(60));
+            let shown = masked(text, 50, &secrets);
+            let rest = shown.strip_suffix(CUT).unwrap().trim_start_matches('x');
+            let whole = format!("{MASK} and more {}", "y".repeat(60));
+            assert!(whole.starts_with(rest) && (rest.is_empty() || rest.len() >= MASK.len()), "{shown}");
+        }
+        assert_eq!(masked("short".to_owned(), 5, &secrets), "short");
+        assert_eq!(masked("ää".to_owned(), 3, &secrets), format!("ä{CUT}"));
     }
 }

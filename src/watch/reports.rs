@@ -15,14 +15,34 @@ use crate::worker::LaunchSpec;
 /// How long one report is tried.
 const TIME: Duration = Duration::from_secs(60);
 
+/// Reports that are to be sent.
+pub struct Queue {
+    /// The worker's.
+    pub workers: mpsc::Receiver<ErrorReport>,
+    /// The runner's own: they come first.
+    pub own: mpsc::Receiver<ErrorReport>,
+}
+
+impl Queue {
+    /// The next one; `None`: nobody makes any more.
+    async fn next(&mut self) -> Option<ErrorReport> {
+        tokio::select! {
+            biased;
+            Some(report) = self.own.recv() => Some(report),
+            Some(report) = self.workers.recv() => Some(report),
+            else => None,
+        }
+    }
+}
+
 /// Sends reports, one after the other, until nobody makes any more. `launches` has the newest credentials.
 pub async fn send(
     registrar: Registrar,
-    mut reports: mpsc::Receiver<ErrorReport>,
+    mut reports: Queue,
     launches: watch::Receiver<LaunchSpec>,
     secrets: Secrets,
 ) {
-    while let Some(report) = reports.recv().await {
+    while let Some(report) = reports.next().await {
         let credentials = launches.borrow().credentials.clone();
         let error = WorkerError {
             kind: report.kind,

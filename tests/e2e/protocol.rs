@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Scene, messages, signals};
+use crate::support::{Scene, messages, named, signals};
 
 /// Every line here begins a message and is wrong in one way.
 const MALFORMED: &[&str] = &[
@@ -46,7 +46,7 @@ fn no_malformed_message_stops_the_runner_or_loses_the_next_line() {
         let mut script = vec!["on now: exit 0"];
         script.extend(hello.then_some("hello all"));
         script.extend(MALFORMED);
-        // The malformed hellos have taken the capabilities away.
+        // A malformed hello is none that counts.
         script.extend(["hello all", "print still here", "wait"]);
         let runner = Scene::new().worker(script).start();
         runner.wait_for_log("still here");
@@ -54,7 +54,10 @@ fn no_malformed_message_stops_the_runner_or_loses_the_next_line() {
         runner.signal(Signal::SIGTERM);
         let ended = runner.ended();
         assert_eq!((ended.code, ended.starts()), (Some(0), 1), "{}", ended.log);
-        assert_eq!(messages(&ended.events), ["welcome", "now"]);
+        // A malformed autologin of a worker that has announced it is answered.
+        let answer = hello.then_some("autologin-result");
+        let expected: Vec<&str> = ["welcome"].into_iter().chain(answer).chain(["now"]).collect();
+        assert_eq!(messages(&ended.events), expected);
     }
 }
 
@@ -150,22 +153,66 @@ fn a_hello_after_the_time_limit_still_counts() {
 }
 
 #[test]
-fn a_second_hello_replaces_the_first() {
-    let later = ["on now: exit 0", "hello log", "hello graceful-termination", "print ready", "wait"];
-    let runner = Scene::new().worker(later).start();
-    runner.wait_for_log("ready");
+fn a_second_hello_is_ignored() {
+    let richer = [
+        "await welcome",
+        "hello graceful-termination log",
+        "hello log",
+        "log ready",
+        "on now: exit 0",
+        "wait",
+    ];
+    let runner = Scene::new().worker(richer).start();
+    runner.wait_for_log("[worker] ready");
     runner.signal(Signal::SIGTERM);
     let ended = runner.ended();
     assert_eq!((ended.code, signals(&ended.events)), (Some(0), vec![]));
     assert_eq!(messages(&ended.events), ["welcome", "now"]);
+    assert_eq!(ended.log.matches("worker says hello").count(), 1, "{}", ended.log);
+    assert!(ended.log.contains("a second hello: ignored"), "{}", ended.log);
 
-    let earlier = ["await welcome", "hello graceful-termination", "hello log", "log ready", "wait"];
-    let runner = Scene::new().worker(earlier).start();
-    runner.wait_for_log("ready");
+    let poorer = ["hello log", "hello graceful-termination log", "log ready", "wait"];
+    let runner = Scene::new().worker(poorer).start();
+    runner.wait_for_log("[worker] ready");
     runner.signal(Signal::SIGTERM);
     let ended = runner.ended();
-    assert_eq!((ended.code, signals(&ended.events)), (Some(0), vec!["SIGTERM"]));
-    assert_eq!(messages(&ended.events), ["welcome"]);
+    assert_eq!(
+        (messages(&ended.events), signals(&ended.events)),
+        (vec!["welcome".to_owned()], vec!["SIGTERM"])
+    );
+}
+
+#[test]
+fn a_malformed_hello_does_not_keep_a_proper_one_from_counting() {
+    let script =
+        [r#"send {"type":"hello"}"#, "hello graceful-termination log", "log ready", "on now: exit 0", "wait"];
+    let runner = Scene::new().worker(script).start();
+    runner.wait_for_log("[worker] ready");
+    runner.signal(Signal::SIGTERM);
+    let ended = runner.ended();
+    assert_eq!(
+        (ended.code, messages(&ended.events)),
+        (Some(0), vec!["welcome".to_owned(), "now".to_owned()])
+    );
+}
+
+#[test]
+fn a_worker_that_asks_for_a_login_on_a_host_without_display_manager_is_told_so() {
+    let ask = r#"send {"type":"autologin","user":"task_1"}"#;
+    let script = ["hello all", ask, ask, "await autologin-result", "await autologin-result", "exit 0"];
+    let ended = Scene::new().set("autologin.displayManager", "none").worker(script).start().ended();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let answers: Vec<_> = named(&ended.events, "message")
+        .into_iter()
+        .skip(1)
+        .map(|event| event.field("message").clone())
+        .collect();
+    assert_eq!(answers.len(), 2);
+    for answer in answers {
+        assert_eq!((&answer["user"], &answer["ok"]), (&"task_1".into(), &false.into()));
+        assert!(answer["error"].as_str().unwrap().contains("no display manager"), "{answer}");
+    }
+    assert_eq!(ended.log.matches("it was not offered on this host").count(), 1, "{}", ended.log);
 }
 
 #[test]

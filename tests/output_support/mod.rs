@@ -129,18 +129,32 @@ impl Log {
         }
     }
 
+    /// Everything else that the thread has said so far.
+    pub(crate) fn all(&self) -> Vec<String> {
+        self.own.try_iter().collect()
+    }
+
     pub(crate) fn worker(&self) -> Worker {
         self.worker_with(64, true)
     }
 
+    /// One that is offered no more than these.
+    pub(crate) fn worker_offered(&self, offered: Capabilities) -> Worker {
+        self.attach(64, true, offered)
+    }
+
     pub(crate) fn worker_with(&self, room_for_events: usize, counts_tasks: bool) -> Worker {
+        self.attach(room_for_events, counts_tasks, Capability::ALL.into_iter().collect())
+    }
+
+    fn attach(&self, room_for_events: usize, counts_tasks: bool, offered: Capabilities) -> Worker {
         let (stdout_reader, stdout) = std::io::pipe().expect("pipe");
         let (stderr_reader, stderr) = std::io::pipe().expect("pipe");
         let (events, received) = mpsc::channel(room_for_events);
         let pipes = WorkerPipes {
             stdout: stdout_reader.into(),
             stderr: stderr_reader.into(),
-            offered: Capability::ALL.into_iter().collect(),
+            offered,
             counts_tasks,
             keep_last: 3,
         };

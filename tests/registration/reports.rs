@@ -44,6 +44,19 @@ fn a_workers_report_reaches_worker_manager_cut_and_masked() {
 }
 
 #[test]
+fn of_a_flood_of_reports_one_is_sent_and_the_rest_counted() {
+    let site = Site::new();
+    let scene = site.scene().set("supervision.maxRestarts", 0);
+    let runner = scene.worker(["hello all", "flood report 1s", "flood report-huge 300ms", "exit 3"]).start();
+    let ended = runner.ended();
+    assert_eq!(ended.code, Some(1), "{}", ended.log);
+    // The worker has reported within the last minute, so the runner does not repeat that.
+    assert_eq!(site.calls(), ["registerWorker", "reportWorkerError"], "{}", ended.log);
+    assert!(ended.log.matches("worker reports an error").count() <= 10, "{}", ended.log);
+    assert!(ended.log.contains("further ones were neither logged nor sent"), "{}", ended.log);
+}
+
+#[test]
 fn a_report_that_fails_for_a_while_arrives_all_the_same() {
     let site = Site::new();
     site.taskcluster.fail("reportWorkerError", Times::Only(2), Fault::bad_gateway());

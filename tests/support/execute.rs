@@ -96,6 +96,7 @@ impl Worker {
             Statement::Fast { line, count } => self.fast(line, *count),
             Statement::Blob(size) => self.fast(b"x", *size),
             Statement::Pour { a_second, size, time } => self.pour(*a_second, *size, *time),
+            Statement::Flood { kind, time } => self.flood(kind, *time),
             Statement::CloseStdin => {
                 lock(&self.stdin).take();
                 close(libc::STDIN_FILENO);
@@ -190,6 +191,14 @@ impl Worker {
             let now = per_chunk.min(count);
             self.write(chunk.get(..now * unit.len()).unwrap_or_default());
             count -= now;
+        }
+    }
+
+    fn flood(&self, kind: &str, time: Duration) {
+        let block = crate::flood::block(kind).unwrap_or_default();
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.write(&block);
         }
     }
 

@@ -31,6 +31,11 @@ pub(crate) enum Statement {
         size: usize,
         time: Duration,
     },
+    /// Lines of this kind for so long.
+    Flood {
+        kind: String,
+        time: Duration,
+    },
     CloseStdin,
     CloseStdout,
     Sleep(Duration),
@@ -128,6 +133,7 @@ fn statement(text: &str) -> Result<Statement, String> {
         }
         "lines" | "fast-lines" | "logs" | "blob" => bulk(word, rest)?,
         "pour" => pour(rest)?,
+        "flood" => flood(rest)?,
         "close-stdin" => Statement::CloseStdin,
         "close-stdout" => Statement::CloseStdout,
         "sleep" => Statement::Sleep(humantime::parse_duration(rest).map_err(|e| format!("`{text}`: {e}"))?),
@@ -155,6 +161,14 @@ fn pour(text: &str) -> Result<Statement, String> {
     };
     let time = humantime::parse_duration(time).map_err(|cause| format!("`{time}`: {cause}"))?;
     Ok(Statement::Pour { a_second: number(count)?, size: number(size)?, time })
+}
+
+/// `KIND DURATION`.
+fn flood(text: &str) -> Result<Statement, String> {
+    let (kind, time) = text.split_once(' ').ok_or_else(|| format!("not `KIND DURATION`: `{text}`"))?;
+    let time = humantime::parse_duration(time).map_err(|cause| format!("`{time}`: {cause}"))?;
+    crate::flood::block(kind).ok_or_else(|| format!("no such flood: `{kind}`"))?;
+    Ok(Statement::Flood { kind: kind.to_owned(), time })
 }
 
 /// The statements that write much.

@@ -19,6 +19,7 @@
 //! | `logs COUNT` | structured records of 122 bytes, in large writes from one buffer |
 //! | `blob BYTES` | so many bytes without a newline |
 //! | `pour COUNT SIZE DURATION` | COUNT such lines a second, for so long |
+//! | `flood KIND DURATION` | one line, over and over, for so long; the kinds are those of [`flood`], and `mixed` |
 //! | `close-stdin`, `close-stdout` | closes it |
 //! | `sleep DURATION` | waits so long |
 //! | `await TYPE` | waits for a message of this type; each message is waited for once |
@@ -48,6 +49,7 @@
 mod alone;
 mod descendant;
 mod execute;
+mod flood;
 mod inbox;
 mod record;
 mod script;
