@@ -146,9 +146,9 @@ fn always_the_same(line: &str, folder: &Path) -> String {
     let parsed: Result<jiff::Timestamp, _> = time.parse();
     assert!(parsed.is_ok() && time.len() == "2026-11-23T19:12:00.123Z".len(), "{line}");
     let mut rest = rest.replace(folder.to_str().unwrap(), "DIR");
-    if let Some((before, quoted)) = rest.split_once(" line=\"") {
-        let (_, quoted) = quoted.split_once(' ').unwrap();
-        rest = format!("{before} line=\"… {quoted}");
+    if let Some((before, quoted)) = rest.split_once(" lines=\"") {
+        let lines = quoted.split("\\n").map(|line| line.split_once(' ').map_or(line, |(_, text)| text));
+        rest = format!("{before} lines=\"… {}", lines.collect::<Vec<_>>().join("\\n… "));
     }
     for key in [" pid=", " from_pid=", " ran=", " version="] {
         let Some(start) = rest.find(key).map(|at| at + key.len()) else { continue };
@@ -182,7 +182,7 @@ echo '~{"type":"log","body":{"textPayload":"task resolved","taskId":"abc"}}'
     INFO  worker says hello capabilities=graceful-termination,log
     [worker] working
     [worker] task resolved; taskId: abc
-    INFO  worker exited status="exit code 0" meaning=done ran=…
+    INFO  worker exited pid=… status="exit code 0" meaning=done ran=…
     INFO  start-worker ends: the worker is done
     exit code 0
     "#);
@@ -206,7 +206,7 @@ echo "told: $message"
     INFO  received a signal to stop signal=SIGTERM from_pid=…
     INFO  asked the worker to stop at once pid=… cause=operator
     [worker] told: ~{"finish-tasks":false,"type":"graceful-termination"}
-    INFO  worker exited status="exit code 0" meaning=done ran=…
+    INFO  worker exited pid=… status="exit code 0" meaning=done ran=…
     INFO  start-worker ends: stopped as asked
     exit code 0
     "#);
@@ -231,7 +231,7 @@ exec sleep 1000
     INFO  asked the worker to stop at once pid=… cause=operator
     WARN  worker has not ended within supervision.stopTimeout: sending SIGTERM waited=100ms
     WARN  worker has not ended within supervision.killTimeout of SIGTERM (stopTimeout, where it could not be asked): sending SIGKILL waited=100ms
-    INFO  worker exited status=SIGKILL meaning=killed ran=…
+    INFO  worker exited pid=… status=SIGKILL meaning=killed ran=…
     INFO  start-worker ends: stopped as asked
     exit code 0
     "#);
@@ -255,7 +255,7 @@ read message
     INFO  worker cannot be asked to finish its tasks (no graceful-termination): waiting for it to end by itself pid=… cause=operator
     WARN  worker has not finished its tasks within supervision.drainTimeout: the drain becomes a stop waited=100ms
     INFO  worker cannot be asked to stop (no graceful-termination): sent SIGTERM pid=… cause=operator
-    INFO  worker exited status=SIGTERM meaning="told to stop" ran=…
+    INFO  worker exited pid=… status=SIGTERM meaning="told to stop" ran=…
     INFO  start-worker ends: stopped as asked
     exit code 0
     "#);
@@ -279,7 +279,7 @@ exit 67
     INFO  worker says hello capabilities=graceful-termination
     INFO  received a signal to drain signal=SIGUSR1 from_pid=…
     INFO  asked the worker to finish its tasks and exit pid=… cause=operator
-    INFO  worker exited status="exit code 67" meaning="reboot required" ran=…
+    INFO  worker exited pid=… status="exit code 67" meaning="reboot required" ran=…
     INFO  drained, and the worker reboots the host: no worker is started after the boot until `start-worker resume` mark=DIR/held
     INFO  start-worker ends: drained as asked; holding after the reboot
     exit code 0
@@ -311,15 +311,14 @@ fn a_worker_that_crashes_again_and_again() {
     INFO  worker started pid=… worker=command program=DIR/worker.sh
     [worker] no disk
     [worker] giving up
-    WARN  worker exited status="exit code 3" meaning=failed ran=…
+    WARN  worker exited pid=… status="exit code 3" meaning=failed ran=…
     INFO  worker is started again after a crash wait=10ms crashes=1 max_restarts=1
     INFO  worker started pid=… worker=command program=DIR/worker.sh
     [worker] no disk
     [worker] giving up
-    WARN  worker exited status="exit code 3" meaning=failed ran=…
+    WARN  worker exited pid=… status="exit code 3" meaning=failed ran=…
     ERROR worker crashed too often: giving up crashes=2 max_restarts=1 restart_window=10m
-    ERROR the worker's last lines line="… [worker] no disk"
-    ERROR the worker's last lines line="… [worker] giving up"
+    INFO  the worker's last lines repeated=true count=2 lines="… [worker] no disk\n… [worker] giving up"
     ERROR start-worker ends: gave up on the worker exit_code=1
     exit code 1
     "#);
@@ -333,7 +332,7 @@ fn a_worker_that_cannot_use_its_configuration() {
     assert_snapshot!(Story::begin(&worker, "", "exit 73").end(), @r#"
     INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=generic-worker
     INFO  worker started pid=… worker=generic-worker program=DIR/worker.sh
-    WARN  worker exited status="exit code 73" meaning="invalid configuration" ran=…
+    WARN  worker exited pid=… status="exit code 73" meaning="invalid configuration" ran=…
     ERROR worker cannot work with its configuration: not started again; see its last lines and worker.configPath
     ERROR start-worker ends: gave up on the worker exit_code=1
     exit code 1
@@ -349,7 +348,7 @@ fn a_worker_whose_reboot_does_not_come() {
     assert_snapshot!(Story::begin(&worker, "rebootTimeout: 100ms", "exit 67").end(), @r#"
     INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=generic-worker
     INFO  worker started pid=… worker=generic-worker program=DIR/worker.sh
-    INFO  worker exited status="exit code 67" meaning="reboot required" ran=…
+    INFO  worker exited pid=… status="exit code 67" meaning="reboot required" ran=…
     INFO  worker wants a reboot: waiting for the host to go down timeout=100ms
     ERROR the reboot has not come within supervision.rebootTimeout, and the worker cannot go on without one: reboot the host waited=100ms
     ERROR start-worker ends: the worker needs a reboot exit_code=70
@@ -368,7 +367,7 @@ while [ ! -e "$mark" ]; do sleep 0.01; done
     assert_snapshot!(Story::begin(COMMAND, "killTimeout: 100ms", script).end(), @r#"
     INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=command
     INFO  worker started pid=… worker=command program=DIR/worker.sh
-    INFO  worker exited status="exit code 0" meaning=done ran=…
+    INFO  worker exited pid=… status="exit code 0" meaning=done ran=…
     INFO  worker left processes behind: sent them SIGTERM processes=1
     WARN  processes that the worker left behind have not ended: sending SIGKILL waited=100ms
     INFO  start-worker ends: the worker is done
@@ -413,10 +412,11 @@ read never
     INFO  start-worker ends: stopped as asked
     INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=command
     INFO  worker cannot be asked to stop (no graceful-termination): sent SIGTERM pid=… cause=operator
-    INFO  worker exited status=SIGTERM meaning="told to stop" ran=…
+    INFO  worker exited pid=… status=SIGTERM meaning="told to stop" ran=…
     INFO  worker says hello capabilities=error-report,log
     INFO  worker says hello capabilities=none
     INFO  worker started pid=… worker=command program=DIR/worker.sh
+    WARN  error reports of this worker stay in this log: its provider does not register it, so worker-manager takes none
     WARN  worker sent a malformed message: ignored error="error-report: kind is null, expected a string" message_text="~{\"type\":\"error-report\",\"kind\":null,\"title\":\"t\",\"description\":\"d\"}"
     WARN  worker sent a malformed message: ignored error="log: body is null, expected an object" message_text="~{\"type\":\"log\",\"body\":null}"
     WARN  worker's hello is malformed: taken as one without capabilities error="hello: capabilities is a string, expected an array of strings"

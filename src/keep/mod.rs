@@ -272,7 +272,7 @@ impl Keeping<'_> {
         let siblings = &supervised.siblings;
         let Launch::Start(spec) = launch else { return Ok(supervised) };
         let (launches, newest) = channel::channel(*spec);
-        let (reports, told) = report_queue(self.preparer.report_limit.clone());
+        let (reports, told) = report_queue(self.preparer.limits.reports.clone());
         let reporting = supervised.registrar.clone().map(|registrar| {
             let secrets = self.preparer.secrets.clone();
             siblings.spawn("reports", reports::send(registrar, told, newest.clone(), secrets))

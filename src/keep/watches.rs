@@ -1,14 +1,18 @@
 //! What watches over one run beside its supervisor, made ready to be spawned.
 
+use std::sync::Arc;
+
 use tokio::sync::{mpsc, watch as channel};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{Keeping, Siblings};
+use crate::config::RunnerConfig;
 use crate::event::Event;
 use crate::provider::interruption;
 use crate::registration::Registrar;
 use crate::registration::removal::Current;
+use crate::taskcluster::CALL_EVERY;
 use crate::watch::credentials::Renewal;
 use crate::watch::deployment::{self, Deployed};
 use crate::watch::expiry;
@@ -44,9 +48,12 @@ impl Keeping<'_> {
         launches: channel::Receiver<LaunchSpec>,
         events: &mpsc::Sender<Event>,
     ) -> deployment::Watch {
+        let mut config = RunnerConfig::clone(&self.config);
+        // Whatever is configured, a runner does not ask all the time.
+        config.deployment.interval = config.deployment.interval.max(CALL_EVERY);
         deployment::Watch {
             registrar,
-            config: self.config.clone(),
+            config: Arc::new(config),
             deployed,
             clock: self.preparer.clock.clone(),
             launches,

@@ -14,7 +14,7 @@ use crate::prepare::PrepareError;
 use crate::provider::{self, Identified, Patience, Proof};
 use crate::run::cache::{CachedRun, Stage};
 use crate::tally::Tally;
-use crate::taskcluster::{Client, Effort, InFlight};
+use crate::taskcluster::{Client, Effort, InFlight, Pace};
 
 /// How long the provider is asked, and how long one step of the way may take.
 const PROVIDER: Duration = Duration::from_secs(10);
@@ -46,7 +46,7 @@ pub(super) async fn look(
     let tally = Tally::default();
     match Client::new(&root_url, &surroundings.proxies, surroundings.clock.clone()) {
         Ok(client) => {
-            let client = client.counting(InFlight::default(), tally.clone());
+            let client = client.counting(InFlight::default(), tally.clone(), Pace::default());
             let mut way = Vec::new();
             let answers = the_way(&client, &mut way).await;
             steps

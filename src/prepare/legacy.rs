@@ -8,7 +8,8 @@ use serde_json::Value;
 use tracing::info;
 
 use super::outside::Layers;
-use super::{Patience, PrepareError, Preparer, run_of};
+use super::register::run_of;
+use super::{Patience, PrepareError, Preparer};
 use crate::provider::Identified;
 use crate::run::worker_config::Source;
 use crate::run::{Object, Run};

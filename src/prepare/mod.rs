@@ -14,7 +14,6 @@ use crate::config::{Implementation, ProviderConfig, RunnerConfig};
 use crate::credentials::Credentials;
 use crate::host::lock::Lock;
 use crate::provider::{self, Identified, MetadataOrigins, Proof};
-use crate::quota::ReportLimit;
 use crate::redact::Secrets;
 use crate::registration::Registrar;
 use crate::run::cache::{CachedRun, Keeper, Removed, Stage};
@@ -27,6 +26,7 @@ use crate::worker;
 mod cached;
 mod error;
 mod legacy;
+mod limits;
 mod lock;
 mod offline;
 mod outside;
@@ -35,9 +35,11 @@ mod register;
 
 pub use cached::outdated;
 pub use error::{FailureKind, PrepareError};
+use limits::Limits;
 pub use offline::{Offline, offline};
 use outside::Layers;
 use patience::Patience;
+use register::run_of;
 
 /// How long a static worker tries to register before it starts with its cached run.
 const REGISTRATION_BEFORE_CACHE: Duration = Duration::from_secs(60);
@@ -74,8 +76,8 @@ pub struct Preparer {
     /// Called as soon as the provider or the cached run has determined the worker's identity, before anything that can
     /// fail because of it.
     pub on_identified: OnIdentified,
-    /// How many error reports of the worker are sent.
-    pub report_limit: ReportLimit,
+    /// What is not done more often than that.
+    pub limits: Limits,
     lock: Option<Lock>,
     cache_lock: Option<Lock>,
     in_flight: InFlight,
@@ -117,7 +119,7 @@ impl Preparer {
             trouble: Trouble::default(),
             tally: Tally::default(),
             on_identified: Box::new(|_, _| {}),
-            report_limit: ReportLimit::default(),
+            limits: Limits::default(),
             lock: None,
             cache_lock: None,
             in_flight: InFlight::default(),
@@ -294,6 +296,7 @@ impl Preparer {
                 (run_of(identified, credentials), None)
             }
             Proof::Registration(proof) => {
+                self.limits.next_registration().await;
                 let (run, registrar, config) = self.register(identified, &proof, &client, patience).await?;
                 from_registration = Some(config);
                 (run, Some(registrar))
@@ -362,7 +365,7 @@ impl Preparer {
 
     fn client(&self, root_url: &str) -> Result<Client, PrepareError> {
         let client = Client::new(root_url, &self.proxies, self.clock.clone())?;
-        let counting = client.counting(self.in_flight.clone(), self.tally.clone());
+        let counting = client.counting(self.in_flight.clone(), self.tally.clone(), self.limits.pace.clone());
         Ok(counting.telling(self.trouble.clone()))
     }
 
@@ -381,21 +384,5 @@ impl Preparer {
 
     fn dummy(&self) -> bool {
         matches!(self.config.worker.implementation, Implementation::Dummy { .. })
-    }
-}
-
-/// The run of a worker of whom the provider has told, before secrets.
-fn run_of(identified: Identified, credentials: Credentials) -> Run {
-    Run {
-        root_url: identified.root_url,
-        identity: identified.identity,
-        credentials,
-        worker_location: identified.worker_location,
-        provider_metadata: identified.provider_metadata,
-        worker_config: crate::run::worker_config::Merged::new(),
-        parts: Parts::default(),
-        files: Vec::new(),
-        registration_secret: None,
-        launch_config_id: identified.launch_config_id,
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::PrepareError;
 use super::cached::outdated;
-use super::{PrepareError, run_of};
+use super::register::run_of;
 use crate::config::{FixedIdentity, ProviderConfig, RunnerConfig};
 use crate::credentials::Credentials;
 use crate::host::private_file::Access;

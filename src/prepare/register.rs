@@ -7,11 +7,12 @@ use serde_json::value::RawValue;
 use tracing::info;
 
 use super::patience::Patience;
-use super::{PrepareError, Preparer, run_of};
+use super::{PrepareError, Preparer};
+use crate::credentials::Credentials;
 use crate::host::boot_time::boot_time;
 use crate::provider::Identified;
 use crate::registration::Registrar;
-use crate::run::Run;
+use crate::run::{Parts, Run};
 use crate::taskcluster::Client;
 
 impl Preparer {
@@ -44,5 +45,21 @@ impl Preparer {
         let mut run = run_of(identified, registered.credentials);
         run.registration_secret = Some(registered.secret);
         Ok((run, registrar, registered.worker_config))
+    }
+}
+
+/// The run of a worker of whom the provider has told, before secrets.
+pub(super) fn run_of(identified: Identified, credentials: Credentials) -> Run {
+    Run {
+        root_url: identified.root_url,
+        identity: identified.identity,
+        credentials,
+        worker_location: identified.worker_location,
+        provider_metadata: identified.provider_metadata,
+        worker_config: crate::run::worker_config::Merged::new(),
+        parts: Parts::default(),
+        files: Vec::new(),
+        registration_secret: None,
+        launch_config_id: identified.launch_config_id,
     }
 }

@@ -70,10 +70,10 @@ impl Supervisor<'_> {
                 .unwrap_or_default(),
         });
         if outcome == Outcome::GaveUp && !self.last_lines.is_empty() {
-            let last = self.last_lines.len().min(LAST_LINES);
-            for line in self.last_lines.iter().skip(self.last_lines.len() - last) {
-                error!(target: QUOTED, line, "the worker's last lines");
-            }
+            let first = self.last_lines.len().saturating_sub(LAST_LINES);
+            let lines = self.last_lines.get(first..).unwrap_or_default();
+            // One record, and no error: what the worker wrote is in the log already, and must not count twice.
+            info!(target: QUOTED, repeated = true, count = lines.len(), lines = lines.join("\n"), "the worker's last lines");
         }
     }
 }

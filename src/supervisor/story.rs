@@ -7,8 +7,8 @@ use tracing::{error, info, warn};
 use super::state::{Ladder, Note, Request};
 use crate::event::{Cause, ExitClass, Strength};
 
-/// Logs one note.
-pub(super) fn tell(note: Note) {
+/// Logs one note. `pid`: of the worker that the note is about, where it lives or has just ended.
+pub(super) fn tell(note: Note, pid: Option<u32>) {
     match note {
         Note::Ending { pid, request, ladder } => ending(pid, request, ladder),
         Note::NoHello { waited } => warn!(
@@ -47,19 +47,19 @@ pub(super) fn tell(note: Note) {
         Note::ShutdownAsked { granted: false } => info!(
             "worker asks for its host to be shut down: not done on this host (host.shutdownStatic is false); waiting for the worker to exit"
         ),
-        other => after_exit(other),
+        other => after_exit(other, pid),
     }
 }
 
-fn after_exit(note: Note) {
+fn after_exit(note: Note, pid: Option<u32>) {
     match note {
         Note::Exited { exit, ran, expected } => {
             let harmless =
                 expected || matches!(exit.class, ExitClass::Done | ExitClass::Idle | ExitClass::Reboot);
             if harmless {
-                info!(status = %exit.status, meaning = exit.meaning, ran = %span(ran), "worker exited");
+                info!(pid, status = %exit.status, meaning = exit.meaning, ran = %span(ran), "worker exited");
             } else {
-                warn!(status = %exit.status, meaning = exit.meaning, ran = %span(ran), "worker exited");
+                warn!(pid, status = %exit.status, meaning = exit.meaning, ran = %span(ran), "worker exited");
             }
         }
         Note::BadConfiguration => {

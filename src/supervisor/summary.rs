@@ -1,5 +1,6 @@
 //! The supervisor's state as observers see it.
 
+use super::child::Child;
 use super::state::{Note, State, Worker};
 use super::{Supervisor, story};
 use crate::event::{Exit, Phase, Reason, StateSummary, Strength};
@@ -23,7 +24,7 @@ impl Supervisor<'_> {
         if let Note::Exited { exit, ran, .. } = note {
             self.job.announcer.announce_exit(exit, ran);
         }
-        story::tell(note);
+        story::tell(note, self.child.as_ref().map(Child::pid));
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::error::{CallError, Target, Tried, Why, span};
+use super::pace::Pace;
 use crate::clock::Clock;
 use crate::retry::Backoff;
 use crate::trouble::Trouble;
@@ -114,6 +115,8 @@ pub(super) struct Terms<'a> {
     pub(super) clock: &'a dyn Clock,
     /// Who is told of a failure that is followed by another attempt.
     pub(super) trouble: &'a Trouble,
+    /// What every attempt waits for; `None`: nothing.
+    pub(super) pace: Option<&'a Pace>,
 }
 
 impl Terms<'_> {
@@ -164,6 +167,9 @@ where
     let (mut backoff, mut chance) = (Backoff::new(FIRST_WAIT, longest), fastrand::Rng::new());
     let mut put_right = false;
     loop {
+        if let Some(pace) = terms.pace {
+            pace.turn().await;
+        }
         let limit = terms.attempt_limit();
         let failure = match timeout(limit, attempt()).await {
             Ok(Ok(value)) => {

@@ -22,6 +22,7 @@ use super::connection::{Answer, Connection, Proxies, send};
 use super::error::{CallError, ClientError, Target, Why};
 use super::in_flight::InFlight;
 use crate::clock::{Clock, Date};
+use super::pace::Pace;
 use crate::credentials::Credentials;
 use crate::redact;
 use crate::tally::{Label, Tally};
@@ -51,6 +52,8 @@ struct Inner {
     in_flight: InFlight,
     trouble: Trouble,
     tally: Tally,
+    /// `None`: calls are made as they come.
+    pace: Option<Pace>,
 }
 
 /// A call, ready to be made.
@@ -76,12 +79,13 @@ impl Client {
         Self::with_attempt_limit(root_url, proxies, clock, ATTEMPT)
     }
 
-    /// Counts its requests there, too; to be said before there are clones.
+    /// Counts its requests there, too, and keeps to that pace; to be said before there are clones.
     #[must_use]
-    pub fn counting(mut self, in_flight: InFlight, tally: Tally) -> Self {
+    pub fn counting(mut self, in_flight: InFlight, tally: Tally, pace: Pace) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             inner.in_flight = in_flight;
             inner.tally = tally;
+            inner.pace = Some(pace);
         }
         self
     }
@@ -115,6 +119,7 @@ impl Client {
             in_flight: InFlight::default(),
             tally: Tally::default(),
             trouble: Trouble::default(),
+            pace: None,
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -143,7 +148,13 @@ impl Client {
         read: impl Fn(&[u8]) -> Result<T, Why>,
     ) -> Result<T, CallError> {
         let target = self.target(call);
-        let terms = Terms { end, attempt: self.0.attempt, clock: &*self.0.clock, trouble: &self.0.trouble };
+        let terms = Terms {
+            end,
+            attempt: self.0.attempt,
+            clock: &*self.0.clock,
+            trouble: &self.0.trouble,
+            pace: self.0.pace.as_ref(),
+        };
         keep_trying(&target, terms, || self.attempt(call, &read)).await
     }
 

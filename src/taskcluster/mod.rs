@@ -4,6 +4,7 @@
 //! * `client.rs`: a call becomes a signed request, an answer becomes a value or a failure.
 //! * `attempts.rs`: tries a call until it works, is refused or the caller's [`Effort`] is spent.
 //! * `connection.rs`: HTTP, TLS and proxies.
+//! * `pace.rs`: how many calls there are in the long run.
 //! * `error.rs`: what an operator reads when a call fails.
 //!
 //! A call is cancelled by dropping its future. What Taskcluster said no to is never tried again; what got lost on the
@@ -15,6 +16,7 @@ mod client;
 mod connection;
 mod error;
 mod in_flight;
+mod pace;
 mod values;
 
 pub use attempts::Effort;
@@ -22,6 +24,7 @@ pub use client::Client;
 pub use connection::Proxies;
 pub use error::{CallError, ClientError, result_of};
 pub use in_flight::InFlight;
+pub use pace::{CALL_EVERY, Pace};
 pub use values::{
     ProvisionerSecret, RegisterWorker, Registered, Reregistered, ShouldTerminate, WorkerError, WorkerName,
     WorkerPool,

@@ -19,7 +19,7 @@ use crate::registration::removal::Current;
 use crate::registration::{Registrar, Renewed};
 use crate::run::cache::{CachedRun, Keeper};
 use crate::standing::Announcer;
-use crate::taskcluster::{CallError, Effort, result_of};
+use crate::taskcluster::{CALL_EVERY, CallError, Effort, result_of};
 use crate::worker::{self, Launch, LaunchSpec, WorkerError};
 
 #[cfg(test)]
@@ -91,11 +91,12 @@ impl<R: Renews> Renewal<R> {
     pub async fn keep(self) {
         // They end with this task.
         let mut old = JoinSet::new();
-        let mut if_due_again = SignedDuration::ZERO;
+        // However short their life is, renewed ones are not renewed at once.
+        let (mut if_due_again, mut soonest) = (SignedDuration::ZERO, SignedDuration::ZERO);
         let mut renewals = 0;
         while let Some(wait) = self.credentials().renewal_in(self.clock.now()) {
             let wait = if wait.is_zero() { if_due_again } else { wait };
-            let due = self.clock.now().saturating_add(earlier(wait)).unwrap_or(Timestamp::MAX);
+            let due = self.clock.now().saturating_add(earlier(wait).max(soonest)).unwrap_or(Timestamp::MAX);
             debug!(%due, "credentials are renewed then");
             self.announcer.announce_renewal(Some(due));
             wait_until(due, &*self.clock).await;
@@ -109,6 +110,7 @@ impl<R: Renews> Renewal<R> {
             };
             self.install(renewed, renewals + 1).await;
             if_due_again = at_most_every(&self.credentials());
+            soonest = SignedDuration::try_from(CALL_EVERY).unwrap_or(if_due_again);
             while old.try_join_next().is_some() {}
             old.spawn(tell_of_end(last_use, renewals, self.clock.clone(), self.events.clone()));
             renewals += 1;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
 use crate::clock::{Clock, wait_for};
@@ -18,6 +19,7 @@ use crate::event::{Cause, Event, Strength};
 use crate::host::memory;
 use crate::registration::Registrar;
 use crate::standing::{Announcer, DeploymentWatch};
+use crate::taskcluster::CALL_EVERY;
 use crate::worker::LaunchSpec;
 
 pub mod definition;
@@ -67,7 +69,7 @@ impl Watch {
             ..DeploymentWatch::default()
         });
         let settings = config.deployment.clone();
-        let looks = Looks { look, settings, clock, announcer, checks, events, told: Vec::new() };
+        let looks = Looks { look, settings, clock, announcer, checks, events, told: Vec::new(), last: None };
         looks.keep(fastrand::Rng::new()).await;
     }
 }
@@ -94,6 +96,8 @@ struct Looks<L> {
     events: mpsc::Sender<Event>,
     /// What the last look has found.
     told: Vec<Verdict>,
+    /// When it looked last.
+    last: Option<Instant>,
 }
 
 impl<L: Look> Looks<L> {
@@ -115,15 +119,21 @@ impl<L: Look> Looks<L> {
         let polls = self.settings.poll && !self.look.names().is_empty();
         tokio::select! {
             biased;
-            () = asked(&mut self.checks) => if self.look.names().is_empty() {
-                info!("there is nothing that would tell this worker of a new deployment");
-            },
+            () = asked(&mut self.checks) => {
+                if self.look.names().is_empty() {
+                    info!("there is nothing that would tell this worker of a new deployment");
+                }
+                if let Some(last) = self.last {
+                    sleep_until(last + CALL_EVERY).await;
+                }
+            }
             () = wait_for(wait, &*self.clock), if polls => {}
         }
     }
 
     /// Looks once. Whether there is still a supervisor.
     async fn once(&mut self) -> bool {
+        self.last = Some(Instant::now());
         let found = self.look.look().await;
         memory::give_back_soon();
         for verdict in found.iter().filter(|verdict| !self.told.contains(verdict)) {

@@ -1,6 +1,6 @@
 //! A new deployment on a static host: one process, from the old run to the new one; and what must have no effect.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -38,7 +38,7 @@ fn a_new_deployment_lets_the_worker_finish_and_starts_it_again_with_a_new_regist
     host.deploy("d2");
     runner.wait_for_note("finishing");
     // Every look finds it, and the worker is told once.
-    host.wait_for(WORKER_POOL, host.taskcluster.count(WORKER_POOL) + 3);
+    host.wait_for(WORKER_POOL, host.taskcluster.count(WORKER_POOL) + 1);
     host.assert_called(REGISTER, 1);
     assert_eq!((host.deployed(), host.file(), host.cache()), ("d1".into(), "d1".into(), Cache::of("d1")));
     let hanging = host.taskcluster.fail(REGISTER, Times::Only(1), Fault::Hang);
@@ -50,7 +50,7 @@ fn a_new_deployment_lets_the_worker_finish_and_starts_it_again_with_a_new_regist
     runner.wait_for_start(2);
     assert_eq!((host.deployed(), host.file(), host.cache()), ("d2".into(), "d2".into(), Cache::of("d2")));
     // It is current now.
-    host.wait_for_answers(WORKER_POOL, host.taskcluster.count(WORKER_POOL) + 3);
+    host.wait_for_answers(WORKER_POOL, host.taskcluster.count(WORKER_POOL) + 1);
     runner.assert_small();
     runner.signal(Signal::SIGTERM);
     let ended = runner.ended();
@@ -260,4 +260,22 @@ fn a_machine_that_starts_from_its_cache_still_finds_that_its_launch_config_is_go
     host.assert_called(REGISTER, 1);
     host.assert_called(REMOVE, 1);
     assert_eq!((host.cache(), ended.host_commands), (Cache::Removed, Vec::new()));
+}
+
+#[test]
+fn a_flood_of_reloads_looks_once_in_five_seconds() {
+    let host = Host::fixed();
+    let runner =
+        host.generic_worker().worker(["on now: exit 72", "hello all", "print ready", "wait"]).start();
+    runner.wait_for_log("ready");
+    let began = Instant::now();
+    for looks in 1..=2 {
+        while host.taskcluster.count(WORKER_POOL) < looks {
+            runner.signal(Signal::SIGHUP);
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+    }
+    assert!(began.elapsed() >= Duration::from_secs(5), "{:?}", began.elapsed());
+    runner.signal(Signal::SIGTERM);
+    assert_eq!(runner.ended().code, Some(0));
 }

@@ -14,6 +14,8 @@ mod faults;
 #[cfg(test)]
 mod go_cache;
 #[cfg(test)]
+mod pace;
+#[cfg(test)]
 mod pool_secrets;
 #[cfg(test)]
 mod provenance;

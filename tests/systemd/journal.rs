@@ -53,3 +53,32 @@ fn journald_gets_fields() {
     assert_eq!((of(&line), text(&line)), (said("generic-worker"), "a line of the worker"));
     assert_eq!(of(&service.wait_for_entry("a record")), said("generic-worker"));
 }
+
+#[test]
+fn a_worker_that_writes_more_than_the_journal_takes_by_default_loses_no_line_and_none_of_the_runner() {
+    // More than 10,000 lines within 30 s.
+    const LINES: usize = 15_000;
+    let Some(machine) = Machine::borrow() else { return };
+    let lines = format!("lines {LINES} 40");
+    let config = Config::new(&machine, ["hello all", &lines, "exit 3"]).set("supervision.maxRestarts", 0);
+    let service = Service::install(&machine, &config).starting();
+    service.wait_for("failed", |now| now.is("failed") || now.get("SubState") == "auto-restart");
+    let exited = service.wait_for_entry("worker exited");
+    assert_eq!(exited["PRIORITY"], "4", "{exited}");
+    let journal = service.journal();
+    let of_worker = journal.iter().filter(|entry| text(entry).starts_with("[worker] ")).count();
+    assert!(of_worker >= LINES, "{of_worker} lines");
+    for line in ["worker started", "worker crashed", "start-worker ends"] {
+        assert!(journal.iter().any(|entry| text(entry).contains(line)), "{line}");
+    }
+    let limits = machine.ask([
+        "systemctl",
+        "show",
+        "--property=TasksMax,LogRateLimitIntervalUSec",
+        "start-worker.service",
+    ]);
+    assert_eq!(
+        limits.trim().lines().collect::<Vec<_>>(),
+        ["LogRateLimitIntervalUSec=0", "TasksMax=infinity"]
+    );
+}

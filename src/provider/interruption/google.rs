@@ -23,8 +23,9 @@ const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// How long an instance has from the notice of its preemption.
 /// <https://cloud.google.com/compute/docs/instances/preemptible#preemption-process>
 const NOTICE: Duration = Duration::from_secs(30);
-/// Between two hanging GETs where the first has brought nothing new.
-const AT_LEAST: Duration = Duration::from_secs(1);
+/// Between two hanging GETs. One that waits for a change takes longer; one that is answered at once must not become a tight
+/// loop, whether its answers change or not.
+const AT_LEAST: Duration = Duration::from_secs(5);
 
 /// Watches a GCE instance.
 pub(super) struct Watcher {
@@ -89,7 +90,7 @@ impl Watcher {
         if self.etag.is_none() {
             // Nothing to wait for a change of.
             self.due = asked + AFTER_FAILURE;
-        } else if known.is_some() && !changed {
+        } else if known.is_some() {
             self.due = asked + AT_LEAST;
         }
         self.preempted = preempted;

@@ -66,7 +66,8 @@ pub(crate) async fn scripted<T>(
     clock: &dyn Clock,
     mut attempt: impl FnMut() -> Result<T, Fails>,
 ) -> Result<T, CallError> {
-    let terms = Terms { end: End::from(effort), attempt: ATTEMPT, clock, trouble: &Trouble::default() };
+    let terms =
+        Terms { end: End::from(effort), attempt: ATTEMPT, clock, trouble: &Trouble::default(), pace: None };
     keep_trying(&target(), terms, || {
         ready(attempt().map_err(|fails| match fails {
             Fails::Refused => failure(Next::Nothing),
@@ -83,7 +84,8 @@ async fn run(
     next: impl Fn(usize) -> Option<Next>,
 ) -> (Result<(), CallError>, Vec<Duration>) {
     let (began, made) = (Instant::now(), RefCell::new(Vec::new()));
-    let terms = Terms { end: End::from(effort), attempt: ATTEMPT, clock, trouble: &Trouble::default() };
+    let terms =
+        Terms { end: End::from(effort), attempt: ATTEMPT, clock, trouble: &Trouble::default(), pace: None };
     let result = keep_trying(&target(), terms, || {
         let at = made.borrow().len();
         made.borrow_mut().push(began.elapsed());
@@ -202,8 +204,13 @@ async fn a_time_that_no_clock_can_tell_is_for_ever() {
 async fn an_attempt_that_hangs_is_given_up_and_may_have_been_done() {
     let (clock, made) = (Wall::steady(), Cell::new(0));
     let hang = async |effort: Effort| {
-        let terms =
-            Terms { end: End::from(effort), attempt: ATTEMPT, clock: &clock, trouble: &Trouble::default() };
+        let terms = Terms {
+            end: End::from(effort),
+            attempt: ATTEMPT,
+            clock: &clock,
+            trouble: &Trouble::default(),
+            pace: None,
+        };
         let target = target();
         let result = keep_trying(&target, terms, || {
             made.set(made.get() + 1);
@@ -228,7 +235,13 @@ async fn a_lost_answer_is_remembered_when_a_later_attempt_is_refused() {
     let clock = Wall::steady();
     for lost in [true, false] {
         let made = Cell::new(0);
-        let terms = Terms { end: End::Never, attempt: ATTEMPT, clock: &clock, trouble: &Trouble::default() };
+        let terms = Terms {
+            end: End::Never,
+            attempt: ATTEMPT,
+            clock: &clock,
+            trouble: &Trouble::default(),
+            pace: None,
+        };
         let result: Result<(), _> = keep_trying(&target(), terms, || {
             made.set(made.get() + 1);
             let next = if made.get() == 1 { Next::Later } else { Next::Nothing };

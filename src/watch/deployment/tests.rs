@@ -75,6 +75,7 @@ impl Scene {
             checks: checks.subscribe(),
             events: sender,
             told: Vec::new(),
+            last: None,
         };
         tokio::spawn(looks.keep(fastrand::Rng::with_seed(seed)));
         Self { clock, checks, events, found, trouble, standing, times, began: Instant::now() }

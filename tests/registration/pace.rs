@@ -1,0 +1,53 @@
+//! Whatever Taskcluster answers, it is not called all the time.
+
+use std::time::{Duration, Instant};
+
+use crate::fake_taskcluster::{Fault, Times};
+use crate::site::{Site, stop};
+use crate::support::{Runner, wait_until};
+
+/// So many calls may come at once, at a start.
+const AT_ONCE: usize = 12;
+
+/// How long the calls are counted.
+const COUNTED: Duration = Duration::from_secs(12);
+
+fn refused() -> Fault {
+    Fault::answer(403, "application/json", r#"{"code":"InputError","message":"no"}"#)
+}
+
+#[test]
+fn no_life_of_credentials_and_no_refusal_makes_more_than_a_call_in_five_seconds() {
+    let begin = |life: Duration, refuses: bool| {
+        let site = Site::new();
+        site.taskcluster.set_credentials_life(life);
+        if refuses {
+            site.taskcluster.fail("reregisterWorker", Times::UntilCleared, refused());
+        }
+        let runner = site
+            .scene()
+            .set("supervision.backoff", serde_json::json!({"initial": "1ms", "max": "1ms"}))
+            .start();
+        (site, runner)
+    };
+    let sites: Vec<(Site, Runner)> = [
+        (Duration::ZERO, false),
+        (Duration::from_millis(1), false),
+        (Duration::from_millis(1), true),
+        (Duration::from_secs(2), false),
+        (Duration::from_secs(2), true),
+    ]
+    .map(|(life, refuses)| begin(life, refuses))
+    .into();
+    wait_until(Instant::now() + COUNTED);
+    for (site, runner) in sites {
+        let calls = site.calls();
+        let allowed = AT_ONCE + usize::try_from(COUNTED.as_secs()).unwrap() / 5 + 1;
+        assert!(!calls.is_empty() && calls.len() <= allowed, "{calls:?}\n{runner}");
+        for call in &["registerWorker", "reregisterWorker"] {
+            let count = calls.iter().filter(|called| **called == *call).count();
+            assert!(count <= 4, "{count} times {call} in 12 s\n{runner}");
+        }
+        stop(&runner);
+    }
+}
