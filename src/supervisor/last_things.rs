@@ -1,6 +1,6 @@
 //! What the supervisor does beside its loop and at its end: host commands, the mark of a drain, the last words.
 
-use tracing::error;
+use tracing::info;
 
 use super::reports::GivenUp;
 use super::{LAST_LINES, Supervisor};
