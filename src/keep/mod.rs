@@ -257,8 +257,7 @@ impl Keeping<'_> {
         // The run's own: a request of a run that is over must not reach the next one.
         let (sender, mut events) = mpsc::channel(WAITING_EVENTS);
         self.announcer.announce_run(&cached.run);
-        let identity = cached.run.identity.clone();
-        let expires = cached.run.credentials.expires;
+        let (identity, expires) = (cached.run.identity.clone(), cached.run.credentials.expires);
         let deployed = Deployed::of(&cached.run);
         let launch = worker::launch(&cached.run, &self.config.worker)?;
         let current: Current = Arc::new(Mutex::new(cached));

@@ -50,7 +50,6 @@ use child::Child;
 use clearing::{Clearing, Surroundings};
 use descendants::Descendants;
 pub use reports::ReportSender;
-use reports::Reports;
 use state::{Action, Machine, Moment, Note, Policy, State};
 use wait::{Preparing, child_signal, exited, expired, next, prepared, renewed, tick};
 
@@ -103,7 +102,7 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
     let at_the_end = TaskTracker::new();
     let logins = logins::Requests::new(job.logins.take(), descendants.helpers(), &at_the_end);
     let mut supervisor = Supervisor {
-        reports: Reports::new(job.reports.take(), job.secrets.clone()),
+        reports: reports::Reports::new(job.reports.take(), job.secrets.clone()),
         logins,
         job,
         spec,
@@ -132,7 +131,7 @@ struct Supervisor<'a> {
     job: Job,
     /// The newest of `job.launches`.
     spec: LaunchSpec,
-    reports: Reports,
+    reports: reports::Reports,
     logins: logins::Requests,
     output: &'a Output,
     machine: Machine,

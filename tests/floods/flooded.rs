@@ -122,7 +122,10 @@ impl Flooded {
                 "implementation": "command", "path": test_worker(), "configPath": path("worker.json"), "args": script,
             },
             "supervision": {"stopTimeout": "30s", "killTimeout": "5s"},
-            "host": {"shutdownCommand": ["/bin/true"], "rebootCommand": ["/bin/true"]},
+            "host": {
+                "shutdownCommand": ["/bin/true"], "rebootCommand": ["/bin/true"],
+                "forceShutdownCommand": ["/bin/true"], "forceRebootCommand": ["/bin/true"],
+            },
             "status": {"socket": path("status.sock")},
             "autologin": {"root": path("root")},
             "logging": {"implementation": if format == Format::Json { "json" } else { "stdio" }},
