@@ -34,7 +34,6 @@ const ATTEMPT: Duration = Duration::from_secs(30);
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
 /// A clock that is less off than this is not why a call was refused.
 const CLOCK_IS_RIGHT: i64 = 60;
-/// What all bodies are.
 const JSON: &str = "application/json";
 
 /// Calls one deployment of Taskcluster. A clone is cheap, and shares what there is to share.
@@ -52,7 +51,6 @@ struct Inner {
     in_flight: InFlight,
     trouble: Trouble,
     tally: Tally,
-    /// `None`: calls are made as they come.
     pace: Option<Pace>,
 }
 
