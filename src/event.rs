@@ -14,12 +14,15 @@ pub enum ExitStatus {
     Code(i32),
     /// A signal ended it.
     Signal(i32),
+    /// It has not ended, although it was killed: it is stuck in the kernel.
+    Stuck,
 }
 
 impl fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Stuck => f.write_str("no exit"),
             Self::Signal(number) => match nix::sys::signal::Signal::try_from(*number) {
                 Ok(signal) => write!(f, "{signal}"),
                 Err(_) => write!(f, "signal {number}"),
@@ -72,6 +75,15 @@ pub struct Exit {
     pub class: ExitClass,
     /// What it means, in words for the log: `reboot required`.
     pub meaning: &'static str,
+}
+
+impl Exit {
+    /// The end of a worker that cannot be killed.
+    pub const STUCK: Self = Self {
+        status: ExitStatus::Stuck,
+        class: ExitClass::Crash,
+        meaning: "still alive after SIGKILL, stuck in the kernel",
+    };
 }
 
 impl fmt::Display for Exit {
@@ -175,6 +187,11 @@ pub enum Outcome {
     },
     /// A part of the runner failed, and the worker was let finish.
     RunnerFailed,
+    /// The worker was asked to end, and not even SIGKILL has ended it.
+    Stuck {
+        /// Whether its host would leave worker-manager, had it ended.
+        leaves: bool,
+    },
     /// The worker needs a reboot that did not come, or that somebody else is to do.
     NeedsReboot,
 }
@@ -193,6 +210,7 @@ impl Outcome {
             | Self::GaveUp
             | Self::CredentialsExpired
             | Self::RunnerFailed
+            | Self::Stuck { .. }
             | Self::NeedsReboot => false,
         }
     }
@@ -212,6 +230,7 @@ impl fmt::Display for Outcome {
             Self::Interrupted { ends: false } => "the machine is being interrupted, and comes back",
             Self::Redeploy { .. } => "the worker has made way for a new deployment",
             Self::RunnerFailed => "a part of start-worker has failed",
+            Self::Stuck { .. } => "the worker cannot be killed",
             Self::NeedsReboot => "the worker needs a reboot",
         })
     }

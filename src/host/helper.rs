@@ -237,13 +237,27 @@ impl Running {
     /// # Errors
     ///
     /// It did not exit in time.
-    pub async fn end(mut self, limit: Duration) -> Result<Output, HelperError> {
-        let exited = tokio::time::timeout(limit, self.process.wait()).await;
+    pub async fn end(self, limit: Duration) -> Result<Output, HelperError> {
+        self.end_unless(limit, std::future::pending()).await
+    }
+
+    /// The same, but its time is also up when `given_up` is ready.
+    pub async fn end_unless(
+        mut self,
+        limit: Duration,
+        given_up: impl Future<Output = ()>,
+    ) -> Result<Output, HelperError> {
+        let exited = tokio::select! {
+            biased;
+            exited = self.process.wait() => Some(exited),
+            () = tokio::time::sleep(limit) => None,
+            () = given_up => None,
+        };
         let program = self.program.clone();
         let status = match exited {
-            Ok(Ok(status)) => status,
-            Ok(Err(cause)) => return Err(HelperError::Execute { program, cause, hint: "" }),
-            Err(_) => {
+            Some(Ok(status)) => status,
+            Some(Err(cause)) => return Err(HelperError::Execute { program, cause, hint: "" }),
+            None => {
                 self.kill_group();
                 let _ = tokio::time::timeout(KILLED, self.process.wait()).await;
                 self.kill_remains().await;

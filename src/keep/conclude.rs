@@ -33,11 +33,13 @@ pub fn conclusion(outcome: Outcome, dynamic: bool, registers: bool) -> Conclusio
         | Outcome::Removed
         | Outcome::NeedsReboot
         | Outcome::RunnerFailed
+        | Outcome::Stuck { leaves: false }
         | Outcome::Interrupted { ends: false } => Conclusion::End,
         _ if !dynamic => Conclusion::End,
         Outcome::Done
         | Outcome::Interrupted { ends: true }
         | Outcome::Redeploy { .. }
+        | Outcome::Stuck { leaves: true }
         | Outcome::CredentialsExpired => Conclusion::Remove,
         Outcome::StartFailed | Outcome::GaveUp => Conclusion::RemoveLater,
     }
@@ -67,6 +69,8 @@ mod tests {
             (REDEPLOY, Remove, redeploy, End),
             (Outcome::RunnerFailed, End, End, End),
             (Outcome::NeedsReboot, End, End, End),
+            (Outcome::Stuck { leaves: true }, Remove, End, End),
+            (Outcome::Stuck { leaves: false }, End, End, End),
         ] {
             assert_eq!(conclusion(outcome, true, false), cloud, "{outcome:?}, cloud");
             assert_eq!(conclusion(outcome, false, true), fixed, "{outcome:?}, static");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::descendants::{Descendants, Survey};
@@ -36,7 +37,7 @@ enum Phase {
     /// Its output is being read to the end.
     Output { until: Instant },
     /// `<program> --version` is being asked.
-    Version { answer: JoinHandle<bool> },
+    Version { answer: JoinHandle<bool>, forget: CancellationToken },
     /// Settled: whether it can be started again in place.
     Settled { in_place: bool },
 }
@@ -133,8 +134,8 @@ pub(super) trait Surroundings {
     fn output_ended(&self) -> bool;
     /// Whether the worker can be started again in place, where that is known or does not matter now.
     fn in_place(&self) -> Option<bool>;
-    /// Asks the worker's program.
-    fn ask_version(&self) -> JoinHandle<bool>;
+    /// Asks the worker's program, until the token is cancelled.
+    fn ask_version(&self, forget: CancellationToken) -> JoinHandle<bool>;
 }
 
 impl Clearing {
@@ -187,12 +188,19 @@ impl Clearing {
         self.phase = Phase::Output { until: Instant::now() + OUTPUT_TIME };
     }
 
+    /// The worker's version does not matter any more: a program that is being asked for it is killed.
+    pub(super) fn forget_version(&self) {
+        if let Phase::Version { forget, .. } = &self.phase {
+            forget.cancel();
+        }
+    }
+
     /// Waits until [`Clearing::advance`] is worth calling. May be dropped and called again.
     pub(super) async fn tick(&mut self) {
         match &mut self.phase {
             Phase::Leftovers(leftovers) => tokio::time::sleep_until(leftovers.next()).await,
             Phase::Output { until } => tokio::time::sleep_until(*until).await,
-            Phase::Version { answer } => {
+            Phase::Version { answer, .. } => {
                 let in_place = answer.await.unwrap_or(false);
                 self.phase = Phase::Settled { in_place };
             }
@@ -222,9 +230,11 @@ impl Clearing {
                             "the worker's last output cannot be written yet, for the log is stalled: going on"
                         );
                     }
-                    self.phase = match surroundings.in_place() {
-                        Some(in_place) => Phase::Settled { in_place },
-                        None => Phase::Version { answer: surroundings.ask_version() },
+                    self.phase = if let Some(in_place) = surroundings.in_place() {
+                        Phase::Settled { in_place }
+                    } else {
+                        let forget = CancellationToken::new();
+                        Phase::Version { answer: surroundings.ask_version(forget.clone()), forget }
                     };
                 }
                 Phase::Version { .. } => return None,

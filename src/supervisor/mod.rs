@@ -11,12 +11,13 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use crate::autologin::Logins;
 use crate::config::{HostSettings, Supervision};
-use crate::event::{Cause, Event, Exit, ExitClass, Outcome, StopRequest};
+use crate::event::{Event, Exit, Outcome, StopRequest};
 use crate::host::helper::Helpers;
 use crate::host::memory;
 use crate::output::{Output, WorkerEvent};
@@ -41,6 +42,7 @@ mod reports;
 mod spawn;
 pub mod state;
 mod story;
+mod stuck;
 mod summary;
 mod version;
 mod wait;
@@ -240,6 +242,7 @@ impl Supervisor<'_> {
             for action in actions {
                 pending.extend(self.perform(action));
             }
+            self.forget_version();
         }
     }
 
@@ -269,6 +272,7 @@ impl Supervisor<'_> {
                     self.descendants.kill();
                 }
             }
+            Action::GiveUp => return self.give_up(),
             Action::Clear { terminate } => return self.clear(terminate),
             Action::KillLeftovers => self.with_clearing(Clearing::kill),
             Action::AbandonLeftovers => self.with_clearing(Clearing::abandon),
@@ -354,22 +358,13 @@ impl Supervisor<'_> {
             self.clearing = Some(clearing);
             return None;
         };
-        if self.restart_is_possible() {
+        if self.machine.restart_in_place_matters(self.now()) {
             self.in_place = Some(in_place);
         }
         self.descendants.leave_cgroup();
         self.child = None;
         self.worker_events = None;
         Some(Event::Settled { in_place })
-    }
-
-    /// Whether the exit that is being cleared can lead to a restart.
-    fn restart_is_possible(&self) -> bool {
-        let State::Clearing(ended, request, _) = self.machine.state() else { return false };
-        if let Some(request) = request {
-            return matches!(request.cause, Cause::NewCredentials | Cause::Redeploy);
-        }
-        matches!(ended.exit.class, ExitClass::Crash | ExitClass::Reboot | ExitClass::Interrupted)
     }
 }
 
@@ -389,12 +384,12 @@ impl Surroundings for Supervisor<'_> {
     fn in_place(&self) -> Option<bool> {
         match self.spec.restart_in_place {
             InPlace::Yes => Some(true),
-            InPlace::AskVersion if self.restart_is_possible() => self.in_place,
+            InPlace::AskVersion if self.machine.restart_in_place_matters(self.now()) => self.in_place,
             InPlace::No | InPlace::AskVersion => Some(false),
         }
     }
 
-    fn ask_version(&self) -> tokio::task::JoinHandle<bool> {
-        tokio::spawn(version::can_restart_in_place(self.spec.clone(), self.descendants.helpers()))
+    fn ask_version(&self, forget: CancellationToken) -> tokio::task::JoinHandle<bool> {
+        tokio::spawn(version::can_restart_in_place(self.spec.clone(), self.descendants.helpers(), forget))
     }
 }

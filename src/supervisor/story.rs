@@ -35,7 +35,7 @@ pub(super) fn tell(note: Note, pid: Option<u32>) {
             warn!(waited = %span(waited), "worker has not ended within supervision.killTimeout of SIGTERM (stopTimeout, where it could not be asked): sending SIGKILL");
         }
         Note::KillTooLong { pid } => {
-            error!(
+            warn!(
                 pid,
                 "worker is still alive after SIGKILL, probably stuck in the kernel: sending SIGKILL again"
             );

@@ -4,8 +4,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::Supervisor;
 use super::spawn::set_apart;
 use crate::host::helper::{HelperError, Helpers, Remains};
 use crate::host::service_manager;
@@ -20,14 +22,19 @@ const KEPT: usize = 64 * 1024;
 
 /// Whether the worker can be started again without a boot between: it names an engine, and not `multiuser`. In doubt,
 /// it cannot.
-pub(super) async fn can_restart_in_place(spec: LaunchSpec, helpers: Helpers) -> bool {
+pub(super) async fn can_restart_in_place(
+    spec: LaunchSpec,
+    helpers: Helpers,
+    forgotten: CancellationToken,
+) -> bool {
     let program = spec.program.display().to_string();
-    match ask(&spec, &helpers).await {
+    match ask(&spec, &helpers, &forgotten).await {
         Ok(answer) => {
             let engine = engine_named_in(&answer);
             debug!(program, engine = engine.unwrap_or("none"), "asked the worker for its version");
             engine.is_some_and(|engine| engine != "multiuser")
         }
+        Err(_) if forgotten.is_cancelled() => false,
         Err(AskError::Helper(HelperError::TimedOut { .. })) => {
             warn!(program, "worker does not answer --version within 5s: taken as one that needs a reboot");
             false
@@ -35,6 +42,17 @@ pub(super) async fn can_restart_in_place(spec: LaunchSpec, helpers: Helpers) -> 
         Err(error) => {
             warn!(program, %error, "cannot ask the worker for its version: taken as one that needs a reboot");
             false
+        }
+    }
+}
+
+impl Supervisor<'_> {
+    /// A request to stop may have settled what the worker's program is still being asked for.
+    pub(super) fn forget_version(&self) {
+        if let Some(clearing) = &self.clearing
+            && !self.machine.restart_in_place_matters(self.now())
+        {
+            clearing.forget_version();
         }
     }
 }
@@ -47,13 +65,18 @@ enum AskError {
     Account(#[from] super::child::SpawnError),
 }
 
-async fn ask(spec: &LaunchSpec, helpers: &Helpers) -> Result<String, AskError> {
+/// `forgotten`: the answer does not matter any more, and the program is killed.
+async fn ask(
+    spec: &LaunchSpec,
+    helpers: &Helpers,
+    forgotten: &CancellationToken,
+) -> Result<String, AskError> {
     let mut command = Command::new(&spec.program);
     service_manager::hide_from(&mut command);
     command.arg("--version");
     let (account, _) = spec.user.as_deref().map(super::child::account).transpose()?.unzip();
     set_apart(&mut command, account, spec.oom_score_adj, None);
-    let output =
-        helpers.start(&spec.program.to_string_lossy(), command, KEPT, Remains::Killed)?.end(LIMIT).await?;
+    let running = helpers.start(&spec.program.to_string_lossy(), command, KEPT, Remains::Killed)?;
+    let output = running.end_unless(LIMIT, forgotten.cancelled()).await?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -269,6 +269,7 @@ fn explain_plainly(status: ExitStatus) -> Exit {
         ExitStatus::Signal(libc::SIGTERM | libc::SIGINT) => (ExitClass::Interrupted, "told to stop"),
         ExitStatus::Signal(libc::SIGKILL) => (ExitClass::Crash, "killed"),
         ExitStatus::Signal(_) => (ExitClass::Crash, "crashed"),
+        ExitStatus::Stuck => return Exit::STUCK,
     };
     Exit { status, class, meaning }
 }

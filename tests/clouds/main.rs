@@ -13,6 +13,9 @@ mod fake_metadata;
 #[path = "../support/fake_taskcluster/mod.rs"]
 mod fake_taskcluster;
 #[cfg(test)]
+#[path = "../support/hung_disk.rs"]
+mod hung_disk;
+#[cfg(test)]
 mod identity;
 #[cfg(test)]
 mod interruption;

@@ -7,8 +7,9 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::fake_taskcluster::{Fault, Times};
+use crate::hung_disk::{Wait, with_hung_disk};
 use crate::machine::{EC2, Machine, OBEDIENT, at_once};
-use crate::support::{Runner, Scene, wait_until};
+use crate::support::{Runner, Scene, is_root, wait_until};
 
 /// Two signals that are at least so far apart are two requests.
 const APART: Duration = Duration::from_millis(1100);
@@ -258,4 +259,32 @@ fn a_stop_ends_every_phase() {
 #[test]
 fn a_second_stop_ends_every_phase() {
     ends_in_every_phase(2);
+}
+
+/// SIGKILL does not end a worker that waits for a disk that never answers.
+#[test]
+fn a_machine_whose_worker_cannot_be_killed_is_removed_all_the_same() {
+    if !is_root() {
+        eprintln!("skipped: a mount needs root");
+        return;
+    }
+    let machine = Machine::new(EC2);
+    let scene = machine.scene();
+    let _runner = with_hung_disk(Wait::Endless, |disk| {
+        let wait = format!("wait-file {}", disk.path("x").display());
+        let scene = scene.set("supervision.stopTimeout", "300ms").worker(["hello all", "print ready", &wait]);
+        let runner = scene.start();
+        runner.wait_for_log("ready");
+        machine.spot("terminate", Duration::from_secs(120));
+        let ended = runner.ended();
+        assert_eq!(
+            (ended.code, ended.starts(), &ended.host_commands[..]),
+            (Some(1), 1, &[][..]),
+            "{}",
+            ended.log
+        );
+        assert!(ended.log.contains("worker cannot be killed"), "{}", ended.log);
+        assert_eq!(machine.taskcluster.count("removeWorker"), 1);
+        runner
+    });
 }

@@ -158,6 +158,21 @@ fn of_the_command_worker_only_0_67_and_signals_are_understood() {
 }
 
 #[test]
+fn a_worker_that_is_always_restarted_is_asked_whether_it_can_be_without_a_reboot() {
+    for (engine, code, starts) in [("multiuser", Some(70), 1), ("insecure", Some(1), 2)] {
+        let script = ["start 1: exit 0", "start 2: sleep 100ms ; exit 64"];
+        let scene = Scene::generic_worker().worker(script).set("supervision.restart", "always");
+        let scene = scene.set("worker.restartInPlace", "auto");
+        let ended = scene
+            .env("TEST_WORKER_VERSION", &format!("generic-worker ({engine} engine) 106.0.1"))
+            .start()
+            .ended();
+        assert_eq!((ended.code, ended.starts()), (code, starts), "{engine}\n{}", ended.log);
+        assert_eq!(ended.events.iter().filter(|event| event.name() == "version").count(), 1, "{engine}");
+    }
+}
+
+#[test]
 fn the_engine_decides_whether_a_worker_can_be_restarted_in_place() {
     let cells = [
         ("generic-worker (multiuser engine) 106.0.1 [ revision: 0123abc ]", false, NEEDS_REBOOT),

@@ -17,6 +17,9 @@ mod files;
 #[cfg(test)]
 mod host_commands;
 #[cfg(test)]
+#[path = "../support/hung_disk.rs"]
+mod hung_disk;
+#[cfg(test)]
 mod leftovers;
 #[cfg(test)]
 mod oom;
@@ -37,6 +40,8 @@ mod start;
 mod status;
 #[cfg(test)]
 mod stop;
+#[cfg(test)]
+mod stuck;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Action, Ended, LINGER, Machine, Moment, Note, RebootPolicy, Request, State};
 use crate::config::Restart;
-use crate::event::{Cause, ExitClass, Outcome};
+use crate::event::{Cause, ExitClass, ExitStatus, Outcome};
 
 /// A worker that wants a reboot after less than this has crashed, whatever it says.
 const SHORT_RUN: Duration = Duration::from_secs(30);
@@ -32,6 +32,9 @@ impl Machine {
         in_place: bool,
         actions: &mut Vec<Action>,
     ) {
+        if ended.exit.status == ExitStatus::Stuck {
+            return self.stuck(ended, request, actions);
+        }
         let reboots = ended.wants_reboot();
         // Its host goes away already: all else comes too late.
         if ended.leaving && request.is_none_or(|request| request.cause < Cause::Rebalance) {
@@ -63,7 +66,7 @@ impl Machine {
             return self.reboot(now, ended, in_place, actions);
         }
         match ended.exit.class {
-            ExitClass::Done | ExitClass::Idle => self.done(now, ended, actions),
+            ExitClass::Done | ExitClass::Idle => self.done(now, ended, in_place, actions),
             ExitClass::Interrupted => {
                 self.state = State::Lingering { ended, in_place, until: now + LINGER };
             }
@@ -74,6 +77,26 @@ impl Machine {
             }
             ExitClass::Crash => self.crashed(now, ended, in_place, actions),
         }
+    }
+
+    /// The worker lives on, so that no other can be started. All else is as had it ended.
+    fn stuck(&mut self, ended: Ended, request: Option<Request>, actions: &mut Vec<Action>) {
+        let cause = request.map(|request| request.cause);
+        let leaves = match cause {
+            _ if ended.leaving => true,
+            None | Some(Cause::Operator | Cause::RunnerFault | Cause::Interruption { ends: false }) => false,
+            Some(
+                Cause::NewCredentials
+                | Cause::CredentialsExpiring
+                | Cause::Redeploy
+                | Cause::Rebalance
+                | Cause::Interruption { ends: true },
+            ) => self.policy.dynamic,
+        };
+        if cause == Some(Cause::Operator) && request.is_some_and(|request| request.hold) && ended.reboots {
+            actions.push(Action::MarkHeld);
+        }
+        self.state = State::Ended(Outcome::Stuck { leaves });
     }
 
     /// It could not be told its new credentials, and was asked to end for their sake: however it did, it is started
@@ -110,10 +133,13 @@ impl Machine {
         }
     }
 
-    fn done(&mut self, now: Moment, ended: Ended, actions: &mut Vec<Action>) {
+    fn done(&mut self, now: Moment, ended: Ended, in_place: bool, actions: &mut Vec<Action>) {
         if self.policy.restart != Restart::Always || self.policy.dynamic {
             self.state = State::Ended(Outcome::Done);
             return;
+        }
+        if !in_place {
+            return self.needs_boot(now, actions);
         }
         if ended.ran > self.policy.restart_window {
             self.crashes = 0;

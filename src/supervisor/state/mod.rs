@@ -24,6 +24,8 @@
 //! * `Spawning`: the program is being executed. A request is remembered.
 //! * `Running`: alive, nothing asked of it. Its hello is awaited for `helloTimeout`.
 //! * `Stopping`: somebody asked it to end; the ladder in `stop.rs` says what was last done about it.
+//! * `Stopping` leads to `Clearing` also without an exit, when not even SIGKILL has ended the worker: it is given up,
+//!   and the supervision ends with `Stuck`.
 //! * `Clearing`: the process is gone; what it left behind is ended (SIGTERM, SIGKILL after `killTimeout`, given up
 //!   after another), and its output is read. Requests that come now still count as the cause.
 //! * `Lingering`: it was interrupted, and nobody we know of asked for that: 2 s for our own SIGTERM to arrive.
@@ -106,6 +108,17 @@ impl Machine {
             | State::Clearing(_, _, Clearing::Abandoned)
             | State::Ended(_) => None,
         }
+    }
+
+    /// Returns whether what follows the exit that is being cleared depends on whether the worker can be restarted in
+    /// place. Derived from the decision itself, so that the two cannot disagree.
+    pub fn restart_in_place_matters(&self, now: Moment) -> bool {
+        let decision = |in_place| {
+            let mut machine = self.clone();
+            let actions = machine.handle(now, Event::Settled { in_place });
+            (machine.state, actions)
+        };
+        decision(true) != decision(false)
     }
 
     /// Something happened: what to do about it. Events that mean nothing in the present state do nothing.

@@ -25,6 +25,9 @@ pub enum Action {
     Terminate,
     /// SIGKILL to the worker's process group and to all its descendants.
     Kill,
+    /// The worker cannot be killed: say where it is stuck, read the rest of its output, then answer with
+    /// [`Event::Settled`]. Nothing waits for the worker any longer.
+    GiveUp,
     /// The worker is gone: end what it left behind, read the rest of its output, then answer with
     /// [`Event::Settled`].
     Clear {
@@ -111,6 +114,8 @@ pub struct Limit {
     pub terminate: Moment,
     /// SIGKILL is sent then at the latest.
     pub kill: Moment,
+    /// A worker that SIGKILL has not ended is given up then at the latest.
+    pub give_up: Moment,
 }
 
 /// What is kept of a machine's last time for what follows the worker's end: removing it.
@@ -123,9 +128,10 @@ impl Limit {
     /// For a machine that has this time left.
     pub(super) fn within(now: Moment, left: Duration, kill_timeout: Duration) -> Self {
         let left = left.max(SHORTEST);
-        let worker = left.saturating_sub(AFTER_THE_WORKER.min(left / 3));
+        let after = AFTER_THE_WORKER.min(left / 3);
+        let worker = left.saturating_sub(after);
         let kill = now + worker;
-        Self { terminate: kill.saturating_sub(kill_timeout.min(worker / 2)), kill }
+        Self { terminate: kill.saturating_sub(kill_timeout.min(worker / 2)), kill, give_up: kill + after / 2 }
     }
 
     fn earlier(one: Option<Self>, other: Option<Self>) -> Option<Self> {

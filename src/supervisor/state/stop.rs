@@ -3,23 +3,32 @@
 //! ```text
 //! drain: AwaitingHello ─hello─▶ Told ─drainTimeout, or no task for drainIdleTimeout─▶ becomes a stop
 //!              └─no hello, no capability─▶ Unasked ─drainTimeout─▶ becomes a stop
-//! stop:  AwaitingHello ─hello─▶ Told ─stopTimeout─▶ Terminated ─killTimeout─▶ Killed ─killTimeout─▶ Killed again
+//! stop:  AwaitingHello ─hello─▶ Told ─stopTimeout─▶ Terminated ─killTimeout─▶ Killed
 //!              └─5 s without hello, no capability─▶ Terminated ─stopTimeout─▶ Killed
-//! kill:  Killed
+//! kill:  Killed ─killTimeout─▶ Killed again ─killTimeout─▶ given up (Clearing)
 //! ```
 //!
-//! On a machine that is taken away at a known time each rung is climbed early enough for SIGKILL to come before it.
+//! A worker that is given up is stuck in the kernel (state D): SIGKILL takes effect when its system call returns, which
+//! may be never. The supervision ends without it.
+//!
+//! On a machine that is taken away at a known time each rung is climbed early enough for SIGKILL to come before it, and
+//! a stuck worker is given up while there is time to deregister.
 //!
 //! A drain never signals: to generic-worker SIGTERM means "abort the tasks". Where SIGTERM stands for the message, it has
 //! the message's time.
 
 use std::time::Duration;
 
-use super::{Action, Hello, Limit, Machine, Moment, Note, Policy, Request, State, Worker, judge};
-use crate::event::{Cause, Outcome, Strength};
+use super::{
+    Action, Clearing, Ended, Hello, Limit, Machine, Moment, Note, Policy, Request, State, Worker, judge,
+};
+use crate::event::{Cause, Exit, Outcome, Strength};
 
 /// How long a stop waits for the worker's hello.
 const STOP_AWAITS_HELLO: Duration = Duration::from_secs(5);
+
+/// How long SIGKILL may take at least.
+const DYING: Duration = Duration::from_secs(1);
 
 /// What was last done about a request to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +51,15 @@ pub enum Ladder {
         /// How long it may take.
         until: Moment,
     },
-    /// SIGKILL was sent; it is sent again then.
-    Killed(Moment),
+    /// SIGKILL was sent.
+    Killed {
+        /// When.
+        at: Moment,
+        /// How long it may take.
+        until: Moment,
+        /// It was sent before: the worker is given up next.
+        again: bool,
+    },
 }
 
 impl Ladder {
@@ -60,17 +76,17 @@ impl Ladder {
     }
 
     /// When the next rung must be taken on a machine whose time is limited.
-    fn last_moment(self, limit: Limit, strength: Strength, policy: &Policy) -> Option<Moment> {
+    fn last_moment(self, limit: Limit, strength: Strength, policy: &Policy) -> Moment {
         match self {
-            Self::Killed(_) => None,
-            Self::Terminated { .. } => Some(limit.kill),
-            _ if strength == Strength::Drain => Some(limit.terminate.saturating_sub(policy.stop_timeout)),
-            Self::AwaitingHello(_) | Self::Unasked(_) | Self::Told { .. } => Some(limit.terminate),
+            Self::Killed { at, .. } => limit.give_up.max(at + DYING),
+            Self::Terminated { .. } => limit.kill,
+            _ if strength == Strength::Drain => limit.terminate.saturating_sub(policy.stop_timeout),
+            Self::AwaitingHello(_) | Self::Unasked(_) | Self::Told { .. } => limit.terminate,
         }
     }
 
     fn last_moment_of(self, request: &Request, policy: &Policy) -> Option<Moment> {
-        self.last_moment(request.limit?, request.strength, policy)
+        request.limit.map(|limit| self.last_moment(limit, request.strength, policy))
     }
 
     fn patient_deadline(self, worker: &Worker, strength: Strength, policy: &Policy) -> Moment {
@@ -82,7 +98,7 @@ impl Ladder {
             | Self::AwaitingHello(until)
             | Self::Unasked(until)
             | Self::Terminated { until, .. }
-            | Self::Killed(until) => until,
+            | Self::Killed { until, .. } => until,
         }
     }
 }
@@ -123,7 +139,7 @@ impl Machine {
             }
             State::Clearing(ended, earlier, mut clearing) => {
                 let joined = earlier.map_or(request, |earlier| earlier.join(request));
-                if request.strength == Strength::Kill && matches!(clearing, super::Clearing::Asked(_)) {
+                if request.strength == Strength::Kill && matches!(clearing, Clearing::Asked(_)) {
                     clearing = self.clear_harder(now, clearing, Some(joined), actions);
                 }
                 self.state = State::Clearing(ended, Some(joined), clearing);
@@ -146,7 +162,7 @@ impl Machine {
     /// Takes the first rung that the request's strength and the worker's hello allow.
     pub(super) fn begin(&mut self, now: Moment, worker: Worker, request: Request, actions: &mut Vec<Action>) {
         let ladder = match (request.strength, worker.hello) {
-            (Strength::Kill, _) => self.kill(now, actions),
+            (Strength::Kill, _) => self.kill(now, false, actions),
             (Strength::Drain, Hello::Awaited(until)) => Ladder::AwaitingHello(until.max(now)),
             (Strength::Stop, Hello::Awaited(until)) => {
                 Ladder::AwaitingHello(until.min(now + STOP_AWAITS_HELLO).max(now))
@@ -166,9 +182,21 @@ impl Machine {
         Ladder::Told { at: now, until: now + time }
     }
 
-    fn kill(&self, now: Moment, actions: &mut Vec<Action>) -> Ladder {
+    fn kill(&self, now: Moment, again: bool, actions: &mut Vec<Action>) -> Ladder {
         actions.push(Action::Kill);
-        Ladder::Killed(now + self.policy.kill_timeout)
+        Ladder::Killed { at: now, until: now + self.policy.kill_timeout, again }
+    }
+
+    /// Not even SIGKILL has ended the worker: the supervision ends without it.
+    fn give_up(&mut self, now: Moment, worker: Worker, request: Request, actions: &mut Vec<Action>) {
+        let ended = Ended {
+            exit: Exit::STUCK,
+            ran: now.saturating_sub(worker.since),
+            leaving: worker.leaving,
+            reboots: worker.reboots,
+        };
+        actions.push(Action::GiveUp);
+        self.state = State::Clearing(ended, Some(request), Clearing::Abandoned);
     }
 
     /// A rung's time is up: the next one.
@@ -211,12 +239,13 @@ impl Machine {
             }
             Ladder::Terminated { at, until } => {
                 actions.push(Action::Note(Note::TermTooLong { waited: now.min(until).saturating_sub(at) }));
-                self.kill(now, actions)
+                self.kill(now, false, actions)
             }
-            Ladder::Killed(_) => {
+            Ladder::Killed { until, again: false, .. } if now >= until => {
                 actions.push(Action::Note(Note::KillTooLong { pid: worker.pid }));
-                self.kill(now, actions)
+                self.kill(now, true, actions)
             }
+            Ladder::Killed { .. } => return self.give_up(now, worker, request, actions),
         };
         self.state = State::Stopping(worker, request, next);
     }

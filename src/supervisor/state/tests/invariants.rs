@@ -20,6 +20,13 @@ pub(super) const STARTED_ON_A_DYING_MACHINE: Broken = "no worker is started afte
 pub(super) const LATE: Broken = "SIGKILL comes before the machine's end";
 pub(super) const STALE: Broken = "a worker that can be told has the newest credentials, each told once";
 
+pub(super) const ENDLESS: Broken = "SIGKILL is sent a bounded number of times";
+pub(super) const GIVEN_UP_EARLY: Broken = "only a worker that SIGKILL has not ended in time is given up";
+pub(super) const BESIDE_A_STUCK_WORKER: Broken = "no worker is started beside one that was given up";
+
+/// By the ladder and again, twice: an operator's kill may come in between.
+const KILLS: u32 = 4;
+
 /// Follows one machine.
 pub(super) struct Checker {
     policy: Policy,
@@ -43,6 +50,11 @@ pub(super) struct Checker {
     notices: u32,
     /// When the machine is gone.
     latest: Option<Moment>,
+    /// When SIGKILL was first sent to the present worker, and how often.
+    killed: Option<Moment>,
+    kills: u32,
+    /// How many workers were given up.
+    given_up: u32,
 }
 
 /// How often the credentials had been renewed when …
@@ -74,6 +86,9 @@ impl Checker {
             counted: false,
             notices: 0,
             latest: None,
+            killed: None,
+            kills: 0,
+            given_up: 0,
         }
     }
 
@@ -98,6 +113,9 @@ impl Checker {
         }
         for action in actions {
             self.check_action(world.now, truth, action)?;
+            if *action == Action::GiveUp {
+                truth = Truth::Gone;
+            }
         }
         if let State::Stopping(_, request, _) = state {
             self.excused |= request.cause == Cause::NewCredentials;
@@ -121,7 +139,7 @@ impl Checker {
     /// A worker that lives on a machine with a last moment has its next rung before that, or has had SIGKILL.
     fn check_in_time(&self, now: Moment, state: &State, next: Option<Moment>) -> Result<(), Broken> {
         let (Some(latest), State::Stopping(_, _, ladder)) = (self.latest, state) else { return Ok(()) };
-        let killed = matches!(ladder, Ladder::Killed(_));
+        let killed = matches!(ladder, Ladder::Killed { .. }) && next.is_some();
         let in_time = next.is_some_and(|next| next <= latest.max(now));
         if killed || in_time { Ok(()) } else { Err(LATE) }
     }
@@ -138,6 +156,7 @@ impl Checker {
         match event {
             Event::Started { .. } => {
                 (self.rung, self.started) = (0, now);
+                (self.killed, self.kills) = (None, 0);
                 self.credentials.worker = self.credentials.written;
                 (self.excused, self.counted) = (false, false);
             }
@@ -203,6 +222,9 @@ impl Checker {
                 if matches!(truth, Truth::Alive | Truth::Gone) {
                     return Err(TWO_WORKERS);
                 }
+                if self.given_up > 0 {
+                    return Err(BESIDE_A_STUCK_WORKER);
+                }
                 if self.operator {
                     return Err(RESTART_AFTER_STOP);
                 }
@@ -217,7 +239,16 @@ impl Checker {
             Action::Tell { finish_tasks: true } => self.climb(1),
             Action::Tell { finish_tasks: false } => self.climb(2),
             Action::Terminate => self.signal(now, 3),
-            Action::Kill => self.signal(now, 4),
+            Action::Kill => {
+                self.killed.get_or_insert(now);
+                self.kills += 1;
+                if self.kills > KILLS { Err(ENDLESS) } else { self.signal(now, 4) }
+            }
+            Action::GiveUp => {
+                self.given_up += 1;
+                let had_time = self.killed.is_some_and(|killed| now >= killed + secs(1));
+                if had_time && truth == Truth::Alive { Ok(()) } else { Err(GIVEN_UP_EARLY) }
+            }
             Action::ShutDownHost => {
                 self.shutdowns += 1;
                 let allowed = self.policy.shutdown_host && self.shutdowns == 1;

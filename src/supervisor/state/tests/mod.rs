@@ -139,6 +139,41 @@ fn a_stop_climbs_from_message_to_sigterm_to_sigkill() {
 }
 
 #[test]
+fn a_worker_that_sigkill_does_not_end_is_given_up_after_twice_the_kill_time() {
+    let mut driven = Driven::greeted(policy());
+    assert_eq!(driven.event(KILL), [Action::Kill]);
+    assert_eq!(driven.deadline_in(secs(10)), [Action::Kill]);
+    assert_eq!(driven.deadline_in(secs(10)), [Action::GiveUp]);
+    assert_eq!(driven.machine.deadline(), None);
+    // Its last words may say so, or it may end after all: neither changes what follows.
+    assert_eq!(driven.event(Event::Exited(exit(ExitClass::Done))), []);
+    assert_eq!(driven.event(KILL), []);
+    assert!(!driven.machine.restart_in_place_matters(driven.now));
+    assert_eq!(driven.event(Event::Settled { in_place: true }), []);
+    assert_eq!(driven.outcome(), Some(Outcome::Stuck { leaves: false }));
+}
+
+#[test]
+fn a_stuck_worker_on_a_machine_that_is_taken_away_is_given_up_in_time_to_deregister() {
+    for (left, kill, give_up) in [(120, 115_000, 117_500), (9, 6_666, 8_333)] {
+        let mut driven = Driven::greeted(Policy { stop_timeout: secs(3600), ..policy() });
+        let cause = Cause::Interruption { ends: true };
+        let within = Some(secs(left));
+        driven.event(Event::Interrupted { strength: Strength::Stop, cause, within });
+        let mut actions = Vec::new();
+        let mut moments = Vec::new();
+        while !actions.contains(&Action::GiveUp) {
+            driven.now = driven.machine.deadline().unwrap();
+            actions = driven.event(Event::Deadline);
+            if actions.iter().any(|action| matches!(action, Action::Kill | Action::GiveUp)) {
+                moments.push(driven.now.as_millis());
+            }
+        }
+        assert_eq!(moments, [kill, give_up], "{left} s left");
+    }
+}
+
+#[test]
 fn a_worker_without_graceful_termination_gets_sigterm_at_once() {
     let mut driven = Driven::running(policy());
     driven.event(hello(false));

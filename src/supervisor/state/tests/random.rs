@@ -45,7 +45,8 @@ fn name(state: &State) -> &'static str {
         State::Stopping(_, _, Ladder::Unasked(_)) => "Unasked",
         State::Stopping(_, _, Ladder::Told { .. }) => "Told",
         State::Stopping(_, _, Ladder::Terminated { .. }) => "Terminated",
-        State::Stopping(_, _, Ladder::Killed(_)) => "Killed",
+        State::Stopping(_, _, Ladder::Killed { .. }) => "Killed",
+        State::Clearing(ended, ..) if ended.exit == Exit::STUCK => "GivenUp",
         State::Clearing(..) => "Clearing",
         State::Lingering { .. } => "Lingering",
         State::BackingOff { .. } => "BackingOff",
@@ -97,7 +98,8 @@ fn sequence(
             }
         };
         let actions = step(&mut world, &mut machine, event)?;
-        if actions.contains(&Action::Kill) {
+        // In every fourth sequence it is stuck in the kernel.
+        if actions.contains(&Action::Kill) && !seed.is_multiple_of(4) {
             step(&mut world, &mut machine, Event::Exited(exit(ExitClass::Crash)))?;
         }
         if actions.contains(&Action::AbandonLeftovers) {
@@ -114,7 +116,7 @@ fn first_broken(sequences: u64, make: impl Fn(Policy) -> Box<dyn Decides>) -> Op
 }
 
 /// Every edge of the diagrams in `state` and `state::stop`.
-const DIAGRAM: [Edge; 47] = [
+const DIAGRAM: [Edge; 49] = [
     ("Preparing", "Spawning"),
     ("Preparing", "Ended"),
     ("Spawning", "Running"),
@@ -143,6 +145,8 @@ const DIAGRAM: [Edge; 47] = [
     ("Terminated", "Clearing"),
     ("Killed", "Killed"),
     ("Killed", "Clearing"),
+    ("Killed", "GivenUp"),
+    ("GivenUp", "Ended"),
     ("Clearing", "Clearing"),
     ("Clearing", "Lingering"),
     ("Clearing", "BackingOff"),
@@ -297,6 +301,54 @@ fn a_stop_that_never_ends_is_caught() {
 }
 
 #[test]
+fn a_worker_that_is_killed_again_and_again_is_caught() {
+    struct Stubborn(Machine, Moment);
+    impl Stubborn {
+        fn is_killing(&self) -> bool {
+            matches!(self.0.state(), State::Stopping(_, _, Ladder::Killed { again: true, .. }))
+        }
+    }
+    impl Decides for Stubborn {
+        fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+            if event == Event::Deadline && self.is_killing() {
+                self.1 = now + secs(10);
+                return vec![Action::Kill];
+            }
+            self.0.handle(now, event)
+        }
+        fn deadline(&self) -> Option<Moment> {
+            self.0.deadline().map(|deadline| if self.is_killing() { deadline.max(self.1) } else { deadline })
+        }
+        fn state(&self) -> State {
+            *self.0.state()
+        }
+    }
+    let make = |policy| -> Box<dyn Decides> { Box::new(Stubborn(Machine::new(policy).0, Duration::ZERO)) };
+    assert_eq!(first_broken(2000, make).expect("not caught").1, ENDLESS);
+}
+
+#[test]
+fn a_worker_that_is_given_up_before_sigkill_could_end_it_is_caught() {
+    let fault = |answer: &mut Answer<'_>| {
+        if answer.actions.contains(&Action::Kill) {
+            answer.actions.push(Action::GiveUp);
+        }
+    };
+    assert_eq!(caught(fault), GIVEN_UP_EARLY);
+}
+
+#[test]
+fn a_start_beside_a_stuck_worker_is_caught() {
+    let fault = |answer: &mut Answer<'_>| {
+        let stuck = matches!(answer.before, State::Clearing(ended, ..) if ended.exit == Exit::STUCK);
+        if stuck && matches!(answer.event, Event::Settled { .. }) {
+            answer.actions.push(Action::Prepare);
+        }
+    };
+    assert_eq!(caught(fault), BESIDE_A_STUCK_WORKER);
+}
+
+#[test]
 fn an_action_after_the_end_is_caught() {
     let fault = |answer: &mut Answer<'_>| {
         if matches!(answer.before, State::Ended(_)) {
@@ -319,8 +371,10 @@ fn a_second_shutdown_of_the_host_is_caught() {
 #[test]
 fn a_restart_after_an_operators_stop_is_caught() {
     let fault = |answer: &mut Answer<'_>| {
-        let stopped =
-            matches!(answer.before, State::Clearing(_, Some(Request { cause: Cause::Operator, .. }), _));
+        let stopped = matches!(
+            answer.before,
+            State::Clearing(ended, Some(Request { cause: Cause::Operator, .. }), _) if ended.exit != Exit::STUCK
+        );
         if stopped && matches!(answer.event, Event::Settled { .. }) {
             answer.actions.push(Action::Prepare);
         }
@@ -349,7 +403,8 @@ fn a_start_on_a_machine_that_is_taken_away_is_caught() {
     let fault = |answer: &mut Answer<'_>| {
         let interrupted = matches!(
             answer.before,
-            State::Clearing(_, Some(Request { cause: Cause::Interruption { .. }, .. }), _)
+            State::Clearing(ended, Some(Request { cause: Cause::Interruption { .. }, .. }), _)
+                if ended.exit != Exit::STUCK
         );
         if interrupted && matches!(answer.event, Event::Settled { .. }) {
             answer.actions.push(Action::Prepare);

@@ -109,9 +109,11 @@ fn without_a_cause_the_exit_decides() {
         (Done, OnFailure, true, done),
         (Done, OnFailure, false, done),
         (Done, Always, true, Then::BacksOff),
+        (Done, Always, false, needs_reboot),
         (Idle, Never, true, done),
         (Idle, OnFailure, true, done),
         (Idle, Always, true, Then::BacksOff),
+        (Idle, Always, false, needs_reboot),
         (BadConfiguration, Never, true, gave_up),
         (BadConfiguration, OnFailure, true, gave_up),
         (BadConfiguration, OnFailure, false, gave_up),
@@ -240,6 +242,81 @@ fn a_redeploy_that_ends_in_a_reboot_forgets_the_run_and_then_does_as_on_reboot_s
         driven.event(REDEPLOY);
         assert_eq!(driven.exits(secs(60), ExitClass::Reboot, true), actions, "{on_reboot:?}");
         assert_eq!(*driven.machine.state(), state, "{on_reboot:?}");
+    }
+}
+
+#[test]
+fn a_worker_that_is_always_restarted_and_cannot_be_without_a_reboot_has_its_host_rebooted_where_that_is_wanted()
+ {
+    let policy = Policy { restart: Restart::Always, on_reboot: RebootPolicy::Reboot, ..policy() };
+    for class in [ExitClass::Done, ExitClass::Idle, ExitClass::Crash] {
+        assert_eq!(after_exit(policy.clone(), None, class, false), Then::RebootsHost, "{class:?}");
+    }
+}
+
+#[test]
+fn a_stuck_worker_ends_the_supervision_in_the_causes_way() {
+    let interrupted = |ends| Event::Interrupted {
+        strength: Strength::Stop,
+        cause: Cause::Interruption { ends },
+        within: None,
+    };
+    let asked = |cause| Event::Asked { strength: Strength::Stop, cause };
+    for (event, dynamic, leaves) in [
+        (STOP, true, false),
+        (STOP, false, false),
+        (Event::Stop(StopRequest::RUNNER_FAULT), true, false),
+        (interrupted(true), true, true),
+        (interrupted(false), true, false),
+        (asked(Cause::Rebalance), true, true),
+        (asked(Cause::Redeploy), true, true),
+        (asked(Cause::Redeploy), false, false),
+        (asked(Cause::CredentialsExpiring), true, true),
+        (asked(Cause::CredentialsExpiring), false, false),
+        (asked(Cause::NewCredentials), true, true),
+        (asked(Cause::NewCredentials), false, false),
+    ] {
+        let mut driven = Driven::greeted(Policy { dynamic, ..policy() });
+        driven.event(event);
+        while !matches!(driven.machine.state(), State::Clearing(..)) {
+            driven.now = driven.machine.deadline().unwrap();
+            driven.event(Event::Deadline);
+        }
+        assert_eq!(driven.event(Event::Settled { in_place: true }), [], "{event:?} {dynamic}");
+        assert_eq!(driven.outcome(), Some(Outcome::Stuck { leaves }), "{event:?} {dynamic}");
+    }
+}
+
+#[test]
+fn a_restart_in_place_matters_where_the_decision_depends_on_it() {
+    use ExitClass::{BadConfiguration, Crash, Done, Idle, Interrupted, Reboot};
+    let (fixed, always) = (policy(), Policy { restart: Restart::Always, ..policy() });
+    let restarts = Policy { on_reboot: RebootPolicy::RestartIfPossible, ..policy() };
+    let cloud = Policy { dynamic: true, ..policy() };
+    let cloud_always = Policy { dynamic: true, ..always.clone() };
+    for (policy, cause, class, matters) in [
+        (&fixed, None, Done, false),
+        (&always, None, Done, true),
+        (&always, None, Idle, true),
+        (&cloud_always, None, Done, false),
+        (&always, Some(STOP), Done, false),
+        (&fixed, None, BadConfiguration, false),
+        (&fixed, None, Crash, true),
+        (&fixed, None, Interrupted, true),
+        (&cloud, None, Crash, true),
+        (&fixed, Some(STOP), Crash, false),
+        (&fixed, Some(DRAIN), Reboot, false),
+        (&restarts, None, Reboot, true),
+        (&fixed, Some(REDEPLOY), Done, true),
+    ] {
+        let mut driven = Driven::greeted(policy.clone());
+        cause.map(|event| driven.event(event));
+        driven.after(secs(60), Event::Exited(exit(class)));
+        assert_eq!(
+            driven.machine.restart_in_place_matters(driven.now),
+            matters,
+            "{cause:?} {class:?} {policy:?}"
+        );
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) enum Truth {
     Preparing,
     Spawning,
     Alive,
-    /// Its leftovers are being cleared.
+    /// Its leftovers are being cleared; or it was given up.
     Gone,
 }
 
@@ -160,6 +160,7 @@ impl World {
             match action {
                 Action::Prepare => self.truth = Truth::Preparing,
                 Action::Spawn => self.truth = Truth::Spawning,
+                Action::GiveUp => self.truth = Truth::Gone,
                 _ => {}
             }
         }

@@ -1,0 +1,103 @@
+//! The place in the kernel where a worker is stuck that SIGKILL does not end.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tracing::error;
+
+use super::Supervisor;
+use super::child::Child;
+use super::clearing::Clearing;
+use crate::event::{Event, Exit};
+
+impl Supervisor<'_> {
+    /// The worker cannot be killed. What else it left was killed with it, as far as that is possible.
+    pub(super) fn give_up(&mut self) -> Option<Event> {
+        if let Some(pid) = self.child.as_ref().map(Child::pid) {
+            let stuck = Stuck::of(pid);
+            error!(
+                pid, state = %stuck.state, waits_in = %stuck,
+                "worker cannot be killed: it is stuck in the kernel, often on a disk or a network file system that does not answer; ending without it, and the host needs a reboot"
+            );
+        }
+        self.last_exit = Some(Exit::STUCK);
+        self.clearing = Some(Clearing::begin(true, false, self));
+        self.advance_clearing()
+    }
+}
+
+/// A worker that does not die, as the kernel shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stuck {
+    /// The state letter of `/proc/PID/stat`: `D` in an uninterruptible wait.
+    pub(super) state: char,
+    /// The kernel function that it waits in, where this process may know.
+    pub(super) function: Option<String>,
+}
+
+impl Stuck {
+    /// Looks at a process. Its main thread may have ended while another one is stuck.
+    pub(super) fn of(pid: u32) -> Self {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let threads = fs::read_dir(process.join("task")).into_iter().flatten().flatten();
+        let threads: Vec<PathBuf> = threads.map(|thread| thread.path()).collect();
+        let waits = |thread: &&PathBuf| state(thread) == Some('D');
+        let place = threads.iter().find(waits).unwrap_or(&process);
+        Self { state: state(place).unwrap_or('?'), function: function(place) }
+    }
+}
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.function.as_deref().unwrap_or("unknown"))
+    }
+}
+
+fn state(place: &Path) -> Option<char> {
+    state_in(&fs::read_to_string(place.join("stat")).ok()?)
+}
+
+/// `4711 (a name) D 1 …`: the name can contain anything, a parenthesis included (proc(5)).
+fn state_in(stat: &str) -> Option<char> {
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
+/// `wchan` first, because it takes no lock; it is `0` where the process does not wait or this process may not know.
+fn function(place: &Path) -> Option<String> {
+    let wchan = fs::read_to_string(place.join("wchan")).ok();
+    let wchan = wchan.map(|name| name.trim().to_owned()).filter(|name| !matches!(name.as_str(), "" | "0"));
+    wchan.or_else(|| first_of(&fs::read_to_string(place.join("stack")).ok()?))
+}
+
+/// `[<0>] request_wait_answer+0x151/0x210`
+fn first_of(stack: &str) -> Option<String> {
+    let function = stack.lines().next()?.rsplit(' ').next()?;
+    let name = function.split_once('+').map_or(function, |(name, _)| name);
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_follows_the_last_parenthesis() {
+        assert_eq!(state_in("42 (a) R (b) D 17 42"), Some('D'));
+        assert_eq!(state_in("42 (a"), None);
+        assert_eq!(state_in(""), None);
+    }
+
+    #[test]
+    fn a_stack_begins_with_the_innermost_function() {
+        let stack = "[<0>] request_wait_answer+0x151/0x210\n[<0>] __fuse_simple_request+0x120/0x330\n";
+        assert_eq!(first_of(stack).as_deref(), Some("request_wait_answer"));
+        assert_eq!(first_of(""), None);
+    }
+
+    #[test]
+    fn this_process_has_a_state_and_one_that_does_not_exist_has_none() {
+        assert!("RSD".contains(Stuck::of(std::process::id()).state));
+        assert_eq!(Stuck::of(u32::MAX), Stuck { state: '?', function: None });
+    }
+}
