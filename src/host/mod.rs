@@ -4,6 +4,7 @@ pub mod atomic;
 pub mod autologin;
 pub mod boot_time;
 pub mod cgroup;
+pub mod faults;
 pub mod held;
 pub mod helper;
 pub mod lock;

@@ -10,7 +10,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
 
-use crate::host::oom;
+use crate::host::{faults, oom};
 
 /// Whom a worker runs as, looked up before the fork.
 #[derive(Debug, Clone)]
@@ -47,7 +47,9 @@ pub(super) fn set_apart(
     let parent = nix::unistd::getpid();
     let child = move || {
         close_on_exec();
-        heed_signals();
+        // A wrapper (`nohup`, a shell's `&`) may have made the runner ignore signals; a worker, and every task of it,
+        // would inherit that. (The standard library empties the mask and resets SIGPIPE alone.)
+        faults::reset_all();
         if let Some(entrance) = &cgroup {
             join(entrance);
         }
@@ -77,16 +79,6 @@ fn close_on_exec() {
 /// Best effort: without, the worker is ended as where it has no cgroup of its own.
 fn join(entrance: &OwnedFd) {
     let _ = nix::unistd::write(entrance, b"0");
-}
-
-/// A wrapper (`nohup`, a shell's `&`) may have made the runner ignore signals; a worker, and every task of it, would
-/// inherit that. (The standard library resets SIGPIPE alone.)
-fn heed_signals() {
-    const LAST: i32 = 64;
-    for signal in 1..=LAST {
-        // SAFETY: SIG_DFL is no function of ours. For SIGKILL, SIGSTOP and glibc's own two it fails, and changes nothing.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
 }
 
 fn become_account(account: &Account) -> io::Result<()> {

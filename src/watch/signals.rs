@@ -1,39 +1,74 @@
-//! The runner's own signals: SIGTERM and SIGINT stop, SIGUSR1 drains, SIGHUP checks for a new deployment.
+//! The runner's own signals: all that can be caught are. Some stop, SIGUSR1 drains, SIGHUP checks for a new deployment, and
+//! the others have no effect but a line in the log. docs/operations.md has the table.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
 use futures_core::Stream;
+use libc::{
+    SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPIPE, SIGPROF, SIGPWR, SIGQUIT, SIGSTKFLT, SIGTERM,
+    SIGTSTP, SIGURG, SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH, SIGXCPU, SIGXFSZ,
+};
 use nix::sys::signal::{SigSet, Signal};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::exfiltrator::origin::{Origin, WithOrigin};
+use signal_hook::low_level::siginfo::Cause;
 use signal_hook_tokio::SignalsInfo;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::event::{StopRequest, Strength};
+use crate::host::faults;
 use crate::host::service_manager::ServiceManager;
 use crate::stop::StopSignal;
 
 /// Two signals within this time count as one: wrappers and process groups deliver the same Ctrl-C twice.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
-/// The signals that the runner acts on.
-const CAUGHT: [libc::c_int; 4] = [SIGTERM, SIGINT, SIGUSR1, SIGHUP];
+/// Signals that are caught, beside the real-time ones and those of [`faults`].
+const CAUGHT: [libc::c_int; 21] = [
+    SIGHUP,
+    SIGINT,
+    SIGQUIT,
+    SIGUSR1,
+    SIGUSR2,
+    SIGPIPE,
+    SIGALRM,
+    SIGTERM,
+    SIGSTKFLT,
+    SIGCHLD,
+    SIGCONT,
+    SIGTSTP,
+    SIGURG,
+    SIGXCPU,
+    SIGXFSZ,
+    SIGVTALRM,
+    SIGPROF,
+    SIGWINCH,
+    SIGIO,
+    SIGPWR,
+    FIRST_REAL_TIME,
+];
 
-/// The signals of [`CAUGHT`] are blocked in this thread until they are caught, so that one that arrives earlier is kept.
-/// Every other signal is unblocked, whatever the runner was started with.
+/// SIGRTMIN of the GNU C library, and SIGRTMAX.
+const FIRST_REAL_TIME: libc::c_int = 34;
+const LAST_REAL_TIME: libc::c_int = 64;
+
+/// The same signal without effect is logged once in this time; others are counted.
+const LOGGED_EVERY: Duration = Duration::from_secs(60);
+
+/// Every signal that can be is blocked in this thread until it is caught, so that one that arrives earlier is kept.
 #[derive(Debug)]
 pub struct Blocked(());
 
 impl Blocked {
-    /// Blocks them. Threads that are made before they are caught must not expect to receive them.
+    /// Blocks the signals. Whatever mask the runner was started with is forgotten.
     pub fn now() -> Self {
-        let signals: SigSet = CAUGHT.iter().filter_map(|number| Signal::try_from(*number).ok()).collect();
         // An invalid argument is the only error there is.
-        let _ = signals.thread_set_mask();
+        let _ = SigSet::all().thread_set_mask();
         Self(())
     }
 }
@@ -41,12 +76,20 @@ impl Blocked {
 /// The signals that are caught from the moment this is made. Until [`Signals::forward`] runs they are kept.
 pub struct Signals(SignalsInfo<WithOrigin>);
 
+/// One signal that was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Received {
+    signal: libc::c_int,
+    from: libc::pid_t,
+}
+
 impl Signals {
     /// Catches the signals, those that arrived while they were blocked included. Must be called within the runtime.
     pub fn catch(Blocked(()): Blocked) -> io::Result<Self> {
-        let caught = Self(SignalsInfo::new(CAUGHT)?);
+        let caught = SignalsInfo::new(CAUGHT.into_iter().chain(FIRST_REAL_TIME + 1..=LAST_REAL_TIME))?;
+        faults::catch()?;
         SigSet::empty().thread_set_mask()?;
-        Ok(caught)
+        Ok(Self(caught))
     }
 
     /// Turns signals into requests to stop, for as long as it is polled. `checks`: told by SIGHUP to check for a new
@@ -58,11 +101,13 @@ impl Signals {
         manager: ServiceManager,
     ) {
         let mut first = FirstStop::default();
-        while let Some(origin) = self.next().await {
-            let signal = signal_hook::low_level::signal_name(origin.signal).unwrap_or("unknown");
-            let from_pid = origin.process.map_or(0, |process| process.pid);
-            match origin.signal {
-                SIGTERM | SIGINT => {
+        let mut without_effect = WithoutEffect::default();
+        loop {
+            let received = self.next().await;
+            let (signal, from_pid) = (name(received.signal), received.from);
+            match received.signal {
+                signal if stops(signal) => {
+                    let signal = name(signal);
                     let strength = first.strength(Instant::now());
                     if strength == Strength::Kill {
                         warn!(
@@ -78,9 +123,14 @@ impl Signals {
                     info!(signal, from_pid, "received a signal to drain");
                     stop.request(StopRequest::operator(Strength::Drain));
                 }
-                _ => {
-                    reload(signal, from_pid, checks.as_ref());
+                SIGHUP => {
+                    reload(&signal, from_pid, checks.as_ref());
                     manager.reloaded();
+                }
+                number => {
+                    if let Some(more) = without_effect.count(number, Instant::now()) {
+                        tell_without_effect(received, more);
+                    }
                 }
             }
         }
@@ -88,15 +138,103 @@ impl Signals {
 
     /// Waits for a signal that ends a runner which has not begun anything. Other signals are taken without effect.
     pub async fn end(&mut self) {
-        while let Some(origin) = self.next().await {
-            if origin.signal != SIGHUP {
+        loop {
+            let signal = self.next().await.signal;
+            if stops(signal) || signal == SIGUSR1 {
                 return;
             }
         }
     }
 
-    async fn next(&mut self) -> Option<Origin> {
-        std::future::poll_fn(|context| Pin::new(&mut self.0).poll_next(context)).await
+    async fn next(&mut self) -> Received {
+        loop {
+            match std::future::poll_fn(|context| Pin::new(&mut self.0).poll_next(context)).await {
+                Some(origin) => {
+                    if let Some(received) = of_interest(&origin) {
+                        return received;
+                    }
+                }
+                // Nobody closes it.
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// Leaves out what is everyday life: a child that has ended, a pipe that nobody reads any more.
+fn of_interest(origin: &Origin) -> Option<Received> {
+    let own = nix::unistd::getpid().as_raw();
+    let (signal, from) = (origin.signal, origin.process.map_or(0, |process| process.pid));
+    match signal {
+        SIGCHLD if !matches!(origin.cause, Cause::Sent(_)) => None,
+        SIGPIPE if from == own => None,
+        SIGQUIT if from == own => {
+            let (signal, from) = faults::take_handed_on().unwrap_or((SIGQUIT, from));
+            Some(Received { signal, from })
+        }
+        _ => Some(Received { signal, from }),
+    }
+}
+
+/// Whether this signal is a request to stop. SIGPWR is what LXC sends to the first process of a container. After SIGXCPU
+/// (`ulimit -t`) SIGKILL follows.
+fn stops(signal: libc::c_int) -> bool {
+    matches!(signal, SIGTERM | SIGINT | SIGQUIT | SIGPWR | SIGXCPU)
+        || Signal::try_from(signal).is_ok_and(|signal| faults::FAULTS.contains(&signal))
+}
+
+fn name(signal: libc::c_int) -> String {
+    match signal_hook::low_level::signal_name(signal) {
+        Some(name) => name.to_owned(),
+        None if signal == SIGSTKFLT => "SIGSTKFLT".to_owned(),
+        None if signal == SIGPWR => "SIGPWR".to_owned(),
+        None if signal >= FIRST_REAL_TIME => format!("SIGRTMIN+{}", signal - FIRST_REAL_TIME),
+        None => format!("signal {signal}"),
+    }
+}
+
+/// Signals without effect: the log has each of them, but not each time.
+#[derive(Default)]
+struct WithoutEffect(HashMap<libc::c_int, (Instant, u64)>);
+
+impl WithoutEffect {
+    /// Counts one; `Some` where it is to be logged: how many were not since the last line.
+    fn count(&mut self, signal: libc::c_int, now: Instant) -> Option<u64> {
+        match self.0.entry(signal) {
+            Entry::Vacant(entry) => {
+                entry.insert((now, 0));
+                Some(0)
+            }
+            Entry::Occupied(mut entry) => {
+                let (logged, more) = *entry.get();
+                let due = now.saturating_duration_since(logged) >= LOGGED_EVERY;
+                entry.insert(if due { (now, 0) } else { (logged, more + 1) });
+                due.then_some(more)
+            }
+        }
+    }
+}
+
+fn tell_without_effect(Received { signal, from }: Received, more: u64) {
+    let (number, signal, from_pid) = (signal, name(signal), from);
+    match number {
+        SIGXFSZ => warn!(
+            signal,
+            from_pid,
+            more,
+            "received a signal that a file has reached its largest size (ulimit -f): what is written to it is lost"
+        ),
+        SIGCONT => info!(
+            signal,
+            from_pid, more, "received a signal to continue: start-worker may have been suspended"
+        ),
+        SIGTSTP => info!(
+            signal,
+            from_pid,
+            more,
+            "received a signal to suspend: not done, because nobody would renew the worker's credentials"
+        ),
+        _ => info!(signal, from_pid, more, "received a signal that has no effect"),
     }
 }
 
@@ -131,6 +269,15 @@ fn reload(signal: &str, from_pid: libc::pid_t, checks: Option<&watch::Sender<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signal_without_effect_is_logged_once_a_minute_and_counted_in_between() {
+        let (mut signals, begin) = (WithoutEffect::default(), Instant::now());
+        let mut count = |signal, seconds| signals.count(signal, begin + Duration::from_secs(seconds));
+        assert_eq!([count(SIGUSR2, 0), count(SIGUSR2, 1), count(SIGUSR2, 59)], [Some(0), None, None]);
+        assert_eq!(count(SIGWINCH, 1), Some(0));
+        assert_eq!([count(SIGUSR2, 60), count(SIGUSR2, 119), count(SIGUSR2, 120)], [Some(2), None, Some(1)]);
+    }
 
     #[test]
     fn a_second_sigterm_within_a_second_is_the_same_one() {

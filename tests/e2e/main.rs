@@ -35,6 +35,8 @@ mod secrecy;
 #[path = "../support/secrets.rs"]
 mod secrets;
 #[cfg(test)]
+mod signals;
+#[cfg(test)]
 mod start;
 #[cfg(test)]
 mod status;

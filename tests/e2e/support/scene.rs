@@ -25,6 +25,7 @@ pub(crate) struct Scene {
     text: Option<String>,
     env: Vec<(String, String)>,
     before: Option<String>,
+    through: Vec<String>,
 }
 
 impl Scene {
@@ -74,6 +75,7 @@ impl Scene {
             text: None,
             env: Vec::new(),
             before: None,
+            through: Vec::new(),
         }
     }
 
@@ -117,6 +119,12 @@ impl Scene {
         self
     }
 
+    /// This program, with these arguments, becomes the runner.
+    pub(crate) fn through<const N: usize>(mut self, command: [&str; N]) -> Self {
+        self.through = command.map(str::to_owned).to_vec();
+        self
+    }
+
     /// Nobody reads the log until [`Runner::unblock_sink`].
     pub(crate) fn blocked_sink(mut self) -> Self {
         self.blocked_sink = true;
@@ -153,7 +161,14 @@ impl Scene {
     /// Starts the runner with these arguments.
     pub(crate) fn start_with<S: AsRef<std::ffi::OsStr>>(self, args: impl IntoIterator<Item = S>) -> Runner {
         let mut command = match &self.before {
-            None => Command::new(env!("CARGO_BIN_EXE_start-worker")),
+            None => match self.through.split_first() {
+                None => Command::new(env!("CARGO_BIN_EXE_start-worker")),
+                Some((program, args)) => {
+                    let mut wrapper = Command::new(program);
+                    wrapper.args(args).arg(env!("CARGO_BIN_EXE_start-worker"));
+                    wrapper
+                }
+            },
             Some(before) => {
                 let mut shell = Command::new("/bin/sh");
                 shell.args(["-c", &format!("{before} && exec \"$@\""), "sh"]);
