@@ -31,7 +31,7 @@ pub enum LockError {
         holder: String,
     },
     /// Another runner keeps its run in the same cache.
-    #[error("another start-worker{holder} keeps its run in {cache}: give each its own cacheOverRestarts", cache = .cache.display())]
+    #[error("another start-worker{holder} keeps its run in {cache}: stop one of the two or, where they run different workers, give each its own cacheOverRestarts", cache = .cache.display())]
     CacheHeld {
         /// The cache's file.
         cache: PathBuf,

@@ -4,9 +4,13 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Ended, Runner, Scene, named};
 
-/// The numbers of the lines that `lines` has written, as they are in the log.
+/// The record with which a runner that gives up repeats the worker's last lines.
+const REPEATED: &str = "the worker's last lines";
+
+/// The numbers of the lines that `lines` has written, as they are in the log. A repeated line is not counted twice.
 fn numbers(log: &str) -> Vec<usize> {
-    let worker = log.lines().filter_map(|line| line.split_once("[worker] "));
+    let lines = log.lines().filter(|line| !line.contains(REPEATED));
+    let worker = lines.filter_map(|line| line.split_once("[worker] "));
     worker.filter_map(|(_, text)| text.split_once(' ')?.0.parse().ok()).collect()
 }
 
@@ -45,8 +49,7 @@ fn what_is_printed_just_before_the_exit_is_there() {
         let found = numbers(&ended.log);
         assert!(found.iter().copied().eq(0..5000), "{} lines", found.len());
         // A runner that gives up repeats the last ones, in one line that is no error.
-        let repeated: Vec<&str> =
-            ended.log.lines().filter(|line| line.contains("the worker's last lines")).collect();
+        let repeated: Vec<&str> = ended.log.lines().filter(|line| line.contains(REPEATED)).collect();
         assert_eq!(repeated.len(), usize::from(code != 0), "{repeated:?}");
         assert!(
             repeated.iter().all(|line| line.contains("INFO") && line.contains("repeated=true")),

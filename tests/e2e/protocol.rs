@@ -171,7 +171,7 @@ fn a_second_hello_is_ignored() {
     assert_eq!(ended.log.matches("worker says hello").count(), 1, "{}", ended.log);
     assert!(ended.log.contains("a second hello: ignored"), "{}", ended.log);
 
-    let poorer = ["hello log", "hello graceful-termination log", "log ready", "wait"];
+    let poorer = ["await welcome", "hello log", "hello graceful-termination log", "log ready", "wait"];
     let runner = Scene::new().worker(poorer).start();
     runner.wait_for_log("[worker] ready");
     runner.signal(Signal::SIGTERM);

@@ -58,8 +58,24 @@ struct Tally {
     lost: usize,
 }
 
-/// Does so many jobs on all lanes, each with chance of its own.
-fn on_all_lanes(jobs: usize, job: impl Fn(usize, &mut fastrand::Rng) + Sync) {
+impl Tally {
+    /// A step that too few kills have hit.
+    fn missed(&self, steps: &[Step]) -> Option<Step> {
+        steps.iter().copied().find(|step| self.steps.get(step).is_none_or(|hits| *hits < AT_LEAST))
+    }
+}
+
+/// How many times the jobs may be done over to hit every step: a loaded machine misses the short ones more often.
+const ROUNDS: usize = 5;
+
+/// Does so many jobs on all lanes, each with a random generator of its own, and goes on until every step was hit often
+/// enough.
+fn on_all_lanes(
+    jobs: usize,
+    tally: &Mutex<Tally>,
+    steps: &[Step],
+    job: impl Fn(usize, &mut fastrand::Rng) + Sync,
+) {
     let seed = std::env::var("KILL_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     println!("again with KILL_SEED={seed}");
@@ -69,7 +85,9 @@ fn on_all_lanes(jobs: usize, job: impl Fn(usize, &mut fastrand::Rng) + Sync) {
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= jobs {
+                    if number >= jobs
+                        && (number >= ROUNDS * jobs || tally.lock().unwrap().missed(steps).is_none())
+                    {
                         return;
                     }
                     job(number, &mut fastrand::Rng::with_seed(seed.wrapping_add(number as u64)));
@@ -117,17 +135,15 @@ fn report(title: &str, tally: &Tally, steps: &[Step]) {
 }
 
 fn assert_all_hit(tally: &Tally, steps: &[Step]) {
-    for step in steps {
-        let hits = tally.steps.get(step).copied().unwrap_or(0);
-        assert!(hits >= AT_LEAST, "only {hits} kills hit the step: {}", step.in_words());
-    }
+    let missed = tally.missed(steps).map(Step::in_words);
+    assert_eq!(missed, None, "fewer than {AT_LEAST} kills hit this step");
 }
 
 #[test]
 fn a_static_worker_survives_kills_at_any_moment() {
     let tally = Mutex::new(Tally::default());
     let kills_a_machine = 4;
-    on_all_lanes(200 / kills_a_machine, |number, chance| {
+    on_all_lanes(200 / kills_a_machine, &tally, Step::OF_STATIC, |number, chance| {
         let machine = Machine::new(Provider::Static, &format!("static-{number}"));
         for kill_number in 0..kills_a_machine {
             let step = kill(&machine, number * kills_a_machine + kill_number, chance, &tally);
@@ -136,14 +152,14 @@ fn a_static_worker_survives_kills_at_any_moment() {
         machine.assert_no_secrets();
     });
     let tally = tally.into_inner().unwrap();
-    report("200 kills of static workers", &tally, Step::OF_STATIC);
+    report("kills of static workers", &tally, Step::OF_STATIC);
     assert_all_hit(&tally, Step::OF_STATIC);
 }
 
 #[test]
 fn a_cloud_s_machine_survives_kills_but_for_that_between_its_registration_and_its_cache() {
     let tally = Mutex::new(Tally::default());
-    on_all_lanes(130, |number, chance| {
+    on_all_lanes(130, &tally, Step::OF_CLOUD, |number, chance| {
         let machine = Machine::new(Provider::Google, &format!("google-{number}"));
         let step = kill(&machine, number, chance, &tally);
         if machine.is_registered() && machine.cache().is_none() {
@@ -156,6 +172,6 @@ fn a_cloud_s_machine_survives_kills_but_for_that_between_its_registration_and_it
         machine.assert_no_secrets();
     });
     let tally = tally.into_inner().unwrap();
-    report("130 kills of machines that can register once", &tally, Step::OF_CLOUD);
+    report("kills of machines that can register once", &tally, Step::OF_CLOUD);
     assert_all_hit(&tally, Step::OF_CLOUD);
 }

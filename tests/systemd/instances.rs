@@ -53,7 +53,9 @@ fn a_second_runner_for_the_same_host_is_refused() {
     .starting();
     old.wait_for("refused", |now| now.get("ExecMainStatus") == "1");
     let holder = service.properties().pid();
-    service.wait_for_entry(&format!("another start-worker (pid {holder}) already runs this worker"));
+    service.wait_for_entry(&format!(
+        "another start-worker (pid {holder}) keeps its run in /var/lib/start-worker/run.json: stop one"
+    ));
     assert_eq!(service.starts(), 1);
     assert!(service.properties().is("active"));
     old.must("stop");

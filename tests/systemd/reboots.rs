@@ -12,6 +12,9 @@ use crate::service::{Config, OBEDIENT, Service};
 const REGISTER: &str = "registerWorker";
 const REREGISTER: &str = "reregisterWorker";
 
+/// Reboots the machine under test, and never a machine that the tests run on.
+const REBOOT: &str = "systemd-detect-virt --container --quiet && systemctl reboot";
+
 /// The access token in the worker's configuration file.
 fn token(machine: &Machine) -> String {
     let config: Value = serde_json::from_str(&machine.read("/var/lib/start-worker/worker.json")).unwrap();
@@ -74,6 +77,7 @@ fn a_worker_that_reboots_between_tasks_goes_on_with_the_newest_credentials_and_r
     ];
     let config = cloud::config(&machine, &script)
         .set("worker.restartInPlace", false)
+        .set("host.rebootCommand", json!(["sh", "-c", REBOOT]))
         .set("autologin", json!({"displayManager": "getty", "tty": "console", "allowedUsers": "task_*"}));
     let service = Service::install(&machine, &config);
     serve_the_console(&machine);
