@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Scene, messages, named, signals};
+use crate::support::{Scene, eventually, messages, named, signals};
 
 /// Every line here begins a message and is wrong in one way.
 const MALFORMED: &[&str] = &[
@@ -50,14 +50,16 @@ fn no_malformed_message_stops_the_runner_or_loses_the_next_line() {
         script.extend(["hello all", "print still here", "wait"]);
         let runner = Scene::new().worker(script).start();
         runner.wait_for_log("still here");
+        runner.wait_for_log("worker says hello capabilities=autologin,error-report,graceful-termination");
+        // A malformed autologin of a worker that has announced it is answered.
+        let answer = hello.then_some("autologin-result");
+        eventually(|| (messages(&runner.events()).len() == 1 + usize::from(hello)).then_some(()));
         runner.assert_small();
         runner.signal(Signal::SIGTERM);
         let ended = runner.ended();
         assert_eq!((ended.code, ended.starts()), (Some(0), 1), "{}", ended.log);
-        // A malformed autologin of a worker that has announced it is answered.
-        let answer = hello.then_some("autologin-result");
         let expected: Vec<&str> = ["welcome"].into_iter().chain(answer).chain(["now"]).collect();
-        assert_eq!(messages(&ended.events), expected);
+        assert_eq!(messages(&ended.events), expected, "{}", ended.log);
     }
 }
 
