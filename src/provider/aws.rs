@@ -4,7 +4,7 @@
 
 use super::document::Document;
 use super::launched::Launched;
-use super::metadata::{Asker, MetadataOrigins, SIGNED, Service};
+use super::metadata::{Asker, MetadataOrigins, SIGNED, SOON, Service};
 use super::spot::{INSTANCE_ACTION, Spot, TERMINATION_TIME};
 use super::{Identified, Patience, Proof, ProviderError, location, metadata_of};
 
@@ -58,10 +58,10 @@ pub(super) async fn identify(
     patience: Patience,
 ) -> Result<Identified, ProviderError> {
     let mut service = Asker::new(Service::ec2(origins, false)?, patience);
-    let mut launched = Launched::parse(service.url(USER_DATA), &service.required(USER_DATA).await?)?;
-    let document_text = service.required_within(DOCUMENT, SIGNED).await?;
-    let document = InstanceDocument::parse(service.url(DOCUMENT), &document_text)?;
-    let signature = service.required_within(SIGNATURE, SIGNED).await?;
+    let mut launched = service.read(USER_DATA, SOON, Launched::parse, |_| None).await?;
+    let with_text = |what, text: &str| Ok((InstanceDocument::parse(what, text)?, text.to_owned()));
+    let (document, document_text) = service.read(DOCUMENT, SIGNED, with_text, |_| None).await?;
+    let signature = service.required_text(SIGNATURE, SIGNED).await?;
     let hostname = service.optional(PUBLIC_HOSTNAME).await?;
     let public_ipv4 = service.optional(PUBLIC_IPV4).await?;
     refuse_a_doomed_instance(&mut service).await?;

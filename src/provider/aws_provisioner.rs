@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::aws::{USER_DATA, refuse_a_doomed_instance};
 use super::document::Document;
-use super::metadata::{Asker, MetadataOrigins, Service};
+use super::metadata::{Asker, MetadataOrigins, SOON, Service};
 use super::{Identified, Patience, Proof, ProviderError, location, metadata_of};
 use crate::run::worker_config::{Merged, Source};
 use crate::run::{Object, WorkerIdentity, WorkerPoolId};
@@ -61,11 +61,11 @@ pub(super) async fn identify(
     patience: Patience,
 ) -> Result<Identified, ProviderError> {
     let mut service = Asker::new(Service::ec2(origins, true)?, patience);
-    let text = service.required(USER_DATA).await?;
-    let user_data = UserData::parse(service.url(USER_DATA), &text, implementation)?;
+    let parse = |what, text: &str| UserData::parse(what, text, implementation);
+    let user_data = service.read(USER_DATA, SOON, parse, |_| None).await?;
     let mut metadata = Vec::new();
     for path in NEEDED {
-        metadata.push((last_segment(path), Some(service.required(&meta_data(path)).await?)));
+        metadata.push((last_segment(path), Some(service.required_text(&meta_data(path), SOON).await?)));
     }
     for path in OPTIONAL {
         metadata.push((last_segment(path), service.optional(&meta_data(path)).await?));
@@ -75,10 +75,6 @@ pub(super) async fn identify(
         found.and_then(|(_, value)| value.clone()).unwrap_or_default()
     };
     let (instance_id, zone) = (value("instance-id"), value("availability-zone"));
-    if instance_id.is_empty() {
-        let what = service.url(&meta_data("instance-id"));
-        return Err(ProviderError::Answer { what, why: "is empty".to_owned() });
-    }
     // A zone is its region and a letter.
     let region = zone.trim_end_matches(|c: char| c.is_ascii_lowercase()).to_owned();
     metadata.push(("region", Some(region.clone())));

@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use super::document::Document;
-use super::metadata::{Asker, MetadataOrigins, SIGNED, Service};
+use super::metadata::{Asker, MetadataOrigins, SIGNED, SOON, Service};
 use super::{Identified, Patience, Proof, ProviderError, location, metadata_of};
 use crate::run::{Object, WorkerIdentity};
 
@@ -82,9 +82,12 @@ pub(super) async fn identify(
     patience: Patience,
 ) -> Result<Identified, ProviderError> {
     let mut service = Asker::new(Service::azure(origins)?, patience);
-    let instance = Instance::parse(&service.url(INSTANCE), &service.required(INSTANCE).await?)?;
+    let parse = |what: String, text: &str| Instance::parse(&what, text);
+    let vm_id = |instance: &Instance| (!instance.metadata.contains_key("vm-id")).then_some("compute.vmId");
+    // While the machine boots the service can answer without tags and id.
+    let instance = service.read(INSTANCE, SOON, parse, vm_id).await?;
     // Last, for it is good for a few hours only.
-    let signature = attestation(service.url(ATTESTED), &service.required_within(ATTESTED, SIGNED).await?)?;
+    let signature = service.read(ATTESTED, SIGNED, attestation, |_| None).await?;
     Ok(Identified {
         root_url: instance.root_url,
         identity: instance.identity,

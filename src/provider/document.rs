@@ -25,10 +25,15 @@ impl Document {
             }
             Ok(_) => Err(ProviderError::Answer { what, why: "expected a JSON object".to_owned() }),
             // Of syntax errors it tells the place alone.
-            Err(cause) => Err(ProviderError::Answer {
-                what,
-                why: format!("expected a JSON object, found none: {cause}"),
-            }),
+            Err(cause) => {
+                let why = format!("expected a JSON object, found none: {cause}");
+                let broken_off = cause.is_eof();
+                Err(if broken_off {
+                    ProviderError::Incomplete { what, why }
+                } else {
+                    ProviderError::Answer { what, why }
+                })
+            }
         }
     }
 
@@ -42,6 +47,11 @@ impl Document {
         ProviderError::Answer { what: self.what.clone(), why: format!("`{key}` {why}") }
     }
 
+    /// The error that says that this key is missing.
+    pub(super) fn missing(&self, key: &str) -> ProviderError {
+        ProviderError::Incomplete { what: self.what.clone(), why: format!("`{key}` is missing, and needed") }
+    }
+
     /// A value that is anything but `null`.
     pub(super) fn value(&self, key: &str) -> Option<&Value> {
         self.object.get(key).filter(|value| !value.is_null())
@@ -51,7 +61,7 @@ impl Document {
     pub(super) fn text(&self, key: &str) -> Result<String, ProviderError> {
         match self.optional_text(key)? {
             Some(text) => Ok(text),
-            None => Err(self.wrong(key, "is missing, and needed")),
+            None => Err(self.missing(key)),
         }
     }
 

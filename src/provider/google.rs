@@ -5,7 +5,7 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::launched::Launched;
-use super::metadata::{Asker, MetadataOrigins, SIGNED, Service};
+use super::metadata::{Asker, MetadataOrigins, SIGNED, SOON, Service};
 use super::{Identified, Patience, Proof, ProviderError, location, metadata_of};
 
 /// `TRUE` once the instance is to be stopped within 30 s.
@@ -15,7 +15,7 @@ const ID: &str = "/computeMetadata/v1/instance/id";
 const ZONE: &str = "/computeMetadata/v1/instance/zone";
 const PROJECT: &str = "/computeMetadata/v1/project/project-id";
 const IMAGE: &str = "/computeMetadata/v1/instance/image";
-const MACHINE_TYPE: &str = "/computeMetadata/v1/instance/machine-type";
+pub(super) const MACHINE_TYPE: &str = "/computeMetadata/v1/instance/machine-type";
 const HOSTNAME: &str = "/computeMetadata/v1/instance/hostname";
 const LOCAL_IPV4: &str = "/computeMetadata/v1/instance/network-interfaces/0/ip";
 const PUBLIC_IPV4: &str = "/computeMetadata/v1/instance/network-interfaces/0/access-configs/0/external-ip";
@@ -29,10 +29,10 @@ pub(super) async fn identify(
     patience: Patience,
 ) -> Result<Identified, ProviderError> {
     let mut service = Asker::new(Service::gce(origins)?, patience);
-    let launched = Launched::parse(service.url(TASKCLUSTER), &service.required(TASKCLUSTER).await?)?;
+    let launched = service.read(TASKCLUSTER, SOON, Launched::parse, |_| None).await?;
     let root_url = launched.root_url.clone();
-    let id = required(&mut service, ID).await?;
-    let zone = required(&mut service, ZONE).await?;
+    let id = service.required_text(ID, SOON).await?;
+    let zone = service.required_text(ZONE, SOON).await?;
     let (zone, region) = zone_and_region(&zone).ok_or_else(|| {
         let why = format!("expected a zone such as us-east1-b, found {zone:?}");
         ProviderError::Answer { what: service.url(ZONE), why }
@@ -50,7 +50,7 @@ pub(super) async fn identify(
     ]);
     let audience = utf8_percent_encode(&root_url, RESERVED);
     let identity = format!("{IDENTITY}?audience={audience}&format=full");
-    let token = service.required_within(&identity, SIGNED).await?;
+    let token = service.required_text(&identity, SIGNED).await?;
     if service.optional(PREEMPTED).await?.is_some_and(|preempted| preempted.trim() == "TRUE") {
         return Err(ProviderError::AboutToShutDown("it is preempted".to_owned()));
     }
@@ -70,13 +70,4 @@ pub fn zone_and_region(zone: &str) -> Option<(&str, &str)> {
     let zone = zone.rsplit('/').next().unwrap_or_default();
     let (region, _) = zone.rsplit_once('-')?;
     Some((zone, region))
-}
-
-/// What must not be empty either.
-async fn required(service: &mut Asker, path: &str) -> Result<String, ProviderError> {
-    let text = service.required(path).await?;
-    if text.is_empty() {
-        return Err(ProviderError::Answer { what: service.url(path), why: "is empty".to_owned() });
-    }
-    Ok(text)
 }

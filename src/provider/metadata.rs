@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use thiserror::Error;
-use tracing::trace;
+use tracing::{info, trace};
 
 use super::ProviderError;
 
@@ -27,6 +27,8 @@ const MAX_BODY: usize = 1 << 20;
 
 /// EC2's and Azure's link-local address.
 const LINK_LOCAL: &str = "http://169.254.169.254";
+/// EC2's address for instances that have IPv6 alone.
+const EC2_IPV6: &str = "http://[fd00:ec2::254]";
 /// The name that GCE resolves to the same address.
 const GCE: &str = "http://metadata.google.internal";
 
@@ -45,6 +47,8 @@ pub struct MetadataOrigins {
 pub(super) struct Service {
     kind: Kind,
     origin: String,
+    /// Where else it may be, where there is no route to `origin`.
+    other: Option<&'static str>,
     http: reqwest::Client,
 }
 
@@ -71,6 +75,9 @@ pub(super) enum Failure {
     TimedOut(Duration),
     #[error("{0}")]
     Transport(String),
+    /// There is no way to the address from this host.
+    #[error("{0}")]
+    NoRoute(String),
     #[error("not there (404)")]
     Absent,
     #[error("answered {0}")]
@@ -97,6 +104,14 @@ fn hint(failure: &Failure) -> &'static str {
 }
 
 impl Failure {
+    fn has_no_route(&self) -> bool {
+        match self {
+            Self::NoRoute(_) => true,
+            Self::Session(cause) => cause.has_no_route(),
+            _ => false,
+        }
+    }
+
     /// Whether asking again may help.
     fn may_pass(&self) -> bool {
         !matches!(self, Self::TooLong | Self::NotText | Self::Garbage)
@@ -106,7 +121,9 @@ impl Failure {
 impl Service {
     /// EC2's. `without_sessions`: go on with its first version where it has no session tokens.
     pub(super) fn ec2(origins: &MetadataOrigins, without_sessions: bool) -> Result<Self, ProviderError> {
-        Self::new(Kind::Ec2(Session::new(without_sessions)), origins.ec2.as_deref(), LINK_LOCAL)
+        let kind = Kind::Ec2(Session::new(without_sessions));
+        let other = origins.ec2.is_none().then_some(EC2_IPV6);
+        Ok(Self { other, ..Self::new(kind, origins.ec2.as_deref(), LINK_LOCAL)? })
     }
 
     /// Azure's.
@@ -121,7 +138,7 @@ impl Service {
 
     fn new(kind: Kind, origin: Option<&str>, default: &str) -> Result<Self, ProviderError> {
         let origin = origin.unwrap_or(default).trim_end_matches('/').to_owned();
-        Ok(Self { kind, origin, http: http::client()? })
+        Ok(Self { kind, origin, other: None, http: http::client()? })
     }
 
     /// A path's whole URL, for messages: without its query.
@@ -132,7 +149,23 @@ impl Service {
     /// Reads what is at a path, once; with another session token where the one at hand is refused.
     pub(super) async fn get(&mut self, path: &str, limit: Duration) -> Result<Answer, Failure> {
         trace!(path, "asking the metadata service");
-        let answer = self.attempt(path, limit).await;
+        let mut answer = self.attempt(path, limit).await;
+        if answer.as_ref().is_err_and(Failure::has_no_route)
+            && let Some(other) = self.other
+        {
+            let first = std::mem::replace(&mut self.origin, other.to_owned());
+            match self.attempt(path, limit).await {
+                Err(failure) if failure.has_no_route() => self.origin = first,
+                second => {
+                    info!(
+                        no_route_to = first,
+                        going_on_with = other,
+                        "the metadata service is at its IPv6 address"
+                    );
+                    answer = second;
+                }
+            }
+        }
         // Not the answer: it may be a secret.
         trace!(
             path,

@@ -90,6 +90,14 @@ pub enum ProviderError {
         /// What is wrong; names the key or tag, shows no value that may be secret.
         why: String,
     },
+    /// A part of what the metadata service should say is missing: it may come while the machine boots.
+    #[error("{what}: {why}")]
+    Incomplete {
+        /// The URL, without its query, and what of its answer.
+        what: String,
+        /// What is missing; names the key or tag.
+        why: String,
+    },
     /// The cloud has announced the machine's end already: a worker is not worth starting.
     #[error("instance is about to shut down: {0}")]
     AboutToShutDown(String),

@@ -74,13 +74,13 @@ impl Interruptions {
         let left = notice.deadline.map(|deadline| deadline.duration_since(self.clock.now()));
         let within = left.map(|left| Duration::try_from(left).unwrap_or_default()).or(notice.time_left);
         let finish = match (notice.kind, within, self.finish_tasks_if_over) {
-            (Kind::Rebalance, ..) => true,
+            (Kind::Rebalance | Kind::Maintenance, ..) => true,
             (Kind::Interruption, Some(within), Some(limit)) => within > limit,
             (Kind::Interruption, ..) => false,
         };
         let cause = match notice.kind {
             Kind::Rebalance => Cause::Rebalance,
-            Kind::Interruption => Cause::Interruption { ends: notice.ends },
+            Kind::Interruption | Kind::Maintenance => Cause::Interruption { ends: notice.ends },
         };
         Event::Interrupted { strength: if finish { Strength::Drain } else { Strength::Stop }, cause, within }
     }

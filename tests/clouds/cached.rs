@@ -20,7 +20,9 @@ fn a_cached_start_asks_neither_the_cloud_nor_taskcluster_before_its_worker_runs(
         let runner = machine.booted(OBEDIENT);
         let since = machine.metadata.requests().split_off(asked);
         // Only what watches, once it runs: EC2's first question is for a token.
-        let watch = |path: &str| path == notices || path == "/latest/api/token";
+        let watch = |path: &str| {
+            path == notices || path == "/latest/api/token" || path.ends_with("/maintenance-event")
+        };
         assert!(since.iter().all(|request| watch(request.path())), "{since:#?}");
         assert_eq!(machine.calls(), []);
         runner.signal(Signal::SIGTERM);

@@ -163,7 +163,7 @@ fn an_azure_machine_with_two_interfaces_starts_without_an_address() {
 fn an_azure_machine_without_a_tag_does_not_start_and_says_which() {
     let machine = Machine::new(AZURE);
     machine.set_azure(&[], &json!([interface()]));
-    let ended = machine.boot(OBEDIENT).ended();
+    let ended = machine.scene().worker(OBEDIENT).set("startTimeout", "1s").start().ended();
     assert!(ended.log.contains("tagsList: `worker-group` is missing, and needed"), "{}", ended.log);
     // Nobody knows whose machine it is: it is left alone.
     assert_eq!((ended.code, ended.starts(), ended.host_commands), (Some(1), 0, vec![]));

@@ -9,12 +9,20 @@ use crate::machine::{AZURE, EC2, GCE, Kind, Machine};
 const NAMESPACE: &str = "ip link set lo up && ip address add 169.254.169.254/32 dev lo && \
      mount --bind \"$0\" /etc/hosts && exec \"$@\"";
 
+/// An instance that has IPv6 alone.
+const IPV6_ALONE: &str = "ip link set lo up && ip -6 address add fd00:ec2::254/128 dev lo && \
+     mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+
 fn outside(inside: &str) {
+    outside_in(NAMESPACE, inside);
+}
+
+fn outside_in(namespace: &str, inside: &str) {
     let hosts = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(hosts.path(), "127.0.0.1 localhost\n169.254.169.254 metadata.google.internal\n").unwrap();
     let unshare = |program: &str, arguments: &[&str]| {
         Command::new("unshare")
-            .args(["--net", "--mount", "sh", "-c", NAMESPACE])
+            .args(["--net", "--mount", "sh", "-c", namespace])
             .arg(hosts.path())
             .arg(program)
             .args(arguments)
@@ -34,7 +42,11 @@ fn outside(inside: &str) {
 
 /// A proxy that does not exist is not asked.
 fn inside(kind: Kind) {
-    let machine = Machine::at(kind, "169.254.169.254:80".parse().unwrap());
+    inside_at(kind, "169.254.169.254:80");
+}
+
+fn inside_at(kind: Kind, address: &str) {
+    let machine = Machine::at(kind, address.parse().unwrap());
     let variable =
         ["START_WORKER_EC2_METADATA_URL", "START_WORKER_AZURE_METADATA_URL", "START_WORKER_GCE_METADATA_URL"];
     assert_whole_start(&machine, |scene| {
@@ -46,6 +58,11 @@ fn inside(kind: Kind) {
 #[test]
 fn an_ec2_instance_starts_its_worker() {
     outside("real_address::inside_ec2");
+}
+
+#[test]
+fn an_ec2_instance_that_has_ipv6_alone_starts_its_worker() {
+    outside_in(IPV6_ALONE, "real_address::inside_ec2_with_ipv6_alone");
 }
 
 #[test]
@@ -74,4 +91,10 @@ fn inside_azure() {
 #[ignore = "started by a test above, where there is the address"]
 fn inside_gce() {
     inside(GCE);
+}
+
+#[test]
+#[ignore = "started by a test above, where there is the address"]
+fn inside_ec2_with_ipv6_alone() {
+    inside_at(EC2, "[fd00:ec2::254]:80");
 }

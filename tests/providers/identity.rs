@@ -82,11 +82,11 @@ async fn an_ec2_instance_without_public_address_has_none_and_no_error_page_for_o
     assert!(!format!("{metadata:?}").contains("html"), "{metadata:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn user_data_without_a_key_is_an_error_that_names_it_and_shows_no_value() {
     let scene = Scene::aws()
         .told(r#"set /latest/user-data {"rootUrl": "https://tc.example.com", "password": "s3cr3t"}"#);
-    let error = scene.error().await;
+    let error = scene.asked_over_time(None).await.unwrap_err().to_string();
     assert!(error.ends_with("/latest/user-data: `providerId` is missing, and needed"), "{error}");
     let scene = Scene::aws().told("set /latest/user-data #!/bin/sh s3cr3t");
     let error = scene.error().await;
@@ -283,13 +283,13 @@ async fn an_azure_machine_with_two_interfaces_has_no_address() {
     assert_eq!((metadata.get("local-ipv4"), metadata.get("public-ipv4")), (None, None));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_missing_tag_is_an_error_that_names_it() {
     for (at, tag) in ["worker-pool-id", "provider-id", "worker-group", "root-url"].iter().enumerate() {
         let scene = azure_instance(|instance| {
             instance["compute"]["tagsList"].as_array_mut().unwrap().remove(at);
         });
-        let error = scene.error().await;
+        let error = scene.asked_over_time(None).await.unwrap_err().to_string();
         let expected = format!("/metadata/instance: compute.tagsList: `{tag}` is missing, and needed");
         assert!(error.ends_with(&expected), "{error}");
     }

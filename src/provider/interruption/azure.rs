@@ -16,7 +16,7 @@ use crate::clock::Date;
 use crate::provider::ProviderError;
 use crate::provider::metadata::{Failure, MetadataOrigins, SIGNED, SOON, Service};
 
-const EVENTS: &str = "/metadata/scheduledevents?api-version=2020-07-01";
+pub(super) const EVENTS: &str = "/metadata/scheduledevents?api-version=2020-07-01";
 
 /// A preemption is announced 30 s ahead.
 const EVERY: Duration = Duration::from_secs(1);

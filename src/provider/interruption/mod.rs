@@ -9,7 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::metadata::{Failure, MetadataOrigins};
+use super::metadata::{Failure, MetadataOrigins, SOON, Service};
+use super::spot::{INSTANCE_ACTION, Spot};
 use super::{ProviderError, google::PREEMPTED};
 use crate::config::ProviderConfig;
 use crate::run::WorkerIdentity;
@@ -23,6 +24,8 @@ mod google;
 pub enum Kind {
     /// The machine ends, or restarts, soon.
     Interruption,
+    /// The machine ends, or restarts, in long enough for its tasks to finish.
+    Maintenance,
     /// The machine is likely to be interrupted before long: a good time to leave it.
     Rebalance,
 }
@@ -84,6 +87,36 @@ pub fn watcher(
     Ok(Some(Watcher(cloud)))
 }
 
+/// Asks the cloud once whether it is taking this machine away: for a machine whose host goes down before a notice came.
+/// An error counts as no.
+pub async fn is_taken_away(
+    config: &ProviderConfig,
+    origins: &MetadataOrigins,
+    identity: &WorkerIdentity,
+) -> bool {
+    let said = async |service: Result<Service, ProviderError>, path: &str| {
+        let text = service.ok()?.get(path, SOON).await.ok()?.text;
+        Some(text)
+    };
+    let answer = match config {
+        ProviderConfig::Standalone(_) | ProviderConfig::Static(_) => None,
+        ProviderConfig::Google(_) => {
+            said(Service::gce(origins), PREEMPTED).await.map(|text| text.trim() == "TRUE")
+        }
+        ProviderConfig::Aws(_) | ProviderConfig::AwsProvisioner(_) => {
+            let legacy = matches!(config, ProviderConfig::AwsProvisioner(_));
+            let text = said(Service::ec2(origins, legacy), INSTANCE_ACTION).await;
+            text.and_then(|text| Spot::from_instance_action(&text)).map(|spot| spot.ends())
+        }
+        ProviderConfig::Azure(_) => said(Service::azure(origins), azure::EVENTS).await.map(|text| {
+            let mut events = azure::Events::new(&identity.worker_id);
+            let read = events.read(&text).is_ok();
+            read && std::iter::from_fn(|| events.next_notice()).any(|notice| notice.ends)
+        }),
+    };
+    answer.unwrap_or(false)
+}
+
 impl Watcher {
     /// The next notice. Never gives up: a service that fails is asked again. May be dropped and called again at any time:
     /// a notice is lost only if it has been returned.
@@ -106,12 +139,11 @@ impl Watcher {
 
     /// Lets somebody hear how each poll went.
     pub fn set_hears(&mut self, hears: Hears) {
-        let failing = match &mut self.0 {
-            Cloud::Aws(watcher) => &mut watcher.failing,
-            Cloud::Azure(watcher) => &mut watcher.failing,
-            Cloud::Google(watcher) => &mut watcher.failing,
-        };
-        failing.hears = Some(hears);
+        match &mut self.0 {
+            Cloud::Aws(watcher) => watcher.failing.hears = Some(hears),
+            Cloud::Azure(watcher) => watcher.failing.hears = Some(hears),
+            Cloud::Google(watcher) => watcher.set_hears(hears),
+        }
     }
 
     /// Once the worker is gone: tells the cloud that the machine may be interrupted now, where the runner configuration

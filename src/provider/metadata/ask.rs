@@ -47,8 +47,39 @@ impl Asker {
         path: &str,
         limit: Duration,
     ) -> Result<String, ProviderError> {
-        match self.ask(path, limit, Some(LATE)).await? {
-            Some(answer) => Ok(answer.text),
+        self.read(path, limit, |_, text| Ok(text.to_owned()), |_| None).await
+    }
+
+    /// What must be there, and not be empty.
+    pub(in crate::provider) async fn required_text(
+        &mut self,
+        path: &str,
+        limit: Duration,
+    ) -> Result<String, ProviderError> {
+        let not_empty = |what, text: &str| match text {
+            "" => Err(ProviderError::Incomplete { what, why: "is empty".to_owned() }),
+            text => Ok(text.to_owned()),
+        };
+        self.read(path, limit, not_empty, |_| None).await
+    }
+
+    /// What must be there, and whole: what is [incomplete](ProviderError::Incomplete), or lacks a part (`lacks`, which a
+    /// start can do without), may be whole in a minute.
+    pub(in crate::provider) async fn read<T>(
+        &mut self,
+        path: &str,
+        limit: Duration,
+        parse: impl Fn(String, &str) -> Result<T, ProviderError>,
+        lacks: impl Fn(&T) -> Option<&'static str>,
+    ) -> Result<T, ProviderError> {
+        let url = self.url(path);
+        let missing = |text: &str| match parse(url.clone(), text) {
+            Err(cause @ ProviderError::Incomplete { .. }) => Some(cause.to_string()),
+            Err(_) => None,
+            Ok(read) => lacks(&read).map(|key| format!("{url}: `{key}` is missing")),
+        };
+        match self.ask(path, limit, Some(LATE), &missing).await? {
+            Some(answer) => parse(url, &answer.text),
             None => Err(self.answer_error(path, &format!("{}, and it is needed", Failure::Absent))),
         }
     }
@@ -58,23 +89,31 @@ impl Asker {
         &mut self,
         path: &str,
     ) -> Result<Option<String>, ProviderError> {
-        let answer = self.ask(path, SOON, None).await?;
+        let answer = self.ask(path, SOON, None, &|_| None).await?;
         Ok(answer.map(|answer| answer.text).filter(|text| !text.is_empty()))
     }
 
-    /// `late`: for how long an absence is not believed.
+    /// `late`: for how long an absence is not believed. `missing`: what an answer lacks, which may come as late.
     async fn ask(
         &mut self,
         path: &str,
         limit: Duration,
         late: Option<Duration>,
+        missing: &impl Fn(&str) -> Option<String>,
     ) -> Result<Option<Answer>, ProviderError> {
         let first = Instant::now();
         for attempt in 0.. {
             let failure = match self.service.get(path, limit).await {
                 Ok(answer) => {
-                    self.silence.over();
-                    return Ok(Some(answer));
+                    let missing = missing(&answer.text);
+                    let wait = missing.as_ref().and_then(|_| self.wait(attempt, late, first));
+                    let (Some(missing), Some(wait)) = (missing, wait) else {
+                        self.silence.over();
+                        return Ok(Some(answer));
+                    };
+                    self.silence.is_incomplete(&missing, wait);
+                    sleep(wait).await;
+                    continue;
                 }
                 Err(Failure::Absent) if late.is_none_or(|late| first.elapsed() >= late) => {
                     self.silence.over();
@@ -149,6 +188,17 @@ impl Silence {
         if self.told.is_none_or(|told| now.duration_since(told) >= QUIET) {
             self.told = Some(now);
             warn!(url, error = %failure, next_attempt_in = %rounded(wait), "the metadata service gives no answer: asking again");
+        }
+    }
+
+    /// The answer is only a part.
+    fn is_incomplete(&mut self, missing: &str, wait: Duration) {
+        let now = Instant::now();
+        self.since.get_or_insert(now);
+        self.trouble.tell(missing);
+        if self.told.is_none_or(|told| now.duration_since(told) >= QUIET) {
+            self.told = Some(now);
+            warn!(error = %missing, next_attempt_in = %rounded(wait), "the metadata service answers with a part only: asking again");
         }
     }
 

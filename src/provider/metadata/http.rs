@@ -38,7 +38,9 @@ pub(super) async fn read(request: RequestBuilder, limit: Duration) -> Result<(An
         if cause.is_timeout() {
             return Failure::TimedOut(limit);
         }
-        Failure::Transport(Chain(&cause.without_url()).to_string())
+        let no_route = no_route(&cause);
+        let text = Chain(&cause.without_url()).to_string();
+        if no_route { Failure::NoRoute(text) } else { Failure::Transport(text) }
     };
     let mut response = request.timeout(limit).send().await.map_err(failed)?;
     match response.status() {
@@ -57,4 +59,13 @@ pub(super) async fn read(request: RequestBuilder, limit: Duration) -> Result<(An
     let etag = headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
     let text = String::from_utf8(body).map_err(|_| Failure::NotText)?;
     Ok((Answer { text, etag }, headers))
+}
+
+/// Whether the operating system knows no way to the address.
+fn no_route(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
+    causes.any(|cause| {
+        let cause = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+        matches!(cause, Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EADDRNOTAVAIL))
+    })
 }
