@@ -24,12 +24,14 @@ pub struct Report {
     left_out: Vec<&'static str>,
     /// Why this host cannot start it, where that is known.
     refused: Option<String>,
+    /// What is going to keep this host from working before long.
+    warning: Option<String>,
 }
 
 impl Report {
     /// Looks at a configuration that loads.
     pub fn new(config: &RunnerConfig, show_secrets: bool) -> Self {
-        let Offline { run, known, from_cache, trouble: refused } = prepare::offline(config);
+        let Offline { run, known, from_cache, trouble: refused, warning } = prepare::offline(config);
         let (final_config, refused) = match worker::final_config(&run, &config.worker) {
             Ok(merged) => (Some(merged), refused),
             // The first thing that a start would stumble over.
@@ -46,6 +48,7 @@ impl Report {
             added: added(config, final_config.as_ref().filter(|_| !known), from_cache),
             left_out: worker::left_out(offline, &config.worker),
             refused,
+            warning,
         }
     }
 
@@ -71,6 +74,9 @@ impl Report {
         for key in &self.left_out {
             let _ = writeln!(text, "# for start-worker, not in the worker's file: {key}");
         }
+        if let Some(warning) = &self.warning {
+            let _ = writeln!(text, "\n# this host works for a short while only: {warning}");
+        }
         if let Some(refused) = &self.refused {
             let _ = writeln!(text, "\n# this host cannot start it: {refused}");
         }
@@ -92,6 +98,9 @@ impl Report {
             "cannotStart": self.refused,
             "diagnostics": diagnostics.iter().map(diagnostic).collect::<Vec<_>>(),
         });
+        if let Some(warning) = &self.warning {
+            report["warning"] = json!(warning);
+        }
         if let Some(online) = online {
             report["online"] = online;
         }

@@ -194,6 +194,8 @@ pub enum Outcome {
     },
     /// The worker needs a reboot that did not come, or that somebody else is to do.
     NeedsReboot,
+    /// This machine must go, and it is still here.
+    LeftBehind,
 }
 
 impl Outcome {
@@ -211,7 +213,8 @@ impl Outcome {
             | Self::CredentialsExpired
             | Self::RunnerFailed
             | Self::Stuck { .. }
-            | Self::NeedsReboot => false,
+            | Self::NeedsReboot
+            | Self::LeftBehind => false,
         }
     }
 }
@@ -232,6 +235,7 @@ impl fmt::Display for Outcome {
             Self::RunnerFailed => "a part of start-worker has failed",
             Self::Stuck { .. } => "the worker cannot be killed",
             Self::NeedsReboot => "the worker needs a reboot",
+            Self::LeftBehind => "this machine must go, and it is still here",
         })
     }
 }
@@ -306,6 +310,19 @@ pub enum Reason {
     Exited(Exit),
     /// All is over.
     Over(Outcome),
+    /// This machine leaves.
+    Leaving(Step),
+}
+
+/// The steps of a machine that leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// worker-manager is asked to remove the worker.
+    Deregistering,
+    /// worker-manager has confirmed that.
+    Deregistered,
+    /// The host is shut down, because worker-manager does not take it away.
+    ShuttingDown,
 }
 
 impl fmt::Display for Reason {
@@ -314,7 +331,18 @@ impl fmt::Display for Reason {
             Self::Asked(cause) => cause.fmt(f),
             Self::Exited(exit) => exit.fmt(f),
             Self::Over(outcome) => outcome.fmt(f),
+            Self::Leaving(step) => step.fmt(f),
         }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Deregistering => "leaving: asking worker-manager to remove the worker",
+            Self::Deregistered => "deregistered: worker-manager takes this machine away",
+            Self::ShuttingDown => "leaving: shutting down the host",
+        })
     }
 }
 

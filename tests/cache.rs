@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use start_worker::host::private_file::Access;
 use start_worker::run::Object;
-use start_worker::run::cache::{self, CachedRun, Removed, Stage};
+use start_worker::run::cache::{self, CachedRun, Leaving, Stage};
 
 const GO_CACHE: &str = include_str!("fixtures/contract/go-cache-google.json");
 
@@ -28,15 +28,14 @@ fn cached(folder: &Path, reason: &str) -> CachedRun {
     std::fs::write(&path, GO_CACHE).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     let mut cached = cache::read(&path, Access::Refuse).unwrap().unwrap();
-    cached.removed = Some(Removed { at: "2026-11-24T00:00:00Z".parse().unwrap(), reason: reason.to_owned() });
+    cached.leaving = Some(Leaving::new("2026-11-24T00:00:00Z".parse().unwrap(), reason.to_owned()));
     cached
 }
 
 fn reason(path: &Path) -> String {
     let cached = cache::read(path, Access::Refuse).unwrap().unwrap();
     assert_eq!(cached.stage, Stage::Complete);
-    assert_eq!(cached.run.files.len(), 2);
-    cached.removed.unwrap().reason
+    cached.leaving.unwrap().reason
 }
 
 /// Writes two caches in turn until it is killed, and says when it has done so once more.

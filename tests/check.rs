@@ -119,7 +119,7 @@ provider:
   rootURL: https://tc.example.com
   clientID: project/ci
   accessToken: &token hunter2-access-token
-  certificate: &certificate '{"version":1,"expiry":1795804367966,"signature":"hunter2-signature"}'
+  certificate: &certificate '{"version":1,"expiry":32472144000000,"signature":"hunter2-signature"}'
   workerPoolID: ci/linux
   workerGroup: rack-1
   workerID: host-1

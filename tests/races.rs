@@ -48,7 +48,7 @@ host: {{rebootCommand: ["true"], forceShutdownCommand: ["true"], forceRebootComm
 #[test]
 fn a_host_command_outlives_the_worker_that_asked_for_it() {
     let folder = tempfile::tempdir().unwrap();
-    let host = r#"shutdownStatic: true, shutdownCommand: [sh, -c, "sleep 1; touch ran"]"#;
+    let host = r#"shutdownStatic: true, shutdownCommand: [sh, -c, "sleep 1; touch ran; kill -TERM $PPID"]"#;
     let script =
         r#"echo '~{"type":"hello","capabilities":["shutdown"]}'; echo '~{"type":"shutdown"}'; sleep 0.2"#;
     let (code, log) = run(folder.path(), ["implementation: command", "killTimeout: 1s", host], script);

@@ -11,11 +11,19 @@ use super::{oom, service_manager};
 /// The time limit of a host command. It only asks for something.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// The time limit of the question whether the system is going down.
+const STATE_LIMIT: Duration = Duration::from_secs(2);
+
 /// How much of a host command's output is kept, in bytes.
 const KEPT: usize = 4096;
 
 /// How long a force command that succeeded may take to have an effect. It asks nobody else.
 const FORCED: Duration = Duration::from_secs(60);
+
+/// How long a force command that succeeded may take to have an effect, where the ordinary one has this long.
+pub fn force_time(patience: Duration) -> Duration {
+    patience.min(FORCED)
+}
 
 /// The OOM score of a host command: the runner's own is not for what it starts.
 const COMMON_SCORE: i16 = 0;
@@ -43,29 +51,53 @@ impl fmt::Display for StillUp {
     }
 }
 
-impl TakeDown {
-    /// Runs the command. Where it fails, or leaves the host up, the force command follows. Returns only if the host is
-    /// still up after that; whoever calls this stops waiting when the runner is told to end, because that is how a host
-    /// that goes down begins.
-    pub async fn run(&self, helpers: &Helpers) -> StillUp {
-        let mut faults = vec![self.step(&self.command, self.patience, helpers).await];
-        if let Some(force) = &self.force {
-            faults.push(self.step(force, self.patience.min(FORCED), helpers).await);
-        }
-        StillUp(faults.join("; "))
-    }
+/// How taking the host down ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Descent {
+    /// A command has succeeded, and the host goes down.
+    GoingDown,
+    /// The host is still up after all that could be done.
+    StillUp(StillUp),
+}
 
-    /// Runs one command, and waits for the host to go down. Returns why it did not.
-    async fn step(&self, command: &[String], patience: Duration, helpers: &Helpers) -> String {
-        if let Err(cause) = run_host_command(self.what, command, helpers).await {
-            return cause.to_string();
+impl TakeDown {
+    /// Runs the command. Where it fails, or leaves the host up, the force command follows. `going_down` ends when the host
+    /// begins to go down, which is how the runner is told to end.
+    pub async fn run(&self, helpers: &Helpers, going_down: impl Future) -> Descent {
+        let mut going_down = std::pin::pin!(going_down);
+        let steps = [
+            Some((&self.command, self.patience)),
+            self.force.as_ref().map(|force| (force, force_time(self.patience))),
+        ];
+        let mut faults = Vec::new();
+        for (command, patience) in steps.into_iter().flatten() {
+            if let Err(cause) = run_host_command(self.what, command, helpers).await {
+                faults.push(cause.to_string());
+                continue;
+            }
+            tokio::select! {
+                biased;
+                _ = &mut going_down => return Descent::GoingDown,
+                () = tokio::time::sleep(patience) => {}
+            }
+            let (command, waited) = (command.join(" "), humantime::format_duration(patience));
+            error!(what = self.what, command, %waited, "the host command succeeded, and the host is still up");
+            faults.push(format!("{command} has left the host up for {waited}"));
         }
-        tokio::time::sleep(patience).await;
-        let command = command.join(" ");
-        let waited = humantime::format_duration(patience);
-        error!(what = self.what, command, %waited, "the host command succeeded, and the host is still up");
-        format!("{command} has left the host up for {waited}")
+        Descent::StillUp(StillUp(faults.join("; ")))
     }
+}
+
+/// Whether the system is going down, as the service manager says; without one, no.
+pub async fn is_going_down(helpers: &Helpers) -> bool {
+    let ask = async {
+        let words = ["systemctl", "is-system-running"].map(str::to_owned);
+        let mut command = helper::command(&words)?;
+        service_manager::hide_from(&mut command);
+        oom::set_for_child(&mut command, COMMON_SCORE);
+        helpers.start("systemctl", command, KEPT, Remains::Killed)?.end(STATE_LIMIT).await
+    };
+    ask.await.is_ok_and(|output| output.stdout.trim_ascii() == b"stopping")
 }
 
 /// Runs a host command to its end, and logs what it said.
@@ -147,10 +179,27 @@ mod tests {
                 force: Some(words(&["touch", mark.to_str().unwrap()])),
                 patience: Duration::from_millis(10),
             };
-            let still_up = take_down.run(&Helpers::default()).await.to_string();
+            let Descent::StillUp(still_up) =
+                take_down.run(&Helpers::default(), std::future::pending::<()>()).await
+            else {
+                panic!("nothing takes this host down");
+            };
+            let still_up = still_up.to_string();
             assert!(still_up.starts_with(says), "{still_up}");
             assert!(still_up.ends_with("forced has left the host up for 10ms"), "{still_up}");
             std::fs::remove_file(&mark).unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn nothing_follows_when_the_host_goes_down() {
+        let take_down = TakeDown {
+            what: "shutdown",
+            command: words(&["true"]),
+            force: Some(words(&["/nowhere/poweroff"])),
+            patience: Duration::from_secs(600),
+        };
+        let descent = take_down.run(&Helpers::default(), std::future::ready(())).await;
+        assert_eq!(descent, Descent::GoingDown);
     }
 }

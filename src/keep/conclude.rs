@@ -32,6 +32,7 @@ pub fn conclusion(outcome: Outcome, dynamic: bool, registers: bool) -> Conclusio
         | Outcome::Held
         | Outcome::Removed
         | Outcome::NeedsReboot
+        | Outcome::LeftBehind
         | Outcome::RunnerFailed
         | Outcome::Stuck { leaves: false }
         | Outcome::Interrupted { ends: false } => Conclusion::End,
@@ -71,6 +72,7 @@ mod tests {
             (Outcome::NeedsReboot, End, End, End),
             (Outcome::Stuck { leaves: true }, Remove, End, End),
             (Outcome::Stuck { leaves: false }, End, End, End),
+            (Outcome::LeftBehind, End, End, End),
         ] {
             assert_eq!(conclusion(outcome, true, false), cloud, "{outcome:?}, cloud");
             assert_eq!(conclusion(outcome, false, true), fixed, "{outcome:?}, static");

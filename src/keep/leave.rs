@@ -4,20 +4,35 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Map;
+use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::Keeping;
-use crate::event::{Outcome, Phase, Reason, StateSummary};
-use crate::host::power;
-use crate::prepare::{FailureKind, PrepareError};
+use super::{Keeping, Supervised};
+use crate::config::OnReboot;
+use crate::event::{Event, Outcome, Phase, Reason, StateSummary, Step, StopRequest, Strength};
+use crate::host::power::{self, Descent, StillUp, TakeDown};
+use crate::prepare::{FailureKind, PrepareError, Prepared};
+use crate::provider::interruption;
 use crate::registration::Registrar;
-use crate::registration::removal::{Current, Left, Removal, Whole};
+use crate::registration::removal::{Current, Deregistered, Removal, Whole};
 use crate::run::cache::CachedRun;
+use crate::supervisor::{self, Job};
 use crate::taskcluster::{Effort, WorkerError};
 use crate::worker;
 
 /// How long a report of a failed start is tried.
 const REPORT: Duration = Duration::from_secs(60);
+
+/// What became of a machine that must go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// worker-manager takes it away.
+    Deregistered,
+    /// It goes down.
+    GoingDown,
+    /// It is still here.
+    Behind,
+}
 
 impl Keeping<'_> {
     /// A cloud's machine that cannot start is of no use to anybody; but only where the start has come as far as to know
@@ -36,23 +51,24 @@ impl Keeping<'_> {
         let reason = Some(Reason::Over(Outcome::StartFailed));
         self.announcer.announce(StateSummary { reason, ..Phase::Ended.into() });
         let mut removal = None;
+        let title = format!("{} cannot be started", self.config.worker.implementation.name());
         if let Some((registrar, cached)) = self.preparer.registered() {
             tokio::select! {
                 biased;
                 _ = self.stop.requested() => return info!("stopped: this machine is not removed"),
-                () = self.report(&registrar, &cached, cause) => {}
+                () = self.report(&registrar, &cached, &title, cause.to_string()) => {}
             }
             removal = Some(self.removal(Some(registrar), Arc::new(Mutex::new(cached))));
         }
-        self.remove_later(removal.as_ref(), "the worker could not start").await;
+        self.leave_later(removal.as_ref(), "the worker could not start").await;
     }
 
     /// Tells the worker pool's owners, as far as there are credentials to do so.
-    async fn report(&self, registrar: &Registrar, cached: &CachedRun, cause: &PrepareError) {
+    async fn report(&self, registrar: &Registrar, cached: &CachedRun, title: &str, description: String) {
         let report = WorkerError {
             kind: "worker-runner".to_owned(),
-            title: format!("{} cannot be started", self.config.worker.implementation.name()),
-            description: self.preparer.secrets.mask(cause.to_string()),
+            title: title.to_owned(),
+            description: self.preparer.secrets.mask(description),
             extra: Map::new(),
         };
         let credentials = &cached.run.credentials;
@@ -79,30 +95,108 @@ impl Keeping<'_> {
         Removal::new(registrar, current, whole, self.preparer.keeper.clone(), self.preparer.clock.clone())
     }
 
-    /// The machine leaves worker-manager, or is shut down. A stop lets that go on for a moment.
-    pub(super) async fn remove(&self, removal: Option<&Removal>, reason: &str) {
-        let leave = async {
-            let left = match removal {
-                Some(removal) => removal.remove(reason).await,
-                None => Left::Nothing,
-            };
-            if left == Left::Nothing {
-                let _ =
-                    power::run_host_command("shutdown", &self.config.host.shutdown_command, &self.helpers)
-                        .await;
+    /// Makes this machine go: the mark in the cache, worker-manager, and, where worker-manager does not take the machine
+    /// away, the host's power. `alone`: no worker is supervised meanwhile, so that observers are told.
+    pub(super) async fn leave(&self, removal: Option<&Removal>, reason: &str, alone: bool) -> Left {
+        self.announce_step(Step::Deregistering, alone && removal.is_some());
+        if let Some(removal) = removal {
+            match self.stop.bounded(removal.deregister(reason)).await {
+                Some(Deregistered::Confirmed) => {
+                    self.announce_step(Step::Deregistered, alone);
+                    return Left::Deregistered;
+                }
+                Some(Deregistered::Unknown | Deregistered::Failed) => {}
+                None => {
+                    warn!("stopped while this machine was being removed: the next start goes on with that");
+                    return Left::Behind;
+                }
             }
+        }
+        self.shut_down(removal, alone).await
+    }
+
+    /// Goes on where an earlier start of this machine has left off. Returns how the runner ends.
+    pub(super) async fn leave_at_last(&self, prepared: Prepared) -> Outcome {
+        let Prepared { cached, registrar } = prepared;
+        let Some(leaving) = cached.leaving.clone() else { return Outcome::Removed };
+        if cached.has_left() || !self.config.provider.is_dynamic() {
+            warn!(
+                at = %leaving.at, reason = leaving.reason,
+                "this worker was removed from worker-manager: it is not started again on this machine"
+            );
+            return Outcome::Removed;
+        }
+        warn!(
+            so_far = cached.how_far_it_has_left(),
+            "this machine must go, and is still here: no worker is started, it is deregistered and shut down"
+        );
+        let removal = self.removal(registrar, Arc::new(Mutex::new(cached)));
+        self.announce_step(Step::Deregistering, true);
+        if self.stop.bounded(removal.deregister(&leaving.reason)).await.is_none() {
+            warn!("stopped while this machine was being removed: the next start goes on with that");
+            return Outcome::LeftBehind;
+        }
+        // Also where worker-manager has confirmed that: it should have taken the machine away by now.
+        match self.shut_down(Some(&removal), true).await {
+            Left::Deregistered | Left::GoingDown => Outcome::Removed,
+            Left::Behind => Outcome::LeftBehind,
+        }
+    }
+
+    async fn shut_down(&self, removal: Option<&Removal>, alone: bool) -> Left {
+        self.announce_step(Step::ShuttingDown, alone);
+        if let Some(removal) = removal {
+            // The mark must not keep a host up whose disk does not answer.
+            self.stop.bounded(removal.shutdown_requested()).await;
+        }
+        let host = &self.config.host;
+        let take_down = TakeDown {
+            what: "shutdown",
+            command: host.shutdown_command.clone(),
+            force: host.force_shutdown_command.clone(),
+            patience: self.config.supervision.reboot_timeout,
         };
-        if self.announcer.manager().alive_while(self.stop.bounded(leave)).await.is_none() {
-            warn!("stopped while this machine was being removed: see that it goes away");
+        let going_down = self.stop.at_least(Strength::Stop);
+        match self.stop.bounded(take_down.run(&self.helpers, going_down)).await {
+            Some(Descent::GoingDown) => Left::GoingDown,
+            Some(Descent::StillUp(why)) => {
+                error!(error = %why, "this machine must go, and nothing has taken it down: trying again at the next start; shut it down by hand");
+                self.report_left_behind(removal, &why).await;
+                Left::Behind
+            }
+            None => {
+                warn!("stopped while the host was being shut down: the next start goes on with that");
+                Left::Behind
+            }
+        }
+    }
+
+    /// Tells the worker pool's owners, as long as there are credentials to do so.
+    async fn report_left_behind(&self, removal: Option<&Removal>, why: &StillUp) {
+        let Some((registrar, cached)) = removal.and_then(Removal::registrar) else { return };
+        let now = self.preparer.clock.now();
+        if cached.run.credentials.expires.is_some_and(|expires| expires <= now) {
+            return;
+        }
+        let description = format!("{}: {why}", cached.how_far_it_has_left());
+        self.stop
+            .bounded(self.report(registrar, &cached, "this machine must go, and is still up", description))
+            .await;
+    }
+
+    fn announce_step(&self, step: Step, alone: bool) {
+        if alone {
+            let reason = Some(Reason::Leaving(step));
+            self.announcer.announce(StateSummary { reason, ..Phase::Ended.into() });
         }
     }
 
     /// The same, when a person has had the time to look. A stop ends the wait, and the machine stays.
-    pub(super) async fn remove_later(&self, removal: Option<&Removal>, reason: &str) {
+    pub(super) async fn leave_later(&self, removal: Option<&Removal>, reason: &str) -> Left {
         let host = &self.config.host;
         if !host.shutdown_on_start_failure {
             warn!("this machine stays, for host.shutdownOnStartFailure is false");
-            return;
+            return Left::Behind;
         }
         let delay = host.start_failure_delay;
         if !delay.is_zero() {
@@ -114,9 +208,87 @@ impl Keeping<'_> {
         let wait = self.announcer.manager().alive_while(tokio::time::sleep(delay));
         tokio::select! {
             biased;
-            _ = self.stop.requested() => return info!("stopped: this machine is not removed"),
+            _ = self.stop.requested() => {
+                info!("stopped: this machine is not removed");
+                return Left::Behind;
+            }
             () = wait => {}
         }
-        self.remove(removal, reason).await;
+        self.announcer.manager().alive_while(self.leave(removal, reason, true)).await
+    }
+
+    /// Supervises the worker. Where it asks for its host to go away, that goes on beside it, and after its end.
+    pub(super) async fn supervise_and_leave(
+        &self,
+        job: Job,
+        removal: Option<&Removal>,
+        events: &mut mpsc::Receiver<Event>,
+    ) -> (Outcome, Option<Left>) {
+        let leave = job.leave.clone();
+        let mut supervising = std::pin::pin!(supervisor::supervise(job, self.output, events));
+        let mut leaving = std::pin::pin!(async {
+            // It is kept open by `leave`.
+            let _ = leave.subscribe().wait_for(|asked| *asked).await;
+            self.leave(removal, "the worker asked for its host to be shut down", false).await
+        });
+        tokio::select! {
+            biased;
+            outcome = &mut supervising => {
+                let asked = *leave.borrow();
+                let left = asked.then_some(leaving);
+                match left {
+                    Some(leaving) => (outcome, Some(self.announcer.manager().alive_while(leaving).await)),
+                    None => (outcome, None),
+                }
+            }
+            left = &mut leaving => (supervising.await, Some(left)),
+        }
+    }
+
+    /// What a stop means on a machine of a cloud whose system goes down: the cloud may take it away, and the signal may come
+    /// before the notice. `None`: what it means anyway.
+    pub(super) async fn taken_away(&self, run: &Supervised) -> Option<Outcome> {
+        if run.outcome != Outcome::Stopped || !self.config.provider.is_dynamic() {
+            return None;
+        }
+        let identity = {
+            let current = run.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            current.run.identity.clone()
+        };
+        let ask = async {
+            power::is_going_down(&self.helpers).await
+                && interruption::is_taken_away(&self.config.provider, &self.preparer.metadata, &identity)
+                    .await
+        };
+        self.stop.bounded(ask).await.unwrap_or(false).then(|| {
+            warn!("the system goes down because the cloud takes this machine away: it is deregistered");
+            Outcome::Interrupted { ends: true }
+        })
+    }
+
+    /// The new run is cached; the worker cannot be started with it before a boot.
+    pub(super) async fn boot_for_the_deployment(&self) -> Outcome {
+        error!(
+            "the worker cannot be started again without a reboot (worker.restartInPlace says otherwise where that is wrong)"
+        );
+        if self.config.supervision.on_reboot != OnReboot::Reboot {
+            return Outcome::NeedsReboot;
+        }
+        let take_down = TakeDown {
+            what: "reboot",
+            command: self.config.host.reboot_command.clone(),
+            force: self.config.host.force_reboot_command.clone(),
+            patience: self.config.supervision.reboot_timeout,
+        };
+        let going_down = self.stop.at_least(Strength::Stop);
+        match self.stop.bounded(take_down.run(&self.helpers, going_down)).await {
+            Some(Descent::StillUp(why)) => {
+                error!(error = %why, "the host must reboot, and nothing has taken it down: reboot it by hand");
+                return Outcome::NeedsReboot;
+            }
+            Some(Descent::GoingDown) => {}
+            None => warn!("stopped while the host was being rebooted"),
+        }
+        self.stop.current().map_or(Outcome::Stopped, StopRequest::outcome)
     }
 }

@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::autologin::Logins;
-use crate::config::{OnReboot, ProviderConfig, RunnerConfig};
+use crate::config::{ProviderConfig, RunnerConfig};
 use crate::event::{Outcome, Phase, StopRequest};
 use crate::hold::{Released, Resume, hold};
 use crate::host::helper::Helpers;
-use crate::host::{held, power, private_file};
+use crate::host::{held, private_file};
 use crate::output::Output;
 use crate::prepare::{PrepareError, Prepared, Preparer, Ready};
 use crate::protocol::capabilities::{Capabilities, Capability};
@@ -22,6 +22,7 @@ use crate::provider::interruption;
 use crate::quota::ReportLimit;
 use crate::registration::Registrar;
 use crate::registration::removal::{Current, Removal};
+use crate::run::cache::CachedRun;
 use crate::standing::Announcer;
 use crate::stop::StopSignal;
 use crate::supervisor::{self, Job, Strangers};
@@ -35,6 +36,7 @@ mod siblings;
 mod watches;
 
 pub use conclude::{Conclusion, conclusion};
+use leave::Left;
 pub(crate) use siblings::Siblings;
 
 /// What the siblings of one run may send before they wait for the supervisor.
@@ -77,6 +79,8 @@ pub struct Keeping<'a> {
 /// A run that has been supervised.
 struct Supervised {
     outcome: Outcome,
+    /// What became of the machine, where the worker has asked for it to go.
+    left: Option<Left>,
     /// The run, with its newest credentials.
     current: Current,
     registrar: Option<Registrar>,
@@ -91,6 +95,15 @@ struct Supervised {
 }
 
 impl Supervised {
+    /// The last reports are waited for, unless there is no time to lose.
+    fn wait_for_reports(&mut self, reporting: Option<JoinHandle<()>>) {
+        match (reporting, self.outcome) {
+            (Some(_), Outcome::Stopped | Outcome::Held) | (None, _) => {}
+            (Some(reporting), Outcome::Interrupted { .. }) => self.last.push(reporting),
+            (Some(reporting), _) => self.last.insert(0, reporting),
+        }
+    }
+
     /// Ends what the run has left. What the cloud is told now may be the machine's end.
     async fn finish(&mut self, stop: &StopSignal) {
         self.gone.cancel();
@@ -136,10 +149,13 @@ impl Keeping<'_> {
         };
         loop {
             let mut run = self.supervise(prepared, &strangers).await?;
+            run.outcome = manager.alive_while(self.taken_away(&run)).await.unwrap_or(run.outcome);
             let registers = matches!(self.config.provider, ProviderConfig::Static(_));
             let concluded = conclusion(run.outcome, self.config.provider.is_dynamic(), registers);
-            if concluded == Conclusion::Remove {
-                self.remove(run.removal.as_ref(), &run.outcome.to_string()).await;
+            if concluded == Conclusion::Remove && run.left.is_none() {
+                let reason = run.outcome.to_string();
+                let leave = self.leave(run.removal.as_ref(), &reason, true);
+                run.left = Some(manager.alive_while(leave).await);
             }
             manager.alive_while(run.finish(&self.stop)).await;
             let stopped = self.stop.current();
@@ -149,13 +165,16 @@ impl Keeping<'_> {
                 return Ok(request.outcome());
             }
             prepared = match concluded {
+                Conclusion::End | Conclusion::Remove if run.left == Some(Left::Behind) => {
+                    return Ok(Outcome::LeftBehind);
+                }
                 Conclusion::End | Conclusion::Remove => return Ok(run.outcome),
                 Conclusion::RemoveLater if stopped.is_some() => {
                     info!("stopped: this machine is not removed");
                     return Ok(run.outcome);
                 }
                 Conclusion::RemoveLater => {
-                    self.remove_later(run.removal.as_ref(), &run.outcome.to_string()).await;
+                    self.leave_later(run.removal.as_ref(), &run.outcome.to_string()).await;
                     return Ok(run.outcome);
                 }
                 Conclusion::RegisterAnew => {
@@ -200,13 +219,7 @@ impl Keeping<'_> {
         };
         match ready {
             Ok(Ready::Run(prepared)) => Ok(Ok(*prepared)),
-            Ok(Ready::Removed(removed)) => {
-                warn!(
-                    at = %removed.at, reason = removed.reason,
-                    "this worker was removed from worker-manager: it is not started again on this machine"
-                );
-                Ok(Err(Outcome::Removed))
-            }
+            Ok(Ready::Leaving(prepared)) => Ok(Err(self.leave_at_last(*prepared).await)),
             Err(cause) => {
                 self.start_failed(&cause).await;
                 Err(cause)
@@ -233,24 +246,6 @@ impl Keeping<'_> {
         }))
     }
 
-    /// The new run is cached; the worker cannot be started with it before a boot.
-    async fn boot_for_the_deployment(&self) -> Outcome {
-        error!(
-            "the worker cannot be started again without a reboot (worker.restartInPlace says otherwise where that is wrong)"
-        );
-        if self.config.supervision.on_reboot != OnReboot::Reboot {
-            return Outcome::NeedsReboot;
-        }
-        let reboot = power::run_host_command("reboot", &self.config.host.reboot_command, &self.helpers);
-        if self.stop.bounded(reboot).await.is_none() {
-            warn!("stopped while the host was being rebooted");
-        }
-        match tokio::time::timeout(self.config.supervision.reboot_timeout, self.stop.requested()).await {
-            Ok(stopped) => stopped.outcome(),
-            Err(_) => Outcome::NeedsReboot,
-        }
-    }
-
     /// Keeps the worker of one run, with the siblings that the run needs.
     async fn supervise(&self, prepared: Prepared, strangers: &Strangers) -> Result<Supervised, PrepareError> {
         let Prepared { cached, registrar } = prepared;
@@ -260,14 +255,8 @@ impl Keeping<'_> {
         let (identity, expires) = (cached.run.identity.clone(), cached.run.credentials.expires);
         let deployed = Deployed::of(&cached.run);
         let launch = worker::launch(&cached.run, &self.config.worker)?;
-        let current: Current = Arc::new(Mutex::new(cached));
-        let dynamic = self.config.provider.is_dynamic();
-        let removal = dynamic.then(|| self.removal(registrar.clone(), current.clone()));
         let watcher = interruption::watcher(&self.config.provider, &self.preparer.metadata, &identity)?;
-        let siblings = Siblings::new(self.stop.clone());
-        let (gone, last) = (CancellationToken::new(), Vec::new());
-        let mut supervised =
-            Supervised { outcome: Outcome::Done, current, registrar, removal, gone, last, siblings };
+        let mut supervised = self.done(cached, registrar);
         let siblings = &supervised.siblings;
         let Launch::Start(spec) = launch else { return Ok(supervised) };
         let (launches, newest) = channel::channel(*spec);
@@ -285,7 +274,8 @@ impl Keeping<'_> {
             offered,
             logins,
             keeper: self.preparer.keeper.clone(),
-            removal: supervised.removal.clone(),
+            dynamic: self.config.provider.is_dynamic(),
+            leave: channel::Sender::new(false),
             reports: reporting.is_some().then_some(reports),
             secrets: self.preparer.secrets.clone(),
             held_mark: self.held_mark.clone(),
@@ -304,15 +294,27 @@ impl Keeping<'_> {
         let interruptions =
             watcher.map(|watcher| self.interruptions(watcher, &supervised.gone, &sender).watch());
         supervised.last.extend(interruptions.map(|watch| siblings.spawn("interruption", watch)));
-        supervised.outcome = supervisor::supervise(job, self.output, &mut events).await;
-        match (reporting, supervised.outcome) {
-            // There is no time to lose.
-            (Some(_), Outcome::Stopped | Outcome::Held) | (None, _) => {}
-            (Some(reporting), Outcome::Interrupted { .. }) => supervised.last.push(reporting),
-            (Some(reporting), _) => supervised.last.insert(0, reporting),
-        }
+        let removal = supervised.removal.as_ref();
+        (supervised.outcome, supervised.left) = self.supervise_and_leave(job, removal, &mut events).await;
+        supervised.wait_for_reports(reporting);
         self.last_answer().await;
         Ok(supervised)
+    }
+
+    /// A run that needs no supervision: it is done.
+    fn done(&self, cached: CachedRun, registrar: Option<Registrar>) -> Supervised {
+        let current: Current = Arc::new(Mutex::new(cached));
+        let dynamic = self.config.provider.is_dynamic();
+        Supervised {
+            outcome: Outcome::Done,
+            left: None,
+            removal: dynamic.then(|| self.removal(registrar.clone(), current.clone())),
+            current,
+            registrar,
+            gone: CancellationToken::new(),
+            last: Vec::new(),
+            siblings: Siblings::new(self.stop.clone()),
+        }
     }
 
     /// What the runner can do with a worker, and the host's automatic login where there is a display manager to tell,

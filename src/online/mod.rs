@@ -126,8 +126,14 @@ impl Step {
 /// What a start would do, a sentence each.
 fn plan(config: &RunnerConfig, cached: Option<&CachedRun>) -> Vec<String> {
     let name = config.worker.implementation.name();
-    if let Some(removed) = cached.and_then(|cached| cached.removed.as_ref()) {
-        return vec![format!("nothing: this worker was removed from worker-manager at {}", removed.at)];
+    if let Some(cached) = cached.filter(|cached| cached.leaving.is_some()) {
+        let so_far = cached.how_far_it_has_left();
+        let rest = if cached.has_left() || !config.provider.is_dynamic() {
+            "nothing is done"
+        } else {
+            "no worker is started, and the machine is deregistered and shut down"
+        };
+        return vec![format!("{so_far}: {rest}")];
     }
     let mut plan = Vec::new();
     let goes_on = cached.is_some_and(|cached| cached.stage == Stage::Complete);

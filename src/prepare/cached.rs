@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use tracing::{info, warn};
 
-use super::{Patience, PrepareError, Prepared, Preparer};
+use super::{Patience, PrepareError, Prepared, Preparer, Ready};
 use crate::config::{ProviderConfig, RunnerConfig};
 use crate::credentials::Credentials;
 use crate::host::private_file::Access;
@@ -82,13 +82,7 @@ impl Preparer {
     ) -> Result<Prepared, PrepareError> {
         self.lock(&cached.run.identity)?;
         let client = self.client(&cached.run.root_url)?;
-        let registrar = cached.run.registration_secret.is_some().then(|| {
-            let proof = match &self.config.provider {
-                ProviderConfig::Static(config) => Some(crate::provider::static_proof(config)),
-                _ => None,
-            };
-            Registrar::new(client.clone(), &cached.run.identity, proof)
-        });
+        let registrar = self.registrar(&cached)?;
         let renewed = self.renew_if_due(&mut cached, registrar.as_ref()).await;
         self.registered = registrar.clone().map(|registrar| (registrar, cached.clone()));
         renewed?;
@@ -104,6 +98,26 @@ impl Preparer {
         }
         self.save(&mut cached).await?;
         Ok(Prepared { cached, registrar })
+    }
+
+    /// A machine that leaves.
+    pub(super) fn leaving(&mut self, cached: CachedRun) -> Result<Ready, PrepareError> {
+        self.lock(&cached.run.identity)?;
+        let registrar = self.registrar(&cached)?;
+        Ok(Ready::Leaving(Box::new(Prepared { cached, registrar })))
+    }
+
+    /// The cached worker's registration; `None`: worker-manager does not know it.
+    pub(super) fn registrar(&self, cached: &CachedRun) -> Result<Option<Registrar>, PrepareError> {
+        if cached.run.registration_secret.is_none() {
+            return Ok(None);
+        }
+        let proof = match &self.config.provider {
+            ProviderConfig::Static(config) => Some(crate::provider::static_proof(config)),
+            _ => None,
+        };
+        let client = self.client(&cached.run.root_url)?;
+        Ok(Some(Registrar::new(client, &cached.run.identity, proof)))
     }
 
     /// Credentials that are due are renewed before the worker starts, if that goes fast.
@@ -136,14 +150,21 @@ impl Preparer {
             }
         }
         let credentials = &cached.run.credentials;
-        if let (false, Some(at)) = (credentials.usable(self.clock.now()), credentials.expires) {
-            if let ProviderConfig::Standalone(_) = self.config.provider {
-                return Err(PrepareError::StandaloneExpired(at));
+        let now = self.clock.now();
+        match credentials.expires {
+            Some(at) if matches!(self.config.provider, ProviderConfig::Standalone(_)) => {
+                if at <= now {
+                    Err(PrepareError::StandaloneExpired(at))
+                } else {
+                    Ok(())
+                }
             }
-            let path = self.cache_path().map(Path::to_owned).unwrap_or_default();
-            return Err(PrepareError::CachedExpired { path, at });
+            Some(at) if !credentials.usable(now) => {
+                let path = self.cache_path().map(Path::to_owned).unwrap_or_default();
+                Err(PrepareError::CachedExpired { path, at, soon: at > now })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -35,18 +35,20 @@ pub enum PrepareError {
         advice: &'static str,
     },
     /// The credentials in the runner configuration are of no use.
-    #[error("provider.certificate: the credentials have expired at {0}; get new ones")]
+    #[error("provider.certificate: the credentials expired at {0}; get new ones")]
     StandaloneExpired(Timestamp),
     /// The cached credentials are of no use, and there is no way to others.
     #[error(
-        "the credentials in the cached run {} expired at {at}, and this machine cannot register again; replace the machine",
-        path.display()
+        "the credentials in the cached run {} {} at {at}, and this machine cannot register again; replace the machine",
+        path.display(), if *soon { "are about to expire," } else { "expired" }
     )]
     CachedExpired {
         /// The cache.
         path: PathBuf,
         /// When.
         at: Timestamp,
+        /// That is still to come.
+        soon: bool,
     },
     /// The worker is not registered.
     #[error("cannot register the worker: {cause}{}", lost_answer(*once, cause))]

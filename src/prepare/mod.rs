@@ -16,7 +16,7 @@ use crate::host::lock::Lock;
 use crate::provider::{self, Identified, MetadataOrigins, Proof};
 use crate::redact::Secrets;
 use crate::registration::Registrar;
-use crate::run::cache::{CachedRun, Keeper, Removed, Stage};
+use crate::run::cache::{CachedRun, Keeper, Stage};
 use crate::run::{Parts, Run, WorkerIdentity, files};
 use crate::tally::Tally;
 use crate::taskcluster::{Client, InFlight, Proxies};
@@ -99,8 +99,8 @@ pub struct Prepared {
 pub enum Ready {
     /// A worker to start.
     Run(Box<Prepared>),
-    /// None: the worker was removed from this machine before.
-    Removed(Removed),
+    /// None: this machine leaves. Its run is as it is cached.
+    Leaving(Box<Prepared>),
 }
 
 impl Preparer {
@@ -158,8 +158,7 @@ impl Preparer {
         }
     }
 
-    /// Registers a static worker anew, with everything that follows, for as long as `effort` allows for each step; the
-    /// cached run is not looked at.
+    /// Registers a static worker anew, with everything that follows. `limit` is each step's; the cache is not looked at.
     ///
     /// # Errors
     ///
@@ -182,7 +181,7 @@ impl Preparer {
             return match self.attempt(Patience(Some(Instant::now() + timeout))).await? {
                 Ready::Run(prepared) => Ok(prepared.cached.run),
                 // Without a cache, which a dummy run does not read, nobody can say so.
-                Ready::Removed(_) => Ok(offline(&self.config).run),
+                Ready::Leaving(_) => Ok(offline(&self.config).run),
             };
         }
         let patience = Patience(Some(Instant::now() + self.config.start_timeout.unwrap_or(DYNAMIC_START)));
@@ -223,7 +222,7 @@ impl Preparer {
             None => None,
         };
         let cached = match self.cached(identified.as_ref()).await? {
-            Some(CachedRun { removed: Some(removed), .. }) => return Ok(Ready::Removed(removed)),
+            Some(cached) if cached.leaving.is_some() => return self.leaving(cached),
             cached => cached,
         };
         let prepared = match (identified, cached) {
@@ -290,8 +289,9 @@ impl Preparer {
         let (run, registrar) = match identified.proof.clone() {
             Proof::Credentials(credentials) => {
                 self.know(&credentials);
-                if let (false, Some(expires)) = (credentials.usable(self.clock.now()), credentials.expires) {
-                    return Err(PrepareError::StandaloneExpired(expires));
+                // Those that are about to expire are used up to their last quarter.
+                if let Some(at) = credentials.expires.filter(|at| *at <= self.clock.now()) {
+                    return Err(PrepareError::StandaloneExpired(at));
                 }
                 (run_of(identified, credentials), None)
             }

@@ -2,15 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use jiff::SignedDuration;
+
 use super::PrepareError;
 use super::cached::outdated;
 use super::register::run_of;
+use crate::clock::{Clock, SystemClock};
 use crate::config::{FixedIdentity, ProviderConfig, RunnerConfig};
 use crate::credentials::Credentials;
 use crate::host::private_file::Access;
 use crate::provider::{self, Proof};
 use crate::run::cache::{self, CachedRun};
 use crate::run::{Run, WorkerIdentity, WorkerPoolId};
+
+/// How long before their end credentials that nobody renews make the worker finish its tasks.
+const DRAIN_BEFORE: SignedDuration = SignedDuration::from_mins(30);
 
 const UNKNOWN: &str = "known at start";
 
@@ -24,6 +30,8 @@ pub struct Offline {
     pub from_cache: bool,
     /// Why this host cannot start, or not from its cache.
     pub trouble: Option<String>,
+    /// What is going to keep this host from working before long.
+    pub warning: Option<String>,
 }
 
 /// Looks at the runner configuration and, where there is one, at the cached run.
@@ -34,13 +42,17 @@ pub fn offline(config: &RunnerConfig) -> Offline {
         Err(cause) => (None, Some(cause.to_string())),
     };
     let cached = cached.filter(|cached| outdated(config, cached).is_none());
-    if let Some(removed) = cached.as_ref().and_then(|cached| cached.removed.as_ref()) {
-        trouble =
-            Some(format!("the worker was removed from this machine at {}: {}", removed.at, removed.reason));
+    if let Some(cached) = cached.as_ref().filter(|cached| cached.leaving.is_some()) {
+        trouble = Some(cached.how_far_it_has_left());
     }
     if let Some(cached) = cached {
         let run = cached.into_run(&config.worker_config);
-        return Offline { run, known: true, from_cache: true, trouble };
+        // A static worker gets others when it registers.
+        let (expired, warning) = match &config.provider {
+            ProviderConfig::Static(_) => (None, None),
+            _ => expiry(&run.credentials, "the cached run"),
+        };
+        return Offline { run, known: true, from_cache: true, trouble: trouble.or(expired), warning };
     }
     match identified {
         Some(Ok(identified)) => {
@@ -48,18 +60,31 @@ pub fn offline(config: &RunnerConfig) -> Offline {
                 Proof::Credentials(credentials) => (credentials, true),
                 Proof::Registration(_) | Proof::ProvisionerSecret(_) => (unknown_credentials(), false),
             };
+            let (expired, warning) = expiry(&credentials, "provider.certificate");
             let mut run = run_of(identified, credentials);
             run.worker_config = run.parts.merge_with(&config.worker_config);
-            Offline { run, known, from_cache: false, trouble }
+            Offline { run, known, from_cache: false, trouble: trouble.or(expired), warning }
         }
         Some(Err(cause)) => Offline {
             run: placeholder(config),
             known: false,
             from_cache: false,
             trouble: Some(cause.to_string()),
+            warning: None,
         },
-        None => Offline { run: placeholder(config), known: false, from_cache: false, trouble },
+        None => Offline { run: placeholder(config), known: false, from_cache: false, trouble, warning: None },
     }
+}
+
+/// Whether credentials have expired, and whether they are about to: a worker is asked to finish half an hour before.
+fn expiry(credentials: &Credentials, place: &str) -> (Option<String>, Option<String>) {
+    let Some(at) = credentials.expires else { return (None, None) };
+    let left = at.duration_since(SystemClock.now());
+    if left <= SignedDuration::ZERO {
+        return (Some(format!("{place}: the credentials expired at {at}; get new ones")), None);
+    }
+    let soon = format!("{place}: the credentials expire at {at}, in {} min; get new ones", left.as_mins());
+    (None, (left <= DRAIN_BEFORE).then_some(soon))
 }
 
 fn cached(config: &RunnerConfig) -> Result<Option<CachedRun>, PrepareError> {

@@ -1,6 +1,5 @@
-//! How a cloud's machine leaves worker-manager: the mark in its cache, then removeWorker; once.
+//! How a cloud's machine leaves worker-manager: the mark in its cache, then removeWorker, then the mark that it is done.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tracing::{info, warn};
 use super::Registrar;
 use crate::clock::Clock;
 use crate::run::Object;
-use crate::run::cache::{CachedRun, Keeper, Removed};
+use crate::run::cache::{CachedRun, Keeper, Leaving};
 use crate::taskcluster::Effort;
 
 /// How long removeWorker is tried.
@@ -24,7 +23,7 @@ pub type Current = Arc<Mutex<CachedRun>>;
 /// Makes the whole worker configuration of a run, with what the worker's implementation sets.
 pub type Whole = Arc<dyn Fn(&CachedRun) -> Object + Send + Sync>;
 
-/// What removes this machine's worker. Clones share whether that was done.
+/// Deregisters this machine's worker, and keeps the cache true about it.
 #[derive(Clone)]
 pub struct Removal {
     /// `None`: worker-manager does not know this worker.
@@ -33,18 +32,17 @@ pub struct Removal {
     whole: Whole,
     keeper: Keeper,
     clock: Arc<dyn Clock>,
-    begun: Arc<AtomicBool>,
 }
 
-/// What has come of a removal.
+/// What came of a deregistration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Left {
-    /// worker-manager removes the machine.
-    WorkerManager,
-    /// Nothing: the host has to be shut down.
-    Nothing,
-    /// It was begun before: whoever did sees to the rest.
-    Already,
+pub enum Deregistered {
+    /// worker-manager takes the machine away.
+    Confirmed,
+    /// worker-manager does not know this worker, and takes nothing away.
+    Unknown,
+    /// worker-manager did not answer, or refused.
+    Failed,
 }
 
 impl Removal {
@@ -56,54 +54,73 @@ impl Removal {
         keeper: Keeper,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { registrar, current, whole, keeper, clock, begun: Arc::default() }
+        Self { registrar, current, whole, keeper, clock }
     }
 
-    /// Marks the cached run as removed (or removes it, where it cannot be written), so that no worker ever starts on this
-    /// machine again; then asks worker-manager to remove the worker, for a minute at most. `reason`: for the mark, and for
-    /// people.
-    pub async fn remove(&self, reason: &str) -> Left {
-        if self.begun.swap(true, Ordering::AcqRel) {
-            return Left::Already;
+    /// The client to worker-manager, with the newest credentials; `None`: worker-manager does not know this worker.
+    pub fn registrar(&self) -> Option<(&Registrar, CachedRun)> {
+        Some((self.registrar.as_ref()?, self.locked(|cached| cached.clone())))
+    }
+
+    /// Marks the cached run as that of a machine that leaves, so that no worker starts on it again; then asks
+    /// worker-manager to remove the worker, for a minute at most, and marks what it confirmed. `reason`: for the mark, and
+    /// for people.
+    pub async fn deregister(&self, reason: &str) -> Deregistered {
+        let now = self.clock.now();
+        let already = self.locked(|cached| {
+            let leaving = cached.leaving.get_or_insert_with(|| Leaving::new(now, reason.to_owned()));
+            leaving.deregistered.is_some()
+        });
+        self.save().await;
+        let Some(registrar) = &self.registrar else {
+            info!(reason, "worker-manager does not know this worker: its host is shut down");
+            self.mark(|leaving, now| leaving.deregistered = Some(now)).await;
+            return Deregistered::Unknown;
+        };
+        if already {
+            return Deregistered::Confirmed;
         }
-        let marked = self.mark(reason);
-        if !self.keeper.save(marked).await {
+        let credentials = self.locked(|cached| cached.run.credentials.clone());
+        info!(reason, "removing the worker");
+        match registrar.client().remove_worker(&credentials, registrar.name(), Effort::For(TIME)).await {
+            Ok(()) => info!("worker removed: worker-manager takes the machine away"),
+            // Somebody was faster.
+            Err(cause) if cause.is_not_found() => info!("worker had been removed already"),
+            Err(cause) => {
+                warn!(error = %cause, "the worker cannot be removed: its host is shut down");
+                return Deregistered::Failed;
+            }
+        }
+        self.mark(|leaving, now| leaving.deregistered = Some(now)).await;
+        Deregistered::Confirmed
+    }
+
+    /// Marks that the host is asked to shut down. Must follow [`Removal::deregister`].
+    pub async fn shutdown_requested(&self) {
+        self.mark(|leaving, now| {
+            leaving.shutdown_requested.get_or_insert(now);
+        })
+        .await;
+    }
+
+    async fn mark(&self, step: impl FnOnce(&mut Leaving, jiff::Timestamp)) {
+        let now = self.clock.now();
+        self.locked(|cached| cached.leaving.as_mut().map(|leaving| step(leaving, now)));
+        self.save().await;
+    }
+
+    async fn save(&self) {
+        let encoded = self.locked(|cached| {
+            let whole = (self.whole)(cached);
+            cached.encode(&whole)
+        });
+        if !self.keeper.save(encoded).await {
             // On a full disk that is possible. Without it the next start is refused, for nobody registers twice.
             warn!(
                 "the removal cannot be noted in the cached run: that is removed, so that no worker starts with it"
             );
             let _ = tokio::time::timeout(CACHE_GONE, self.keeper.remove()).await;
         }
-        let Some(registrar) = &self.registrar else {
-            info!(reason, "worker-manager does not know this worker: its host is shut down");
-            return Left::Nothing;
-        };
-        let credentials = self.locked(|cached| cached.run.credentials.clone());
-        info!(reason, "removing the worker");
-        match registrar.client().remove_worker(&credentials, registrar.name(), Effort::For(TIME)).await {
-            Ok(()) => {
-                info!("worker removed: worker-manager takes the machine away");
-                Left::WorkerManager
-            }
-            // Somebody was faster.
-            Err(cause) if cause.is_not_found() => {
-                info!("worker had been removed already");
-                Left::WorkerManager
-            }
-            Err(cause) => {
-                warn!(error = %cause, "the worker cannot be removed: its host is shut down");
-                Left::Nothing
-            }
-        }
-    }
-
-    fn mark(&self, reason: &str) -> secrecy::SecretString {
-        let at = self.clock.now();
-        self.locked(|cached| {
-            cached.removed = Some(Removed { at, reason: reason.to_owned() });
-            let whole = (self.whole)(cached);
-            cached.encode(&whole)
-        })
     }
 
     fn locked<T>(&self, look: impl FnOnce(&mut CachedRun) -> T) -> T {

@@ -15,7 +15,10 @@
 //! | `whole` | in the place of `layers`: the worker configuration as the Go program cached it |
 //! | `fileOrigins` | for each of `Files`, who sent it: `provider` or `secret` |
 //! | `launchConfigId` | the launch config that made this machine |
-//! | `removed` | `{at, reason}`: this worker was removed |
+//! | `leaving` | `{at, reason, deregistered?, shutdownRequested?}`: this machine leaves, see [`Leaving`]; versions before wrote `removed`, `{at, reason}` |
+//!
+//! A cache with `leaving` has a sentence in the place of the list of `Files`: the Go program cannot read such a cache, so
+//! that it starts nothing from it either.
 //!
 //! A process writes its cache through one [`Keeper`] only.
 
@@ -60,8 +63,8 @@ pub struct CachedRun {
     pub provider_type: Option<String>,
     /// How far the run is determined.
     pub stage: Stage,
-    /// That the worker was removed: it must not start again.
-    pub removed: Option<Removed>,
+    /// How far this machine has left: no worker starts on it any more.
+    pub leaving: Option<Leaving>,
     /// What somebody should know about the file as it was read.
     pub warnings: Vec<String>,
     /// What was found in the file and is not known.
@@ -77,13 +80,24 @@ pub enum Stage {
     Complete,
 }
 
-/// A worker that was removed.
+/// A machine that was decided to go. Each step is on the disk before the next one begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removed {
-    /// When.
+pub struct Leaving {
+    /// When that was decided.
     pub at: Timestamp,
     /// Why, for people.
     pub reason: String,
+    /// When worker-manager confirmed that the worker is removed, or said that it does not know it.
+    pub deregistered: Option<Timestamp>,
+    /// When the host was first asked to shut down.
+    pub shutdown_requested: Option<Timestamp>,
+}
+
+impl Leaving {
+    /// A machine that was decided to go, and has not taken the first step.
+    pub fn new(at: Timestamp, reason: String) -> Self {
+        Self { at, reason, deregistered: None, shutdown_requested: None }
+    }
 }
 
 /// Unknown keys, at the top and under `Extra`.
@@ -115,10 +129,36 @@ impl CachedRun {
             run,
             provider_type: Some(provider_type.to_owned()),
             stage,
-            removed: None,
+            leaving: None,
             warnings: Vec::new(),
             kept: Kept::default(),
         }
+    }
+
+    /// Whether nothing is left to do for this machine to go: worker-manager takes it away.
+    pub fn has_left(&self) -> bool {
+        let known = self.run.registration_secret.is_some();
+        self.leaving.as_ref().is_some_and(|leaving| {
+            known && leaving.deregistered.is_some() && leaving.shutdown_requested.is_none()
+        })
+    }
+
+    /// How far this machine has left, in words; empty where it does not.
+    pub fn how_far_it_has_left(&self) -> String {
+        let Some(Leaving { at, reason, deregistered, shutdown_requested }) = &self.leaving else {
+            return String::new();
+        };
+        let known = self.run.registration_secret.is_some();
+        let deregistered = match deregistered {
+            Some(at) if known => format!("worker-manager confirmed at {at} that the worker is removed"),
+            Some(_) => "worker-manager does not know the worker".to_owned(),
+            None => "worker-manager has not confirmed that the worker is removed".to_owned(),
+        };
+        let shutdown = match shutdown_requested {
+            Some(at) => format!("; the host was asked to shut down at {at}"),
+            None => String::new(),
+        };
+        format!("this machine leaves since {at} ({reason}): {deregistered}{shutdown}")
     }
 
     /// Makes the run's worker configuration again from its parts, with the runner file's `workerConfig` as it is now.
@@ -175,7 +215,7 @@ impl fmt::Debug for CachedRun {
             .field("run", &self.run)
             .field("provider_type", &self.provider_type)
             .field("stage", &self.stage)
-            .field("removed", &self.removed)
+            .field("leaving", &self.leaving)
             .field("warnings", &self.warnings)
             .finish_non_exhaustive()
     }

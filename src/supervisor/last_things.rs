@@ -1,13 +1,18 @@
 //! What the supervisor does beside its loop and at its end: host commands, the mark of a drain, the last words.
 
-use tracing::info;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
 
 use super::reports::GivenUp;
 use super::{LAST_LINES, Supervisor};
-use crate::event::Outcome;
-use crate::host::{held, power};
-use crate::registration::removal::Left;
+use crate::event::{Outcome, Strength};
+use crate::host::held;
+use crate::host::power::{Descent, TakeDown};
 use crate::troubles::QUOTED;
+
+/// How long host commands, the mark of a drain and automatic logins may take when all else has ended.
+const LAST_THINGS: Duration = Duration::from_secs(160);
 
 impl Supervisor<'_> {
     /// Beside the loop, for it ends with an fsync; waited for at the end.
@@ -24,35 +29,63 @@ impl Supervisor<'_> {
         });
     }
 
-    /// The worker wants its host to go away: a cloud's machine is removed, or else shut down; another is shut down.
+    /// The worker wants its host to go away. That goes on beside the worker, and after it.
     pub(super) fn leave_host(&self) {
-        let Some(removal) = self.job.removal.clone() else {
-            return self.run_host_command("shutdown", &self.job.host.shutdown_command);
-        };
-        let helpers = self.descendants.helpers();
-        let command = self.job.host.shutdown_command.clone();
+        let (logins_done, leave) = (self.logins.all_done(), self.job.leave.clone());
         self.at_the_end.spawn(async move {
-            if removal.remove("the worker asked for its host to be shut down").await == Left::Nothing {
-                let _ = power::run_host_command("shutdown", &command, &helpers).await;
+            logins_done.await;
+            leave.send_replace(true);
+        });
+    }
+
+    /// Reboots the host, beside the loop.
+    pub(super) fn reboot_host(&self) {
+        let (helpers, stop) = (self.descendants.helpers(), self.job.stop.clone());
+        let needless = self.reboot_needless.clone();
+        let logins_done = self.logins.all_done();
+        let take_down = TakeDown {
+            what: "reboot",
+            command: self.job.host.reboot_command.clone(),
+            force: self.job.host.force_reboot_command.clone(),
+            patience: self.job.supervision.reboot_timeout,
+        };
+        self.at_the_end.spawn(async move {
+            logins_done.await;
+            let going_down = async {
+                tokio::select! {
+                    _ = stop.at_least(Strength::Stop) => {}
+                    () = needless.cancelled() => {}
+                }
+            };
+            if let Descent::StillUp(why) = take_down.run(&helpers, going_down).await {
+                error!(error = %why, "the host must reboot, and nothing has taken it down: reboot it by hand");
             }
         });
     }
 
-    /// Runs beside the loop; its end is told to the log alone.
-    pub(super) fn run_host_command(&self, what: &'static str, command: &[String]) {
-        let (helpers, command) = (self.descendants.helpers(), command.to_vec());
-        let logins_done = self.logins.all_done();
-        self.at_the_end.spawn(async move {
-            logins_done.await;
-            let _ = power::run_host_command(what, &command, &helpers).await;
-        });
+    /// Waits for what must be over before the runner goes on.
+    pub(super) async fn finish(&mut self, outcome: Outcome) {
+        if outcome != Outcome::NeedsReboot {
+            self.reboot_needless.cancel();
+        }
+        self.concluded(outcome);
+        self.logins.close();
+        self.at_the_end.close();
+        // What they have to complain about belongs in the log.
+        let last_things = tokio::time::timeout(LAST_THINGS, self.at_the_end.wait());
+        let last_things = self.job.stop.bounded(last_things);
+        if self.job.announcer.manager().alive_while(last_things).await.is_none() {
+            warn!(
+                "stopped while a host command, a removal or the mark of a drain was under way: not waited for any longer"
+            );
+        }
     }
 
-    pub(super) fn concluded(&self, outcome: Outcome) {
+    fn concluded(&self, outcome: Outcome) {
         let reported = match outcome {
             Outcome::GaveUp | Outcome::StartFailed => true,
             // Elsewhere the worker registers anew.
-            Outcome::CredentialsExpired => self.job.removal.is_some(),
+            Outcome::CredentialsExpired => self.job.dynamic,
             _ => false,
         };
         if !reported {

@@ -5,7 +5,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::signal::unix::SignalKind;
@@ -13,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use crate::autologin::Logins;
 use crate::config::{HostSettings, Supervision};
@@ -24,7 +23,6 @@ use crate::output::{Output, WorkerEvent};
 use crate::protocol::capabilities::Capabilities;
 use crate::protocol::message::ToWorker;
 use crate::redact::Secrets;
-use crate::registration::removal::Removal;
 use crate::run::cache::Keeper;
 use crate::standing::Announcer;
 use crate::stop::StopSignal;
@@ -58,9 +56,6 @@ use wait::{Preparing, child_signal, exited, expired, next, prepared, renewed, ti
 /// How many of the worker's last lines go into the log when the runner gives up on it.
 const LAST_LINES: usize = 20;
 
-/// How long removal, host commands and the mark of a drain may take when all else has ended.
-const LAST_THINGS: Duration = Duration::from_secs(160);
-
 /// Everything that one supervised run needs.
 #[derive(Debug)]
 pub struct Job {
@@ -76,8 +71,10 @@ pub struct Job {
     pub offered: Capabilities,
     /// The one writer of the cached run.
     pub keeper: Keeper,
-    /// How a host that goes with its worker leaves worker-manager.
-    pub removal: Option<Removal>,
+    /// The host is one that goes with its worker.
+    pub dynamic: bool,
+    /// Set once the worker has asked for its host to go away, and may.
+    pub leave: watch::Sender<bool>,
     /// Who tells worker-manager of errors; `None`: nobody can.
     pub reports: Option<ReportSender>,
     /// What must not be shown of what the worker says in messages.
@@ -97,7 +94,7 @@ pub struct Job {
 /// Starts the worker and keeps it until it needs no more keeping. `events` has what the siblings send.
 pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receiver<Event>) -> Outcome {
     let spec = job.launches.borrow_and_update().clone();
-    let policy = Policy::new(&job.supervision, &spec, job.host.shutdown_static, job.removal.is_some());
+    let policy = Policy::new(&job.supervision, &spec, &job.host, job.dynamic);
     let (machine, first) = Machine::new(policy);
     let descendants = Descendants::new(job.supervision.kill_descendants, &job.strangers, job.helpers.clone());
     let descendants = job.announcer.manager().alive_while(descendants).await;
@@ -121,6 +118,7 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
         last_lines: Vec::new(),
         stop_seen: None,
         at_the_end,
+        reboot_needless: CancellationToken::new(),
     };
     supervisor.announce();
     supervisor.perform_all(first);
@@ -152,6 +150,8 @@ struct Supervisor<'a> {
     stop_seen: Option<StopRequest>,
     /// What must be over before the runner ends: host commands, the mark of a drain, automatic logins.
     at_the_end: TaskTracker,
+    /// Cancelled when something else has ended the wait for a reboot.
+    reboot_needless: CancellationToken,
 }
 
 impl Supervisor<'_> {
@@ -161,17 +161,7 @@ impl Supervisor<'_> {
         loop {
             if let State::Ended(outcome) = *self.machine.state() {
                 drop(attendant);
-                self.concluded(outcome);
-                self.logins.close();
-                self.at_the_end.close();
-                // What they have to complain about belongs in the log.
-                let last_things = tokio::time::timeout(LAST_THINGS, self.at_the_end.wait());
-                let last_things = self.job.stop.bounded(last_things);
-                if self.job.announcer.manager().alive_while(last_things).await.is_none() {
-                    warn!(
-                        "stopped while a host command, a removal or the mark of a drain was under way: not waited for any longer"
-                    );
-                }
+                self.finish(outcome).await;
                 return outcome;
             }
             let deadline = self.machine.deadline().map(|moment| self.epoch + moment);
@@ -278,7 +268,7 @@ impl Supervisor<'_> {
             Action::AbandonLeftovers => self.with_clearing(Clearing::abandon),
             Action::ShutDownHost => self.leave_host(),
             Action::ForgetRun => self.forget_run(),
-            Action::RebootHost => self.run_host_command("reboot", &self.job.host.reboot_command),
+            Action::RebootHost => self.reboot_host(),
             Action::MarkHeld => self.mark_held(),
         }
         None

@@ -83,7 +83,7 @@ impl Watch {
 
     /// The machine is gone, or about to be.
     pub(crate) fn removed(&mut self, host: &Host, cache: bool) {
-        let marked = Self::cached(host).ok().flatten().is_some_and(|cached| cached.removed.is_some());
+        let marked = Self::cached(host).ok().flatten().is_some_and(|cached| cached.leaving.is_some());
         self.removed = marked || cache && !self.cannot_mark();
     }
 
@@ -358,7 +358,7 @@ impl Watch {
         let Ok(Some(cached)) = Self::cached(host) else { return false };
         let left = cached.run.credentials.expires.map(|end| end.duration_since(host.fake.now()).as_secs());
         let registered = host.fake.worker_state(&host.key).is_none_or(|state| state == WorkerState::Running);
-        cached.removed.is_none() && registered && left.is_none_or(|left| left > 20)
+        cached.leaving.is_none() && registered && left.is_none_or(|left| left > 20)
     }
 }
 

@@ -226,6 +226,9 @@ impl Host {
         let recorder = |name: &str| {
             json!(["/bin/sh", "-c", format!("echo {name} >> {}", self.path("host-commands").display())])
         };
+        // A host that goes down tells the runner so.
+        let record = format!("echo shutdown >> {}; kill -TERM $PPID", self.path("host-commands").display());
+        let shutdown = json!(["/bin/sh", "-c", record]);
         let seconds = |duration: Duration| format!("{}s", duration.as_secs());
         let mut config = json!({
             "provider": provider,
@@ -242,7 +245,7 @@ impl Host {
             },
             "deployment": {"interval": "1s"},
             "host": {
-                "shutdownCommand": recorder("shutdown"), "rebootCommand": recorder("reboot"),
+                "shutdownCommand": shutdown, "rebootCommand": recorder("reboot"),
                 "forceShutdownCommand": recorder("force shutdown"), "forceRebootCommand": recorder("force reboot"),
                 "startFailureDelay": "1s",
             },

@@ -139,7 +139,7 @@ fn assert_row(cause: Cause, exits: &[&str]) {
         heard.retain(|message| message != "welcome");
         assert_eq!(heard, told(cause), "{exit}\n{}", ended.log);
         assert_eq!(
-            machine.cache()["Extra"].get("removed").is_some_and(Value::is_object),
+            machine.cache()["Extra"].get("leaving").is_some_and(Value::is_object),
             found.removed,
             "{exit}"
         );

@@ -13,12 +13,16 @@ mod fake_metadata;
 #[path = "../support/fake_taskcluster/mod.rs"]
 mod fake_taskcluster;
 #[cfg(test)]
+mod going_down;
+#[cfg(test)]
 #[path = "../support/hung_disk.rs"]
 mod hung_disk;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
 mod interruption;
+#[cfg(test)]
+mod leaving;
 #[cfg(test)]
 mod machine;
 #[cfg(test)]

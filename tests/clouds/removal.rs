@@ -19,14 +19,14 @@ fn a_worker_that_is_done_is_removed_once_and_the_mark_is_on_the_disk_before() {
         let (path, marks) = (machine.cache_path(), Arc::clone(&seen));
         machine.taskcluster.observe(move |request| {
             if request.call == "removeWorker" {
-                marks.lock().unwrap().push(read_cache(&path)["Extra"]["removed"].clone());
+                marks.lock().unwrap().push(read_cache(&path)["Extra"]["leaving"].clone());
             }
         });
         // So that its answer comes well after the request.
         machine.taskcluster.fail("removeWorker", Times::Only(1), Fault::HangFor(Duration::from_millis(300)));
         let runner = machine.boot(["hello all", "exit 0"]);
         machine.wait_for_call("removeWorker", 1);
-        let at_the_request = machine.cache()["Extra"]["removed"].clone();
+        let at_the_request = machine.cache()["Extra"]["leaving"].clone();
         let ended = runner.ended();
         assert_eq!((ended.code, ended.starts(), ended.host_commands), (Some(0), 1, vec![]), "{}", ended.log);
         let request = machine.only("removeWorker");
@@ -134,7 +134,7 @@ fn a_stop_during_the_delay_keeps_the_machine() {
     assert_eq!((ended.code, ended.starts(), ended.host_commands), (Some(1), 1, vec![]), "{}", ended.log);
     assert_eq!(machine.taskcluster.count("reportWorkerError"), 1);
     assert_eq!(machine.taskcluster.count("removeWorker"), 0);
-    assert_eq!(machine.cache()["Extra"].get("removed"), None);
+    assert_eq!(machine.cache()["Extra"].get("leaving"), None);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_worker_that_wants_a_reboot_is_not_removed_and_goes_on_from_the_cache() {
     runner.wait_for_log("wait");
     runner.signal(Signal::SIGTERM);
     assert_eq!(runner.ended().code, Some(0), "{}", runner.log());
-    assert_eq!(machine.cache()["Extra"].get("removed"), None);
+    assert_eq!(machine.cache()["Extra"].get("leaving"), None);
 
     machine.booted(OBEDIENT);
     assert_eq!(machine.taskcluster.count("removeWorker"), 0);

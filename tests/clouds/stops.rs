@@ -38,13 +38,13 @@ const PHASES: &[Phase] = &[
     Phase { name: "the report of a failed start hangs", reach: reporting_failed_start, code: 1 },
     Phase { name: "a machine that cannot start is kept for a while", reach: failed_start, code: 1 },
     Phase { name: "a machine whose worker was given up is kept for a while", reach: gave_up, code: 1 },
-    Phase { name: "the removal hangs", reach: removing, code: 0 },
-    Phase { name: "the shutdown command hangs", reach: shutting_down, code: 0 },
-    Phase { name: "the removal that the worker asked for hangs", reach: leaving, code: 0 },
+    Phase { name: "the removal hangs", reach: removing, code: 1 },
+    Phase { name: "the shutdown command hangs", reach: shutting_down, code: 1 },
+    Phase { name: "the removal that the worker asked for hangs", reach: leaving, code: 1 },
     Phase {
         name: "the shutdown command that the worker asked for hangs",
         reach: leaving_by_command,
-        code: 0,
+        code: 1,
     },
 ];
 

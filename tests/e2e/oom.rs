@@ -74,7 +74,7 @@ fn the_question_for_the_version_has_the_workers_score_and_nothing_of_systemds() 
 fn a_host_command_has_the_common_score_and_nothing_of_systemds() {
     let scene = Scene::new().worker(["hello all", r#"send {"type":"shutdown"}"#, "exit 0"]);
     let confessed = scene.path("confessed");
-    let command = json!(["/bin/sh", "-c", confession(&confessed)]);
+    let command = json!(["/bin/sh", "-c", format!("{}; kill -TERM $PPID", confession(&confessed))]);
     let scene = scene.set("host.shutdownCommand", command).set("host.shutdownStatic", true);
     let runner = under_systemd(scene).start();
     assert_eq!(runner.ended().code, Some(0), "{runner}");

@@ -64,7 +64,7 @@ fn same(cached: &CachedRun, again: &CachedRun) {
 
 /// Keys that the program may take away, or write in another way: those that it knows.
 fn unknown_keys_are_kept(read: &Value, written: &Value) {
-    const KNOWN: [&str; 9] = [
+    const KNOWN: [&str; 10] = [
         "version",
         "stage",
         "providerType",
@@ -74,6 +74,7 @@ fn unknown_keys_are_kept(read: &Value, written: &Value) {
         "fileOrigins",
         "launchConfigId",
         "removed",
+        "leaving",
     ];
     for (key, value) in read.as_object().unwrap() {
         // A key that is known is in upper case.

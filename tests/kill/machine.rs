@@ -98,7 +98,7 @@ impl Machine {
             }),
             Provider::Google => json!({"providerType": "google"}),
         };
-        let shutdown = format!("echo shutdown >> {}", self.path("host-commands").display());
+        let shutdown = format!("echo shutdown >> {}; kill -TERM $PPID", self.path("host-commands").display());
         let config = json!({
             "provider": provider,
             "worker": {

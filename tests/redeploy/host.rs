@@ -199,7 +199,7 @@ impl Host {
     pub(crate) fn cache(&self) -> Cache {
         let Ok(text) = std::fs::read_to_string(self.path("run.json")) else { return Cache::Gone };
         let cache: Value = serde_json::from_str(&text).unwrap();
-        if find(&cache, "removed").is_some_and(|removed| !removed.is_null()) {
+        if find(&cache, "leaving").is_some_and(|leaving| !leaving.is_null()) {
             return Cache::Removed;
         }
         Cache::Of(find(&cache, "deployed").and_then(Value::as_str).unwrap_or_default().to_owned())

@@ -42,7 +42,7 @@ pub(crate) fn config(machine: &Machine, script: &[&str]) -> Config {
     Config::new(machine, script).set("provider", json!({"providerType": "aws"})).set(
         "host",
         json!({
-            "shutdownCommand": ["touch", "/var/lib/record/shutdown"], "startFailureDelay": "0s",
+            "shutdownCommand": ["sh", "-c", "touch /var/lib/record/shutdown; kill -TERM $PPID"], "startFailureDelay": "0s",
             "forceShutdownCommand": ["true"], "rebootCommand": ["true"], "forceRebootCommand": ["true"],
         }),
     )

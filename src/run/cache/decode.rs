@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{CachedRun, Kept, NEVER, Problem, Removed, Stage, VERSION};
+use super::{CachedRun, Kept, Leaving, NEVER, Problem, Stage, VERSION};
 use crate::clock::Date;
 use crate::credentials::Credentials;
 use crate::run::files::{FileEntry, FileOrigin, ShippedFile};
@@ -34,6 +34,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<CachedRun, Problem> {
         Some(extra) => Some(Section::new(extra, "Extra".to_owned())?),
         None => None,
     };
+    // A machine that leaves has no list of files, so that the Go program starts nothing.
+    if extra.as_ref().is_some_and(|extra| extra.object.contains_key("leaving"))
+        && top.object.get("Files").is_some_and(Value::is_string)
+    {
+        top.object.insert("Files".to_owned(), Value::Null);
+    }
     let mut cached = take_run(&mut top)?;
     let worker_config = top.object("WorkerConfig")?;
     match &mut extra {
@@ -75,7 +81,7 @@ fn take_run(top: &mut Section) -> Result<CachedRun, Problem> {
         run,
         provider_type: None,
         stage: Stage::Complete,
-        removed: None,
+        leaving: None,
         warnings: Vec::new(),
         kept: Kept::default(),
     })
@@ -168,12 +174,29 @@ fn take_extra(extra: &mut Section, cached: &mut CachedRun) -> Result<(), Problem
             None => return Err(extra.wrong("fileOrigins", ORIGIN, kind_in_words(&origin))),
         };
     }
-    if extra.object.contains_key("removed") {
-        let mut section = extra.section("removed")?;
-        let at = section.text("at")?;
-        cached.removed = Some(Removed { at: section.time("at", &at)?, reason: section.text("reason")? });
+    // Versions before knew only that the removal had begun.
+    let old = extra.object.contains_key("removed").then(|| take_leaving(extra, "removed")).transpose()?;
+    let new = extra.object.contains_key("leaving").then(|| take_leaving(extra, "leaving")).transpose()?;
+    cached.leaving = new.or(old);
+    if cached.leaving.is_some() {
+        cached.run.files.clear();
     }
     Ok(())
+}
+
+fn take_leaving(extra: &mut Section, key: &str) -> Result<Leaving, Problem> {
+    let mut section = extra.section(key)?;
+    let at = section.text("at")?;
+    let mut leaving = Leaving::new(section.time("at", &at)?, section.text("reason")?);
+    for (key, step) in
+        [("deregistered", &mut leaving.deregistered), ("shutdownRequested", &mut leaving.shutdown_requested)]
+    {
+        *step = match section.optional_text(key)? {
+            Some(text) => Some(section.time(key, &text)?),
+            None => None,
+        };
+    }
+    Ok(leaving)
 }
 
 fn take_layer(mut section: Section) -> Result<(Source, Object), Problem> {

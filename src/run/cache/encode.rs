@@ -4,11 +4,14 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
-use super::{CachedRun, NEVER, Removed, Stage, VERSION};
+use super::{CachedRun, Leaving, NEVER, Stage, VERSION};
 use crate::credentials::Credentials;
 use crate::run::files::{FileOrigin, ShippedFile};
 use crate::run::worker_config::Source;
 use crate::run::{Object, Parts};
+
+/// Stands in the place of a list: the Go program refuses to read it.
+const NO_FILES: &str = "this machine leaves: nothing is to be started from this cache";
 
 impl CachedRun {
     /// The text of the cache: JSON, its keys sorted. `final_config` is the worker configuration with what the worker
@@ -29,7 +32,7 @@ impl CachedRun {
         put("ProviderID", run.identity.provider_id.as_str().into());
         put("ProviderMetadata", run.provider_metadata.clone().into());
         put("WorkerConfig", final_config.clone().into());
-        put("Files", files(&run.files));
+        put("Files", if self.leaving.is_some() { NO_FILES.into() } else { files(&run.files) });
         put("WorkerLocation", json!(run.worker_location));
         put("Extra", self.extra().into());
         Value::Object(object).to_string().into()
@@ -54,7 +57,8 @@ impl CachedRun {
             }
             Parts::Whole(whole) => put("whole", whole.clone().into()),
         }
-        put("fileOrigins", run.files.iter().map(|file| origin(file.origin)).collect());
+        let files = if self.leaving.is_some() { [].as_slice() } else { &run.files };
+        put("fileOrigins", files.iter().map(|file| origin(file.origin)).collect());
         for (key, value) in [
             ("providerType", self.provider_type.clone()),
             ("credentialsObtained", run.credentials.obtained.map(time)),
@@ -64,8 +68,13 @@ impl CachedRun {
                 put(key, text.into());
             }
         }
-        if let Some(Removed { at, reason }) = &self.removed {
-            put("removed", json!({"at": time(*at), "reason": reason}));
+        if let Some(Leaving { at, reason, deregistered, shutdown_requested }) = &self.leaving {
+            let steps = [("deregistered", deregistered), ("shutdownRequested", shutdown_requested)];
+            let mut leaving = json!({"at": time(*at), "reason": reason});
+            for (step, at) in steps.into_iter().filter_map(|(step, at)| Some((step, (*at)?))) {
+                leaving[step] = time(at).into();
+            }
+            put("leaving", leaving);
         }
         extra
     }

@@ -48,10 +48,6 @@ fn ours() -> CachedRun {
     cached.run.files[1].origin = FileOrigin::Secret;
     cached.run.credentials.obtained = Some("2026-11-23T18:17:47.967Z".parse().unwrap());
     cached.run.launch_config_id = Some("lc-1".to_owned());
-    cached.removed = Some(Removed {
-        at: "2026-11-24T00:00:00Z".parse().unwrap(),
-        reason: "the worker was idle".to_owned(),
-    });
     cached
 }
 
@@ -61,8 +57,8 @@ fn final_config(cached: &CachedRun) -> Object {
 
 #[test]
 fn a_cache_of_the_go_program_is_a_whole_run() {
-    let CachedRun { run, provider_type, stage, removed, warnings, .. } = decoded(GO_GOOGLE);
-    assert_eq!((provider_type, stage, removed), (None, Stage::Complete, None));
+    let CachedRun { run, provider_type, stage, leaving, warnings, .. } = decoded(GO_GOOGLE);
+    assert_eq!((provider_type, stage, leaving), (None, Stage::Complete, None));
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!(run.root_url, "http://tc.example.com");
     assert_eq!(run.identity.provider_id, "google-prov");
@@ -130,7 +126,7 @@ fn after_the_go_program_has_written_a_cache_of_ours_it_is_one_of_its_own() {
     written.remove("Extra");
     let read = decoded(&Value::Object(written).to_string());
     assert!(matches!(read.run.parts, Parts::Whole(whole) if whole == final_config(&cached)));
-    assert_eq!((read.provider_type, read.removed), (None, None));
+    assert_eq!((read.provider_type, read.leaving), (None, None));
 }
 
 #[test]
@@ -358,7 +354,7 @@ fn what_is_written_is_for_its_owner_only() {
         assert_eq!(found, mode, "{path}");
     }
     let read = read(&path, Access::Refuse).unwrap().unwrap();
-    assert_eq!(read.removed, cached.removed);
+    assert_eq!(read.leaving, cached.leaving);
 }
 
 #[test]
@@ -488,14 +484,23 @@ fn any_run() -> impl Strategy<Value = Run> {
 }
 
 fn any_cached() -> impl Strategy<Value = CachedRun> {
-    let removed = (any_time(), any::<String>()).prop_map(|(at, reason)| Removed { at, reason });
+    let time = || prop::option::of(any_time());
+    let leaving = (any_time(), any::<String>(), time(), time()).prop_map(
+        |(at, reason, deregistered, shutdown_requested)| Leaving {
+            at,
+            reason,
+            deregistered,
+            shutdown_requested,
+        },
+    );
     let stage = prop_oneof![Just(Stage::Registered), Just(Stage::Complete)];
-    (any_run(), prop::option::of(any_text()), stage, prop::option::of(removed)).prop_map(
-        |(run, provider_type, stage, removed)| CachedRun {
-            provider_type,
-            stage,
-            removed,
-            ..CachedRun::new(run, "", Stage::Complete)
+    (any_run(), prop::option::of(any_text()), stage, prop::option::of(leaving)).prop_map(
+        |(mut run, provider_type, stage, leaving)| {
+            if leaving.is_some() {
+                // Of a machine that leaves none is written.
+                run.files.clear();
+            }
+            CachedRun { provider_type, stage, leaving, ..CachedRun::new(run, "", Stage::Complete) }
         },
     )
 }
@@ -544,4 +549,39 @@ proptest! {
     fn any_json_is_an_error(value in any_value()) {
         prop_assert!(decode::decode(value.to_string().as_bytes()).is_err());
     }
+}
+
+#[test]
+fn a_machine_that_leaves_has_each_step_in_its_cache_and_nothing_that_the_go_program_can_read() {
+    let mut cached = ours();
+    let [at, deregistered, shutdown] =
+        ["2026-11-24T00:00:00Z", "2026-11-24T00:00:01Z", "2026-11-24T00:01:00Z"]
+            .map(|time| time.parse().unwrap());
+    let mut leaving = Leaving::new(at, "the worker is done".to_owned());
+    for step in 0..3 {
+        match step {
+            1 => leaving.deregistered = Some(deregistered),
+            2 => leaving.shutdown_requested = Some(shutdown),
+            _ => {}
+        }
+        cached.leaving = Some(leaving.clone());
+        let text = cached.encode(&final_config(&cached)).expose_secret().to_owned();
+        let read = parse(Path::new("cache.json"), text.as_bytes()).unwrap();
+        assert_eq!(read.leaving.as_ref(), Some(&leaving));
+        assert_eq!(read.has_left(), step == 1, "{step}");
+        assert!(!read.how_far_it_has_left().is_empty());
+        // `Files` is a list in the Go program: json.Unmarshal fails, and the program ends without a worker.
+        let whole: Value = serde_json::from_str(&text).unwrap();
+        assert!(whole["Files"].is_string() && !text.contains("hush-file"), "{}", whole["Files"]);
+    }
+}
+
+#[test]
+fn the_mark_of_earlier_versions_says_only_that_the_machine_is_to_leave() {
+    let text = ours().encode(&Object::new()).expose_secret().to_owned();
+    let mut whole: Value = serde_json::from_str(&text).unwrap();
+    whole["Extra"]["removed"] = json!({"at": "2026-11-24T00:00:00.000Z", "reason": "idle"});
+    let read = parse(Path::new("cache.json"), whole.to_string().as_bytes()).unwrap();
+    let expected = Leaving::new("2026-11-24T00:00:00Z".parse().unwrap(), "idle".to_owned());
+    assert_eq!((read.has_left(), read.leaving), (false, Some(expected)));
 }

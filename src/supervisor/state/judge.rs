@@ -166,15 +166,36 @@ impl Machine {
             }
             RebootPolicy::Exit => self.state = State::Ended(Outcome::NeedsReboot),
             RebootPolicy::Reboot => {
-                actions.push(Action::RebootHost);
-                self.await_reboot(now, in_place, actions);
+                self.reboot_host(now, in_place, actions);
             }
             RebootPolicy::Wait | RebootPolicy::RestartIfPossible => self.await_reboot(now, in_place, actions),
         }
     }
 
+    /// The runner reboots the host. Where a force command follows and that does not help either, the worker is not started
+    /// again in place: the host is out of order.
+    fn reboot_host(&mut self, now: Moment, in_place: bool, actions: &mut Vec<Action>) {
+        actions.push(Action::RebootHost);
+        let force_time = self.policy.force_reboot_time;
+        self.await_reboot_for(
+            now,
+            self.policy.reboot_timeout + force_time,
+            in_place && force_time.is_zero(),
+            actions,
+        );
+    }
+
     fn await_reboot(&mut self, now: Moment, in_place: bool, actions: &mut Vec<Action>) {
-        let timeout = self.policy.reboot_timeout;
+        self.await_reboot_for(now, self.policy.reboot_timeout, in_place, actions);
+    }
+
+    fn await_reboot_for(
+        &mut self,
+        now: Moment,
+        timeout: Duration,
+        in_place: bool,
+        actions: &mut Vec<Action>,
+    ) {
         actions.push(Action::Note(Note::AwaitingReboot { timeout }));
         self.state = State::AwaitingReboot { in_place, until: now + timeout, expired: false };
     }
@@ -213,8 +234,7 @@ impl Machine {
         if self.policy.dynamic {
             self.state = State::Ended(Outcome::GaveUp);
         } else if self.policy.on_reboot == RebootPolicy::Reboot && self.policy.restart != Restart::Never {
-            actions.push(Action::RebootHost);
-            self.await_reboot(now, false, actions);
+            self.reboot_host(now, false, actions);
         } else {
             self.state = State::Ended(Outcome::NeedsReboot);
         }

@@ -147,11 +147,13 @@ impl Request {
         Self { strength, cause, hold: false, limit: None }
     }
 
-    /// Both requests as one: the stronger strength, the cause that counts more.
+    /// This request and a later one as one: the stronger strength, the cause that counts more. A host that a cloud takes
+    /// away stops its services, too: a signal that follows the notice does not change what the notice means.
     pub(super) fn join(self, other: Self) -> Self {
+        let taken_away = self.cause == Cause::Interruption { ends: true };
         Self {
             strength: self.strength.max(other.strength),
-            cause: self.cause.max(other.cause),
+            cause: if taken_away { self.cause } else { self.cause.max(other.cause) },
             hold: self.hold || other.hold,
             limit: Limit::earlier(self.limit, other.limit),
         }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::config::{OnReboot, Restart, Supervision};
+use crate::config::{HostSettings, OnReboot, Restart, Supervision};
+use crate::host::power;
 use crate::worker::LaunchSpec;
 
 /// What the operator and the worker's implementation have settled beforehand.
@@ -34,6 +35,9 @@ pub struct Policy {
     pub on_reboot: RebootPolicy,
     /// How long a reboot may take to come.
     pub reboot_timeout: Duration,
+    /// How much longer a reboot by the runner may take, because a force command follows `host.rebootCommand`; zero: none
+    /// does.
+    pub force_reboot_time: Duration,
     /// Whether a worker's `shutdown` message shuts the host down.
     pub shutdown_host: bool,
     /// Whether the host goes with its worker (a cloud's instance): what has ended is not started again on it, but for
@@ -58,7 +62,7 @@ pub enum RebootPolicy {
 
 impl Policy {
     /// From the runner configuration and what the worker's implementation knows.
-    pub fn new(supervision: &Supervision, spec: &LaunchSpec, shutdown_static: bool, dynamic: bool) -> Self {
+    pub fn new(supervision: &Supervision, spec: &LaunchSpec, host: &HostSettings, dynamic: bool) -> Self {
         let on_reboot = match supervision.on_reboot {
             OnReboot::Auto if spec.disable_reboots => RebootPolicy::RestartIfPossible,
             OnReboot::Auto | OnReboot::Wait => RebootPolicy::Wait,
@@ -80,7 +84,11 @@ impl Policy {
             hello_timeout: spec.hello_timeout,
             on_reboot,
             reboot_timeout: supervision.reboot_timeout,
-            shutdown_host: shutdown_static || dynamic,
+            force_reboot_time: match &host.force_reboot_command {
+                Some(_) => power::force_time(supervision.reboot_timeout),
+                None => Duration::ZERO,
+            },
+            shutdown_host: host.shutdown_static || dynamic,
             dynamic,
         }
     }

@@ -46,6 +46,9 @@ impl Scene {
         let host_commands = dir.path().join("host-commands");
         let recorder =
             |name: &str| json!(["/bin/sh", "-c", format!("echo {name} >> {}", host_commands.display())]);
+        // A host that goes down tells the runner so.
+        let record = format!("echo shutdown >> {}; kill -TERM $PPID", host_commands.display());
+        let shutdown = json!(["/bin/sh", "-c", record]);
         let config = json!({
             "provider": {
                 "providerType": "standalone", "rootURL": "https://tc.example.com", "clientID": "client",
@@ -58,7 +61,7 @@ impl Scene {
                 "stopTimeout": "5s", "killTimeout": "300ms", "backoff": {"initial": "10ms", "max": "40ms"},
             },
             "host": {
-                "shutdownCommand": recorder("shutdown"), "rebootCommand": recorder("reboot"),
+                "shutdownCommand": shutdown, "rebootCommand": recorder("reboot"),
                 "forceShutdownCommand": recorder("force-shutdown"), "forceRebootCommand": recorder("force-reboot"),
             },
             "status": {"socket": null},

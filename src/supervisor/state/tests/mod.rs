@@ -27,6 +27,7 @@ pub(super) fn policy() -> Policy {
         hello_timeout: secs(30),
         on_reboot: RebootPolicy::Wait,
         reboot_timeout: secs(300),
+        force_reboot_time: Duration::ZERO,
         shutdown_host: false,
         dynamic: false,
     }
@@ -576,7 +577,7 @@ fn a_deadline_that_has_passed_by_the_hosts_clock_leaves_the_worker_a_few_seconds
 }
 
 #[test]
-fn a_notice_during_a_drain_strengthens_it_and_sigterm_during_a_redeploy_is_the_operators() {
+fn a_notice_of_the_end_during_a_drain_strengthens_it_and_sigterm_after_it_changes_nothing() {
     let mut driven = Driven::greeted(policy());
     assert_eq!(
         driven.event(Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy }),
@@ -584,6 +585,16 @@ fn a_notice_during_a_drain_strengthens_it_and_sigterm_during_a_redeploy_is_the_o
     );
     assert_eq!(driven.event(interruption(Strength::Stop, None)), [TELL_STOP]);
     assert_eq!(driven.after(secs(2), STOP), []);
+    driven.exits(secs(1), ExitClass::Done, true);
+    assert_eq!(driven.outcome(), Some(Outcome::Interrupted { ends: true }));
+}
+
+#[test]
+fn a_sigterm_during_a_redeploy_or_before_a_notice_of_the_end_is_the_operators() {
+    let mut driven = Driven::greeted(policy());
+    driven.event(Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy });
+    driven.after(secs(2), STOP);
+    driven.event(interruption(Strength::Stop, None));
     driven.exits(secs(1), ExitClass::Done, true);
     assert_eq!(driven.outcome(), Some(Outcome::Stopped));
 }
