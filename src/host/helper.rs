@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 
 mod look_up;
 
+use super::processes;
 pub use look_up::command;
 use look_up::hint;
 
@@ -166,10 +167,7 @@ impl Helpers {
     /// Whether this process was left behind by a helper that may leave processes behind. (Reads `/proc`.)
     pub fn left(&self, pid: i32) -> bool {
         self.0.free.load(Ordering::Relaxed)
-            && has_in_environment(
-                pid,
-                format!("{MARK}={}.{}.", self.0.token, Remains::GoOn.name()).as_bytes(),
-            )
+            && has_mark(pid, format!("{MARK}={}.{}.", self.0.token, Remains::GoOn.name()).as_bytes())
     }
 
     /// Starts a helper. `program`: its name, for messages; `keep`: how much of each output is kept, in bytes.
@@ -383,17 +381,16 @@ fn ignore_sigpipe(command: &mut Command) {
     unsafe { command.pre_exec(child) };
 }
 
+/// Whether a process carries a mark that begins like this.
+fn has_mark(pid: i32, mark: &[u8]) -> bool {
+    processes::has_in_environment(pid, |entry| entry.starts_with(mark))
+}
+
 /// The living processes that carry this mark.
 fn marked(mark: &[u8]) -> Vec<Pid> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| has_in_environment(*pid, mark)).map(Pid::from_raw).collect()
-}
-
-/// Whether a variable of the process's environment begins like this. A zombie has none.
-fn has_in_environment(pid: i32, beginning: &[u8]) -> bool {
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(beginning))
+    pids.filter(|pid| has_mark(*pid, mark)).map(Pid::from_raw).collect()
 }
 
 #[cfg(test)]
@@ -492,7 +489,8 @@ mod tests {
             if remains == Remains::Killed {
                 until(|| !alive(&child)).await;
             } else {
-                assert!(alive(&child) && helpers.left(pid) && !Helpers::default().left(pid));
+                until(|| helpers.left(pid)).await;
+                assert!(alive(&child) && !Helpers::default().left(pid));
                 kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
             }
         }

@@ -123,13 +123,22 @@ pub fn children(pid: i32) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
-/// Whether this entry (`NAME=value`) is in the environment that a process was executed with. The environment can only be
-/// read through a thread that lives.
-pub fn has_in_environment(pid: i32, entry: &str) -> bool {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    threads
-        .filter_map(|thread| fs::read(thread.path().join("environ")).ok())
-        .any(|environment| environment.split(|byte| *byte == 0).any(|found| found == entry.as_bytes()))
+/// How often an empty environment is read: it is empty for a moment while a program is being executed.
+const LOOKS: usize = 10;
+
+/// Whether an entry (`NAME=value`) of the environment that a process was executed with is like this. The environment can
+/// only be read through a thread that lives; that of a zombie is empty.
+pub fn has_in_environment(pid: i32, is_entry: impl Fn(&[u8]) -> bool) -> bool {
+    for _ in 0..LOOKS {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let environments = threads.filter_map(|thread| fs::read(thread.path().join("environ")).ok());
+        let Some(environment) = environments.max_by_key(Vec::len) else { return false };
+        if !environment.is_empty() {
+            return environment.split(|byte| *byte == 0).any(is_entry);
+        }
+        std::thread::yield_now();
+    }
+    false
 }
 
 /// Sends a signal to this very process; one that has ended is no error.
@@ -240,7 +249,7 @@ mod tests {
         let own = nix::unistd::getpid().as_raw();
         let walk = walk().unwrap();
         assert!(walk.processes.iter().any(|process| process.id.pid == own && process.alive));
-        assert!(!has_in_environment(own, "NOBODY_SETS_THIS=1"));
+        assert!(!has_in_environment(own, |entry| entry == b"NOBODY_SETS_THIS=1"));
     }
 
     #[test]
@@ -249,7 +258,12 @@ mod tests {
         let pid = i32::try_from(child.id()).unwrap();
         let process = look_at(pid).unwrap().unwrap();
         assert!(children(nix::unistd::getpid().as_raw()).unwrap().contains(&pid));
-        assert!(has_in_environment(pid, "MADE_UP=1"));
+        // The spawn returns before the kernel shows the environment.
+        let begun = std::time::Instant::now();
+        while !has_in_environment(pid, |entry| entry == b"MADE_UP=1") {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(20), "the environment is never shown");
+            std::thread::yield_now();
+        }
         let later = Id { pid, start: process.id.start + 1 };
         signal(later, Signal::SIGKILL).unwrap();
         signal(process.id, Signal::SIGTERM).unwrap();

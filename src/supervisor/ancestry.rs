@@ -127,7 +127,7 @@ impl Ancestry {
             || self.known.get(&child.id.pid) == Some(&child.id.start)
             || self.is_name_of_known(child.group)
             || self.is_name_of_known(child.session)
-            || processes::has_in_environment(child.id.pid, &self.token)
+            || processes::has_in_environment(child.id.pid, |entry| entry == self.token.as_bytes())
     }
 
     /// Whether a group or session is one that a process of the worker's has made, and no later one with the same number.
