@@ -370,7 +370,7 @@ async fn a_preemption_is_known_at_once_without_polling() {
     watch.tell(&format!("set {PREEMPTED} TRUE"));
     let notice = watch.notice().await;
     assert_eq!(text(&notice), ("GCE preemption: preempt".to_owned(), true));
-    watch.asked(PREEMPTED, 3).await;
+    watch.pass(5, 5, PREEMPTED).await;
     watch.assert_no_notice();
     watch.assert_silent();
 }
@@ -388,7 +388,7 @@ async fn a_hanging_get_that_fails_at_once_is_no_tight_loop() {
     watch.tell(&format!("fault {PREEMPTED} 503"));
     // An answer that changes nothing ends the wait; the next call fails.
     watch.tell(&format!("set {PREEMPTED} FALSE"));
-    watch.pass(1, 1, PREEMPTED).await;
+    watch.pass(5, 5, PREEMPTED).await;
     watch.logged("WARN interruptions cannot be watched for").await;
     let failed = watch.scene.count(PREEMPTED);
     watch.pass_over(Duration::from_millis(4900)).await;
