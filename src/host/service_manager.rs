@@ -82,6 +82,8 @@ struct Inner {
     /// The start, or the stop, may take longer than the manager allows for.
     extending: AtomicBool,
     ready: AtomicBool,
+    /// The last status has been shown: what other tasks show after it is out of date.
+    concluded: AtomicBool,
     /// It did not take something since the last heartbeat.
     missed: AtomicBool,
     /// The next heartbeat is to come earlier than it was to.
@@ -115,9 +117,12 @@ impl ServiceManager {
         self.0.as_ref().is_some_and(|inner| inner.ready.load(Ordering::Relaxed))
     }
 
-    /// What is going on, in words; `ready`: and the service is up. Whether it was taken.
+    /// Shows what is going on, and with `ready` that the service is up. Returns whether the manager took it. After
+    /// [`Self::conclude`] nothing is shown.
     pub fn show(&self, status: &str, ready: bool) -> bool {
-        let Some(inner) = &self.0 else { return true };
+        let Some(inner) = self.0.as_ref().filter(|inner| !inner.concluded.load(Ordering::Relaxed)) else {
+            return true;
+        };
         let status: String =
             status.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
         let newly_ready = ready && !inner.ready.load(Ordering::Relaxed);
@@ -127,6 +132,15 @@ impl ServiceManager {
             inner.ready.store(true, Ordering::Relaxed);
         }
         taken
+    }
+
+    /// Shows how the service ended, as its last status, and that it stops.
+    pub fn conclude(&self, outcome: &str, ready: bool) {
+        self.show(outcome, ready);
+        self.stopping();
+        if let Some(inner) = &self.0 {
+            inner.concluded.store(true, Ordering::Relaxed);
+        }
     }
 
     /// The service is about to end.
@@ -204,6 +218,7 @@ impl Inner {
             last_beat: Mutex::new(Instant::now()),
             extending: AtomicBool::new(false),
             ready: AtomicBool::new(false),
+            concluded: AtomicBool::new(false),
             missed: AtomicBool::new(false),
             sooner: Notify::new(),
             beats: Notify::new(),
@@ -377,6 +392,14 @@ mod tests {
         manager.reloaded();
         assert!(!manager.is_ready());
         drop(socket);
+    }
+
+    #[test]
+    fn nothing_is_shown_after_the_last_status() {
+        let (_folder, socket, manager) = manager(None);
+        manager.conclude("stopped as asked", true);
+        assert!(manager.show("preparing", true));
+        assert_eq!(told(&socket), ["READY=1\nSTATUS=stopped as asked", "STOPPING=1"]);
     }
 
     #[test]

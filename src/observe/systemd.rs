@@ -87,8 +87,7 @@ fn is_up(summary: StateSummary) -> bool {
 /// The runner ends as this says. `intended`: the manager is not to take a worker that was never started for a failure.
 pub fn conclude(manager: &ServiceManager, outcome: &str, intended: bool) {
     // A service that ends before it was ready has failed, whatever its exit code, and would be started again.
-    manager.show(outcome, intended);
-    manager.stopping();
+    manager.conclude(outcome, intended);
 }
 
 /// One line for `systemctl status`.

@@ -71,10 +71,11 @@ fn ready_is_told_when_the_worker_has_been_started_and_what_goes_on_in_words() {
     runner.signal(Signal::SIGTERM);
     assert_eq!(runner.ended().code, Some(0));
     manager.wait_for(&runner, "STATUS=stopped as asked");
+    manager.wait_for(&runner, "STOPPING=1");
     let all = manager.all();
     assert_eq!(all.iter().filter(|told| is_ready(told)).count(), 1, "{all:#?}");
-    assert!(all.iter().any(|told| told == "STOPPING=1"), "{all:#?}");
     assert!(all.iter().any(|told| told.starts_with("STATUS=stopping command (pid ")), "{all:#?}");
+    assert_eq!(all.last().map(String::as_str), Some("STOPPING=1"), "{all:#?}");
 }
 
 #[test]
