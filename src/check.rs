@@ -5,8 +5,10 @@ use std::fmt::Write;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
+use crate::chain::Chain;
 use crate::config::{self, Diagnostic, Implementation, ProviderConfig, RunnerConfig};
 use crate::prepare::{self, Offline};
+use crate::redact::Secrets;
 use crate::run::Run;
 use crate::run::worker_config::{Merged, Source};
 use crate::worker;
@@ -26,6 +28,8 @@ pub struct Report {
     refused: Option<String>,
     /// What is going to keep this host from working before long.
     warning: Option<String>,
+    /// What is not shown, whatever repeats it.
+    secrets: Secrets,
 }
 
 impl Report {
@@ -35,21 +39,39 @@ impl Report {
         let (final_config, refused) = match worker::final_config(&run, &config.worker) {
             Ok(merged) => (Some(merged), refused),
             // The first thing that a start would stumble over.
-            Err(cause) => (None, Some(cause.to_string())),
+            Err(cause) => (None, Some(Chain(&cause).to_string())),
         };
         let offline = final_config.as_ref().filter(|_| known).unwrap_or(&run.worker_config);
         let mut secrets = config::effective::secrets(&config.provider);
         if from_cache {
             secrets.extend(cached_secrets(&run));
         }
+        let hidden = Secrets::default();
+        if !show_secrets {
+            for name in config::effective::public_names(config) {
+                hidden.allow(&name);
+            }
+            let by_key = config::effective::secrets_by_key(config);
+            for secret in by_key.iter().map(String::as_str).chain(secrets.iter().copied()) {
+                hidden.add_configured(secret);
+            }
+        }
+        let mut runner = config::effective::effective(config, show_secrets);
+        hidden.mask_strings(&mut runner);
         Self {
-            runner: config::effective::effective(config, show_secrets),
+            runner,
             worker: if show_secrets { offline.clone() } else { offline.masked(&secrets) },
             added: added(config, final_config.as_ref().filter(|_| !known), from_cache),
             left_out: worker::left_out(offline, &config.worker),
-            refused,
-            warning,
+            refused: refused.map(|refused| hidden.mask(refused)),
+            warning: warning.map(|warning| hidden.mask(warning)),
+            secrets: hidden,
         }
+    }
+
+    /// What must not be shown of what else was found out.
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// For people: YAML, with comments that say where each value of the worker configuration came from.
@@ -61,7 +83,9 @@ impl Report {
         let lines: Vec<(String, String)> = self
             .worker
             .leaves()
-            .map(|leaf| (format!("{}: {}", leaf.path, leaf.value), leaf.source.to_string()))
+            .map(|leaf| {
+                (self.secrets.mask(format!("{}: {}", leaf.path, leaf.value)), leaf.source.to_string())
+            })
             .collect();
         let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or_default().min(WIDEST);
         for (line, source) in lines {
@@ -88,7 +112,7 @@ impl Report {
         let leaves: Vec<Value> = self
             .worker
             .leaves()
-            .map(|leaf| json!({"path": leaf.path, "value": leaf.value, "source": leaf.source.to_string()}))
+            .map(|leaf| json!({"path": self.secrets.mask(leaf.path), "value": leaf.value, "source": leaf.source.to_string()}))
             .collect();
         let mut report = json!({
             "runnerConfiguration": self.runner,

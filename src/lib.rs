@@ -31,6 +31,7 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use crate::autologin::Logins;
+use crate::chain::Chain;
 use crate::clock::Clock;
 use crate::config::{Implementation, RunnerConfig};
 use crate::event::{Outcome, StopRequest};
@@ -142,6 +143,7 @@ pub async fn run(
     let announcer = Announcer::new(host.clock.clone()).with_manager(manager.clone());
     let config = Arc::new(config);
     let mut preparer = Preparer::new(config.clone(), host.clock);
+    host.proxies.secrets().for_each(|secret| host.secrets.add_for_good(&secret));
     preparer.proxies = host.proxies;
     preparer.metadata = host.metadata;
     preparer.runtime_directory = host.runtime_directory;
@@ -226,7 +228,7 @@ fn concluded(
     secrets: &redact::Secrets,
     result: &Result<Outcome, RunError>,
 ) -> String {
-    let outcome = result.as_ref().map_or_else(RunError::to_string, Outcome::to_string);
+    let outcome = result.as_ref().map_or_else(|cause| Chain(cause).to_string(), Outcome::to_string);
     let outcome = secrets.mask(outcome);
     systemd::conclude(manager, &outcome, result.as_ref().is_ok_and(|outcome| outcome.is_as_intended()));
     outcome

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use start_worker::chain::Chain;
 use start_worker::clock::CommonClock;
 use start_worker::config::RunnerConfig;
 use start_worker::event::Outcome;
@@ -166,6 +167,7 @@ fn start(
     };
     let secrets = Secrets::default();
     let troubles = Troubles::default();
+    logging::mask_panics(secrets.clone());
     logging::install(output.log_sink(), format, filter, secrets.clone(), troubles.clone());
     let (version, provider) = (env!("CARGO_PKG_VERSION"), config.provider.provider_type());
     info!(version, config = %path.display(), provider, worker = config.worker.implementation.name(), "start-worker starts");
@@ -181,7 +183,7 @@ fn start(
             info!("start-worker ends: {outcome}");
         }
         Ok(outcome) => error!(exit_code = exit::code(&result), "start-worker ends: {outcome}"),
-        Err(cause) => error!(exit_code = exit::code(&result), "start-worker ends: {cause}"),
+        Err(cause) => error!(exit_code = exit::code(&result), "start-worker ends: {}", Chain(cause)),
     }
     output.close(LAST_LINES_TIME);
     ExitCode::from(exit::code(&result))

@@ -1,138 +1,95 @@
 //! Masks secrets in what is shown: which keys name one, which values are known to be one, and what stands in their place.
+//!
+//! [`Secrets::mask`] is the one function that everything passes which others see and which holds foreign text: the log,
+//! the status, the health, reports and what the service manager is told. [`cut`] follows it, never precedes it.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::borrow::Cow;
 
-use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+
+mod decode;
+mod known;
+mod lives;
+mod search;
+
+pub use known::Secrets;
 
 /// Stands where a secret was.
 pub const MASK: &str = "(masked)";
 
-/// Shorter strings are no secrets worth the name, and would blot out words of the log.
-const SHORTEST: usize = 8;
-
-/// Of so many renewals the credentials are known: older ones have ended, and must not fill a process that lives for months.
-const RENEWALS: usize = 8;
-
-/// The secret values that are known to this process: a second line of defence for whatever is logged or reported.
-/// Clones share them.
-#[derive(Debug, Clone, Default)]
-pub struct Secrets(Arc<RwLock<Known>>);
-
-#[derive(Debug, Default)]
-struct Known {
-    secrets: Vec<SecretString>,
-    /// Those of the last renewals, oldest first.
-    renewed: VecDeque<Vec<SecretString>>,
-    /// What everybody may know, although a secret repeats it: the worker's own names.
-    public: Vec<String>,
+/// The first characters of a text, with `mark` after them where there are more. To be masked before: a secret that is cut
+/// cannot be recognised. A [`MASK`] is shown whole or not at all.
+pub fn cut<'t>(text: &'t str, longest: usize, mark: &str) -> Cow<'t, str> {
+    let Some((end, _)) = text.char_indices().nth(longest) else { return Cow::Borrowed(text) };
+    let around = boundary_before(text, end.saturating_sub(MASK.len() - 1));
+    let masks = text.get(around..).unwrap_or_default().match_indices(MASK).map(|(at, _)| around + at);
+    let end = masks.take_while(|start| *start < end).find(|start| start + MASK.len() > end).unwrap_or(end);
+    Cow::Owned(format!("{}{mark}", text.get(..end).unwrap_or_default()))
 }
 
-impl Secrets {
-    /// From now on this is masked.
-    pub fn add(&self, secret: &str) {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let new = known.new_forms(secret);
-        known.secrets.extend(new);
+/// The same for a place with room for so many characters, the mark included.
+pub fn fit<'t>(text: &'t str, room: usize, mark: &str) -> Cow<'t, str> {
+    if text.char_indices().nth(room).is_none() {
+        return Cow::Borrowed(text);
     }
+    cut(text, room.saturating_sub(mark.chars().count()), mark)
+}
 
-    /// This is never masked, also where a secret is a part of it. To be said before secrets are added.
-    pub fn allow(&self, public: &str) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).public.push(public.to_owned());
-    }
-
-    /// All strings in a value that came from a secret, but for paths of files.
-    pub fn add_all(&self, value: &Value) {
-        match value {
-            Value::Object(object) => object.values().for_each(|value| self.add_all(value)),
-            Value::Array(array) => array.iter().for_each(|value| self.add_all(value)),
-            Value::String(text) if !is_a_path(text) => self.add(text),
-            Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
+/// The text without what URLs in it may hide: what stands before the `@`, also where no scheme makes it one, and the
+/// query.
+pub fn mask_urls(text: &str) -> String {
+    let ends = |c: char| c.is_whitespace() || "\"'`<>".contains(c);
+    let mut masked = String::with_capacity(text.len());
+    for word in text.split_inclusive(ends) {
+        let (start, rest) = match word.find("://") {
+            Some(at) => word.split_at(at + "://".len()),
+            None => ("", word),
+        };
+        let authority = rest.find(['/', '?', '#', '\\']).filter(|_| !start.is_empty()).unwrap_or(rest.len());
+        // A password may have a slash in it that should have been encoded.
+        let at = rest
+            .rfind('@')
+            .filter(|at| *at < authority || rest.get(..*at).is_some_and(|user| user.contains(':')));
+        let at = at.filter(|at| !start.is_empty() || rest.get(..*at).is_some_and(|user| user.contains(':')));
+        masked.push_str(start);
+        let rest = at.map_or(rest, |at| rest.get(at..).unwrap_or_default());
+        if at.is_some() {
+            masked.push_str(MASK);
         }
-    }
-
-    /// Credentials: the token, and of the certificate what is secret in it, for it is also shown with its quotes
-    /// escaped.
-    pub fn add_credentials(&self, token: &SecretString, certificate: Option<&SecretString>) {
-        for secret in of_credentials(token, certificate) {
-            self.add(secret.expose_secret());
-        }
-    }
-
-    /// Credentials that take the place of others, and the secret for the next renewal. Those of some renewals before stay
-    /// masked, too.
-    pub fn add_renewed(&self, token: &SecretString, certificate: Option<&SecretString>, next: &SecretString) {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let mut secrets = of_credentials(token, certificate);
-        secrets.push(next.clone());
-        let new = secrets.iter().flat_map(|secret| known.new_forms(secret.expose_secret())).collect();
-        if known.renewed.len() == RENEWALS {
-            known.renewed.pop_front();
-        }
-        known.renewed.push_back(new);
-    }
-
-    /// The value without them, in all its strings.
-    pub fn mask_strings(&self, value: &mut Value) {
-        match value {
-            Value::Object(object) => object.values_mut().for_each(|value| self.mask_strings(value)),
-            Value::Array(array) => array.iter_mut().for_each(|value| self.mask_strings(value)),
-            Value::String(text) => *text = self.mask(std::mem::take(text)),
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
-        }
-    }
-
-    /// The text without them.
-    pub fn mask(&self, mut text: String) -> String {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        for secret in
-            known.secrets.iter().chain(known.renewed.iter().flatten()).map(ExposeSecret::expose_secret)
+        match rest
+            .split_once('?')
+            .filter(|(_, query)| !start.is_empty() && !query.trim_end_matches(ends).is_empty())
         {
-            if text.contains(secret) {
-                text = text.replace(secret, MASK);
+            Some((before, query)) => {
+                let kept = query.trim_end_matches(ends).len();
+                masked.extend([before, "?", MASK, query.get(kept..).unwrap_or_default()]);
             }
+            None => masked.push_str(rest),
         }
-        text
     }
+    masked
 }
 
-impl Known {
-    /// How a secret may be written, as far as that is not known yet.
-    fn new_forms(&self, secret: &str) -> Vec<SecretString> {
-        if secret.len() < SHORTEST || self.public.iter().any(|public| public.contains(secret)) {
-            return Vec::new();
-        }
-        let is_new = |form: &String| !self.secrets.iter().any(|old| old.expose_secret() == form);
-        written_forms(secret).into_iter().filter(is_new).map(SecretString::from).collect()
-    }
+/// Whether a text gives the value of something that names a secret: `accessToken: …`, `password=…`.
+pub fn assigns_a_secret(text: &str) -> bool {
+    let words =
+        text.split(|c: char| c.is_whitespace() || "{}[],\"'".contains(c)).filter(|word| !word.is_empty());
+    let words: Vec<&str> = words.collect();
+    let names = |word: &str| word.split_once([':', '=']).is_some_and(|(name, _)| names_a_secret(name));
+    words.iter().any(|word| names(word))
+        || words
+            .windows(2)
+            .any(|pair| matches!(pair, [name, next] if names_a_secret(name) && next.starts_with([':', '='])))
 }
 
-/// What is secret in credentials.
-fn of_credentials(token: &SecretString, certificate: Option<&SecretString>) -> Vec<SecretString> {
-    let mut secrets = vec![token.clone()];
-    let Some(certificate) = certificate else { return secrets };
-    secrets.push(certificate.clone());
-    if let Ok(Value::Object(parts)) = serde_json::from_str(certificate.expose_secret()) {
-        let strings = ["signature", "seed"].into_iter().filter_map(|part| parts.get(part)?.as_str());
-        secrets.extend(strings.filter(|text| !is_a_path(text)).map(SecretString::from));
-    }
-    secrets
+/// The nearest end of a character, at or before a place.
+fn boundary_before(text: &str, place: usize) -> usize {
+    (0..=place.min(text.len())).rev().find(|place| text.is_char_boundary(*place)).unwrap_or_default()
 }
 
-/// The text, and how it looks within quotes, in Rust's way, in JSON's, and in JSON within JSON.
-fn written_forms(text: &str) -> Vec<String> {
-    let inside = |quoted: String| {
-        quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(&quoted).to_owned()
-    };
-    let json = |text: &str| inside(Value::from(text).to_string());
-    let once = json(text);
-    let mut forms = vec![text.to_owned(), inside(format!("{text:?}")), json(&once), once];
-    forms.sort_unstable();
-    forms.dedup();
-    // The longest first: another may be a part of it.
-    forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
-    forms
+/// The nearest beginning of a character, at or after a place.
+fn boundary_after(text: &str, place: usize) -> usize {
+    (place..text.len()).find(|place| text.is_char_boundary(*place)).unwrap_or(text.len())
 }
 
 /// Whether a key says that its value is a secret: one of its words is `secret`, `token`, `password`, `passwd` or
@@ -152,13 +109,27 @@ pub fn mask_by_key(value: &mut Value) {
     mask(value, false);
 }
 
-/// Replaces the strings that hold one of these secrets.
+/// Replaces the strings that hold one of these secrets, in whatever form, be it as short as it likes.
 pub fn mask_known(value: &mut Value, known: &[&str]) {
+    let secrets = Secrets::default();
+    for secret in known {
+        secrets.add_configured(secret);
+    }
+    mask_strings_with(value, known, &secrets);
+}
+
+fn mask_strings_with(value: &mut Value, known: &[&str], secrets: &Secrets) {
     match value {
-        Value::Object(object) => object.values_mut().for_each(|value| mask_known(value, known)),
-        Value::Array(array) => array.iter_mut().for_each(|value| mask_known(value, known)),
-        Value::String(text) if known.iter().any(|secret| text.contains(secret)) => MASK.clone_into(text),
-        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        Value::Object(object) => {
+            object.values_mut().for_each(|value| mask_strings_with(value, known, secrets));
+        }
+        Value::Array(array) => array.iter_mut().for_each(|value| mask_strings_with(value, known, secrets)),
+        Value::String(text) => {
+            if known.iter().any(|secret| text.contains(secret)) || secrets.mask(text.as_str()) != *text {
+                MASK.clone_into(text);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -268,50 +239,6 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_masked_also_where_they_are_quoted() {
-        let secrets = Secrets::default();
-        let secret = "-----BEGIN KEY-----\npa\"ss\"word\n";
-        secrets.add(secret);
-        let json = Value::from(secret).to_string();
-        for text in [secret.to_owned(), format!("{secret:?}"), json.clone(), Value::from(json).to_string()] {
-            let masked = secrets.mask(text.clone());
-            assert!(!masked.contains("word") && masked.contains(MASK), "{text} became {masked}");
-        }
-        let mut value = json!({"a": [secret, 12_345_678]});
-        secrets.add("12345678");
-        secrets.mask_strings(&mut value);
-        assert_eq!(value, json!({"a": [MASK, 12_345_678]}));
-    }
-
-    #[test]
-    fn the_workers_own_names_and_paths_are_shown_although_a_secret_repeats_them() {
-        let secrets = Secrets::default();
-        secrets.allow("releng-hardware/linux-perf");
-        secrets.add_all(
-            &json!({"workerType": "linux-perf", "key": "/etc/taskcluster/key", "x": "linux-perf-2"}),
-        );
-        let masked = secrets.mask("releng-hardware/linux-perf /etc/taskcluster/key linux-perf-2".to_owned());
-        assert_eq!(masked, "releng-hardware/linux-perf /etc/taskcluster/key (masked)");
-    }
-
-    #[test]
-    fn known_secrets_are_masked_wherever_they_stand() {
-        let secrets = Secrets::default();
-        let shared = secrets.clone();
-        secrets.add_credentials(
-            &"the-access-token".into(),
-            Some(&r#"{"version":1,"seed":"the-seed-1","signature":"the-signature-1"}"#.into()),
-        );
-        secrets.add_all(&json!({"a": ["hidden value", 12_345_678, {"b": "short"}]}));
-        let masked = shared.mask(
-            "token=the-access-token {\\\"signature\\\":\\\"the-signature-1\\\"} hidden value 12345678 short"
-                .into(),
-        );
-        assert_eq!(masked, "token=(masked) {\\\"signature\\\":\\\"(masked)\\\"} (masked) 12345678 short");
-        assert!(!format!("{secrets:?}").contains("the-access-token"));
-    }
-
-    #[test]
     fn only_strings_that_are_no_paths_are_masked() {
         let mut value = json!({
             "getSecrets": true, "tokenCount": 3, "token": "abc", "secretPath": "/etc/taskcluster/key",
@@ -328,22 +255,19 @@ mod tests {
     }
 
     #[test]
-    fn secrets_of_many_renewals_do_not_pile_up_and_the_last_ones_are_masked() {
-        let secrets = Secrets::default();
-        secrets.add("the static secret");
-        for number in 0..100 {
-            let secret = |name: &str| SecretString::from(format!("{name}-of-renewal-{number}"));
-            let certificate = format!(r#"{{"signature":"signature-of-renewal-{number}"}}"#).into();
-            secrets.add_renewed(&secret("token"), Some(&certificate), &secret("next"));
+    fn a_text_is_cut_between_characters_and_never_inside_a_mask() {
+        assert_eq!(cut("héllo", 5, "…"), "héllo");
+        assert_eq!(cut("héllo wörld", 5, "…"), "héllo…");
+        assert_eq!(fit("héllo wörld", 5, "…"), "héll…");
+        let text = "a (masked) b (masked)(masked) é";
+        let starts: Vec<usize> = text.match_indices(MASK).map(|(start, _)| start).collect();
+        for longest in 0..40 {
+            let shown = cut(text, longest, "…");
+            assert!(shown.chars().count() <= longest + 1, "{shown}");
+            let kept = shown.strip_suffix('…').unwrap_or(&shown);
+            assert!(text.starts_with(kept));
+            let inside = starts.iter().any(|start| *start < kept.len() && kept.len() < start + MASK.len());
+            assert!(!inside, "{shown}");
         }
-        for number in 100 - RENEWALS..100 {
-            for name in ["token", "signature", "next"] {
-                assert_eq!(secrets.mask(format!("{name}-of-renewal-{number}")), MASK, "{number}");
-            }
-        }
-        assert_eq!(secrets.mask("the static secret".to_owned()), MASK);
-        let known = secrets.0.read().unwrap();
-        assert!(known.renewed.iter().flatten().count() <= RENEWALS * 4 * 4);
-        assert_eq!(known.renewed.len(), RENEWALS);
     }
 }

@@ -465,6 +465,97 @@ fn a_static_secret_is_masked_wherever_it_stands() {
     }
 }
 
+/// A configuration of a static worker that is right, but for these lines of its provider section.
+fn static_with(lines: &str) -> String {
+    let given = |key: &str| lines.lines().any(|line| line.trim_start().starts_with(key));
+    let rest = [
+        ("rootURL:", "https://tc.example.com"),
+        ("providerID:", "static-1"),
+        ("workerPoolID:", "aa/bb"),
+        ("workerGroup:", "wg"),
+        ("workerID:", "wi"),
+        ("staticSecret:", "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQR"),
+    ];
+    let mut text = "provider:\n  providerType: static\n".to_owned();
+    for (key, value) in rest.into_iter().filter(|(key, _)| !given(key)) {
+        writeln!(text, "  {key} {value}").unwrap();
+    }
+    format!("{text}{lines}\nworker: {{implementation: dummy}}\n")
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table of lines")]
+fn no_diagnostic_shows_a_secret_whatever_yaml_takes_it_for() {
+    const SECRET: &str = "hushhushhush22";
+    for lines in [
+        // A tag, an anchor, an alias, a directive, a comment, a block.
+        "  staticSecret: !hushhushhush22",
+        "  staticSecret: !hushhushhush22 x",
+        "  staticSecret: !<hushhushhush22> x",
+        "  staticSecret: !!hushhushhush22 x",
+        "  staticSecret: !!int hushhushhush22",
+        "  staticSecret: !h!hushhushhush22 x",
+        "  staticSecret: &hushhushhush22",
+        "  staticSecret: *hushhushhush22",
+        "  staticSecret: &hushhushhush22 a\n  a: &hushhushhush22 b\n  c: *hushhushhush22",
+        "  staticSecret: %hushhushhush22",
+        "  staticSecret: @hushhushhush22",
+        "  staticSecret: `hushhushhush22",
+        "  staticSecret: |hushhushhush22",
+        "  staticSecret: 'hushhushhush22",
+        "  staticSecret: \"hushhushhush22\\q\"",
+        "  staticSecret: [hushhushhush22]",
+        "  staticSecret: {hushhushhush22: hushhushhush22}",
+        "  staticSecret: {hushhushhush22: 1, hushhushhush22: 2}",
+        "  staticSecret: hushhushhush22: x",
+        "  staticSecret: # hushhushhush22",
+        "  staticSecret: |\n    a\n    hushhushhush22",
+        "  staticSecret: >-\n    hushhushhush22\n    hushhushhush22",
+        "%hushhushhush22 x",
+        // No space after the colon; the wrong key; a string for a section.
+        "  staticSecret:hushhushhush22",
+        "  staticSecret:hushhushhush22: x",
+        "  staticSecrets: hushhushhush22",
+        "  staticSecret=hushhushhush22: x",
+        "  ? staticSecret:hushhushhush22",
+        "  workerLocation: 'password: hushhushhush22'",
+        "  workerLocation: password=hushhushhush22",
+        "  providerMetadata: \"{staticSecret: hushhushhush22}\"",
+        // Repeated where it does not do.
+        "  staticSecret: hushhushhush22\n  workerPoolID: hushhushhush22",
+        "  staticSecret: hushhushhush22\n  workerPoolID: aHVzaGh1c2hodXNoMjI=",
+        "  staticSecret: hushhushhush22\n  hushhushhush22: x",
+        "  staticSecret: hushhushhush22\n  x-hushhushhush22-and-a-key-of-more-than-eighty-characters-that-is-cut-where-the-secret-is-hushhushhush22: x",
+        "  staticSecret: hushhushhush22\n  workerPoolID: a-string-of-sixty-characters-that-is-cut-in-the-secret-hushhushhush22",
+        // URLs.
+        "  rootURL: ftp://me:hushhushhush22@tc.example.com",
+        "  rootURL: HTTPS://me:hushhushhush22@tc.example.com",
+        "  rootURL: https://me:hushhushhush22@tc.example.com",
+        "  rootURL: https//me:hushhushhush22@tc.example.com",
+        "  rootURL: me:hushhushhush22@tc.example.com",
+        "  rootURL: ftp://hushhushhush22@tc.example.com",
+        "  rootURL: https://tc.example.com/?token=hushhushhush22",
+        "  rootURL: ftp://tc.example.com/?sig=hushhushhush22",
+        "  workerPoolID: https:me:hushhushhush22@tc.example.com",
+        "  workerLocation: x https://me:hushhushhush22@tc.example.com/?a",
+        "  https://me:hushhushhush22@tc.example.com: x",
+    ] {
+        let desk = Desk::with(&static_with(lines));
+        for arguments in
+            [&["check", "r.yml"][..], &["check", "--json", "r.yml"], &["check", "--strict", "r.yml"]]
+        {
+            let output = desk.start_worker(arguments);
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said);
+            assert!(
+                !said.contains(SECRET) && !said.contains("aHVzaGh1c2hod"),
+                "{lines}: {arguments:?}: {said}"
+            );
+            assert!(!said.contains("hushhush"), "{lines}: {arguments:?}: {said}");
+        }
+    }
+}
+
 #[test]
 fn programs_are_told_the_same() {
     let desk = Desk::with(STANDALONE);

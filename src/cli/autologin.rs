@@ -118,7 +118,7 @@ fn follow(logins: &Logins, done: &Done) {
     let followed = runtime.map(|runtime| runtime.block_on(logins.follow_up(done, &Helpers::default())));
     let failed = match followed {
         Ok(Ok(())) => return,
-        Ok(Err(cause)) => cause.to_string(),
+        Ok(Err(cause)) => Chain(&cause).to_string(),
         Err(cause) => cause.to_string(),
     };
     complain(&format!("warning: systemd has not read its units again, the next boot will: {failed}"));

@@ -9,6 +9,7 @@ use start_worker::clock::SystemClock;
 use start_worker::config::{self, Diagnostic, Level, RunnerConfig};
 use start_worker::host::private_file::Access;
 use start_worker::online::{self, Findings, Surroundings};
+use start_worker::redact::Secrets;
 
 use super::environment::Environment;
 use super::{exit, print};
@@ -45,9 +46,10 @@ pub(crate) fn run(arguments: &Arguments) -> u8 {
     let loaded = config::load_in(&arguments.runner_config, Access::Observe, state_directory.as_deref());
     let (report, diagnostics, code) = match loaded {
         Ok(loaded) => {
-            let diagnostics = strictly(loaded.warnings, arguments.strict);
             let report = Report::new(&loaded.config, arguments.show_secrets);
-            let online = arguments.online.then(|| look(&loaded.config));
+            let diagnostics = strictly(loaded.warnings, arguments.strict);
+            let secrets = report.secrets().clone();
+            let online = arguments.online.then(|| look(&loaded.config, &secrets));
             let fails = matches!(&online, Some(Ok(findings)) if findings.fails());
             let faulty = diagnostics.iter().any(|diagnostic| diagnostic.level == Level::Error);
             let online = match online.transpose() {
@@ -83,12 +85,14 @@ pub(crate) fn run(arguments: &Arguments) -> u8 {
     }
 }
 
-fn look(config: &RunnerConfig) -> io::Result<Findings> {
+fn look(config: &RunnerConfig, secrets: &Secrets) -> io::Result<Findings> {
     let Environment { proxies, metadata, runtime_directory, path, .. } = Environment::read();
+    proxies.secrets().for_each(|secret| secrets.add_for_good(&secret));
     let surroundings =
         Surroundings { clock: Arc::new(SystemClock), proxies, metadata, runtime_directory, path };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let findings = runtime.block_on(online::look(config, &surroundings));
+    let findings = findings.masked(secrets);
     // A name that is still being looked up is not waited for.
     runtime.shutdown_background();
     Ok(findings)

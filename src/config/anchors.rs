@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 
-/// An anchor's name, and the line of its second place, where it is given twice and used.
-pub(super) fn repeated(text: &str) -> Option<(&str, usize)> {
+/// The line of an anchor's second place, where it is given twice and used.
+pub(super) fn repeated(text: &str) -> Option<usize> {
     let mut times = BTreeMap::new();
     let mut repeated = None;
     for (line, mark, name) in marked_words(text) {
@@ -20,7 +20,8 @@ pub(super) fn repeated(text: &str) -> Option<(&str, usize)> {
             }
         }
     }
-    repeated.filter(|_| marked_words(text).any(|(_, mark, name)| mark == '*' && times.get(name) > Some(&1)))
+    let (_, line) = repeated?;
+    marked_words(text).any(|(_, mark, name)| mark == '*' && times.get(name) > Some(&1)).then_some(line)
 }
 
 /// The words with `&` or `*` before them that stand where a value may begin; with their line.
@@ -44,8 +45,8 @@ mod tests {
 
     #[test]
     fn anchors_that_are_given_twice_and_used_are_found() {
-        assert_eq!(repeated("a: &x 1\nb: *x\nc: &x 2\nd: *x\n"), Some(("x", 3)));
-        assert_eq!(repeated("[&x 1, &y 2, &y 3, {<<: *y}]"), Some(("y", 1)));
+        assert_eq!(repeated("a: &x 1\nb: *x\nc: &x 2\nd: *x\n"), Some(3));
+        assert_eq!(repeated("[&x 1, &y 2, &y 3, {<<: *y}]"), Some(1));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::file::Document;
+use crate::redact::Secrets;
 
 /// How bad a diagnostic is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +153,7 @@ impl Notes {
     }
 
     /// The diagnostics, with their lines, in the order of these.
-    pub(super) fn finish(self, file: &Path, document: &Document) -> Vec<Diagnostic> {
+    pub(super) fn finish(self, file: &Path, document: &Document, secrets: &Secrets) -> Vec<Diagnostic> {
         let mut notes = self.notes.into_inner();
         notes.sort_by_key(|note| (note.about, note.level != Level::Error));
         let line_of = |note: Note| {
@@ -164,7 +165,9 @@ impl Notes {
             // What an alias brings in stands elsewhere than its number says.
             let order = line.unwrap_or(if note.about == About::File { 0 } else { usize::MAX });
             let file = file.to_owned();
-            (order, Diagnostic { level: note.level, file, line, path: note.path, message: note.message })
+            // Long keys have been cut.
+            let (path, message) = (secrets.mask_cut_lines(note.path), secrets.mask(note.message));
+            (order, Diagnostic { level: note.level, file, line, path, message })
         };
         let mut ordered: Vec<_> = notes.into_iter().map(line_of).collect();
         ordered.sort_by_key(|(order, _)| *order);

@@ -51,6 +51,38 @@ pub fn secrets(provider: &ProviderConfig) -> Vec<&str> {
     secrets.into_iter().flatten().map(ExposeSecret::expose_secret).collect()
 }
 
+/// The strings that are secret by their key's name, wherever in the configuration they are.
+pub fn secrets_by_key(config: &RunnerConfig) -> Vec<String> {
+    let (shown, mut masked) = (effective(config, true), effective(config, true));
+    redact::mask_by_key(&mut masked);
+    let mut secrets = Vec::new();
+    add_differences(&shown, &masked, &mut secrets);
+    secrets
+}
+
+/// What everybody may know of the worker, as far as it is configured.
+pub fn public_names(config: &RunnerConfig) -> Vec<String> {
+    let provider = provider(&config.provider);
+    let names = ["rootURL", "providerID", "workerPoolID", "workerGroup", "workerID", "clientID"];
+    names.iter().filter_map(|name| provider.get(*name)?.as_str().map(str::to_owned)).collect()
+}
+
+fn add_differences(shown: &Value, masked: &Value, secrets: &mut Vec<String>) {
+    match (shown, masked) {
+        (Value::Object(shown), Value::Object(masked)) => {
+            shown
+                .iter()
+                .zip(masked.values())
+                .for_each(|((_, one), other)| add_differences(one, other, secrets));
+        }
+        (Value::Array(shown), Value::Array(masked)) => {
+            shown.iter().zip(masked).for_each(|(one, other)| add_differences(one, other, secrets));
+        }
+        (Value::String(shown), masked) if masked != shown => secrets.push(shown.clone()),
+        _ => {}
+    }
+}
+
 /// Masks what must not be shown: what is secret by its key in the runner configuration, then what is by its name, then
 /// what repeats a secret where anything may stand.
 fn mask(value: &mut Value, known: &[&str]) {

@@ -89,8 +89,8 @@ impl Document {
         Some(Place { line: location.line(), text: walk.found.take()?, plain })
     }
 
-    /// An anchor that is given twice, and in which line.
-    pub(super) fn repeated_anchor(&self) -> Option<(&str, usize)> {
+    /// In which line an anchor is given twice.
+    pub(super) fn repeated_anchor(&self) -> Option<usize> {
         anchors::repeated(&self.text)
     }
 }
@@ -204,6 +204,9 @@ impl Walk {
         } else if text.contains("invalid value: ") || text.contains("invalid type: ") {
             // The crate's own text would show the value, which may be a secret.
             "a value does not fit its tag (`!!…`); remove the tag".to_owned()
+        } else if text.contains(['"', '`']) {
+            // No message of the parser quotes anything today.
+            "not valid YAML".to_owned()
         } else {
             let place = error.location().map(|at| format!(" at line {} column {}", at.line(), at.column()));
             let text = place.map_or(text.clone(), |place| text.replacen(&place, "", 1));
@@ -315,6 +318,6 @@ impl<'de> Visitor<'de> for Build<'_> {
         let (tag, content) = tagged.variant::<String>()?;
         self.0.count(&tag)?;
         content.newtype_variant_seed(self.0)?;
-        Ok(Kind::Tagged(tag))
+        Ok(Kind::Tagged)
     }
 }

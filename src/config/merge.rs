@@ -75,6 +75,6 @@ fn key_text(key: &Kind) -> KeyText {
         | Kind::Float(_)
         | Kind::Sequence(_)
         | Kind::Mapping(_)
-        | Kind::Tagged(_) => KeyText::Refused,
+        | Kind::Tagged => KeyText::Refused,
     }
 }

@@ -150,15 +150,16 @@ fn parse_in(name: &Path, text: &[u8], state_directory: Option<&Path>) -> Result<
         document: &document,
         state_directory: state_directory.unwrap_or(Path::new(STATE_DIRECTORY)),
         notes: diagnostics::Notes::default(),
+        secrets: reader::secrets_of(&document.root),
     };
     reader.report_flaws(&document.root, &trail::Trail::Start(""));
-    if let Some((name, line)) = document.repeated_anchor() {
+    if let Some(line) = document.repeated_anchor() {
         let message =
-            format!("the anchor &{name} is given twice, and aliases may mix them up; use each name once");
-        reader.notes.warning_in_line(line, message);
+            "an anchor of this name is given before, and aliases may mix them up; use each name once";
+        reader.notes.warning_in_line(line, message.to_owned());
     }
     let config = section::Section::top(&reader).and_then(settings::read);
-    let diagnostics = reader.notes.finish(name, &document);
+    let diagnostics = reader.notes.finish(name, &document, &reader.secrets);
     let faulty = diagnostics.iter().any(|diagnostic| diagnostic.level == Level::Error);
     match config {
         Some(config) if !faulty => Ok(Loaded { config, warnings: diagnostics }),

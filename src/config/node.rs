@@ -21,7 +21,7 @@ pub(super) enum Kind {
     Sequence(Vec<Node>),
     Mapping(Mapping),
     /// Something with a tag of its own (`!vault …`), whose meaning is unknown.
-    Tagged(String),
+    Tagged,
 }
 
 /// A mapping with its merge keys resolved and its keys turned into strings.

@@ -7,9 +7,12 @@ use serde_json::{Map, Number, Value};
 
 use super::diagnostics::Notes;
 use super::file::Document;
-use super::keys::Key;
-use super::node::{FlawKind, Kind, Node};
+use super::keys::{self, Key};
+use super::node::{Entry, FlawKind, Kind, Node};
 use super::trail::Trail;
+use crate::redact::{Secrets, assigns_a_secret, cut, mask_urls, names_a_secret};
+
+const TAGGED: &str = "a value that begins with `!` is taken for one with a tag, which has no meaning here; put it in quotes, or remove the tag";
 
 const HUGE: &str = "an integer of more than 64 bits would lose digits; put it in quotes";
 
@@ -21,6 +24,28 @@ pub(super) struct Reader<'d> {
     /// Where the runner keeps what outlives it.
     pub(super) state_directory: &'d Path,
     pub(super) notes: Notes,
+    /// What the file gives as a secret: not to be shown where it is repeated.
+    pub(super) secrets: Secrets,
+}
+
+/// The strings that a file gives for keys that name a secret.
+pub(super) fn secrets_of(root: &Node) -> Secrets {
+    let secrets = Secrets::default();
+    add_secrets(&secrets, root, false);
+    secrets
+}
+
+fn add_secrets(secrets: &Secrets, node: &Node, secret: bool) {
+    match &node.kind {
+        Kind::String(text) if secret => secrets.add_configured(text),
+        Kind::Sequence(items) => items.iter().for_each(|item| add_secrets(secrets, item, secret)),
+        Kind::Mapping(mapping) => {
+            for Entry { key, value, .. } in &mapping.entries {
+                add_secrets(secrets, value, secret || names_a_secret(key) || key == keys::CERTIFICATE.name);
+            }
+        }
+        _ => {}
+    }
 }
 
 impl Reader<'_> {
@@ -72,7 +97,8 @@ impl Reader<'_> {
             Kind::HugeInteger => return "an integer of more than 64 bits".to_owned(),
             Kind::Sequence(_) => return "a list".to_owned(),
             Kind::Mapping(_) => return "an object".to_owned(),
-            Kind::Tagged(tag) => return format!("a value with the tag {}", tag_text(tag)),
+            // A secret that begins with `!` and stands without quotes looks like one.
+            Kind::Tagged => return "a value that begins with `!`, which makes it a tag".to_owned(),
             Kind::Boolean(_) => "boolean",
             Kind::Integer(_) => "integer",
             Kind::Float(_) => "number",
@@ -83,10 +109,21 @@ impl Reader<'_> {
             return format!("{article} {kind}");
         }
         match &node.kind {
-            Kind::String(text) => quoted(text),
+            Kind::String(text) => self.quoted(text),
             Kind::Boolean(boolean) => format!("the boolean {boolean}"),
             _ => format!("the {kind} {}", self.document.place(node.id).unwrap_or_default().text),
         }
+    }
+
+    /// A string in quotes, on one line, cut where it is long; without secrets that the file has elsewhere, and not at all
+    /// where it gives one itself.
+    pub(super) fn quoted(&self, text: &str) -> String {
+        if assigns_a_secret(text) {
+            return "a string that may hold a secret".to_owned();
+        }
+        let masked = self.secrets.mask(mask_urls(text));
+        let shown = cut(&masked, LONGEST_VALUE, "");
+        if shown.len() < masked.len() { format!("{shown:?}…") } else { format!("{shown:?}") }
     }
 
     pub(super) fn ill_typed(&self, key: &Key, id: usize, node: &Node, hint: &str) {
@@ -123,14 +160,14 @@ impl Reader<'_> {
                 Value::Array(items.iter().enumerate().map(item).collect())
             }
             Kind::Mapping(_) => Value::Object(self.json_object(node, trail)),
-            Kind::Tagged(tag) => refuse(&format!("the tag {} has no meaning here; remove it", tag_text(tag))),
+            Kind::Tagged => refuse(TAGGED),
         }
     }
 
     /// A mapping as JSON; anything else is empty.
     pub(super) fn json_object(&self, node: &Node, trail: &Trail<'_>) -> Map<String, Value> {
         let Kind::Mapping(mapping) = &node.kind else { return Map::new() };
-        let entry = |entry: &super::node::Entry| {
+        let entry = |entry: &Entry| {
             let value = self.json(&entry.value, entry.key_id, &trail.key(&entry.key));
             (entry.key.clone(), value)
         };
@@ -156,15 +193,4 @@ impl Reader<'_> {
 pub(super) fn expected(what: &str, found: &str, hint: &str) -> String {
     let separator = if hint.is_empty() { "" } else { "; " };
     format!("expected {what}, found {found}{separator}{hint}")
-}
-
-/// A string in quotes, on one line, cut where it is long.
-pub(super) fn quoted(text: &str) -> String {
-    let cut: String = text.chars().take(LONGEST_VALUE).collect();
-    if cut.len() < text.len() { format!("{cut:?}…") } else { format!("{cut:?}") }
-}
-
-/// A tag as it is written; the YAML crate takes the mark away.
-fn tag_text(tag: &str) -> String {
-    quoted(&format!("!{tag}"))
 }

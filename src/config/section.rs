@@ -10,7 +10,7 @@ use super::file::Document;
 use super::keys::{self, Default, Key, Takes};
 use super::near::{near, same_letters};
 use super::node::{Entry, Kind, Node};
-use super::reader::{Reader, expected, quoted};
+use super::reader::{Reader, expected};
 use super::trail::Trail;
 
 pub(super) struct Section<'r> {
@@ -183,7 +183,7 @@ impl<'r> Section<'r> {
         let found = match text {
             "" => "an empty one".to_owned(),
             _ if secret => "another string".to_owned(),
-            text => quoted(text),
+            text => self.reader.quoted(text),
         };
         self.reader.notes.error(id, &key.path(), expected(&complaint.expected, &found, complaint.hint));
     }

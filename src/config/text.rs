@@ -53,13 +53,13 @@ pub(super) fn checked(takes: Takes, text: &str) -> Result<String, Complaint> {
 fn root_url(text: &str) -> Result<String, Complaint> {
     let what = "an http or https URL";
     let stripped = text.trim_end_matches('/');
-    let Some(rest) = stripped.strip_prefix("https://").or_else(|| stripped.strip_prefix("http://")) else {
-        return complain(what, "write it as in https://tc.example.com");
-    };
     if text.contains('@') {
         let expected = format!("{what} without credentials");
         return Err(Complaint { expected, hint: "remove what stands before the @", secret: true });
     }
+    let Some(rest) = stripped.strip_prefix("https://").or_else(|| stripped.strip_prefix("http://")) else {
+        return complain(what, "write it as in https://tc.example.com");
+    };
     if rest.contains(['?', '#', '\\', '"', '<', '>']) || rest.contains(char::is_whitespace) {
         return complain(what, "it has neither spaces nor a query");
     }

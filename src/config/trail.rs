@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use super::keys;
+use crate::redact::{MASK, mask_urls, names_a_secret};
+
 /// Longer keys are cut: a diagnostic is one readable line.
 const LONGEST_KEY: usize = 80;
 
@@ -18,6 +21,29 @@ impl<'t> Trail<'t> {
         Trail::Key(self, key)
     }
 
+    /// Writes the way; whether it leads to one secret, rather than to an object of some: keys below it are not shown,
+    /// because they are what should have been its value.
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> Result<bool, fmt::Error> {
+        match self {
+            Trail::Start(path) => {
+                f.write_str(path)?;
+                Ok(path.rsplit('.').next().is_some_and(names_one_secret))
+            }
+            Trail::Key(parent, key) => {
+                let in_secret = parent.write(f)?;
+                let separator = if matches!(parent, Trail::Start("")) { "" } else { "." };
+                let shown = if in_secret { MASK.to_owned() } else { key_in_path(key) };
+                write!(f, "{separator}{shown}")?;
+                Ok(in_secret || names_one_secret(key))
+            }
+            Trail::Index(parent, index) => {
+                let in_secret = parent.write(f)?;
+                write!(f, "[{index}]")?;
+                Ok(in_secret)
+            }
+        }
+    }
+
     pub(super) fn index(&'t self, index: usize) -> Self {
         Trail::Index(self, index)
     }
@@ -25,16 +51,21 @@ impl<'t> Trail<'t> {
 
 impl fmt::Display for Trail<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Trail::Start(path) => f.write_str(path),
-            Trail::Key(Trail::Start(""), key) => f.write_str(&key_in_path(key)),
-            Trail::Key(parent, key) => write!(f, "{parent}.{}", key_in_path(key)),
-            Trail::Index(parent, index) => write!(f, "{parent}[{index}]"),
-        }
+        self.write(f).map(|_| ())
     }
 }
 
+fn names_one_secret(key: &str) -> bool {
+    key == keys::CERTIFICATE.name || names_a_secret(key) && !key.ends_with('s')
+}
+
 fn key_in_path(key: &str) -> String {
+    // `password:hunter2` is one word where no space follows the colon.
+    let name = key.find([':', '=']).and_then(|at| key.get(..at)).filter(|name| names_a_secret(name));
+    if let Some(name) = name {
+        return format!("{name}:{MASK}");
+    }
+    let key = &mask_urls(key);
     let cut: String = key.chars().take(LONGEST_KEY).collect();
     let plain = !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || "-_/@$%+".contains(c));
     match (cut.len() < key.len(), plain) {

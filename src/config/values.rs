@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::keys::{Key, Takes};
 use super::node::{Entry, Kind, Node};
-use super::reader::{expected, quoted};
+use super::reader::expected;
 use super::section::Section;
 use super::text::{self, Complaint};
 use super::trail::Trail;
@@ -56,7 +56,7 @@ impl Section<'_> {
                 QUOTE
             }
             Kind::HugeInteger | Kind::Float(_) | Kind::Boolean(_) => QUOTE,
-            Kind::Null | Kind::Sequence(_) | Kind::Mapping(_) | Kind::Tagged(_) => "",
+            Kind::Null | Kind::Sequence(_) | Kind::Mapping(_) | Kind::Tagged => "",
         };
         self.reader.ill_typed(key, id, node, hint);
         None
@@ -103,8 +103,11 @@ impl Section<'_> {
     fn old_boolean(&self, key: &Key, id: usize, node: &Node) -> Option<bool> {
         let Kind::String(text) = &node.kind else { return None };
         let boolean = text::old_boolean(text)?;
-        let message =
-            expected("true or false", &quoted(text), &format!("taken as {boolean}; write {boolean}"));
+        let message = expected(
+            "true or false",
+            &self.reader.quoted(text),
+            &format!("taken as {boolean}; write {boolean}"),
+        );
         self.reader.notes.warning(id, &key.path(), message);
         Some(boolean)
     }
@@ -231,7 +234,7 @@ impl Section<'_> {
             None => self.reader.describe(node, key.secret),
         };
         let hint = match &node.kind {
-            Kind::Null | Kind::Sequence(_) | Kind::Mapping(_) | Kind::Tagged(_) => "",
+            Kind::Null | Kind::Sequence(_) | Kind::Mapping(_) | Kind::Tagged => "",
             _ if text.as_ref().is_some_and(|text| text.contains('\0')) => "remove it",
             _ => QUOTE,
         };

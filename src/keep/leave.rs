@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::{Keeping, Supervised};
+use crate::chain::Chain;
 use crate::config::OnReboot;
 use crate::event::{Event, Outcome, Phase, Reason, StateSummary, Step, StopRequest, Strength};
 use crate::host::power::{self, Descent, StillUp, TakeDown};
@@ -47,7 +48,7 @@ impl Keeping<'_> {
         if !about_the_machine || !self.config.provider.is_dynamic() || !self.preparer.identified() {
             return;
         }
-        error!(error = %cause, "the worker cannot start");
+        error!(error = %Chain(cause), "the worker cannot start");
         let reason = Some(Reason::Over(Outcome::StartFailed));
         self.announcer.announce(StateSummary { reason, ..Phase::Ended.into() });
         let mut removal = None;
@@ -56,7 +57,7 @@ impl Keeping<'_> {
             tokio::select! {
                 biased;
                 _ = self.stop.requested() => return info!("stopped: this machine is not removed"),
-                () = self.report(&registrar, &cached, &title, cause.to_string()) => {}
+                () = self.report(&registrar, &cached, &title, Chain(cause).to_string()) => {}
             }
             removal = Some(self.removal(Some(registrar), Arc::new(Mutex::new(cached))));
         }

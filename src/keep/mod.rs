@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::autologin::Logins;
+use crate::chain::Chain;
 use crate::config::{ProviderConfig, RunnerConfig};
 use crate::event::{Outcome, Phase, StopRequest};
 use crate::hold::{Released, Resume, hold};
@@ -237,9 +238,9 @@ impl Keeping<'_> {
         };
         Ok(anew.unwrap_or_else(|cause| {
             if in_place {
-                warn!(error = %cause, "cannot register for the new deployment: the worker goes on with the old one until the next poll");
+                warn!(error = %Chain(&cause), "cannot register for the new deployment: the worker goes on with the old one until the next poll");
             } else {
-                warn!(error = %cause, "cannot register for the new deployment: that is tried again after the boot");
+                warn!(error = %Chain(&cause), "cannot register for the new deployment: that is tried again after the boot");
             }
             let cached = run.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
             Prepared { cached, registrar: run.registrar }

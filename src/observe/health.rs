@@ -21,7 +21,7 @@ impl View {
     ///
     /// Why not, in words.
     pub fn health(&self, now: Timestamp) -> Result<(), String> {
-        let trouble = self.trouble.borrow().as_deref().map(|what| self.secrets.mask(what.to_owned()));
+        let trouble = self.trouble.borrow().as_deref().map(|what| self.secrets.mask(what));
         judge(&self.standing.borrow(), trouble.as_deref(), now)
     }
 

@@ -1,6 +1,8 @@
 //! The runner's own log: `tracing` events as finished lines, for people or as JSON, through the output thread.
 
-use std::fmt::{self, Write};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
 
 use serde_json::Value;
 use tracing::field::{Field, Visit};
@@ -9,8 +11,11 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 
 use crate::output::{BEGINS_ENTRY, Format, Identity, LogSink};
-use crate::redact::Secrets;
+use crate::redact::{Secrets, cut};
 use crate::troubles::{QUOTED, Trouble, Troubles};
+
+/// How much of a warning or an error observers see, in characters: enough for one that quotes what a server has answered.
+const LONGEST_TROUBLE: usize = 4000;
 
 /// Which lines are logged: `info`, or per module `warn,start_worker::supervisor=debug`.
 #[derive(Debug, Clone)]
@@ -34,6 +39,20 @@ impl Default for Filter {
 pub fn install(sink: LogSink, format: Format, filter: Filter, secrets: Secrets, troubles: Troubles) {
     // Fails only where a log is installed already; then that one goes on.
     let _ = tracing::subscriber::set_global_default(Lines { sink, format, filter, secrets, troubles });
+}
+
+/// Makes panics tell where and why without these secrets.
+pub fn mask_panics(secrets: Secrets) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("<unnamed>");
+        let text = secrets.mask(panic.to_string());
+        let trace = Backtrace::capture();
+        let trace =
+            if trace.status() == BacktraceStatus::Captured { trace.to_string() } else { String::new() };
+        // Without a stderr there is nobody to tell.
+        let _ = writeln!(io::stderr(), "\nthread '{name}' {text}\n{trace}");
+    }));
 }
 
 /// Renders events and hands them to the output thread. Spans are not kept: a registry of them would cost more memory than
@@ -60,9 +79,8 @@ impl Lines {
         if event.metadata().target() == QUOTED {
             return;
         }
-        let mut fields = TextFields::default();
-        event.record(&mut fields);
-        let text = self.secrets.mask(fields.message + &fields.rest);
+        let fields = TextFields::of(event, &self.secrets);
+        let text = cut(&(fields.message + &fields.rest), LONGEST_TROUBLE, "…").into_owned();
         self.troubles.note(Trouble { at, is_error, text });
     }
 }
@@ -96,16 +114,17 @@ impl Subscriber for Lines {
         if !self.is_logged(event.metadata()) {
             return;
         }
+        let secrets = &self.secrets;
         let line = match self.format {
-            Format::Text => text_line(now, event),
-            Format::Json => json_line(now, event, self.sink.identity()),
+            Format::Text => text_line(now, event, secrets),
+            Format::Json => json_line(now, event, self.sink.identity(), secrets),
             Format::Prioritised => {
                 let priority = priority(*event.metadata().level());
-                format!("<{priority}>{}", text_fields(event))
+                format!("<{priority}>{}", text_fields(event, secrets))
             }
-            Format::Journald => journal_entry(event),
+            Format::Journald => journal_entry(event, secrets),
         };
-        let line = self.secrets.mask(line).into_bytes();
+        let line = line.into_bytes();
         let metadata = event.metadata();
         if *metadata.level() > Level::INFO || metadata.target() == QUOTED {
             self.sink.line_of_less_weight(line);
@@ -116,14 +135,13 @@ impl Subscriber for Lines {
 }
 
 /// `2026-11-23T19:12:00.123Z INFO  worker started pid=4711`
-fn text_line(now: jiff::Timestamp, event: &Event<'_>) -> String {
-    format!("{now:.3} {}", text_fields(event))
+fn text_line(now: jiff::Timestamp, event: &Event<'_>, secrets: &Secrets) -> String {
+    format!("{now:.3} {}", text_fields(event, secrets))
 }
 
 /// `INFO  worker started pid=4711`
-fn text_fields(event: &Event<'_>) -> String {
-    let mut fields = TextFields::default();
-    event.record(&mut fields);
+fn text_fields(event: &Event<'_>, secrets: &Secrets) -> String {
+    let fields = TextFields::of(event, secrets);
     format!("{:5} {}{}\n", event.metadata().level(), fields.message, fields.rest)
 }
 
@@ -138,26 +156,28 @@ fn priority(level: Level) -> u8 {
 }
 
 /// One line of fields, for the output thread to make an entry of. No value has a control character.
-fn journal_entry(event: &Event<'_>) -> String {
-    let mut text = TextFields::default();
-    event.record(&mut text);
-    let mut fields = JournalFields(String::new());
+fn journal_entry(event: &Event<'_>, secrets: &Secrets) -> String {
+    let text = TextFields::of(event, secrets);
+    let mut fields = JournalFields { text: String::new(), secrets };
     event.record(&mut fields);
     let (priority, message) = (priority(*event.metadata().level()), format!("{}{}", text.message, text.rest));
-    format!("{BEGINS_ENTRY}PRIORITY={priority}{BEGINS_ENTRY}MESSAGE={message}{}\n", fields.0)
+    format!("{BEGINS_ENTRY}PRIORITY={priority}{BEGINS_ENTRY}MESSAGE={message}{}\n", fields.text)
 }
 
 /// `START_WORKER_PID=4711`: no field of the journal's own, or of anybody else's, begins like this.
-struct JournalFields(String);
+struct JournalFields<'s> {
+    text: String,
+    secrets: &'s Secrets,
+}
 
-impl Visit for JournalFields {
+impl Visit for JournalFields<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() != "message" {
             let name =
                 field.name().to_ascii_uppercase().replace(|other: char| !other.is_ascii_alphanumeric(), "_");
             // Writing to a String cannot fail.
-            let _ = write!(self.0, "{BEGINS_ENTRY}START_WORKER_{name}=");
-            escape(&mut self.0, value);
+            let _ = write!(self.text, "{BEGINS_ENTRY}START_WORKER_{name}=");
+            escape(&mut self.text, &self.secrets.mask(value));
         }
     }
 
@@ -166,14 +186,22 @@ impl Visit for JournalFields {
     }
 }
 
-#[derive(Default)]
-struct TextFields {
+/// The values are masked one by one, before they are quoted and escaped: what stands beside a mask stays well-formed.
+struct TextFields<'s> {
     message: String,
     rest: String,
+    secrets: &'s Secrets,
 }
 
-impl TextFields {
+impl<'s> TextFields<'s> {
+    fn of(event: &Event<'_>, secrets: &'s Secrets) -> Self {
+        let mut fields = Self { message: String::new(), rest: String::new(), secrets };
+        event.record(&mut fields);
+        fields
+    }
+
     fn add(&mut self, field: &Field, value: &str) {
+        let value = &self.secrets.mask(value);
         if field.name() == "message" {
             escape(&mut self.message, value);
             return;
@@ -201,7 +229,7 @@ fn escape(into: &mut String, text: &str) {
     }
 }
 
-impl Visit for TextFields {
+impl Visit for TextFields<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.add(field, value);
     }
@@ -212,9 +240,14 @@ impl Visit for TextFields {
 }
 
 /// `{"timestamp":"…","level":"info","message":"worker started","source":"start-worker","pid":4711}`
-fn json_line(now: jiff::Timestamp, event: &Event<'_>, identity: Option<&Identity>) -> String {
+fn json_line(
+    now: jiff::Timestamp,
+    event: &Event<'_>,
+    identity: Option<&Identity>,
+    secrets: &Secrets,
+) -> String {
     let whose = identity.map_or("", Identity::json);
-    let mut fields = JsonFields(String::new());
+    let mut fields = JsonFields { text: String::new(), secrets };
     event.record(&mut fields);
     let level = match *event.metadata().level() {
         Level::ERROR => "error",
@@ -225,19 +258,23 @@ fn json_line(now: jiff::Timestamp, event: &Event<'_>, identity: Option<&Identity
     };
     format!(
         "{{\"timestamp\":\"{now:.3}\",\"level\":\"{level}\",{whose}\"source\":\"start-worker\"{}}}\n",
-        fields.0
+        fields.text
     )
 }
 
-struct JsonFields(String);
+struct JsonFields<'s> {
+    text: String,
+    secrets: &'s Secrets,
+}
 
-impl JsonFields {
+impl JsonFields<'_> {
     fn add(&mut self, field: &Field, value: &Value) {
-        let _ = write!(self.0, ",{}:{value}", Value::from(field.name()));
+        // Writing to a String cannot fail.
+        let _ = write!(self.text, ",{}:{value}", Value::from(field.name()));
     }
 }
 
-impl Visit for JsonFields {
+impl Visit for JsonFields<'_> {
     fn record_i64(&mut self, field: &Field, value: i64) {
         self.add(field, &value.into());
     }
@@ -251,10 +288,10 @@ impl Visit for JsonFields {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.add(field, &value.into());
+        self.add(field, &self.secrets.mask(value).into());
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.add(field, &format!("{value:?}").into());
+        self.add(field, &self.secrets.mask(format!("{value:?}")).into());
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::event::{Cause, Phase, Reason, StateSummary};
 use crate::host::service_manager::ServiceManager;
-use crate::redact::Secrets;
+use crate::redact::{Secrets, cut};
 use crate::standing::Standing;
 
 /// An error's text is cut here, in characters: systemd shows one line.
@@ -66,9 +66,7 @@ impl Telling {
     /// What is to be told: the words, whether the service is up, whether it is about to end.
     fn now(&mut self) -> (String, bool, bool) {
         let standing = self.standing.borrow_and_update().clone();
-        // Before it is cut: half a secret is not known for one.
-        let trouble = self.trouble.borrow_and_update().as_deref().map(str::to_owned);
-        let trouble = trouble.map(|trouble| self.secrets.mask(trouble));
+        let trouble = self.trouble.borrow_and_update().as_deref().map(|trouble| self.secrets.mask(trouble));
         let summary = standing.summary;
         let ready = is_up(summary);
         let ends = matches!(summary.phase, Phase::Stopping | Phase::Killing)
@@ -125,7 +123,7 @@ fn status(standing: &Standing, trouble: Option<&str>, worker: &str, now: Timesta
     }
     if let Some(trouble) = trouble {
         let _ = write!(text, "; trying again: ");
-        text.extend(trouble.chars().take(LONGEST_ERROR));
+        text.push_str(&cut(trouble, LONGEST_ERROR, "…"));
     }
     text
 }

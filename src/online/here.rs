@@ -69,7 +69,7 @@ fn launch(config: &RunnerConfig, steps: &mut Vec<Step>) -> Option<LaunchSpec> {
         Ok(Launch::Start(spec)) => Some(*spec),
         Ok(Launch::Show { .. }) => None,
         Err(cause) => {
-            steps.push(Step::new("worker", Went::Badly, cause.to_string()));
+            steps.push(Step::new("worker", Went::Badly, Chain(&cause).to_string()));
             None
         }
     }

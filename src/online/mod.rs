@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::clock::Clock;
 use crate::config::{Implementation, ProviderConfig, RunnerConfig};
 use crate::provider::MetadataOrigins;
+use crate::redact::Secrets;
 use crate::run::cache::{CachedRun, Stage};
 use crate::taskcluster::Proxies;
 
@@ -75,6 +76,13 @@ impl Findings {
     /// Whether a start would fail.
     pub fn fails(&self) -> bool {
         self.steps.iter().any(|step| step.went == Went::Badly)
+    }
+
+    /// The same without these secrets.
+    #[must_use]
+    pub fn masked(self, secrets: &Secrets) -> Self {
+        let step = |step: Step| Step { found: secrets.mask(step.found), ..step };
+        Self { steps: self.steps.into_iter().map(step).collect(), ..self }
     }
 
     /// For people.

@@ -8,6 +8,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use super::{Step, Surroundings, Went};
+use crate::chain::Chain;
 use crate::config::{ProviderConfig, RunnerConfig};
 use crate::credentials::Credentials;
 use crate::prepare::PrepareError;
@@ -129,7 +130,7 @@ async fn identify(
             Some(identified)
         }
         Err(cause) => {
-            steps.push(Step::new("provider", Went::Badly, cause.to_string()));
+            steps.push(Step::new("provider", Went::Badly, Chain(&cause).to_string()));
             None
         }
     }

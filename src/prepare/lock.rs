@@ -3,6 +3,7 @@
 use tracing::{debug, warn};
 
 use super::{PrepareError, Preparer};
+use crate::chain::Chain;
 use crate::host::atomic::{self, parent_of};
 use crate::host::lock::{Lock, LockError};
 use crate::run::WorkerIdentity;
@@ -23,7 +24,7 @@ impl Preparer {
         match Lock::take(folder, &name) {
             Ok(lock) => self.lock = Some(lock),
             Err(cause @ LockError::Unavailable { .. }) => {
-                warn!(error = %cause, "a second runner for this worker would not be noticed");
+                warn!(error = %Chain(&cause), "a second runner for this worker would not be noticed");
             }
             Err(cause) => return Err(PrepareError::Locked(cause)),
         }

@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use crate::chain::Chain;
 use crate::clock::Clock;
 use crate::config::{Implementation, ProviderConfig, RunnerConfig};
-use crate::credentials::Credentials;
 use crate::host::lock::Lock;
 use crate::provider::{self, Identified, MetadataOrigins, Proof};
 use crate::redact::Secrets;
@@ -144,6 +144,7 @@ impl Preparer {
                 Ok(ready) => {
                     // Whoever keeps the run has it.
                     self.registered = None;
+                    self.secrets.start_succeeded();
                     return Ok(ready);
                 }
                 Err(cause) => return Err(cause),
@@ -151,8 +152,8 @@ impl Preparer {
             if patience.left().is_some_and(|left| left < AFTER_REFUSAL) {
                 return Err(cause);
             }
-            error!(error = %cause, again_in = "10m", "the worker cannot start yet");
-            self.trouble.tell(&cause.to_string());
+            error!(error = %Chain(&cause), again_in = "10m", "the worker cannot start yet");
+            self.trouble.tell(&Chain(&cause).to_string());
             let _over = self.trouble.until_dropped();
             tokio::time::sleep(AFTER_REFUSAL).await;
         }
@@ -165,8 +166,11 @@ impl Preparer {
     /// Nothing has changed then.
     pub async fn prepare_anew(&mut self, limit: Duration) -> Result<Prepared, PrepareError> {
         let patience = Patience(None).within(limit);
+        self.secrets.begin_start();
         let identified = self.identify(patience).await?;
-        self.fresh(identified, None, patience).await
+        let prepared = self.fresh(identified, None, patience).await?;
+        self.secrets.start_succeeded();
+        Ok(prepared)
     }
 
     /// Determines a run to look at: nothing is written, nothing else on this host is changed. What can be had only once
@@ -217,6 +221,7 @@ impl Preparer {
     }
 
     async fn attempt(&mut self, patience: Patience) -> Result<Ready, PrepareError> {
+        self.secrets.begin_start();
         let identified = match provider::identify_offline(&self.config.provider) {
             Some(identified) => Some(identified?),
             None => None,
@@ -261,7 +266,7 @@ impl Preparer {
         let limit = patience.within(REGISTRATION_BEFORE_CACHE);
         match self.fresh(identified.clone(), cached, limit).await {
             Err(cause) if cause.kind() == FailureKind::Unreachable => {
-                warn!(error = %cause, "Taskcluster cannot be reached: starting with the cached run");
+                warn!(error = %Chain(&cause), "Taskcluster cannot be reached: starting with the cached run");
                 match self.resume(fall_back, patience).await {
                     // They have run out while that was tried.
                     Err(PrepareError::CachedExpired { .. }) => self.fresh(identified, None, patience).await,
@@ -366,20 +371,7 @@ impl Preparer {
     fn client(&self, root_url: &str) -> Result<Client, PrepareError> {
         let client = Client::new(root_url, &self.proxies, self.clock.clone())?;
         let counting = client.counting(self.in_flight.clone(), self.tally.clone(), self.limits.pace.clone());
-        Ok(counting.telling(self.trouble.clone()))
-    }
-
-    /// The provider, or a cached run that may be stale, has said who the worker is.
-    fn known(&mut self, root_url: &str, identity: &WorkerIdentity) {
-        self.identified = true;
-        let WorkerIdentity { provider_id, worker_pool_id, worker_group, worker_id } = identity;
-        for public in [root_url, provider_id, worker_pool_id.as_str(), worker_group, worker_id] {
-            self.secrets.allow(public);
-        }
-    }
-
-    fn know(&self, credentials: &Credentials) {
-        self.secrets.add_credentials(&credentials.access_token, credentials.certificate.as_ref());
+        Ok(counting.telling(self.trouble.clone()).masking(self.secrets.clone()))
     }
 
     fn dummy(&self) -> bool {

@@ -7,6 +7,7 @@ use jiff::SignedDuration;
 use super::PrepareError;
 use super::cached::outdated;
 use super::register::run_of;
+use crate::chain::Chain;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{FixedIdentity, ProviderConfig, RunnerConfig};
 use crate::credentials::Credentials;
@@ -39,7 +40,7 @@ pub fn offline(config: &RunnerConfig) -> Offline {
     let identified = provider::identify_offline(&config.provider);
     let (cached, mut trouble) = match cached(config) {
         Ok(cached) => (cached, None),
-        Err(cause) => (None, Some(cause.to_string())),
+        Err(cause) => (None, Some(Chain(&cause).to_string())),
     };
     let cached = cached.filter(|cached| outdated(config, cached).is_none());
     if let Some(cached) = cached.as_ref().filter(|cached| cached.leaving.is_some()) {
@@ -69,7 +70,7 @@ pub fn offline(config: &RunnerConfig) -> Offline {
             run: placeholder(config),
             known: false,
             from_cache: false,
-            trouble: Some(cause.to_string()),
+            trouble: Some(Chain(&cause).to_string()),
             warning: None,
         },
         None => Offline { run: placeholder(config), known: false, from_cache: false, trouble, warning: None },

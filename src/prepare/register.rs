@@ -12,7 +12,7 @@ use crate::credentials::Credentials;
 use crate::host::boot_time::boot_time;
 use crate::provider::Identified;
 use crate::registration::Registrar;
-use crate::run::{Parts, Run};
+use crate::run::{Parts, Run, WorkerIdentity};
 use crate::taskcluster::Client;
 
 impl Preparer {
@@ -45,6 +45,19 @@ impl Preparer {
         let mut run = run_of(identified, registered.credentials);
         run.registration_secret = Some(registered.secret);
         Ok((run, registrar, registered.worker_config))
+    }
+
+    /// The provider, or a cached run that may be stale, has said who the worker is.
+    pub(super) fn known(&mut self, root_url: &str, identity: &WorkerIdentity) {
+        self.identified = true;
+        let WorkerIdentity { provider_id, worker_pool_id, worker_group, worker_id } = identity;
+        for public in [root_url, provider_id, worker_pool_id.as_str(), worker_group, worker_id] {
+            self.secrets.allow(public);
+        }
+    }
+
+    pub(super) fn know(&self, credentials: &Credentials) {
+        self.secrets.add_credentials(&credentials.access_token, credentials.certificate.as_ref());
     }
 }
 

@@ -186,11 +186,10 @@ impl Merged {
     #[must_use]
     pub fn masked(&self, known: &[&str]) -> Self {
         let mut object = Value::Object(self.map_leaves(|leaf| {
-            let text = leaf.value.as_str().unwrap_or_default();
-            let secret = leaf.source.holds_secrets() || known.iter().any(|secret| text.contains(secret));
-            if secret { Value::from(redact::MASK) } else { leaf.value.clone() }
+            if leaf.source.holds_secrets() { Value::from(redact::MASK) } else { leaf.value.clone() }
         }));
         redact::mask_by_key(&mut object);
+        redact::mask_known(&mut object, known);
         let Value::Object(object) = object else { return Self::new() };
         Self { object, origins: self.origins.clone() }
     }

@@ -14,17 +14,23 @@ use tracing::warn;
 
 use super::attempts::{Effort, End};
 use super::client::{Call, Client};
-use super::error::{CallError, Why};
+use super::error::{CallError, Quoting, Why, without_byte_order_mark};
 use super::values::{
     AnsweredCredentials, ProvisionerSecret, RegisterWorker, Registered, RegistrationAnswer, Reregistered,
     ShouldTerminate, WorkerError, WorkerName, WorkerPool,
 };
 use crate::credentials::Credentials;
+use crate::redact::fit;
 
 /// What reportWorkerError takes of a title, in characters.
 const LONGEST_TITLE: usize = 128;
 /// What it takes of a description, in characters.
 const LONGEST_DESCRIPTION: usize = 10_240;
+
+/// The calls that neither send nor return a secret, so that errors may quote whatever was answered. Of every other call's
+/// answer, a page of some proxy included, nothing is shown but its status, its type, and Taskcluster's own `code` and the
+/// first line of its `message`.
+const QUOTED: &[&str] = &["ping", "shouldWorkerTerminate", "reportWorkerError", "removeWorker"];
 
 /// All but RFC 3986's unreserved characters: a parameter is encoded as a whole, its slashes too.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -65,8 +71,8 @@ impl Client {
         }
         let mut call = manager("registerWorker", Method::POST, &["worker", "register"]).with_body(body);
         call.secrets = proof.values().collect();
-        self.call(&call, end, |body| {
-            let answer: RegistrationAnswer = read(body)?;
+        self.call(&call, end, |body, quoting| {
+            let answer: RegistrationAnswer = read(body, quoting)?;
             let worker_config = answer.worker_config.ok_or_else(|| missing("workerConfig"))?;
             let credentials = answer.credentials.expire(&answer.expires, self.now())?;
             Ok(Registered { credentials, worker_config, secret: answer.secret.into() })
@@ -89,8 +95,8 @@ impl Client {
             .with_body(body)
             .signed(credentials);
         call.secrets.push(secret);
-        self.call(&call, effort.into(), |body| {
-            let answer: RegistrationAnswer = read(body)?;
+        self.call(&call, effort.into(), |body, quoting| {
+            let answer: RegistrationAnswer = read(body, quoting)?;
             let credentials = answer.credentials.expire(&answer.expires, self.now())?;
             Ok(Reregistered { credentials, secret: answer.secret.into() })
         })
@@ -110,8 +116,8 @@ impl Client {
             ("workerGroup".to_owned(), json!(worker_group)),
             ("workerId".to_owned(), json!(worker_id)),
             ("kind".to_owned(), json!(error.kind)),
-            ("title".to_owned(), json!(cut(&error.title, LONGEST_TITLE, "…"))),
-            ("description".to_owned(), json!(cut(&error.description, LONGEST_DESCRIPTION, "\n… (cut)"))),
+            ("title".to_owned(), json!(storable(&error.title, LONGEST_TITLE, "…"))),
+            ("description".to_owned(), json!(storable(&error.description, LONGEST_DESCRIPTION, "\n… (cut)"))),
             ("extra".to_owned(), json!(error.extra)),
         ]);
         let call = manager("reportWorkerError", Method::POST, &["worker-pool-errors", worker_pool_id])
@@ -179,7 +185,7 @@ impl Client {
             secret: Box<RawValue>,
         }
         let call = Call::new("get", Method::GET, path("secrets", &["secret", name])).signed(credentials);
-        self.call(&call, effort.into(), |body| Ok(read::<Secret>(body)?.secret)).await
+        self.call(&call, effort.into(), |body, quoting| Ok(read::<Secret>(body, quoting)?.secret)).await
     }
 
     /// The legacy aws-provisioner's getSecret. The token is as good as the secret.
@@ -196,8 +202,8 @@ impl Client {
             scopes: Vec<String>,
         }
         let call = provisioner("getSecret", Method::GET, token);
-        self.call(&call, effort.into(), |body| {
-            let Secret { data, credentials, scopes } = read(body)?;
+        self.call(&call, effort.into(), |body, quoting| {
+            let Secret { data, credentials, scopes } = read(body, quoting)?;
             let credentials = credentials.obtained(self.now());
             Ok(ProvisionerSecret { data, credentials, scopes })
         })
@@ -215,6 +221,11 @@ impl Client {
 }
 
 impl<'a> Call<'a> {
+    /// Whether errors may quote the body of an answer.
+    pub(super) fn may_be_quoted(&self) -> bool {
+        QUOTED.contains(&self.name)
+    }
+
     fn new(name: &'static str, method: Method, path: String) -> Self {
         Self { name, method, path, body: None, credentials: None, secrets: Vec::new(), token: None }
     }
@@ -262,25 +273,21 @@ fn names_the_boot_time(refusal: &CallError) -> bool {
     invalid && refusal.names("systemBootTime")
 }
 
-/// Cut to so many characters, the mark included. Postgres knows no NUL.
-fn cut(text: &str, longest: usize, mark: &str) -> String {
-    let text = text.replace('\0', "\u{fffd}");
-    if text.chars().count() <= longest {
-        return text;
-    }
-    let kept = longest.saturating_sub(mark.chars().count());
-    text.chars().take(kept).chain(mark.chars()).collect()
+/// Postgres knows no NUL.
+fn storable(text: &str, longest: usize, mark: &str) -> String {
+    fit(&text.replace('\0', "\u{fffd}"), longest, mark).into_owned()
 }
 
 fn missing(field: &str) -> Why {
     Why::Broken(format!("the answer cannot be used: missing field `{field}`"))
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Why> {
-    serde_json::from_slice(body).map_err(|cause| Why::of_body(&cause, body))
+fn read<T: DeserializeOwned>(body: &[u8], quoting: &Quoting<'_>) -> Result<T, Why> {
+    let body = without_byte_order_mark(body);
+    serde_json::from_slice(body).map_err(|cause| Why::of_body(&cause, body, quoting))
 }
 
 /// Where nothing is wanted of an answer, it is one all the same, and not some proxy's page.
-fn nothing(body: &[u8]) -> Result<(), Why> {
-    if body.is_empty() { Ok(()) } else { read::<IgnoredAny>(body).map(|_| ()) }
+fn nothing(body: &[u8], quoting: &Quoting<'_>) -> Result<(), Why> {
+    if body.is_empty() { Ok(()) } else { read::<IgnoredAny>(body, quoting).map(|_| ()) }
 }

@@ -18,14 +18,14 @@ use serde_json::value::RawValue;
 use tracing::warn;
 
 use super::attempts::{End, Failure, Next, Terms, keep_trying};
-use super::connection::{Answer, Connection, Proxies, send};
-use super::error::{CallError, ClientError, Target, Why};
-use super::in_flight::InFlight;
+use super::connection::{Answer, Connection, Proxies, parse_root, send};
+use super::error::{CallError, ClientError, Quoting, Target, Why};
+use super::in_flight::{Counted, InFlight};
 use super::pace::Pace;
 use crate::clock::{Clock, Date};
 use crate::credentials::Credentials;
-use crate::redact;
-use crate::tally::{Label, Tally};
+use crate::redact::{Secrets, cut};
+use crate::tally::Tally;
 use crate::trouble::Trouble;
 
 /// The longest that one attempt may take. Taskcluster may be silent for 30 s and then answer.
@@ -52,6 +52,7 @@ struct Inner {
     trouble: Trouble,
     tally: Tally,
     pace: Option<Pace>,
+    secrets: Secrets,
 }
 
 /// A call, ready to be made.
@@ -97,6 +98,20 @@ impl Client {
         self
     }
 
+    /// Shows none of these, wherever an answer repeats them; to be said before there are clones.
+    #[must_use]
+    pub fn masking(mut self, secrets: Secrets) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.secrets = secrets;
+        }
+        self
+    }
+
+    /// What must not be shown of an answer.
+    pub fn secrets(&self) -> &Secrets {
+        &self.0.secrets
+    }
+
     /// A client whose attempts may take this long each.
     pub(super) fn with_attempt_limit(
         root_url: &str,
@@ -118,6 +133,7 @@ impl Client {
             tally: Tally::default(),
             trouble: Trouble::default(),
             pace: None,
+            secrets: Secrets::default(),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -143,7 +159,7 @@ impl Client {
         &self,
         call: &Call<'_>,
         end: End,
-        read: impl Fn(&[u8]) -> Result<T, Why>,
+        read: impl Fn(&[u8], &Quoting<'_>) -> Result<T, Why>,
     ) -> Result<T, CallError> {
         let target = self.target(call);
         let terms = Terms {
@@ -168,7 +184,7 @@ impl Client {
     async fn attempt<T>(
         &self,
         call: &Call<'_>,
-        read: impl Fn(&[u8]) -> Result<T, Why>,
+        read: impl Fn(&[u8], &Quoting<'_>) -> Result<T, Why>,
     ) -> Result<T, Failure> {
         let _sent = self.0.in_flight.sent();
         let mut counted =
@@ -181,15 +197,19 @@ impl Client {
             self.judge(call, answer, read)
         });
         drop(counted);
-        result.map_err(|mut failure| {
-            for secret in &call.secrets {
-                failure.why.mask(secret.expose_secret(), redact::MASK);
-            }
-            if let Some(token) = call.token {
-                failure.why.mask(token.expose_secret(), "<token>");
-            }
-            failure
-        })
+        result.map_err(|failure| Failure { why: failure.why.masked(|text| self.mask(call, text)), ..failure })
+    }
+
+    /// A text of somebody else without the secrets that are known, and without those of this call.
+    fn mask(&self, call: &Call<'_>, text: &str) -> String {
+        let own = Secrets::default();
+        call.secrets.iter().copied().chain(call.token).for_each(|secret| own.add(secret.expose_secret()));
+        let text = match call.token.map(ExposeSecret::expose_secret).filter(|token| !token.is_empty()) {
+            Some(token) => text.replace(token, "<token>"),
+            None => text.to_owned(),
+        };
+        // What was answered may have been cut on its way.
+        self.0.secrets.mask_cut(own.mask_cut(text))
     }
 
     async fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
@@ -222,12 +242,17 @@ impl Client {
         &self,
         call: &Call<'_>,
         answer: Answer,
-        read: impl Fn(&[u8]) -> Result<T, Why>,
+        read: impl Fn(&[u8], &Quoting<'_>) -> Result<T, Why>,
     ) -> Result<T, Failure> {
         let Answer { status, headers, body, broken } = answer;
+        let quoting = Quoting {
+            body: call.may_be_quoted(),
+            content_type: headers.get(CONTENT_TYPE).and_then(|text| text.to_str().ok()),
+            mask: &|text| self.mask(call, text),
+        };
         match status {
             200..=299 => {
-                let value = broken.map_or_else(|| read(&body), Err);
+                let value = broken.map_or_else(|| read(&body, &quoting), Err);
                 value.map_err(|why| Failure { why, next: Next::Later, may_have_been_done: true })
             }
             300..=399 => Err(Failure::permanent(self.redirect(call, status, &headers))),
@@ -235,7 +260,7 @@ impl Client {
                 let why = match broken {
                     // Who says no, and why, was in what is missing.
                     Some(Why::Broken(why)) if status < 500 => Why::Broken(format!("{status}, and {why}")),
-                    _ => Why::of_answer(status, &body),
+                    _ => Why::of_answer(status, &body, &quoting),
                 };
                 let next = match status {
                     408 | 429 | 500.. => retry_after(&headers, self.now()).map_or(Next::Later, Next::After),
@@ -278,46 +303,15 @@ impl Client {
         let _ = (to.set_username(""), to.set_password(None));
         let root_url = to.as_str().strip_suffix(&call.path).map(|root| root.trim_end_matches('/').to_owned());
         let root_url = root_url.filter(|root_url| *root_url != self.0.root_url);
-        Why::Redirect { status, to: super::error::one_line(to.as_str(), 300), root_url }
-    }
-}
-
-/// A request that is counted when it is over, also where nobody waits for its end.
-struct Counted<'a> {
-    tally: &'a Tally,
-    call: &'static str,
-    began: Instant,
-    /// `None`: no answer.
-    status: Option<u16>,
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        let status = self.status.map_or(Label::from("none"), |status| status.to_string().into());
-        self.tally.requests.count([self.call.into(), status]);
-        self.tally.request_times.took(self.call, self.began.elapsed());
+        let to = self.mask(call, to.as_str());
+        let root_url = root_url.map(|root_url| self.mask(call, &root_url));
+        Why::Redirect { status, to: cut(&to, 300, "…").into_owned(), root_url }
     }
 }
 
 /// Two thirds of an attempt, so that a connection that was never made is told from an answer that never came.
 fn connect_limit(attempt: Duration) -> Duration {
     attempt * 2 / 3
-}
-
-fn parse_root(text: &str) -> Result<Url, ClientError> {
-    let refused =
-        |shown: &str, why: &str| ClientError::RootUrl { url: shown.to_owned(), why: why.to_owned() };
-    let url = Url::parse(text).map_err(|cause| refused(text, &format!("it is not a URL: {cause}")))?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(refused("(masked)", "it must not hold a user or a password"));
-    }
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(refused(text, "it must begin with https:// or http://"));
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(refused(text, "it must have neither `?` nor `#`"));
-    }
-    Ok(url)
 }
 
 /// How long an answer asks to wait: so many seconds, or until a date.
@@ -338,7 +332,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
 }
 
 fn is_stale(why: &Why) -> bool {
-    matches!(why, Why::Answer(refusal) if refusal.says.contains("Stale timestamp"))
+    matches!(why, Why::Answer(refusal) if refusal.message.expose_secret().contains("Stale timestamp"))
 }
 
 fn date(headers: &HeaderMap, name: &str) -> Option<Date> {

@@ -13,6 +13,7 @@ use reqwest::{NoProxy, Proxy, RequestBuilder, Response, Url};
 
 use super::attempts::{Failure, Next};
 use super::error::{ClientError, Why, span};
+use crate::redact::mask_urls;
 
 /// The longest answer that is read, in bytes.
 const LONGEST_ANSWER: usize = 16 << 20;
@@ -30,6 +31,14 @@ pub struct Proxies {
     pub https: Option<String>,
     /// Hosts that are reached without: `no_proxy`.
     pub no_proxy: Option<String>,
+}
+
+impl Proxies {
+    /// The URLs in which there is a user, and perhaps a password.
+    pub fn secrets(&self) -> impl Iterator<Item = String> {
+        let urls = [&self.http, &self.https].into_iter().flatten().filter(|url| url.contains('@'));
+        urls.map(|url| if url.contains("://") { url.clone() } else { format!("http://{url}") })
+    }
 }
 
 impl fmt::Debug for Proxies {
@@ -100,6 +109,23 @@ impl Connection {
         }
         builder.build().map_err(|cause| causes(&cause))
     }
+}
+
+/// Parses a root URL.
+pub(super) fn parse_root(text: &str) -> Result<Url, ClientError> {
+    let refused =
+        |shown: &str, why: &str| ClientError::RootUrl { url: mask_urls(shown), why: why.to_owned() };
+    let url = Url::parse(text).map_err(|cause| refused(text, &format!("it is not a URL: {cause}")))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(refused("(masked)", "it must not hold a user or a password"));
+    }
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(refused(text, "it must begin with https:// or http://"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(refused(text, "it must have neither `?` nor `#`"));
+    }
+    Ok(url)
 }
 
 /// Parses what a proxy variable names; `host:port` is meant to be `http`.

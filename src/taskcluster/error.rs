@@ -3,15 +3,20 @@
 use std::fmt;
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use thiserror::Error;
 
 use super::attempts::Failure;
+use crate::redact::{cut, mask_urls};
 
 /// How much of a body that is not JSON is shown, in characters.
 const SHOWN_OF_A_PAGE: usize = 200;
 /// How much of a message is shown, in characters.
 const SHOWN_OF_A_MESSAGE: usize = 500;
+
+/// Longer content types are none.
+const LONGEST_TYPE: usize = 80;
 
 /// Why there can be no client.
 #[derive(Debug, Error)]
@@ -82,8 +87,8 @@ pub(super) struct Refusal {
     pub(super) code: Option<String>,
     /// The beginning of the message, or of whatever came instead, in one line.
     pub(super) says: String,
-    /// The whole message.
-    message: String,
+    /// The whole message, which may hold what is not to be shown.
+    pub(super) message: SecretString,
     /// The scopes that are missing.
     scopes: Option<String>,
 }
@@ -133,7 +138,7 @@ impl CallError {
 
     /// Whether the answer's message has this word, where it is not shown too.
     pub(super) fn names(&self, word: &str) -> bool {
-        matches!(&self.0.why, Why::Answer(refusal) if refusal.message.contains(word))
+        matches!(&self.0.why, Why::Answer(refusal) if refusal.message.expose_secret().contains(word))
     }
 
     /// Whether an attempt of this call may have been carried out although its answer never came. Where a later one is
@@ -219,25 +224,62 @@ struct RefusalBody {
     error: Option<String>,
 }
 
+/// What an error may say of an answer.
+pub(super) struct Quoting<'a> {
+    /// Whether the body may be shown, or holds secrets whatever it looks like.
+    pub(super) body: bool,
+    /// Of the answer, where it says.
+    pub(super) content_type: Option<&'a str>,
+    /// Takes secrets out of a text.
+    pub(super) mask: &'a dyn Fn(&str) -> String,
+}
+
+impl Quoting<'_> {
+    /// A text in one line, masked first: neither what is joined nor what is cut would be recognised.
+    fn shown(&self, text: &str, longest: usize) -> String {
+        cut(&one_line(&mask_urls(&(self.mask)(text))), longest, "…").into_owned()
+    }
+
+    /// In place of a body.
+    fn not_shown(&self) -> String {
+        let essence = self.content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
+        let is_type = essence.len() <= LONGEST_TYPE
+            && essence.contains('/')
+            && essence.chars().all(|c| c.is_ascii_alphanumeric() || "/+.-".contains(c));
+        let content_type = if is_type { format!(" ({essence})") } else { String::new() };
+        format!("the answer{content_type} is not shown because it may hold secrets")
+    }
+}
+
 impl Why {
     /// What an answer other than 2xx and 3xx says.
-    pub(super) fn of_answer(status: u16, body: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(body);
+    pub(super) fn of_answer(status: u16, body: &[u8], quoting: &Quoting<'_>) -> Self {
+        let body = without_byte_order_mark(body);
         let RefusalBody { code, message, error } = serde_json::from_slice(body).unwrap_or_default();
-        let code = code.map(|code| one_line(&code, SHOWN_OF_A_PAGE));
-        let scopes =
-            message.as_deref().filter(|_| code.as_deref() == Some("InsufficientScopes")).and_then(scopes);
+        let is_word = |code: &str| code.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        let code = code.map(|code| quoting.shown(&code, SHOWN_OF_A_PAGE));
+        let code = code.filter(|code| quoting.body || is_word(code));
+        let message = message.map(|message| (quoting.mask)(&message));
+        let lacks_scopes = code.as_deref() == Some("InsufficientScopes");
+        let scopes = message.as_deref().filter(|_| lacks_scopes).and_then(scopes);
         let says = match (&message, error) {
-            (Some(message), _) => one_line(first_part(message), SHOWN_OF_A_MESSAGE),
-            (None, Some(error)) => one_line(&error, SHOWN_OF_A_PAGE),
-            (None, None) => one_line(&text, SHOWN_OF_A_PAGE),
+            (Some(message), _) if quoting.body || lacks_scopes => {
+                quoting.shown(first_part(message), SHOWN_OF_A_MESSAGE)
+            }
+            (Some(message), _) => {
+                quoting.shown(message.trim_start().lines().next().unwrap_or_default(), SHOWN_OF_A_MESSAGE)
+            }
+            (None, _) if body.trim_ascii().is_empty() => String::new(),
+            (None, _) if !quoting.body => quoting.not_shown(),
+            (None, Some(error)) => quoting.shown(&error, SHOWN_OF_A_PAGE),
+            (None, None) => quoting.shown(&String::from_utf8_lossy(body), SHOWN_OF_A_PAGE),
         };
-        let message = message.unwrap_or_default();
+        let message = message.unwrap_or_default().into();
         Self::Answer(Box::new(Refusal { status, code, says, message, scopes }))
     }
 
     /// An answer of success whose body is not the JSON it should be. Values are not shown: they may be secrets.
-    pub(super) fn of_body(error: &serde_json::Error, body: &[u8]) -> Self {
+    pub(super) fn of_body(error: &serde_json::Error, body: &[u8], quoting: &Quoting<'_>) -> Self {
         let text = String::from_utf8_lossy(body);
         let at = format!("line {}, column {}", error.line(), error.column());
         let what = error.to_string();
@@ -251,24 +293,26 @@ impl Why {
         if body.is_empty() || text.trim_start().starts_with(['{', '[', '"']) {
             return Self::Broken(format!("the answer is not JSON: {what}"));
         }
-        Self::Broken(format!("the answer is not JSON: {}", one_line(&text, SHOWN_OF_A_PAGE)))
-    }
-
-    /// Replaces a secret in what is shown.
-    pub(super) fn mask(&mut self, secret: &str, by: &str) {
-        let texts = match self {
-            Self::Answer(refusal) => {
-                let Refusal { says, message, scopes, code, .. } = &mut **refusal;
-                vec![Some(says), Some(message), scopes.as_mut(), code.as_mut()]
-            }
-            Self::Redirect { to, root_url, .. } => vec![Some(to), root_url.as_mut()],
-            Self::Broken(text) | Self::Transport(text) | Self::NotSent(text) => vec![Some(text)],
-            Self::TimedOut(_) => Vec::new(),
-        };
-        for text in texts.into_iter().flatten().filter(|_| !secret.is_empty()) {
-            *text = text.replace(secret, by);
+        if !quoting.body {
+            return Self::Broken(format!("the answer is not JSON: {what}; {}", quoting.not_shown()));
         }
+        Self::Broken(format!("the answer is not JSON: {}", quoting.shown(&text, SHOWN_OF_A_PAGE)))
     }
+}
+
+impl Why {
+    /// Takes secrets out of what a library says.
+    pub(super) fn masked(mut self, mask: impl Fn(&str) -> String) -> Self {
+        if let Self::Broken(text) | Self::Transport(text) | Self::NotSent(text) = &mut self {
+            *text = mask(text);
+        }
+        self
+    }
+}
+
+/// What some servers write before a text.
+pub(super) fn without_byte_order_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
 /// What comes before the repetition of the request. Missing scopes are said once; the scope expression says them again.
@@ -281,17 +325,13 @@ fn first_part(message: &str) -> &str {
 fn scopes(message: &str) -> Option<String> {
     let (_, rest) = message.split_once("```")?;
     let (scopes, _) = rest.split_once("```")?;
-    Some(one_line(scopes, SHOWN_OF_A_MESSAGE))
+    Some(cut(&one_line(scopes), SHOWN_OF_A_MESSAGE, "…").into_owned())
 }
 
-/// All lines joined, without fences and control characters, and cut.
-pub(super) fn one_line(text: &str, longest: usize) -> String {
+/// All lines joined, without fences and control characters.
+fn one_line(text: &str) -> String {
     let words = text.split_whitespace().filter(|word| *word != "```");
-    let joined = words.collect::<Vec<_>>().join(" ").replace(char::is_control, "");
-    match joined.char_indices().nth(longest) {
-        Some((end, _)) => format!("{}…", joined.get(..end).unwrap_or_default()),
-        None => joined,
-    }
+    words.collect::<Vec<_>>().join(" ").replace(char::is_control, "")
 }
 
 /// A duration for readers: tenths of a second below ten, whole seconds above.

@@ -1,8 +1,11 @@
 //! Requests that are on their way: what was sent may be carried out, and its answer be the only one.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::watch;
+
+use crate::tally::{Label, Tally};
 
 /// Counts the requests of all clients that share it.
 #[derive(Debug, Clone)]
@@ -39,6 +42,23 @@ impl InFlight {
 impl Drop for Sent<'_> {
     fn drop(&mut self) {
         self.0.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// A request that is counted when it is over, also where nobody waits for its end.
+pub(super) struct Counted<'a> {
+    pub(super) tally: &'a Tally,
+    pub(super) call: &'static str,
+    pub(super) began: Instant,
+    /// `None`: no answer.
+    pub(super) status: Option<u16>,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let status = self.status.map_or(Label::from("none"), |status| status.to_string().into());
+        self.tally.requests.count([self.call.into(), status]);
+        self.tally.request_times.took(self.call, self.began.elapsed());
     }
 }
 

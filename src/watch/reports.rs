@@ -45,9 +45,9 @@ pub async fn send(
     while let Some(report) = reports.next().await {
         let credentials = launches.borrow().credentials.clone();
         let error = WorkerError {
-            kind: report.kind,
-            title: secrets.mask(report.title),
-            description: secrets.mask(report.description),
+            kind: secrets.mask(report.kind),
+            title: secrets.mask_cut_lines(report.title),
+            description: secrets.mask_cut_lines(report.description),
             extra: masked(&report.extra, &secrets),
         };
         match registrar
@@ -64,6 +64,6 @@ pub async fn send(
 /// It was an object when it came; nested too deeply to be read it is left out.
 fn masked(extra: &str, secrets: &Secrets) -> Map<String, Value> {
     let mut extra: Map<String, Value> = serde_json::from_str(extra).unwrap_or_default();
-    extra.values_mut().for_each(|value| secrets.mask_strings(value));
+    secrets.mask_object(&mut extra);
     extra
 }

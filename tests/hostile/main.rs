@@ -11,6 +11,7 @@ use proptest::test_runner::TestRunner;
 mod cache;
 mod deployment;
 mod gdm;
+mod mask;
 mod messages;
 mod metadata;
 mod runner_config;
@@ -148,5 +149,6 @@ targets! {
     metadata, 500, answers_of_metadata_services_are_read_or_refused;
     status_request, 1000, a_request_is_one_of_three_or_is_told_why_not;
     gdm, 1000, gdms_file_is_edited_and_nothing_else_changes;
+    mask, 60, no_secret_is_left_in_a_text_in_any_form_and_other_texts_stay_as_they_are;
     deployment, 1000, a_definition_calls_for_a_drain_only_where_it_names_others;
 }

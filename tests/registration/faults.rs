@@ -87,12 +87,15 @@ fn a_refusal_that_breaks_off_is_asked_for_again() {
 
 #[test]
 fn a_proxys_bad_gateway_passes() {
-    survives_everywhere(&Fault::bad_gateway(), ": 502 Bad Gateway: <html>");
+    survives_everywhere(&Fault::bad_gateway(), ": 502 Bad Gateway: the answer (text/html) is not shown");
 }
 
 #[test]
 fn a_proxys_time_out_passes() {
-    survives_everywhere(&Fault::gateway_timeout(), ": 504 Gateway Timeout: <html>");
+    survives_everywhere(
+        &Fault::gateway_timeout(),
+        ": 504 Gateway Timeout: the answer (text/html) is not shown",
+    );
 }
 
 #[test]
@@ -102,7 +105,10 @@ fn an_error_of_the_service_passes() {
 
 #[test]
 fn a_page_in_the_place_of_an_answer_passes() {
-    survives_everywhere(&Fault::garbage(), "the answer is not JSON: <!DOCTYPE html>");
+    survives_everywhere(
+        &Fault::garbage(),
+        "the answer is not JSON: expected value at line 1 column 1; the answer (text/html) is not shown",
+    );
 }
 
 #[test]

@@ -26,6 +26,8 @@ mod renewal;
 #[cfg(test)]
 mod reports;
 #[cfg(test)]
+mod secrecy;
+#[cfg(test)]
 #[path = "../support/secrets.rs"]
 mod secrets;
 #[cfg(test)]

@@ -61,7 +61,7 @@ fn a_proxys_page_for_404_is_asked_about_once() {
     let site = Site::new();
     let page = "<html><body>nothing here</body></html>";
     site.taskcluster.fail("registerWorker", Times::UntilCleared, Fault::answer(404, "text/html", page));
-    refused(&site, || site.scene(), ": 404 Not Found: <html><body>nothing here");
+    refused(&site, || site.scene(), ": 404 Not Found: the answer (text/html) is not shown");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::event::Reason;
 use crate::observe::View;
+use crate::redact::Secrets;
 use crate::standing::{DeploymentWatch, InterruptionWatch, PastExit, Runs};
 use crate::troubles::Trouble;
 
@@ -125,9 +126,12 @@ impl StatusAnswer {
             runs: RunsAnswer::new(&standing.runs),
             credentials_expire: standing.credentials_expire.map(time),
             credentials_renew: standing.credentials_renew.map(time),
-            deployment: standing.deployment.as_ref().map(DeploymentAnswer::new),
-            interruption: standing.interruption.as_ref().map(InterruptionAnswer::new),
-            troubles: known.last.iter().map(TroubleAnswer::new).collect(),
+            deployment: standing.deployment.as_ref().map(|watch| DeploymentAnswer::new(watch, &view.secrets)),
+            interruption: standing
+                .interruption
+                .as_ref()
+                .map(|watch| InterruptionAnswer::new(watch, &view.secrets)),
+            troubles: known.last.iter().map(|trouble| TroubleAnswer::new(trouble, &view.secrets)).collect(),
             log: LogAnswer {
                 worker_lines: counts.worker_lines,
                 worker_bytes: counts.worker_bytes,
@@ -175,31 +179,36 @@ impl ExitAnswer {
 }
 
 impl DeploymentAnswer {
-    fn new(watch: &DeploymentWatch) -> Self {
+    fn new(watch: &DeploymentWatch, secrets: &Secrets) -> Self {
         let value = |source| {
             let known = watch.values.iter().find(|(name, _)| *name == source);
-            known.map(|(_, value)| value.clone())
+            known.map(|(_, value)| secrets.mask(value))
         };
         let sources =
             watch.sources.iter().map(|source| SourceAnswer { source, value: value(*source) }).collect();
-        Self { sources, last_check: watch.last_check.map(time), result: watch.result.clone() }
+        Self {
+            sources,
+            last_check: watch.last_check.map(time),
+            result: watch.result.as_ref().map(|result| secrets.mask(result)),
+        }
     }
 }
 
 impl InterruptionAnswer {
-    fn new(watch: &InterruptionWatch) -> Self {
+    fn new(watch: &InterruptionWatch, secrets: &Secrets) -> Self {
         Self {
             cloud: watch.cloud,
             last_answer: watch.last_answer.map(time),
-            failure: watch.failure.clone(),
-            notice: watch.notice.clone(),
+            failure: watch.failure.as_ref().map(|failure| secrets.mask(failure)),
+            notice: watch.notice.as_ref().map(|notice| secrets.mask(notice)),
         }
     }
 }
 
 impl TroubleAnswer {
-    fn new(trouble: &Trouble) -> Self {
+    /// Masked when it was noted, and once more: a secret may have become known since.
+    fn new(trouble: &Trouble, secrets: &Secrets) -> Self {
         let level = if trouble.is_error { "error" } else { "warning" };
-        Self { at: time(trouble.at), level, text: trouble.text.clone() }
+        Self { at: time(trouble.at), level, text: secrets.mask(&trouble.text) }
     }
 }

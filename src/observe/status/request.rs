@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::answer::StatusAnswer;
+use crate::redact::cut;
 
 /// What a complaint may quote of a request.
 const LONGEST_COMPLAINT: usize = 200;
@@ -38,10 +39,8 @@ impl Request {
         if line.trim_ascii_start().starts_with(b"[") {
             return Err(Self::complaint("an array, expected an object"));
         }
-        serde_json::from_slice(line).map_err(|cause| {
-            let cause: String = cause.to_string().chars().take(LONGEST_COMPLAINT).collect();
-            Self::complaint(&cause)
-        })
+        serde_json::from_slice(line)
+            .map_err(|cause| Self::complaint(&cut(&cause.to_string(), LONGEST_COMPLAINT, "…")))
     }
 
     fn complaint(cause: &str) -> Answer {

@@ -264,7 +264,7 @@ fn what_is_no_root_url_and_what_is_no_proxy_is_said_without_passwords() {
     cannot call Taskcluster at `ftp://tc.example.com`: it must begin with https:// or http://
     cannot call Taskcluster at `https:`: it is not a URL: empty host
     cannot call Taskcluster at `(masked)`: it must not hold a user or a password
-    cannot call Taskcluster at `https://tc.example.com/?a=b`: it must have neither `?` nor `#`
+    cannot call Taskcluster at `https://tc.example.com/?(masked)`: it must have neither `?` nor `#`
     cannot call Taskcluster through the proxy that https_proxy names: socks5 proxies are not supported; name one for http or https
     cannot call Taskcluster through the proxy that https_proxy names: it is not a URL: invalid port number
     ");

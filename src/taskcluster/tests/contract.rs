@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::server::{Reply, Request, Server};
 use super::{client, credentials, proof, worker};
-use crate::taskcluster::error::Why;
+use crate::taskcluster::error::{Quoting, Why};
 use crate::taskcluster::{Effort, RegisterWorker, WorkerError};
 
 #[derive(Deserialize)]
@@ -187,7 +187,11 @@ fn every_recorded_refusal_is_told_in_a_line() {
         .iter()
         .filter(|exchange| exchange.response.status >= 400 && !exchange.response.body.is_null())
         .map(|exchange| {
-            Why::of_answer(exchange.response.status, exchange.response.body.to_string().as_bytes())
+            Why::of_answer(
+                exchange.response.status,
+                exchange.response.body.to_string().as_bytes(),
+                &Quoting { body: true, content_type: None, mask: &str::to_owned },
+            )
         })
         .map(|why| why.to_string())
         .map(|line| {

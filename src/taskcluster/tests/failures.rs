@@ -82,14 +82,14 @@ async fn what_may_work_later_is_told_in_words() {
     half an object: the answer is not JSON: EOF while parsing an object at line 1 column 36 [lost]
     not gzip: the answer broke off: Invalid gzip header [lost]
     nothing: the answer is not JSON: EOF while parsing a value at line 1 column 0 [lost]
-    a page: the answer is not JSON: <html> <head><title>200</title></head> <body>xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx… [lost]
+    a page: the answer is not JSON: expected value at line 1 column 1; the answer (text/html) is not shown because it may hold secrets [lost]
     a field is missing: the answer cannot be used: missing field `expires` at line 1 column 2 [lost]
     a wrong type: the answer cannot be used: not the expected JSON at line 1, column 42 [lost]
     no date: the answer cannot be used: expires is no date [lost]
     too long: the answer is longer than 16 MiB [lost]
-    a page of a proxy: 502 Bad Gateway: <html> <head><title>502</title></head> <body>xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx… [lost]
+    a page of a proxy: 502 Bad Gateway: the answer (text/html) is not shown because it may hold secrets [lost]
     busy: 429 Too Many Requests
-    slow: 408: Request Timeout
+    slow: 408 Request Timeout: the answer (application/json) is not shown because it may hold secrets
     ");
 }
 
@@ -116,14 +116,95 @@ async fn what_will_not_change_is_told_in_words_and_final() {
         ("redirected to nowhere", Reply::with_headers(307, "", "")),
     ];
     insta::assert_snapshot!(told(cases, true).await, @r#"
-    a page for 404: 404 Not Found: <html> <head><title>404</title></head> <body>xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…
-    unknown path: 404: Not found
-    other JSON: 400 Bad Request: {"code": 7}
-    an echo: 400 InputError: no (masked), (masked) please
+    a page for 404: 404 Not Found: the answer (text/html) is not shown because it may hold secrets
+    unknown path: 404 Not Found: the answer (application/json) is not shown because it may hold secrets
+    other JSON: 400 Bad Request: the answer (application/json) is not shown because it may hold secrets
+    an echo: 400 InputError: no (masked),
     redirected: 301, redirected to https://tc.example.com/api/worker-manager/v1/worker/reregister: redirections are not followed; set rootURL to https://tc.example.com
     to a login: 302, redirected to https://login.example.com/: redirections are not followed; see whether rootURL is right
     redirected to nowhere: 307, redirected to nowhere: redirections are not followed; see whether rootURL is right
     "#);
+}
+
+/// What registerWorker might answer: tokens that the caller cannot know yet.
+const NEW_SECRETS: &str = r#"{"expires": "2999-01-01T00:00:00Z", "secret": "leaky-registration-secret", "credentials": {"clientId": "c", "accessToken": "leaky-access-token", "certificate": "{\"signature\":\"leaky-signature\"}"}}"#;
+
+#[tokio::test]
+async fn an_answer_that_is_nearly_json_is_not_quoted() {
+    let form = "expires=2999&secret=leaky-registration-secret&credentials.accessToken=leaky-access-token";
+    for (name, body) in [
+        ("a guard", format!(")]}}'\n{NEW_SECRETS}")),
+        ("JSONP", format!("callback({NEW_SECRETS});")),
+        ("a page", format!("<pre>{NEW_SECRETS}</pre>")),
+        ("a form", form.to_owned()),
+        ("a NUL", format!("\0{NEW_SECRETS}")),
+        ("more after it", format!("{NEW_SECRETS} and more")),
+        ("twice", format!("{NEW_SECRETS}{NEW_SECRETS}")),
+        ("a list", format!("[{NEW_SECRETS}]")),
+        ("a string", serde_json::Value::from(NEW_SECRETS).to_string()),
+        ("another type", NEW_SECRETS.replace("\"2999-01-01T00:00:00Z\"", "{\"leaky-key\": \"leaky-value\"}")),
+        ("no date", NEW_SECRETS.replace("2999-01-01T00:00:00Z", "leaky-value")),
+        ("UTF-16", NEW_SECRETS.chars().flat_map(|c| [c, '\0']).collect()),
+        ("another mark", format!("\u{2060}{NEW_SECRETS}")),
+    ] {
+        for status in [200, 201, 400, 401, 403, 404, 409, 418, 429, 500, 502, 503] {
+            let (_server, error) = failing(Reply::json(status, &body)).await;
+            let said = format!("{error} {error:?} {:?} {:?}", error.code(), error.missing_scopes());
+            assert!(!said.contains("leaky"), "{name}: {said}");
+            let answered = said.replace('\0', "");
+            assert!(!answered.contains("leaky"), "{name}: {said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_with_credentials_in_it_shows_code_and_first_line_alone() {
+    let credentials = r#""credentials": {"accessToken": "leaky-access-token"}"#;
+    for (body, expected) in [
+        (
+            format!("{{{credentials}}}"),
+            "400 Bad Request: the answer (application/json) is not shown because it may hold secrets",
+        ),
+        (
+            format!(r#"{{"code": "InputError", {credentials}}}"#),
+            "400 InputError: the answer (application/json) is not shown because it may hold secrets",
+        ),
+        (format!(r#"{{"code": "InputError", "message": "no\nleaky", {credentials}}}"#), "400 InputError: no"),
+        (
+            format!(r#"{{"code": "leaky: x", "message": "no fake-secret", {credentials}}}"#),
+            "400 Bad Request: no (masked)",
+        ),
+        (
+            format!(r#"{{"error": "leaky", {credentials}}}"#),
+            "400 Bad Request: the answer (application/json) is not shown because it may hold secrets",
+        ),
+        (
+            format!("\u{feff}{{\"code\": \"InputError\", \"message\": \"no\", {credentials}}}"),
+            "400 InputError: no",
+        ),
+    ] {
+        let (_server, error) = failing(Reply::json(400, &body)).await;
+        assert!(error.to_string().ends_with(expected), "{error}");
+        assert!(!format!("{error} {error:?}").contains("leaky"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_before_an_answer_is_skipped() {
+    let server = Server::start([Reply::json(200, &format!("\u{feff}{NEW_SECRETS}"))]).await;
+    let (credentials, secret) = (credentials(None), SecretString::from("fake-secret"));
+    let client = hasty_client(&server.root_url);
+    client.reregister_worker(&credentials, &worker("w"), &secret, Effort::Once).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_holds_no_secret_of_its_own_is_quoted_masked_first_and_then_cut() {
+    let body = format!("{} fake-access-token {}", "x".repeat(195), "y".repeat(100));
+    let server = Server::start([Reply::with_headers(502, "Content-Type: text/html\r\n", &body)]).await;
+    let client = hasty_client(&server.root_url);
+    let error = client.remove_worker(&credentials(None), &worker("w"), Effort::Once).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.ends_with(&format!("502 Bad Gateway: {} …", "x".repeat(195))), "{text}");
 }
 
 #[tokio::test]

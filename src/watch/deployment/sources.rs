@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 use super::Look;
 use super::definition::{Deployed, Finding, deployment_ids, launch_config_ids};
 use crate::config::{Implementation, ProviderConfig, RunnerConfig};
+use crate::redact::{Secrets, cut};
 use crate::registration::Registrar;
 use crate::tally::Tally;
 use crate::taskcluster::{CallError, Effort, result_of};
@@ -100,7 +101,8 @@ impl Sources {
         let answer = self.registrar.client().should_worker_terminate(&credentials, name, Effort::Once).await;
         let answer = ending.call.settle(answer)?;
         ending.times = if answer.terminate { ending.times.saturating_add(1) } else { 0 };
-        (ending.times >= TIMES_TO_END).then_some(Verdict::End { reason: answer.reason })
+        let verdict = Verdict::End { reason: answer.reason }.masked(self.registrar.client().secrets());
+        (ending.times >= TIMES_TO_END).then_some(verdict)
     }
 
     async fn look_at_the_pool(&mut self) -> Vec<Verdict> {
@@ -117,7 +119,7 @@ impl Sources {
                 "deploymentId" => deployment_ids(&pool.config, implementation),
                 _ => launch_config_ids(&pool.config),
             };
-            compared.verdict(in_use)
+            compared.verdict(in_use).map(|verdict| verdict.masked(self.registrar.client().secrets()))
         };
         self.compared.iter_mut().filter_map(verdict).collect()
     }
@@ -240,6 +242,17 @@ impl Call {
 }
 
 impl Verdict {
+    /// The same without secrets: before its values are cut.
+    fn masked(self, secrets: &Secrets) -> Self {
+        match self {
+            Self::Replaced { what, old, new } => {
+                let new = new.into_iter().map(|value| secrets.mask(value)).collect();
+                Self::Replaced { what, old: secrets.mask(old), new }
+            }
+            Self::End { reason } => Self::End { reason: secrets.mask(reason) },
+        }
+    }
+
     /// Logs it, as what it leads to.
     pub(super) fn tell(&self) {
         match self {
@@ -283,8 +296,5 @@ impl fmt::Display for Values<'_> {
 
 /// Anybody may have written it, at any length.
 fn short(value: &str) -> String {
-    match value.char_indices().nth(SHOWN_OF_A_VALUE) {
-        Some((end, _)) => format!("{}…", value.get(..end).unwrap_or_default()),
-        None => value.to_owned(),
-    }
+    cut(value, SHOWN_OF_A_VALUE, "…").into_owned()
 }

@@ -1,0 +1,344 @@
+//! The encodings in which a text may hold another one: escapes of JSON, Rust and C, URLs and forms, HTML, base64 and hex.
+
+/// Longer runs of backslashes are six levels of quoting, and more.
+const MOST_BACKSLASHES: usize = 64;
+
+/// How often `%` may have been encoded again: `%252541` is `A`.
+const MOST_PERCENTS: usize = 3;
+
+/// The longest name of an HTML entity that counts, with its `&` and `;`.
+const LONGEST_ENTITY: usize = 12;
+
+/// The shortest run of base64 that can hold eight bytes.
+const SHORTEST_BASE64: usize = 11;
+/// The same of hex digits.
+const SHORTEST_HEX: usize = 16;
+
+/// A character, or a byte, that was read: its UTF-8, and where the text goes on.
+pub(super) struct Read {
+    bytes: [u8; 4],
+    length: usize,
+    pub(super) next: usize,
+}
+
+impl Read {
+    fn byte(byte: u8, next: usize) -> Self {
+        Self { bytes: [byte, 0, 0, 0], length: 1, next }
+    }
+
+    fn character(code: u32, next: usize) -> Option<Self> {
+        let mut bytes = [0; 4];
+        let length = char::from_u32(code)?.encode_utf8(&mut bytes).len();
+        Some(Self { bytes, length, next })
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+/// Whether something other than a byte as it is can begin with this one.
+pub(super) fn begins_encoded(byte: u8) -> bool {
+    matches!(byte, b'\\' | b'%' | b'+' | b'&')
+}
+
+/// Every way to read what is at `at`: as it is, and as each encoding has it, however often it was quoted.
+pub(super) fn readings(text: &[u8], at: usize, mut each: impl FnMut(Read)) {
+    let Some(&byte) = text.get(at) else { return };
+    each(Read::byte(byte, at + 1));
+    match byte {
+        b'+' => each(Read::byte(b' ', at + 1)),
+        b'&' => entity(text, at).into_iter().for_each(each),
+        b'%' => {
+            let mut digits = at + 1;
+            for _ in 0..=MOST_PERCENTS {
+                hex(text, digits, 2)
+                    .and_then(|code| u8::try_from(code).ok())
+                    .map(|byte| Read::byte(byte, digits + 2))
+                    .into_iter()
+                    .for_each(&mut each);
+                if text.get(digits..digits + 2) != Some(b"25") {
+                    break;
+                }
+                digits += 2;
+            }
+        }
+        b'\\' => {
+            let run = backslashes(text, at);
+            for length in [2, 4, 8, 16].into_iter().filter(|length| *length <= run) {
+                each(Read::byte(b'\\', at + length));
+            }
+            escaped(text, at + run, each);
+        }
+        _ => {}
+    }
+}
+
+fn backslashes(text: &[u8], at: usize) -> usize {
+    let rest = text.get(at..).unwrap_or_default();
+    rest.iter().take(MOST_BACKSLASHES).take_while(|byte| **byte == b'\\').count()
+}
+
+/// What follows the backslashes of an escape.
+fn escaped(text: &[u8], at: usize, mut each: impl FnMut(Read)) {
+    let Some(&byte) = text.get(at) else { return };
+    let plain = match byte {
+        b'n' => Some(b'\n'),
+        b't' => Some(b'\t'),
+        b'r' => Some(b'\r'),
+        b'b' => Some(8),
+        b'f' => Some(12),
+        b'v' => Some(11),
+        b'a' => Some(7),
+        b'e' => Some(27),
+        b'0' => Some(0),
+        b'u' | b'x' | b'\\' => None,
+        byte if byte.is_ascii_punctuation() => Some(byte),
+        _ => None,
+    };
+    plain.map(|plain| Read::byte(plain, at + 1)).into_iter().for_each(&mut each);
+    let coded = match byte {
+        b'u' => unicode(text, at + 1),
+        b'x' => {
+            let byte = hex(text, at + 1, 2).and_then(|code| u8::try_from(code).ok());
+            byte.map(|byte| Read::byte(byte, at + 3))
+        }
+        b'0'..=b'3' => octal(text, at),
+        _ => None,
+    };
+    coded.into_iter().for_each(each);
+}
+
+/// `00e9`, `{e9}`, and both halves of a pair.
+fn unicode(text: &[u8], at: usize) -> Option<Read> {
+    if text.get(at) == Some(&b'{') {
+        let digits = text.get(at + 1..)?.iter().take(7).position(|byte| *byte == b'}')?;
+        return Read::character(hex(text, at + 1, digits)?, at + digits + 2);
+    }
+    let code = hex(text, at, 4)?;
+    if !(0xd800..0xdc00).contains(&code) {
+        return Read::character(code, at + 4);
+    }
+    let second = at + 4 + backslashes(text, at + 4);
+    let low = (second > at + 4 && text.get(second) == Some(&b'u')).then(|| hex(text, second + 1, 4))??;
+    let low = low.checked_sub(0xdc00).filter(|low| *low < 0x400)?;
+    Read::character(0x1_0000 + ((code - 0xd800) << 10) + low, second + 5)
+}
+
+fn octal(text: &[u8], at: usize) -> Option<Read> {
+    let mut digits =
+        text.get(at..at + 3)?.iter().map(|byte| byte.checked_sub(b'0').filter(|digit| *digit < 8));
+    let code = digits.try_fold(0_u32, |code, digit| Some(code * 8 + u32::from(digit?)))?;
+    Some(Read::byte(u8::try_from(code).ok()?, at + 3))
+}
+
+fn hex(text: &[u8], at: usize, digits: usize) -> Option<u32> {
+    let digits = text.get(at..at + digits).filter(|digits| !digits.is_empty())?;
+    digits.iter().try_fold(0_u32, |code, digit| Some(code * 16 + char::from(*digit).to_digit(16)?))
+}
+
+/// `&amp;`, `&#38;`, `&#x26;`.
+fn entity(text: &[u8], at: usize) -> Option<Read> {
+    let rest = text.get(at..)?;
+    let end = rest.iter().take(LONGEST_ENTITY).position(|byte| *byte == b';')?;
+    let name = std::str::from_utf8(rest.get(1..end)?).ok()?;
+    let code = match name {
+        "amp" => 0x26,
+        "lt" => 0x3c,
+        "gt" => 0x3e,
+        "quot" => 0x22,
+        "apos" => 0x27,
+        _ => {
+            let digits = name.strip_prefix('#')?;
+            match digits.strip_prefix(['x', 'X']) {
+                Some(digits) => u32::from_str_radix(digits, 16).ok()?,
+                None => digits.parse().ok()?,
+            }
+        }
+    };
+    Read::character(code, at + end + 1)
+}
+
+/// A text that was made of the one to look at, and where each of its bytes came from.
+#[derive(Default)]
+pub(super) struct Layer {
+    pub(super) bytes: Vec<u8>,
+    places: Vec<(u32, u32)>,
+}
+
+impl Layer {
+    /// Where in the first text the bytes from `start` to `end` came from. `self` may be the first text, which knows no
+    /// places.
+    pub(super) fn origin(&self, start: usize, end: usize) -> (usize, usize) {
+        let wide = |place: u32| usize::try_from(place).unwrap_or(usize::MAX);
+        match (self.places.get(start), self.places.get(end.saturating_sub(1))) {
+            (Some(first), Some(last)) => (wide(first.0), wide(last.1)),
+            _ => (start, end),
+        }
+    }
+
+    fn push(&mut self, byte: u8, from: &Layer, start: usize, end: usize) {
+        // A text that is looked at is never so long.
+        let narrow = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
+        let (start, end) = from.origin(start, end);
+        self.bytes.push(byte);
+        self.places.push((narrow(start), narrow(end)));
+    }
+
+    /// The text with one level of escapes taken away, and the text with one level of URL encoding taken away: each where
+    /// it has any.
+    pub(super) fn decoded(&self) -> impl Iterator<Item = Layer> {
+        [(b"\\" as &[u8]), b"%&"].into_iter().filter_map(|marks| self.decoded_at(marks))
+    }
+
+    fn decoded_at(&self, marks: &[u8]) -> Option<Layer> {
+        let text = &self.bytes;
+        if !text.iter().any(|byte| marks.contains(byte)) {
+            return None;
+        }
+        let (mut layer, mut at, mut changed) = (Layer::default(), 0, false);
+        while let Some(&byte) = text.get(at) {
+            let mut read = Read::byte(byte, at + 1);
+            match byte {
+                byte if !marks.contains(&byte) => {}
+                b'\\' if text.get(at + 1) == Some(&b'\\') => read = Read::byte(b'\\', at + 2),
+                b'\\' => escaped(text, at + 1, |coded| read = coded),
+                b'%' => {
+                    let coded = hex(text, at + 1, 2).and_then(|code| u8::try_from(code).ok());
+                    read = coded.map_or(read, |byte| Read::byte(byte, at + 3));
+                }
+                _ => read = entity(text, at).unwrap_or(read),
+            }
+            changed |= read.next > at + 1;
+            for byte in read.bytes() {
+                layer.push(*byte, self, at, read.next);
+            }
+            at = read.next;
+        }
+        changed.then_some(layer)
+    }
+
+    /// What runs of base64 and of hex digits may hold, wherever in them it begins, and whether they are escaped or not.
+    pub(super) fn unpacked(&self, mut each: impl FnMut(Layer)) {
+        self.unpack_runs(|at, _| self.digit(at), &mut each);
+        if self.bytes.iter().any(|byte| begins_encoded(*byte)) {
+            // What looks like an escape at the beginning may not belong to it.
+            for first_too in [false, true] {
+                let digit = |at, is_first: bool| {
+                    let escaped = || self.escaped_digit(at).filter(|_| first_too || !is_first);
+                    self.digit(at).or_else(escaped)
+                };
+                self.unpack_runs(digit, &mut each);
+            }
+        }
+    }
+
+    fn unpack_runs(&self, digit: impl Fn(usize, bool) -> Option<Digit>, each: &mut impl FnMut(Layer)) {
+        let mut run: Vec<Digit> = Vec::new();
+        let mut at = 0;
+        while at <= self.bytes.len() {
+            if let Some(digit) = digit(at, run.is_empty()) {
+                at = digit.end;
+                run.push(digit);
+            } else if let Some(end) = self.line_break(at).filter(|_| !run.is_empty()) {
+                at = end;
+            } else {
+                if run.len() >= SHORTEST_BASE64 {
+                    unpack_base64(self, &run, each);
+                    unpack_hex(self, &run, each);
+                }
+                run.clear();
+                at += 1;
+            }
+        }
+    }
+
+    /// The digit of base64 at a place.
+    fn digit(&self, start: usize) -> Option<Digit> {
+        let byte = *self.bytes.get(start)?;
+        base64_value(byte).map(|value| Digit { byte, value, start, end: start + 1 })
+    }
+
+    fn escaped_digit(&self, start: usize) -> Option<Digit> {
+        let mut digit = None;
+        readings(&self.bytes, start, |read| {
+            if let [byte] = read.bytes()
+                && let Some(value) = base64_value(*byte)
+            {
+                digit = Some(Digit { byte: *byte, value, start, end: read.next });
+            }
+        });
+        digit
+    }
+
+    /// Where the white space at a place ends that only breaks the line of a longer run.
+    fn line_break(&self, at: usize) -> Option<usize> {
+        let rest = self.bytes.get(at..)?;
+        let white = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        let breaks = rest.iter().take(white).any(|byte| matches!(byte, b'\n' | b'\r'));
+        let goes_on = rest.get(white).is_some_and(|byte| base64_value(*byte).is_some());
+        (breaks && goes_on).then_some(at + white)
+    }
+}
+
+/// A digit of base64, perhaps of a hexadecimal number.
+struct Digit {
+    byte: u8,
+    value: u8,
+    start: usize,
+    end: usize,
+}
+
+impl Digit {
+    fn hex(&self) -> Option<u8> {
+        char::from(self.byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+    }
+}
+
+fn unpack_base64(from: &Layer, run: &[Digit], each: &mut impl FnMut(Layer)) {
+    for skipped in 0..4 {
+        let mut layer = Layer::default();
+        for group in run.get(skipped..).unwrap_or_default().chunks(4) {
+            for (index, pair) in group.windows(2).enumerate() {
+                let [one, two] = pair else { continue };
+                let shift = 2 * (index + 1);
+                layer.push(one.value << shift | two.value >> (6 - shift), from, one.start, two.end);
+            }
+        }
+        each(layer);
+    }
+}
+
+fn unpack_hex(from: &Layer, run: &[Digit], each: &mut impl FnMut(Layer)) {
+    if run.iter().filter(|digit| digit.hex().is_some()).count() < SHORTEST_HEX {
+        return;
+    }
+    for skipped in 0..2 {
+        let mut layer = Layer::default();
+        for pair in run.get(skipped..).unwrap_or_default().chunks_exact(2) {
+            let [one, two] = pair else { continue };
+            // What is no number stands for itself as a byte that no text has.
+            let byte = one.hex().zip(two.hex()).map_or(0xff, |(high, low)| high << 4 | low);
+            layer.push(byte, from, one.start, two.end);
+        }
+        each(layer);
+    }
+}
+
+impl From<&[u8]> for Layer {
+    fn from(text: &[u8]) -> Self {
+        Self { bytes: text.to_owned(), places: Vec::new() }
+    }
+}
+
+/// Of both alphabets.
+fn base64_value(byte: u8) -> Option<u8> {
+    match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' | b'-' => Some(62),
+        b'/' | b'_' => Some(63),
+        _ => None,
+    }
+}

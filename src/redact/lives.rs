@@ -1,0 +1,55 @@
+//! How long secrets are known: as long as what they belong to.
+
+use std::collections::VecDeque;
+
+/// What a secret belongs to, a bit for each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lives(pub(super) u16);
+
+impl Lives {
+    pub(super) const PROCESS: Self = Self(1);
+    /// The last starts.
+    pub(super) const STARTS: u16 = 4;
+    /// The last renewals.
+    pub(super) const RENEWALS: u32 = 8;
+
+    pub(super) fn of_start(slot: u16) -> Self {
+        Self(1 << (1 + slot))
+    }
+
+    pub(super) fn of_renewal(number: u32) -> Self {
+        Self(1 << (8 + number % Self::RENEWALS))
+    }
+}
+
+/// The last starts. The newest that succeeded is always among them: its worker runs on while others fail.
+#[derive(Default)]
+pub(super) struct Starts {
+    /// Slots, the oldest first, and whether they succeeded.
+    last: VecDeque<(u16, bool)>,
+}
+
+impl Starts {
+    /// Makes room for another one; the slot that was cleared for it.
+    pub(super) fn begin(&mut self) -> u16 {
+        let used = |slot: &u16| self.last.iter().any(|(other, _)| other == slot);
+        let slot = (0..Lives::STARTS).find(|slot| !used(slot)).unwrap_or_else(|| {
+            let newest = self.last.iter().rposition(|(_, succeeded)| *succeeded);
+            let oldest = (0..self.last.len()).find(|at| Some(*at) != newest).unwrap_or_default();
+            self.last.remove(oldest).map(|(slot, _)| slot).unwrap_or_default()
+        });
+        self.last.push_back((slot, false));
+        slot
+    }
+
+    /// The last one has succeeded.
+    pub(super) fn succeeded(&mut self) {
+        if let Some((_, succeeded)) = self.last.back_mut() {
+            *succeeded = true;
+        }
+    }
+
+    pub(super) fn now(&self) -> Lives {
+        self.last.back().map_or(Lives::PROCESS, |(slot, _)| Lives::of_start(*slot))
+    }
+}
