@@ -75,6 +75,27 @@ pub struct PastExit {
     pub exit: Exit,
     /// How long it had run.
     pub ran: Duration,
+    /// What else is known of it.
+    pub circumstances: Circumstances,
+}
+
+/// What the operating system says of a run of the worker beside its exit status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Circumstances {
+    /// The process that has ended, where there was one.
+    pub pid: Option<u32>,
+    /// Whether it wrote a core dump.
+    pub dumped: bool,
+    /// The CPU time of the worker and its tasks; `None`: it had no cgroup of its own.
+    pub cpu: Option<Duration>,
+    /// How many processes the kernel killed for lack of memory while it ran.
+    pub oom_kills: u64,
+}
+
+/// Why processes are missing, in an operator's words.
+pub fn killed_for_memory(kills: u64) -> String {
+    let processes = if kills == 1 { "process" } else { "processes" };
+    format!("the kernel killed {kills} {processes} for lack of memory while it ran")
 }
 
 /// How new deployments are watched for.
@@ -237,9 +258,10 @@ impl Announcer {
     }
 
     /// The worker has ended.
-    pub fn announce_exit(&self, exit: Exit, ran: Duration) {
+    pub fn announce_exit(&self, exit: Exit, ran: Duration, circumstances: Circumstances) {
         self.tally.exits.count([exit.class.name()]);
-        let past = PastExit { at: self.clock.now(), exit, ran };
+        self.tally.oom_kills.fetch_add(circumstances.oom_kills, Ordering::Relaxed);
+        let past = PastExit { at: self.clock.now(), exit, ran, circumstances };
         self.standing.send_modify(|standing| {
             let exits = &mut standing.runs.exits;
             if exits.len() == EXITS {

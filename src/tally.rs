@@ -18,6 +18,8 @@ pub struct Tally(Arc<Counts>);
 pub struct Counts {
     /// How often the worker was started after the first time.
     pub restarts: AtomicU64,
+    /// Processes that the kernel killed for lack of memory while it ran.
+    pub oom_kills: AtomicU64,
     /// Its exits, by meaning.
     pub exits: By<1>,
     /// Renewals of the credentials, by result; `failed` is the end of all tries, not each of them.
@@ -41,6 +43,7 @@ impl Default for Counts {
     fn default() -> Self {
         Self {
             restarts: AtomicU64::new(0),
+            oom_kills: AtomicU64::new(0),
             exits: By::default(),
             renewals: By::default(),
             requests: By::default(),

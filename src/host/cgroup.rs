@@ -24,6 +24,10 @@ use tracing::{debug, info, warn};
 
 use super::processes;
 
+mod usage;
+
+pub use usage::oom_kills;
+
 /// Its name below the runner's own, or how its name begins: no other program's.
 const NAME: &str = "start-worker.worker";
 
@@ -150,6 +154,11 @@ impl WorkerCgroups {
     /// The pids of the processes that live in the worker's cgroup, and in those that were made inside.
     pub fn processes(&self) -> Vec<i32> {
         self.current.as_ref().map(|current| members(&current.path)).unwrap_or_default()
+    }
+
+    /// The CPU time of all that has lived in the worker's cgroup; `None`: it has none.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        usage::cpu_time(&self.current.as_ref()?.path)
     }
 
     /// Whether anything lives in it: the kernel's word.
@@ -301,15 +310,20 @@ fn pids(list: &str) -> Vec<i32> {
 /// The folder of the runner's own cgroup in the unified tree. Not the root: that is not the runner's.
 fn place(own: &str, mounts: &str) -> Option<PathBuf> {
     let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let (mounted, below) = folder(own, mounts, |kind| kind.starts_with("cgroup2 "))?;
+    (below != Path::new("")).then(|| mounted.join(below))
+}
+
+/// Where the tree is mounted that this is the kind of, and the runner's own cgroup in it.
+fn folder<'a>(own: &'a str, mounts: &'a str, is_tree: impl Fn(&str) -> bool) -> Option<(&'a Path, &'a Path)> {
     let (root, mounted) = mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
-        after.starts_with("cgroup2 ").then_some(())?;
+        is_tree(after).then_some(())?;
         let mut fields = before.split(' ').skip(3);
         Some((fields.next()?, fields.next()?))
     })?;
     // A container may see a part of the tree alone.
-    let below = Path::new(own).strip_prefix(root).ok()?;
-    (below != Path::new("")).then(|| Path::new(mounted).join(below))
+    Some((Path::new(mounted), Path::new(own).strip_prefix(root).ok()?))
 }
 
 /// systemd marks what it delegates. Who may write there and is not root can only have been given it: by systemd to

@@ -8,11 +8,12 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc;
 use tracing::dispatcher;
@@ -124,6 +125,8 @@ pub struct Counts {
     pub worker_lines: u64,
     /// What workers have written, in bytes.
     pub worker_bytes: u64,
+    /// When a worker last wrote something; `None`: none has yet.
+    pub last_output: Option<Timestamp>,
     /// Lines of the runner's own log that were dropped because the log was stalled.
     pub dropped_lines: u64,
     /// Bytes of the log that could not be written.
@@ -135,8 +138,11 @@ impl Counters {
     pub fn now(&self) -> Counts {
         let Self(shared) = self;
         Counts {
-            worker_lines: shared.worker_lines.load(Ordering::Relaxed),
+            worker_lines: shared.worker_lines.load(Ordering::Acquire),
             worker_bytes: shared.worker_bytes.load(Ordering::Relaxed),
+            last_output: Timestamp::from_millisecond(shared.last_output.load(Ordering::Relaxed))
+                .ok()
+                .filter(|at| *at != Timestamp::UNIX_EPOCH),
             dropped_lines: shared.dropped_lines.load(Ordering::Relaxed),
             lost_bytes: shared.lost_bytes.load(Ordering::Relaxed),
         }
@@ -163,6 +169,8 @@ struct Shared {
     worker_lines: AtomicU64,
     /// What they were together, in bytes.
     worker_bytes: AtomicU64,
+    /// When a worker last wrote something, in milliseconds since the epoch; 0: none has.
+    last_output: AtomicI64,
     /// Bytes of the log that could not be written, ever.
     lost_bytes: AtomicU64,
     /// No worker will be attached any more, and no line follows.
@@ -206,6 +214,7 @@ impl Output {
             dropped_lines: AtomicU64::new(0),
             worker_lines: AtomicU64::new(0),
             worker_bytes: AtomicU64::new(0),
+            last_output: AtomicI64::new(0),
             lost_bytes: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             identity: Arc::default(),
@@ -347,8 +356,12 @@ impl Shared {
 
     /// A worker has written this.
     fn read(&self, lines: u64, bytes: usize) {
-        self.worker_lines.fetch_add(lines, Ordering::Relaxed);
+        if bytes > 0 {
+            self.last_output.store(Timestamp::now().as_millisecond(), Ordering::Relaxed);
+        }
         self.worker_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        // An observer that sees these lines sees the rest.
+        self.worker_lines.fetch_add(lines, Ordering::Release);
     }
 
     /// A line of so many bytes was rendered, or dropped.

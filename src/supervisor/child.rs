@@ -65,6 +65,8 @@ pub(super) enum SpawnError {
 pub(super) struct Child {
     process: tokio::process::Child,
     pid: u32,
+    /// Whether it ended with a core dump.
+    dumped: bool,
     messages: mpsc::Sender<Vec<u8>>,
     attachment: Attachment,
 }
@@ -103,13 +105,17 @@ impl Child {
             let _ = i32::try_from(pid).map(|group| killpg(Pid::from_raw(group), Signal::SIGKILL));
             SpawnError::Pipes(cause)
         })?;
-        let child = Self { process, pid, messages, attachment };
+        let child = Self { process, pid, dumped: false, messages, attachment };
         child.tell(&ToWorker::Welcome { capabilities: offered });
         Ok((child, received))
     }
 
     pub(super) fn pid(&self) -> u32 {
         self.pid
+    }
+
+    pub(super) fn dumped(&self) -> bool {
+        self.dumped
     }
 
     /// Sends a message; never blocks.
@@ -130,6 +136,7 @@ impl Child {
         loop {
             match self.process.wait().await {
                 Ok(status) => {
+                    self.dumped = status.core_dumped();
                     return match (status.code(), status.signal()) {
                         (Some(code), _) => ExitStatus::Code(code),
                         (None, signal) => ExitStatus::Signal(signal.unwrap_or_default()),

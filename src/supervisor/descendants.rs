@@ -113,6 +113,11 @@ impl Descendants {
         self.ancestry.begin(pid);
     }
 
+    /// The CPU time of the worker and of all that it has started; `None`: it has no cgroup of its own.
+    pub(super) fn cpu_time(&self) -> Option<Duration> {
+        self.cgroups.as_ref()?.cpu_time()
+    }
+
     /// It has ended, and was waited for.
     pub(super) fn worker_ended(&mut self) {
         if let Worker::Lives(pid) = self.worker {

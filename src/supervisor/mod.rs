@@ -18,7 +18,7 @@ use crate::autologin::Logins;
 use crate::config::{HostSettings, Supervision};
 use crate::event::{Event, Exit, Outcome, StopRequest};
 use crate::host::helper::Helpers;
-use crate::host::memory;
+use crate::host::{cgroup, memory};
 use crate::output::{Output, WorkerEvent};
 use crate::protocol::capabilities::Capabilities;
 use crate::protocol::message::ToWorker;
@@ -115,6 +115,7 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
         descendants,
         in_place: None,
         last_exit: None,
+        oom_kills_before: None,
         last_lines: Vec::new(),
         stop_seen: None,
         at_the_end,
@@ -145,6 +146,8 @@ struct Supervisor<'a> {
     /// What `--version` answered, once it was asked.
     in_place: Option<bool>,
     last_exit: Option<Exit>,
+    /// How many processes the kernel had killed for lack of memory when the worker was started.
+    oom_kills_before: Option<u64>,
     last_lines: Vec<String>,
     /// The request to stop as the machine knows it.
     stop_seen: Option<StopRequest>,
@@ -317,6 +320,7 @@ impl Supervisor<'_> {
         let keep_last =
             LAST_LINES.max(usize::try_from(self.job.supervision.report_output_lines).unwrap_or(LAST_LINES));
         let origin = self.descendants.origin();
+        self.oom_kills_before = cgroup::oom_kills();
         match Child::spawn(&self.spec, origin, self.output, self.job.offered, keep_last) {
             Ok((child, said)) => {
                 let pid = child.pid();

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use tracing::field::display;
 use tracing::{error, info, warn};
 
 use super::state::{Ladder, Note, Request};
-use crate::event::{Cause, ExitClass, Strength};
+use crate::event::{Cause, Exit, ExitClass, Strength};
+use crate::standing::{Circumstances, killed_for_memory};
 
-/// Logs one note. `pid`: of the worker that the note is about, where it lives or has just ended.
-pub(super) fn tell(note: Note, pid: Option<u32>) {
+/// Logs one note. `circumstances`: of the worker that the note is about, where it lives or has just ended.
+pub(super) fn tell(note: Note, circumstances: Circumstances) {
     match note {
         Note::Ending { pid, request, ladder } => ending(pid, request, ladder),
         Note::NoHello { waited } => warn!(
@@ -47,21 +49,29 @@ pub(super) fn tell(note: Note, pid: Option<u32>) {
         Note::ShutdownAsked { granted: false } => info!(
             "worker asks for its host to be shut down: not done on this host (host.shutdownStatic is false); waiting for the worker to exit"
         ),
-        other => after_exit(other, pid),
+        other => after_exit(other, circumstances),
     }
 }
 
-fn after_exit(note: Note, pid: Option<u32>) {
+fn exited(exit: Exit, ran: Duration, expected: bool, circumstances: Circumstances) {
+    let Circumstances { pid, dumped, cpu, oom_kills } = circumstances;
+    let (Exit { status, class, meaning }, ran) = (exit, display(span(ran)));
+    let cpu = cpu.map(span).map(display);
+    let core = pid.filter(|_| dumped).map(|pid| format!("coredumpctl info {pid}"));
+    let dumped = dumped.then_some(true);
+    if expected || matches!(class, ExitClass::Done | ExitClass::Idle | ExitClass::Reboot) {
+        info!(pid, %status, meaning, ran, cpu, dumped, core, "worker exited");
+    } else {
+        warn!(pid, %status, meaning, ran, cpu, dumped, core, "worker exited");
+    }
+    if oom_kills > 0 {
+        warn!(why = killed_for_memory(oom_kills), "memory ran out while the worker ran");
+    }
+}
+
+fn after_exit(note: Note, circumstances: Circumstances) {
     match note {
-        Note::Exited { exit, ran, expected } => {
-            let harmless =
-                expected || matches!(exit.class, ExitClass::Done | ExitClass::Idle | ExitClass::Reboot);
-            if harmless {
-                info!(pid, status = %exit.status, meaning = exit.meaning, ran = %span(ran), "worker exited");
-            } else {
-                warn!(pid, status = %exit.status, meaning = exit.meaning, ran = %span(ran), "worker exited");
-            }
-        }
+        Note::Exited { exit, ran, expected } => exited(exit, ran, expected, circumstances),
         Note::BadConfiguration => {
             error!(
                 "worker cannot work with its configuration: not started again; see its last lines and worker.configPath"

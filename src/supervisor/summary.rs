@@ -4,7 +4,8 @@ use super::child::Child;
 use super::state::{Note, State, Worker};
 use super::{Supervisor, story};
 use crate::event::{Exit, Phase, Reason, StateSummary, Strength};
-use crate::standing::Crashes;
+use crate::host::cgroup;
+use crate::standing::{Circumstances, Crashes};
 
 impl Supervisor<'_> {
     /// Tells observers where things stand.
@@ -21,10 +22,26 @@ impl Supervisor<'_> {
 
     /// Tells the log, and observers of what they count.
     pub(super) fn note(&self, note: Note) {
+        let circumstances = self.circumstances(matches!(note, Note::Exited { .. }));
         if let Note::Exited { exit, ran, .. } = note {
-            self.job.announcer.announce_exit(exit, ran);
+            self.job.announcer.announce_exit(exit, ran, circumstances);
         }
-        story::tell(note, self.child.as_ref().map(Child::pid));
+        story::tell(note, circumstances);
+    }
+
+    /// Of the worker; `ended`: it has just ended.
+    fn circumstances(&self, ended: bool) -> Circumstances {
+        let pid = self.child.as_ref().map(Child::pid);
+        if !ended {
+            return Circumstances { pid, ..Circumstances::default() };
+        }
+        let kills = |before: u64| Some(cgroup::oom_kills()?.saturating_sub(before));
+        Circumstances {
+            pid,
+            dumped: self.child.as_ref().is_some_and(Child::dumped),
+            cpu: self.descendants.cpu_time(),
+            oom_kills: self.oom_kills_before.and_then(kills).unwrap_or_default(),
+        }
     }
 }
 

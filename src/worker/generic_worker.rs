@@ -5,7 +5,7 @@ use std::path::Path;
 
 use secrecy::ExposeSecret;
 
-use super::{InPlace, Start, config_file, explain_plainly, is_true, location_text};
+use super::{InPlace, Start, config_file, explain_plainly, failure, is_true, location_text};
 use super::{set_certificate, set_from_metadata};
 use crate::event::{Exit, ExitClass, ExitStatus};
 use crate::run::worker_config::{Merged, Source};
@@ -80,7 +80,7 @@ fn explain(status: ExitStatus) -> Exit {
         77 => (ExitClass::BadConfiguration, "cannot secure its configuration"),
         78 => (ExitClass::Crash, "cannot connect its protocol pipe"),
         82 => (ExitClass::BadConfiguration, "no signing key"),
-        _ => (ExitClass::Crash, "failed"),
+        code => (ExitClass::Crash, failure(code)),
     };
     Exit { status, class, meaning }
 }

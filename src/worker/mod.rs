@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -261,11 +262,23 @@ fn is_true(config: &Merged, key: &str) -> bool {
 }
 
 /// What exits mean where nothing better is known.
+/// The meaning of a failure that the worker's implementation gives none. A shell exits with 128+n when its child was
+/// ended by the signal n.
+fn failure(code: i32) -> &'static str {
+    static SIGNALS: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let meaning = |number| format!("the signal {number} of a child, through a wrapper");
+        (0..=libc::SIGRTMAX()).map(meaning).collect()
+    });
+    let signal = code.checked_sub(128).filter(|signal| *signal > 0);
+    let meaning = signal.and_then(|signal| SIGNALS.get(usize::try_from(signal).ok()?));
+    meaning.map_or("failed", String::as_str)
+}
+
 fn explain_plainly(status: ExitStatus) -> Exit {
     let (class, meaning) = match status {
         ExitStatus::Code(0) => (ExitClass::Done, "done"),
         ExitStatus::Code(67) => (ExitClass::Reboot, "reboot required"),
-        ExitStatus::Code(_) => (ExitClass::Crash, "failed"),
+        ExitStatus::Code(code) => (ExitClass::Crash, failure(code)),
         ExitStatus::Signal(libc::SIGTERM | libc::SIGINT) => (ExitClass::Interrupted, "told to stop"),
         ExitStatus::Signal(libc::SIGKILL) => (ExitClass::Crash, "killed"),
         ExitStatus::Signal(_) => (ExitClass::Crash, "crashed"),

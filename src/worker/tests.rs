@@ -414,6 +414,8 @@ fn a_command_finds_its_credentials_in_the_environment_only_where_asked_for() {
     assert_eq!(environment["TASKCLUSTER_CERTIFICATE"], certificate);
 }
 
+const KILLED_CHILD: &str = "the signal 9 of a child, through a wrapper";
+
 #[test]
 fn every_exit_of_generic_worker_has_its_class_and_meaning() {
     use ExitClass::{BadConfiguration, Crash, Done, Idle, Interrupted, Reboot};
@@ -437,6 +439,8 @@ fn every_exit_of_generic_worker_has_its_class_and_meaning() {
         let status = ExitStatus::Code(code);
         assert_eq!(explain(status), Exit { status, class, meaning });
     }
+    let through_a_wrapper = explain(ExitStatus::Code(137));
+    assert_eq!((through_a_wrapper.class, through_a_wrapper.meaning), (Crash, KILLED_CHILD));
     assert_eq!(explain(ExitStatus::Signal(libc::SIGTERM)).class, Interrupted);
     assert_eq!(explain(ExitStatus::Signal(libc::SIGINT)).class, Interrupted);
     assert_eq!(explain(ExitStatus::Signal(libc::SIGKILL)).class, Crash);
@@ -452,9 +456,15 @@ fn every_other_workers_exit_is_classified_plainly() {
         let class = |status| explain(status).class;
         assert_eq!(class(ExitStatus::Code(0)), ExitClass::Done);
         assert_eq!(class(ExitStatus::Code(67)), ExitClass::Reboot);
-        for code in [1, 64, 68, 70, 71, 72, 73, 77, 78, 82, 255] {
+        for code in [1, 64, 68, 70, 71, 72, 73, 77, 78, 82, 137, 255] {
             assert_eq!(class(ExitStatus::Code(code)), ExitClass::Crash, "{code}");
         }
+        let meaning = |code| explain(ExitStatus::Code(code)).meaning;
+        assert_eq!(
+            (meaning(137), meaning(192)),
+            (KILLED_CHILD, "the signal 64 of a child, through a wrapper")
+        );
+        assert_eq!([128, 193, 255].map(meaning), ["failed"; 3]);
         assert_eq!(class(ExitStatus::Signal(libc::SIGTERM)), ExitClass::Interrupted);
         assert_eq!(class(ExitStatus::Signal(libc::SIGINT)), ExitClass::Interrupted);
         assert_eq!(class(ExitStatus::Signal(libc::SIGABRT)), ExitClass::Crash);

@@ -134,6 +134,10 @@ fn the_worker_lives_in_a_cgroup_of_its_own_and_nothing_is_left_of_it() {
     fs::create_dir_all(unit.workers().join("task/inner")).unwrap();
     fs::write(runner.path("end"), "").unwrap();
     assert_eq!(runner.ended().code, Some(0));
+    assert!(
+        runner.log().lines().any(|line| line.contains("worker exited") && line.contains(" cpu=")),
+        "{runner}"
+    );
     runner.assert_nothing_left();
     assert_eq!(below(&unit.0).len(), 1, "{runner}");
 }

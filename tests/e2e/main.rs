@@ -7,6 +7,8 @@ mod autologin;
 #[cfg(test)]
 mod cgroup;
 #[cfg(test)]
+mod circumstances;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod demo;

@@ -78,6 +78,8 @@ fn a_runner_with_a_worker_is_healthy_and_counts_its_output() {
     let hello = runner.events().len();
     assert!(hello > 0);
     assert!(counted["start_worker_worker_output_bytes_total"] > 1004.0, "{counted:?}");
+    assert!(counted["start_worker_worker_last_output_timestamp_seconds"] > 1.7e9, "{counted:?}");
+    assert!(counted["start_worker_worker_oom_kills_total"] >= 0.0, "{counted:?}");
     assert_eq!(counted["start_worker_state{state=\"running\"}"], 1.0);
     assert_eq!(counted["start_worker_state{state=\"draining\"}"], 0.0);
     assert_eq!(counted["start_worker_healthy"], 1.0);

@@ -173,7 +173,7 @@ fn running() {
     worker id     WORKER
     root URL      https://tc.example.com
     provider      standalone
-    output        lines: 2, bytes: 135
+    output        lines: 2, bytes: 135, last written TIME (…)
     log           errors: 0, warnings: 0
     start-worker  0.1.0, pid …, since TIME (…)
     ");
@@ -195,7 +195,7 @@ fn draining() {
     worker id     WORKER
     root URL      https://tc.example.com
     provider      standalone
-    output        lines: 2, bytes: 135
+    output        lines: 2, bytes: 135, last written TIME (…)
     log           errors: 0, warnings: 0
     start-worker  0.1.0, pid …, since TIME (…)
     ");
@@ -217,7 +217,7 @@ fn stopping() {
     worker id     WORKER
     root URL      https://tc.example.com
     provider      standalone
-    output        lines: 2, bytes: 135
+    output        lines: 2, bytes: 135, last written TIME (…)
     log           errors: 0, warnings: 0
     start-worker  0.1.0, pid …, since TIME (…)
     ");
@@ -237,7 +237,7 @@ fn backing_off_after_a_crash() {
     worker id     WORKER
     root URL      https://tc.example.com
     provider      standalone
-    output        lines: 1, bytes: 129
+    output        lines: 1, bytes: 129, last written TIME (…)
     log           errors: 0, warnings: 1
     start-worker  0.1.0, pid …, since TIME (…)
     TIME warning: worker exited pid=… status="exit code 7" meaning=failed …
@@ -262,7 +262,7 @@ fn running_in_a_crash_loop() {
     worker id     WORKER
     root URL      https://tc.example.com
     provider      standalone
-    output        lines: 4, bytes: 516
+    output        lines: 4, bytes: 516, last written TIME (…)
     log           errors: 0, warnings: 3
     start-worker  0.1.0, pid …, since TIME (…)
     TIME warning: worker exited pid=… status="exit code 7" meaning=failed …
@@ -284,7 +284,7 @@ fn awaiting_a_reboot() {
     worker id     WORKER
     root URL      https://tc.example.com
     provider      standalone
-    output        lines: 1, bytes: 129
+    output        lines: 1, bytes: 129, last written TIME (…)
     log           errors: 0, warnings: 0
     start-worker  0.1.0, pid …, since TIME (…)
     ");
@@ -320,7 +320,7 @@ fn gave_up() {
     credentials renew   TIME (…)
     deployment          shouldWorkerTerminate, launchConfigId lc-1
     interruptions       EC2 answered TIME (…): no notice
-    output              lines: 1, bytes: 129
+    output              lines: 1, bytes: 129, last written TIME (…)
     log                 errors: 1, warnings: 2
     start-worker        0.1.0, pid …, since TIME (…)
     TIME warning: this machine is removed after host.startFailureDelay; stop start-worker to keep it delay=10m
@@ -350,7 +350,7 @@ fn running_on_a_machine_of_a_cloud() {
     deployment          shouldWorkerTerminate
       checked           TIME (…): cannot tell: workerPool needs the scope worker-manager:get-worker-pool:proj-example/linux
     interruptions       EC2 answered TIME (…): no notice
-    output              lines: 1, bytes: 129
+    output              lines: 1, bytes: 129, last written TIME (…)
     log                 errors: 0, warnings: 0
     start-worker        0.1.0, pid …, since TIME (…)
     ");

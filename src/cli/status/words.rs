@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::cli::socket::printable;
+use start_worker::standing::killed_for_memory;
 
 /// The narrowest column of values. On a narrower terminal, lines are left for the terminal to wrap.
 const NARROWEST: usize = 20;
@@ -120,7 +121,15 @@ impl Words<'_> {
         for exit in self.list("/runs/exits").iter().rev().take(EXITS) {
             let [at, status, meaning] = ["/at", "/status", "/meaning"].map(|key| text(exit, key));
             let ran = span(number(exit, "/ranSeconds"));
-            lines.push(("  exit", format!("{at} after {ran}: {status}: {meaning}")));
+            let mut how = format!("{at} after {ran}: {status}: {meaning}");
+            let kills = number(exit, "/oomKills");
+            if kills > 0 {
+                let _ = write!(how, "; {}", killed_for_memory(kills));
+            }
+            if exit.pointer("/dumped").and_then(Value::as_bool) == Some(true) {
+                how.push_str("; core dumped, see coredumpctl");
+            }
+            lines.push(("  exit", how));
         }
         lines
     }
@@ -172,7 +181,11 @@ impl Words<'_> {
 
     fn log(&self) -> Vec<Line> {
         let count = |key: &str| number(self.answer, &format!("/log/{key}"));
-        let output = format!("lines: {}, bytes: {}", count("workerLines"), count("workerBytes"));
+        let mut output = format!("lines: {}, bytes: {}", count("workerLines"), count("workerBytes"));
+        let written = self.text("/log/lastOutput");
+        if !written.is_empty() {
+            let _ = write!(output, ", last written {}", self.past(written));
+        }
         let mut log = format!("errors: {}, warnings: {}", count("errors"), count("warnings"));
         let (dropped, lost) = (count("droppedLines"), count("lostBytes"));
         if dropped + lost > 0 {

@@ -77,8 +77,10 @@ pub const METRICS: &[Metric] = &[
     REQUEST_TIMES,
     POLLS,
     NOTICES,
+    OOM_KILLS,
     LINES,
     BYTES,
+    LAST_OUTPUT,
     MESSAGES,
     DROPPED,
     LOST,
@@ -181,6 +183,18 @@ const BYTES: Metric = metric(
     &[],
     "Bytes that the worker has written.",
 );
+const LAST_OUTPUT: Metric = metric(
+    "start_worker_worker_last_output_timestamp_seconds",
+    Kind::Gauge,
+    &[],
+    "When the worker last wrote something, in seconds since the epoch; absent before that.",
+);
+const OOM_KILLS: Metric = metric(
+    "start_worker_worker_oom_kills_total",
+    Kind::Counter,
+    &[],
+    "Processes that the kernel killed for lack of memory while the worker ran, as counted at its exits.",
+);
 const MESSAGES: Metric = metric(
     "start_worker_log_messages_total",
     Kind::Counter,
@@ -228,8 +242,11 @@ fn worker(view: &View) -> Vec<Label> {
     fixed.into_iter().chain(known.into_iter().map(Label::from)).collect()
 }
 
+fn seconds(time: Timestamp) -> f64 {
+    time.duration_since(Timestamp::UNIX_EPOCH).as_secs_f64()
+}
+
 fn of_standing(standing: &Standing, healthy: bool) -> Vec<MetricFamily> {
-    let seconds = |time: Timestamp| time.duration_since(Timestamp::UNIX_EPOCH).as_secs_f64();
     let phase = standing.summary.phase;
     let states = Phase::ALL
         .map(|state| (vec![state.name().replace(' ', "_").into()], f64::from(u8::from(state == phase))));
@@ -259,6 +276,7 @@ fn of_tally(view: &View) -> Vec<MetricFamily> {
     vec![
         one(RESTARTS, count(tally.restarts.load(Ordering::Relaxed))),
         family(EXITS, counted(exits)),
+        one(OOM_KILLS, count(tally.oom_kills.load(Ordering::Relaxed))),
         family(RENEWALS, counted(renewals)),
         family(REQUESTS, counted(tally.requests.all())),
         histogram(REQUEST_TIMES, times),
@@ -277,6 +295,7 @@ fn of_log(view: &View) -> Vec<MetricFamily> {
     vec![
         one(LINES, count(counts.worker_lines)),
         one(BYTES, count(counts.worker_bytes)),
+        family(LAST_OUTPUT, counts.last_output.map(|time| (Vec::new(), seconds(time)))),
         family(MESSAGES, messages.map(|(level, number)| (vec![level.into()], count(number)))),
         one(DROPPED, count(counts.dropped_lines)),
         one(LOST, count(counts.lost_bytes)),

@@ -59,6 +59,9 @@ struct ExitAnswer {
     meaning: &'static str,
     class: &'static str,
     ran_seconds: u64,
+    cpu_seconds: Option<u64>,
+    oom_kills: u64,
+    dumped: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -96,6 +99,7 @@ struct TroubleAnswer {
 struct LogAnswer {
     worker_lines: u64,
     worker_bytes: u64,
+    last_output: Option<String>,
     dropped_lines: u64,
     lost_bytes: u64,
     warnings: u64,
@@ -135,6 +139,7 @@ impl StatusAnswer {
             log: LogAnswer {
                 worker_lines: counts.worker_lines,
                 worker_bytes: counts.worker_bytes,
+                last_output: counts.last_output.map(time),
                 dropped_lines: counts.dropped_lines,
                 lost_bytes: counts.lost_bytes,
                 warnings: known.warnings,
@@ -167,13 +172,16 @@ impl RunsAnswer {
 
 impl ExitAnswer {
     fn new(past: &PastExit) -> Self {
-        let PastExit { at, exit, ran } = past;
+        let PastExit { at, exit, ran, circumstances } = past;
         Self {
             at: time(*at),
             status: exit.status.to_string(),
             meaning: exit.meaning,
             class: exit.class.name(),
             ran_seconds: ran.as_secs(),
+            cpu_seconds: circumstances.cpu.map(|cpu| cpu.as_secs()),
+            oom_kills: circumstances.oom_kills,
+            dumped: circumstances.dumped,
         }
     }
 }
