@@ -333,11 +333,13 @@ impl Output {
 fn summary(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let lines: Vec<_> = lines.take(SUMMARY_LINES).collect();
-    lines.join("; ").chars().take(SUMMARY).collect()
+    let text = lines.take(SUMMARY_LINES).collect::<Vec<_>>().join("; ");
+    // `…` tells the mask that a secret may have been cut.
+    let end = text.char_indices().nth(SUMMARY).map(|(end, _)| end);
+    end.and_then(|end| text.get(..end)).map(|shown| format!("{shown}…")).unwrap_or(text)
 }
 
-/// The beginning of what comes from a pipe. The pipe is read to its end, also when nobody waits for that.
+/// The beginning of what comes from a pipe, with `…` after it if more came. The pipe is always read to its end.
 #[derive(Debug)]
 struct Capture {
     kept: Arc<Mutex<Vec<u8>>>,
@@ -350,11 +352,14 @@ impl Capture {
         let its = kept.clone();
         let reading = tokio::spawn(async move {
             let Some(mut pipe) = pipe else { return };
-            let mut buffer = [0; 4096];
+            let (mut buffer, mut marked) = ([0; 4096], false);
             while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
                 let mut kept = its.lock().unwrap_or_else(PoisonError::into_inner);
                 let room = keep.saturating_sub(kept.len()).min(count);
                 kept.extend_from_slice(buffer.get(..room).unwrap_or_default());
+                if room < count && !std::mem::replace(&mut marked, true) {
+                    kept.extend_from_slice("…".as_bytes());
+                }
             }
         });
         Self { kept, reading }
@@ -398,6 +403,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::redact::Secrets;
 
     const KEEP: usize = 1024;
     const LIMIT: Duration = Duration::from_secs(20);
@@ -433,7 +439,27 @@ mod tests {
         let script = format!("{flood} >&2; {flood}; touch {}", done.display());
         let output = run(&script, Remains::GoOn).await.unwrap().success().unwrap();
         assert!(done.exists());
-        assert_eq!((output.stdout.len(), output.stderr.len()), (KEEP, KEEP));
+        let kept = [b"x".repeat(KEEP).as_slice(), "…".as_bytes()].concat();
+        assert_eq!((output.stdout, output.stderr), (kept.clone(), kept));
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_is_cut_in_what_a_helper_said_is_masked() {
+        let secret = "a-secret-of-forty-characters-or-even-more";
+        let secrets = Secrets::default();
+        secrets.add(secret);
+        for kept in [8, 20, secret.len() - 1] {
+            // Cut by what is kept of a pipe, where blanks are no part of a line; and by what is shown of that.
+            for (filler, keep) in [(" ", SUMMARY), ("x", 2 * SUMMARY)] {
+                let before = filler.repeat(SUMMARY - kept);
+                let script = format!("printf '%s%s and more' '{before}' {secret} >&2; exit 3");
+                let helper = Helpers::default().start("sh", shell(&script), keep, Remains::GoOn).unwrap();
+                let error = helper.end(LIMIT).await.unwrap().success().unwrap_err().to_string();
+                assert!(error.contains(&format!("{}…", &secret[..kept])), "it was not cut there: {error}");
+                let masked = secrets.mask(error);
+                assert!(masked.ends_with("(masked)…") && !masked.contains("a-secret"), "{kept}: {masked}");
+            }
+        }
     }
 
     #[tokio::test]

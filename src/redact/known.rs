@@ -157,9 +157,10 @@ impl Secrets {
         self.add_for_good(secret);
     }
 
-    /// The text without them, in whatever encoding they are.
+    /// The text without them, in whatever encoding they are. A secret's beginning counts before `…`, which says that
+    /// something was cut there: many cut a text that cannot know the secrets, and have to leave this mark.
     pub fn mask(&self, text: impl Into<String>) -> String {
-        self.mask_where_cut(text.into(), Cut::Nowhere)
+        self.mask_where_cut(text.into(), Cut::AtMarks)
     }
 
     /// The same of a text that others may have cut: a secret's beginning counts at its end.
@@ -563,6 +564,7 @@ mod tests {
         secrets.add("the-access-token");
         assert_eq!(secrets.mask("it is the-access-toke"), "it is the-access-toke");
         assert_eq!(secrets.mask_cut("it is the-access-toke"), "it is (masked)");
+        assert_eq!(secrets.mask("the-access-t… and \"the-acce\"…"), "(masked)… and \"(masked)\"…");
         assert_eq!(secrets.mask_cut_lines("a the-acce\nb the-access-t\nc"), "a (masked)\nb (masked)\nc");
         let long = "a long secret. ".repeat(20);
         secrets.add(&long);

@@ -56,9 +56,11 @@ impl Stored {
 /// Where a text may lack what came after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cut {
-    Nowhere,
+    /// Before `…`, which says so.
+    AtMarks,
+    /// At its end as well.
     AtTheEnd,
-    /// At the end of each line, and before `…`.
+    /// At the end of each line as well.
     InLines,
 }
 
@@ -266,14 +268,12 @@ impl Search<'_> {
         if is_whole && first.is_cut {
             return Some(text.len());
         }
+        let rest = text.get(*at..).unwrap_or_default();
+        let is_marked = ["…", "\"…"].iter().any(|mark| rest.starts_with(mark.as_bytes()));
         let breaks_off = match self.cut {
-            Cut::Nowhere => false,
-            Cut::AtTheEnd => *at == text.len(),
-            Cut::InLines => {
-                let rest = text.get(*at..).unwrap_or_default();
-                let marks = ["\n", "…", "\"…"].iter().map(|mark| mark.as_bytes());
-                rest.is_empty() || marks.into_iter().any(|mark| rest.starts_with(mark))
-            }
+            Cut::AtMarks => is_marked,
+            Cut::AtTheEnd => is_marked || rest.is_empty(),
+            Cut::InLines => is_marked || rest.is_empty() || rest.starts_with(b"\n"),
         };
         (is_whole || *depth >= TELLING || breaks_off).then_some(*at)
     }

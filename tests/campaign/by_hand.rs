@@ -26,6 +26,7 @@ mod runner;
 #[path = "../support/secrets.rs"]
 #[expect(dead_code, reason = "here nothing is asserted")]
 mod secrets;
+mod spellings;
 mod story;
 mod watch;
 mod world;

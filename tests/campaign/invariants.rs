@@ -78,7 +78,10 @@ impl Invariant {
             StopEnds => {
                 "a stop, a drain and a notice are over in bounded time: when the runner, or the worker, ended"
             }
-            NoSecret => "no secret that is in play is in the log: all its lines but the worker's",
+            NoSecret => {
+                "no secret that is in play is in the log, whole or its first half, as it is or with escapes: all its \
+                 lines but the worker's"
+            }
             Bounded => "at most 32 MiB of memory, 64 files, 24 threads: what the kernel says of the runner",
             Explained => {
                 "the log tells of each start and end of a worker, of each signal, and how the runner ended; unless it \

@@ -394,6 +394,9 @@ fn call_fault(name: &str) -> Fault {
         "hang" => Fault::Hang,
         "late-answer" => Fault::LateAnswer(Duration::from_millis(1500)),
         "reset-at-accept" => Fault::ResetAtAccept,
+        "nearly-json" => Fault::NearlyJson,
+        "secret-escaped" => Fault::secret_escaped(),
+        "secret-cut" => Fault::secret_cut(),
         other => unreachable!("no fault is named {other}"),
     }
 }

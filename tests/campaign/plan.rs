@@ -96,7 +96,7 @@ pub(crate) enum Action {
 }
 
 /// Names of faults of calls.
-pub(crate) const CALL_FAULTS: [&str; 12] = [
+pub(crate) const CALL_FAULTS: [&str; 15] = [
     "internal-error",
     "bad-gateway",
     "gateway-timeout",
@@ -109,6 +109,9 @@ pub(crate) const CALL_FAULTS: [&str; 12] = [
     "hang",
     "late-answer",
     "reset-at-accept",
+    "nearly-json",
+    "secret-escaped",
+    "secret-cut",
 ];
 
 const CALLS: [&str; 8] = [

@@ -138,6 +138,33 @@ fn a_secret_in_the_log_is_seen() {
 }
 
 #[test]
+fn a_secret_with_escapes_in_the_log_is_seen() {
+    let escape = r"od -An -v -tx1 | tr -d '\n' | sed 's/ /\\u00/g'";
+    assert_seen("no-secret", &format!(r#"grep staticSecret "$1" | {escape} >&2; exec "$REAL" "$@""#));
+}
+
+#[test]
+fn a_part_of_a_secret_in_the_log_is_seen() {
+    assert_seen("no-secret", r#"grep -o a-static-secret-is-of-for "$1" >&2; exec "$REAL" "$@""#);
+}
+
+/// What a runner shows that quotes such an answer.
+#[test]
+fn a_quoted_answer_that_is_nearly_json_is_seen() {
+    let quote = r#"until grep -q accessToken "$cache" 2>/dev/null; do sleep 0.1; done; printf ")]}'" >&2; cat "$cache" >&2"#;
+    assert_seen("no-secret", &format!("({quote}) & exec \"$REAL\" \"$@\""));
+}
+
+#[test]
+fn a_runner_is_discreet_whatever_is_repeated_to_it() {
+    let faults = ["nearly-json", "secret-escaped", "secret-cut"];
+    let fault = |(at, fault)| json!({"at": at, "do": "call", "call": "any", "fault": fault, "for": 1500});
+    let actions: Vec<Value> = [0, 1600, 3200].into_iter().zip(faults).map(fault).collect();
+    let (code, report) = run_with("static", &OBEDIENT, 6, &json!(actions), &[]);
+    assert_eq!(code, Some(0), "{report}");
+}
+
+#[test]
 fn a_runner_that_grows_is_seen() {
     let grow = r"x=$(head -c 50000000 /dev/zero | tr '\0' x)";
     assert_seen("bounded", &format!("{grow}; \"$REAL\" \"$@\" & trap \"kill $!\" TERM; wait; wait"));

@@ -12,6 +12,9 @@ pub(crate) struct End {
     pub(crate) by_itself: bool,
 }
 
+/// All that a runner says which a signal stops before it has a log.
+const STOPPED_EARLY: &str = "stopped before the runner configuration";
+
 /// The runner's own lines.
 pub(crate) struct Story(Vec<String>);
 
@@ -22,6 +25,7 @@ impl Story {
             let mut words = line.splitn(3, |byte| *byte == b' ');
             let dated = words.next().is_some_and(|time| time.ends_with(b"Z"));
             line.starts_with(b"error:")
+                || line.starts_with(STOPPED_EARLY.as_bytes())
                 || dated && words.next().is_some_and(|word| matches!(word, b"INFO" | b"WARN" | b"ERROR"))
         };
         let lines = log.split(|&byte| byte == b'\n').filter(own);
@@ -52,6 +56,9 @@ impl Story {
             return None;
         }
         let Some(last) = self.0.last() else { return Some("it is empty".to_owned()) };
+        if last.starts_with(STOPPED_EARLY) {
+            return None;
+        }
         if !(last.contains("start-worker ends:") || last.starts_with("error:")) {
             return Some(format!("no word of its end; the last line is `{last}`"));
         }

@@ -20,6 +20,7 @@ use crate::processes;
 use crate::record::{Record, Worker, pid_of};
 use crate::runner::Runner;
 use crate::secrets::Secrets;
+use crate::spellings;
 use crate::story::{End, Story};
 use crate::world::{DRAIN_TIMEOUT, Host};
 
@@ -340,7 +341,7 @@ impl Watch {
         if let Some(secret) = host.fake.one_time_secret(&host.key) {
             self.secrets.add("the one-time secret", &secret);
         }
-        let leaks = self.secrets.leaks(log);
+        let leaks = spellings::leaks(&self.secrets, log);
         if !leaks.is_empty() {
             self.broken(Invariant::NoSecret, leaks);
         }

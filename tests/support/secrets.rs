@@ -31,7 +31,7 @@ const MOST_BYTES: u64 = 8 << 20;
 
 /// Secrets that must not be seen, and what they are.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Secrets(Vec<(String, String)>);
+pub(crate) struct Secrets(pub(crate) Vec<(String, String)>);
 
 impl Secrets {
     /// Those in the files of a folder and of the folders in it.

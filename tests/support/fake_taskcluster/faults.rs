@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::answer::{Answer, Cut};
@@ -28,6 +29,49 @@ pub(crate) enum Fault {
     InternalError,
     /// This instead of the call.
     Answer(Answer),
+    /// The call takes effect, and its answer has a guard before it, as some servers write one: it is nearly JSON.
+    NearlyJson,
+    /// A 500 instead of the call, whose message repeats the longest string of the request.
+    Repeat(Spelling),
+}
+
+/// How an answer repeats what was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spelling {
+    /// Each character as an escape of JSON, in a string.
+    Escaped,
+    /// So far in a long line that whatever shows its beginning shows a part of it.
+    Late,
+}
+
+impl Spelling {
+    /// What is shown of a message ends in the midst of what follows so many characters.
+    const LATE: usize = 500 - 30;
+
+    /// The answer to this request.
+    pub(crate) fn answer(self, payload: &[u8]) -> Answer {
+        let mut texts = Vec::new();
+        strings(&serde_json::from_slice(payload).unwrap_or_default(), &mut texts);
+        // The longest is what nobody else has: a secret, or a proof.
+        let text = texts.into_iter().max_by_key(String::len).unwrap_or_default();
+        let message = match self {
+            Self::Escaped => {
+                let escaped: Vec<String> = text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+                format!("cannot take \"{}\"", escaped.concat())
+            }
+            Self::Late => format!("{} {text}", "x".repeat(Self::LATE - 1)),
+        };
+        Answer::json(500, &json!({"code": "InternalServerError", "message": message}))
+    }
+}
+
+fn strings(value: &Value, into: &mut Vec<String>) {
+    match value {
+        Value::Array(array) => array.iter().for_each(|value| strings(value, into)),
+        Value::Object(object) => object.values().for_each(|value| strings(value, into)),
+        Value::String(text) => into.push(text.clone()),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 impl Fault {
@@ -60,6 +104,16 @@ impl Fault {
     /// The same with a chunked answer whose last chunk never comes.
     pub(crate) fn unfinished() -> Self {
         Self::CutOff(Cut::Chunks)
+    }
+
+    /// An error that repeats the call's longest string with an escape for each character.
+    pub(crate) fn secret_escaped() -> Self {
+        Self::Repeat(Spelling::Escaped)
+    }
+
+    /// The same where whatever shows the beginning of the error shows the string's beginning.
+    pub(crate) fn secret_cut() -> Self {
+        Self::Repeat(Spelling::Late)
     }
 
     /// Any other answer.

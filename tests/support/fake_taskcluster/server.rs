@@ -324,7 +324,7 @@ impl Exchange<'_> {
         }
         self.performed = met.is_none();
         let Some(mut met) = met else { return Ok(self.perform(&payload)) };
-        if let Some(answer) = before(&mut met, self).await? {
+        if let Some(answer) = before(&mut met, self, &payload).await? {
             return Ok(answer);
         }
         let answer = self.perform(&payload);
@@ -333,6 +333,7 @@ impl Exchange<'_> {
             Fault::AnswerLost => return Err(Broken),
             Fault::LateAnswer(delay) => tokio::time::sleep(delay).await,
             Fault::CutOff(cut) => self.cut = Some(cut),
+            Fault::NearlyJson => return Ok(Answer { body: format!(")]}}'\n{}", answer.body), ..answer }),
             _ => {}
         }
         Ok(answer)
@@ -354,14 +355,19 @@ impl Exchange<'_> {
 }
 
 /// What a fault does before a call is performed; an answer: it is not performed at all.
-async fn before(met: &mut Met, exchange: &Exchange<'_>) -> Result<Option<Answer>, Broken> {
+async fn before(met: &mut Met, exchange: &Exchange<'_>, payload: &[u8]) -> Result<Option<Answer>, Broken> {
     match &met.fault {
         Fault::Reset => return Err(Broken),
         Fault::Hang => met.released().await,
         Fault::HangFor(time) => tokio::time::sleep(*time).await,
         Fault::InternalError => return Ok(Some(api::stumble(&exchange.route, exchange.shared.now()))),
         Fault::Answer(answer) => return Ok(Some(answer.clone())),
-        Fault::ResetAtAccept | Fault::AnswerLost | Fault::LateAnswer(_) | Fault::CutOff(_) => {}
+        Fault::Repeat(spelling) => return Ok(Some(spelling.answer(payload))),
+        Fault::ResetAtAccept
+        | Fault::AnswerLost
+        | Fault::LateAnswer(_)
+        | Fault::CutOff(_)
+        | Fault::NearlyJson => {}
     }
     Ok(None)
 }
