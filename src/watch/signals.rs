@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -74,7 +75,11 @@ impl Blocked {
 }
 
 /// The signals that are caught from the moment this is made. Until [`Signals::forward`] runs they are kept.
-pub struct Signals(SignalsInfo<WithOrigin>);
+pub struct Signals(
+    // Never dropped: a handler that runs on another thread meanwhile would write to a closed socket, get SIGPIPE for that,
+    // and handle it in the same way, without end.
+    ManuallyDrop<SignalsInfo<WithOrigin>>,
+);
 
 /// One signal that was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +94,7 @@ impl Signals {
         let caught = SignalsInfo::new(CAUGHT.into_iter().chain(FIRST_REAL_TIME + 1..=LAST_REAL_TIME))?;
         faults::catch()?;
         SigSet::empty().thread_set_mask()?;
-        Ok(Self(caught))
+        Ok(Self(ManuallyDrop::new(caught)))
     }
 
     /// Turns signals into requests to stop, for as long as it is polled. `checks`: told by SIGHUP to check for a new
@@ -148,7 +153,7 @@ impl Signals {
 
     async fn next(&mut self) -> Received {
         loop {
-            match std::future::poll_fn(|context| Pin::new(&mut self.0).poll_next(context)).await {
+            match std::future::poll_fn(|context| Pin::new(&mut *self.0).poll_next(context)).await {
                 Some(origin) => {
                     if let Some(received) = of_interest(&origin) {
                         return received;
