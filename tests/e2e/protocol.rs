@@ -190,6 +190,7 @@ fn a_malformed_hello_does_not_keep_a_proper_one_from_counting() {
         [r#"send {"type":"hello"}"#, "hello graceful-termination log", "log ready", "on now: exit 0", "wait"];
     let runner = Scene::new().worker(script).start();
     runner.wait_for_log("[worker] ready");
+    runner.wait_for_log("worker says hello capabilities=graceful-termination,log");
     runner.signal(Signal::SIGTERM);
     let ended = runner.ended();
     assert_eq!(
