@@ -26,9 +26,9 @@ pub struct Report {
     left_out: Vec<&'static str>,
     /// Why this host cannot start it, where that is known.
     refused: Option<String>,
-    /// What is going to keep this host from working before long.
+    /// Problems that will keep this host from working before long.
     warning: Option<String>,
-    /// What is not shown, whatever repeats it.
+    /// Secrets, which are masked in whatever repeats them.
     secrets: Secrets,
 }
 
@@ -69,7 +69,7 @@ impl Report {
         }
     }
 
-    /// What must not be shown of what else was found out.
+    /// Secrets in the other findings, which must not be shown.
     pub fn secrets(&self) -> &Secrets {
         &self.secrets
     }

@@ -70,7 +70,7 @@ pub fn mask_urls(text: &str) -> String {
     masked
 }
 
-/// Whether a text gives the value of something that names a secret: `accessToken: …`, `password=…`.
+/// Returns whether a text gives the value of something that names a secret: `accessToken: …`, `password=…`.
 pub fn assigns_a_secret(text: &str) -> bool {
     let words =
         text.split(|c: char| c.is_whitespace() || "{}[],\"'".contains(c)).filter(|word| !word.is_empty());

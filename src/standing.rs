@@ -75,24 +75,24 @@ pub struct PastExit {
     pub exit: Exit,
     /// How long it had run.
     pub ran: Duration,
-    /// What else is known of it.
+    /// The other facts about it.
     pub circumstances: Circumstances,
 }
 
-/// What the operating system says of a run of the worker beside its exit status.
+/// The operating system's facts about a run of the worker beside its exit status.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Circumstances {
     /// The process that has ended, where there was one.
     pub pid: Option<u32>,
-    /// Whether it wrote a core dump.
+    /// True where it wrote a core dump.
     pub dumped: bool,
     /// The CPU time of the worker and its tasks; `None`: it had no cgroup of its own.
     pub cpu: Option<Duration>,
-    /// How many processes the kernel killed for lack of memory while it ran.
+    /// The number of processes that the kernel killed for lack of memory while it ran.
     pub oom_kills: u64,
 }
 
-/// Why processes are missing, in an operator's words.
+/// The reason why processes are missing, in an operator's words.
 pub fn killed_for_memory(kills: u64) -> String {
     let processes = if kills == 1 { "process" } else { "processes" };
     format!("the kernel killed {kills} {processes} for lack of memory while it ran")

@@ -60,7 +60,7 @@ pub fn secrets_by_key(config: &RunnerConfig) -> Vec<String> {
     secrets
 }
 
-/// What everybody may know of the worker, as far as it is configured.
+/// The public facts of the worker, as far as they are configured.
 pub fn public_names(config: &RunnerConfig) -> Vec<String> {
     let provider = provider(&config.provider);
     let names = ["rootURL", "providerID", "workerPoolID", "workerGroup", "workerID", "clientID"];

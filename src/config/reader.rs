@@ -24,7 +24,7 @@ pub(super) struct Reader<'d> {
     /// Where the runner keeps what outlives it.
     pub(super) state_directory: &'d Path,
     pub(super) notes: Notes,
-    /// What the file gives as a secret: not to be shown where it is repeated.
+    /// The secrets in the file, masked wherever they are repeated.
     pub(super) secrets: Secrets,
 }
 

@@ -386,7 +386,7 @@ fn ignore_sigpipe(command: &mut Command) {
     unsafe { command.pre_exec(child) };
 }
 
-/// Whether a process carries a mark that begins like this.
+/// Returns whether a process carries a mark that begins like this.
 fn has_mark(pid: i32, mark: &[u8]) -> bool {
     processes::has_in_environment(pid, |entry| entry.starts_with(mark))
 }

@@ -17,10 +17,10 @@ const STATE_LIMIT: Duration = Duration::from_secs(2);
 /// How much of a host command's output is kept, in bytes.
 const KEPT: usize = 4096;
 
-/// How long a force command that succeeded may take to have an effect. It asks nobody else.
+/// The time that a force command that succeeded may take to have an effect. It asks nobody else.
 const FORCED: Duration = Duration::from_secs(60);
 
-/// How long a force command that succeeded may take to have an effect, where the ordinary one has this long.
+/// The time that a force command that succeeded may take to have an effect, where the ordinary one has this long.
 pub fn force_time(patience: Duration) -> Duration {
     patience.min(FORCED)
 }
@@ -51,7 +51,7 @@ impl fmt::Display for StillUp {
     }
 }
 
-/// How taking the host down ended.
+/// The result of taking the host down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Descent {
     /// A command has succeeded, and the host goes down.
@@ -88,7 +88,7 @@ impl TakeDown {
     }
 }
 
-/// Whether the system is going down, as the service manager says; without one, no.
+/// Returns whether the system is going down, as the service manager says; without one, no.
 pub async fn is_going_down(helpers: &Helpers) -> bool {
     let ask = async {
         let words = ["systemctl", "is-system-running"].map(str::to_owned);

@@ -123,11 +123,11 @@ pub fn children(pid: i32) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
-/// How often an empty environment is read: it is empty for a moment while a program is being executed.
+/// The number of times that an empty environment is read: it is empty for a moment while a program is being executed.
 const LOOKS: usize = 10;
 
-/// Whether an entry (`NAME=value`) of the environment that a process was executed with is like this. The environment can
-/// only be read through a thread that lives; that of a zombie is empty.
+/// Returns whether an entry (`NAME=value`) of the environment that a process was executed with is like this. The
+/// environment can only be read through a thread that lives; that of a zombie is empty.
 pub fn has_in_environment(pid: i32, is_entry: impl Fn(&[u8]) -> bool) -> bool {
     for _ in 0..LOOKS {
         let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();

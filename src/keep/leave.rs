@@ -24,7 +24,7 @@ use crate::worker;
 /// How long a report of a failed start is tried.
 const REPORT: Duration = Duration::from_secs(60);
 
-/// What became of a machine that must go.
+/// The result for a machine that must go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Left {
     /// worker-manager takes it away.

@@ -80,7 +80,7 @@ pub struct Keeping<'a> {
 /// A run that has been supervised.
 struct Supervised {
     outcome: Outcome,
-    /// What became of the machine, where the worker has asked for it to go.
+    /// The result for the machine, where the worker has asked for it to go.
     left: Option<Left>,
     /// The run, with its newest credentials.
     current: Current,

@@ -14,7 +14,8 @@ use crate::output::{BEGINS_ENTRY, Format, Identity, LogSink};
 use crate::redact::{Secrets, cut};
 use crate::troubles::{QUOTED, Trouble, Troubles};
 
-/// How much of a warning or an error observers see, in characters: enough for one that quotes what a server has answered.
+/// The length of a warning or an error that observers see, in characters: enough for one that quotes what a server has
+/// answered.
 const LONGEST_TROUBLE: usize = 4000;
 
 /// Which lines are logged: `info`, or per module `warn,start_worker::supervisor=debug`.

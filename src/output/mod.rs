@@ -125,7 +125,7 @@ pub struct Counts {
     pub worker_lines: u64,
     /// What workers have written, in bytes.
     pub worker_bytes: u64,
-    /// When a worker last wrote something; `None`: none has yet.
+    /// The time at which a worker last wrote something; `None`: none has yet.
     pub last_output: Option<Timestamp>,
     /// Lines of the runner's own log that were dropped because the log was stalled.
     pub dropped_lines: u64,
@@ -169,7 +169,7 @@ struct Shared {
     worker_lines: AtomicU64,
     /// What they were together, in bytes.
     worker_bytes: AtomicU64,
-    /// When a worker last wrote something, in milliseconds since the epoch; 0: none has.
+    /// The time at which a worker last wrote something, in milliseconds since the epoch; 0: none has.
     last_output: AtomicI64,
     /// Bytes of the log that could not be written, ever.
     lost_bytes: AtomicU64,

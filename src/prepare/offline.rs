@@ -16,7 +16,7 @@ use crate::provider::{self, Proof};
 use crate::run::cache::{self, CachedRun};
 use crate::run::{Run, WorkerIdentity, WorkerPoolId};
 
-/// How long before their end credentials that nobody renews make the worker finish its tasks.
+/// The time before their end at which credentials that nobody renews make the worker finish its tasks.
 const DRAIN_BEFORE: SignedDuration = SignedDuration::from_mins(30);
 
 const UNKNOWN: &str = "known at start";
@@ -31,7 +31,7 @@ pub struct Offline {
     pub from_cache: bool,
     /// Why this host cannot start, or not from its cache.
     pub trouble: Option<String>,
-    /// What is going to keep this host from working before long.
+    /// Problems that will keep this host from working before long.
     pub warning: Option<String>,
 }
 
@@ -77,7 +77,7 @@ pub fn offline(config: &RunnerConfig) -> Offline {
     }
 }
 
-/// Whether credentials have expired, and whether they are about to: a worker is asked to finish half an hour before.
+/// Describes credentials that have expired or are about to: a worker is asked to finish half an hour before.
 fn expiry(credentials: &Credentials, place: &str) -> (Option<String>, Option<String>) {
     let Some(at) = credentials.expires else { return (None, None) };
     let left = at.duration_since(SystemClock.now());

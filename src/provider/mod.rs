@@ -95,7 +95,7 @@ pub enum ProviderError {
     Incomplete {
         /// The URL, without its query, and what of its answer.
         what: String,
-        /// What is missing; names the key or tag.
+        /// The missing key or tag.
         why: String,
     },
     /// The cloud has announced the machine's end already: a worker is not worth starting.

@@ -3,7 +3,7 @@
 /// Longer runs of backslashes are six levels of quoting, and more.
 const MOST_BACKSLASHES: usize = 64;
 
-/// How often `%` may have been encoded again: `%252541` is `A`.
+/// The number of times that `%` may have been encoded again: `%252541` is `A`.
 const MOST_PERCENTS: usize = 3;
 
 /// The longest name of an HTML entity that counts, with its `&` and `;`.
@@ -37,7 +37,7 @@ impl Read {
     }
 }
 
-/// Whether something other than a byte as it is can begin with this one.
+/// Returns whether an escape or an encoded run can begin with this byte.
 pub(super) fn begins_encoded(byte: u8) -> bool {
     matches!(byte, b'\\' | b'%' | b'+' | b'&')
 }

@@ -32,7 +32,7 @@ const PUBLIC: &[&str] =
 /// Names of workers that are remembered: a runner has one.
 const MOST_PUBLIC: usize = 64;
 
-/// How deep strings that hold JSON are looked into.
+/// The depth to which strings that hold JSON are looked into.
 const JSON_IN_STRINGS: usize = 3;
 
 /// The secret values that are known to this process: a second line of defence for whatever is logged or reported.
@@ -50,7 +50,7 @@ struct Known {
     size: usize,
     /// The first bytes of those that found no room.
     beginnings_only: BTreeMap<u64, Lives>,
-    /// What everybody may know, although a secret repeats it: the worker's own names.
+    /// Public values, although a secret repeats them: the worker's own names.
     public: VecDeque<String>,
     starts: Starts,
     renewals: u32,
@@ -149,7 +149,7 @@ impl Secrets {
         }
     }
 
-    /// What a runner configuration holds: a secret, or a certificate with secrets in it.
+    /// A value from a runner configuration: a secret, or a certificate with secrets in it.
     pub fn add_configured(&self, secret: &str) {
         for part in secrets_of_certificate(secret) {
             self.add_for_good(&part);
@@ -355,7 +355,7 @@ fn without(text: &str, spans: &[Range<usize>]) -> String {
     masked
 }
 
-/// What is secret in credentials.
+/// The secrets in credentials.
 fn of_credentials(token: &SecretString, certificate: Option<&SecretString>) -> Vec<SecretString> {
     let mut secrets = vec![token.clone()];
     let Some(certificate) = certificate else { return secrets };
@@ -364,14 +364,14 @@ fn of_credentials(token: &SecretString, certificate: Option<&SecretString>) -> V
     secrets
 }
 
-/// What is secret in a certificate.
+/// The secrets in a certificate.
 fn secrets_of_certificate(certificate: &str) -> Vec<String> {
     let Ok(Value::Object(parts)) = serde_json::from_str(certificate) else { return Vec::new() };
     let strings = ["signature", "seed"].into_iter().filter_map(|part| parts.get(part)?.as_str());
     strings.filter(|text| !is_a_path(text)).map(str::to_owned).collect()
 }
 
-/// What stands before the `@` of a URL.
+/// The part of a URL before its `@`.
 fn user_of_url(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -430,7 +430,7 @@ mod tests {
         assert!(!format!("{secrets:?}").contains("the-access-token"));
     }
 
-    /// How a secret may be written, by name.
+    /// The ways to write a secret, by name.
     #[expect(clippy::too_many_lines, clippy::format_collect, reason = "a table of strings")]
     fn forms(secret: &str) -> Vec<(&'static str, String)> {
         let json = |text: &str| Value::from(text).to_string();

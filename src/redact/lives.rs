@@ -1,8 +1,8 @@
-//! How long secrets are known: as long as what they belong to.
+//! The lifetime of known secrets: as long as what they belong to.
 
 use std::collections::VecDeque;
 
-/// What a secret belongs to, a bit for each.
+/// The owners of a secret, a bit for each.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lives(pub(super) u16);
 

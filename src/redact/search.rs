@@ -83,7 +83,7 @@ impl Index {
         self.sorted.is_empty() && self.beginnings_only.is_empty()
     }
 
-    /// Where secrets are in a text, in order, apart from each other. A rest that takes too long to look at is one, too.
+    /// The places of secrets in a text, in order, apart from each other. A rest that takes too long to look at is one, too.
     pub(super) fn find(&self, text: &str, cut: Cut) -> Vec<Range<usize>> {
         if self.is_empty() || text.len() < SHORTEST {
             return Vec::new();
@@ -110,7 +110,7 @@ impl Index {
         self.filter.get(word).is_some_and(|word| word & bit != 0)
     }
 
-    /// Which secrets begin with these bytes.
+    /// The secrets that begin with these bytes.
     fn beginning_with(&self, beginning: u64) -> Range<usize> {
         let start = self.beginnings.partition_point(|other| *other < beginning);
         let rest = self.beginnings.get(start..).unwrap_or_default();
@@ -132,7 +132,7 @@ pub(super) fn beginning(text: &[u8]) -> Option<u64> {
     text.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
 }
 
-/// Where the filter has its bit for a beginning. `words` is a power of two.
+/// The filter's bit for a beginning. `words` is a power of two.
 fn place(beginning: u64, words: usize) -> (usize, u64) {
     let hash = beginning.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
     let word = usize::try_from(hash >> 6).unwrap_or_default() & (words - 1);

@@ -1,4 +1,5 @@
-//! How a cloud's machine leaves worker-manager: the mark in its cache, then removeWorker, then the mark that it is done.
+//! Deregistration of a cloud's machine from worker-manager: the mark in its cache, then removeWorker, then the
+//! mark that it is done.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub struct Removal {
     clock: Arc<dyn Clock>,
 }
 
-/// What came of a deregistration.
+/// The result of a deregistration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deregistered {
     /// worker-manager takes the machine away.

@@ -63,7 +63,7 @@ pub struct CachedRun {
     pub provider_type: Option<String>,
     /// How far the run is determined.
     pub stage: Stage,
-    /// How far this machine has left: no worker starts on it any more.
+    /// The steps by which this machine leaves: no worker starts on it any more.
     pub leaving: Option<Leaving>,
     /// What somebody should know about the file as it was read.
     pub warnings: Vec<String>,
@@ -83,13 +83,13 @@ pub enum Stage {
 /// A machine that was decided to go. Each step is on the disk before the next one begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaving {
-    /// When that was decided.
+    /// The time of that decision.
     pub at: Timestamp,
     /// Why, for people.
     pub reason: String,
-    /// When worker-manager confirmed that the worker is removed, or said that it does not know it.
+    /// The time at which worker-manager confirmed that the worker is removed, or said that it does not know it.
     pub deregistered: Option<Timestamp>,
-    /// When the host was first asked to shut down.
+    /// The time at which the host was first asked to shut down.
     pub shutdown_requested: Option<Timestamp>,
 }
 
@@ -135,7 +135,7 @@ impl CachedRun {
         }
     }
 
-    /// Whether nothing is left to do for this machine to go: worker-manager takes it away.
+    /// Returns whether nothing is left to do for this machine to go: worker-manager takes it away.
     pub fn has_left(&self) -> bool {
         let known = self.run.registration_secret.is_some();
         self.leaving.as_ref().is_some_and(|leaving| {
@@ -143,7 +143,7 @@ impl CachedRun {
         })
     }
 
-    /// How far this machine has left, in words; empty where it does not.
+    /// The steps taken so far, in words; empty where the machine does not leave.
     pub fn how_far_it_has_left(&self) -> String {
         let Some(Leaving { at, reason, deregistered, shutdown_requested }) = &self.leaving else {
             return String::new();

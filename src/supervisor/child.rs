@@ -65,7 +65,7 @@ pub(super) enum SpawnError {
 pub(super) struct Child {
     process: tokio::process::Child,
     pid: u32,
-    /// Whether it ended with a core dump.
+    /// True where it ended with a core dump.
     dumped: bool,
     messages: mpsc::Sender<Vec<u8>>,
     attachment: Attachment,

@@ -11,7 +11,7 @@ use crate::host::held;
 use crate::host::power::{Descent, TakeDown};
 use crate::troubles::QUOTED;
 
-/// How long host commands, the mark of a drain and automatic logins may take when all else has ended.
+/// The time that host commands, the mark of a drain and automatic logins may take when all else has ended.
 const LAST_THINGS: Duration = Duration::from_secs(160);
 
 impl Supervisor<'_> {

@@ -146,7 +146,7 @@ struct Supervisor<'a> {
     /// What `--version` answered, once it was asked.
     in_place: Option<bool>,
     last_exit: Option<Exit>,
-    /// How many processes the kernel had killed for lack of memory when the worker was started.
+    /// The number of processes that the kernel had killed for lack of memory when the worker was started.
     oom_kills_before: Option<u64>,
     last_lines: Vec<String>,
     /// The request to stop as the machine knows it.

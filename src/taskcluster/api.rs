@@ -221,7 +221,7 @@ impl Client {
 }
 
 impl<'a> Call<'a> {
-    /// Whether errors may quote the body of an answer.
+    /// Returns whether errors may quote the body of an answer.
     pub(super) fn may_be_quoted(&self) -> bool {
         QUOTED.contains(&self.name)
     }

@@ -107,7 +107,7 @@ impl Client {
         self
     }
 
-    /// What must not be shown of an answer.
+    /// The secrets of an answer, which must not be shown.
     pub fn secrets(&self) -> &Secrets {
         &self.0.secrets
     }

@@ -224,9 +224,9 @@ struct RefusalBody {
     error: Option<String>,
 }
 
-/// What an error may say of an answer.
+/// The part of an answer that an error may quote.
 pub(super) struct Quoting<'a> {
-    /// Whether the body may be shown, or holds secrets whatever it looks like.
+    /// False where the body holds secrets, whatever it looks like.
     pub(super) body: bool,
     /// Of the answer, where it says.
     pub(super) content_type: Option<&'a str>,
@@ -310,7 +310,7 @@ impl Why {
     }
 }
 
-/// What some servers write before a text.
+/// Characters that some servers write before a text.
 pub(super) fn without_byte_order_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }

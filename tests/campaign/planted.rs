@@ -148,7 +148,7 @@ fn a_part_of_a_secret_in_the_log_is_seen() {
     assert_seen("no-secret", r#"grep -o a-static-secret-is-of-for "$1" >&2; exec "$REAL" "$@""#);
 }
 
-/// What a runner shows that quotes such an answer.
+/// The output of a runner that quotes such an answer.
 #[test]
 fn a_quoted_answer_that_is_nearly_json_is_seen() {
     let quote = r#"until grep -q accessToken "$cache" 2>/dev/null; do sleep 0.1; done; printf ")]}'" >&2; cat "$cache" >&2"#;

@@ -5,7 +5,7 @@ use crate::secrets::Secrets;
 /// Shorter halves may be the beginning of another word.
 const SHORTEST_HALF: usize = 14;
 
-/// Which secrets a runner has printed, whole or their first half, as they are or with escapes: a line each.
+/// The secrets that a runner has printed, whole or their first half, as they are or with escapes: a line each.
 pub(crate) fn leaks(secrets: &Secrets, printed: &[u8]) -> String {
     let halves = secrets.0.iter().filter_map(|(what, secret)| {
         let half = secret.get(..secret.len() / 2).filter(|half| half.len() >= SHORTEST_HALF)?;

@@ -7,7 +7,7 @@ use crate::fake_taskcluster::{Fault, Times, WorkerState};
 use crate::machine::{EC2, GCE, LEGACY, Machine, OBEDIENT};
 use crate::support::{Ended, Scene};
 
-/// What the commands that take the host down do.
+/// The effects of the commands that take the host down.
 #[derive(Clone, Copy)]
 enum Does {
     /// It cannot be executed.

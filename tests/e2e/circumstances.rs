@@ -1,4 +1,4 @@
-//! What the log says of the worker's end beside its exit status.
+//! Facts about the worker's end in the log, beside its exit status.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

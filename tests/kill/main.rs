@@ -65,7 +65,7 @@ impl Tally {
     }
 }
 
-/// How many times the jobs may be done over to hit every step: a loaded machine misses the short ones more often.
+/// The number of times that the jobs may be done over to hit every step: a loaded machine misses the short ones more often.
 const ROUNDS: usize = 5;
 
 /// Does so many jobs on all lanes, each with a random generator of its own, and goes on until every step was hit often

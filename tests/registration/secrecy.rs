@@ -14,10 +14,10 @@ use crate::fake_taskcluster::{Fault, Times};
 use crate::site::{AT_ONCE, STATIC_SECRET, Site, file, line, stop};
 use crate::support::{Runner, Scene, eventually};
 
-/// What a pool's secret holds.
+/// The contents of a pool's secret.
 const POOL_SECRET: &str = "hush \"pool/secret\" & 50% mörē";
 
-/// How a secret may be written, each form as one word or a few.
+/// The ways to write a secret, each form as one word or a few.
 #[expect(clippy::format_collect, reason = "short texts")]
 fn forms(secret: &str) -> Vec<String> {
     let json = |text: &str| Value::from(text).to_string().trim_matches('"').to_owned();
@@ -46,7 +46,7 @@ fn planted(secrets: &[String]) -> String {
     secrets.iter().flat_map(|secret| forms(secret)).collect::<Vec<_>>().join(" | ")
 }
 
-/// What must not be seen anywhere: each form as it is, and as JSON has it; of what may be joined to other words the
+/// Texts that must not be seen anywhere: each form as it is, and as JSON has it; of what may be joined to other words the
 /// inner part.
 fn assert_none(place: &str, text: &str, secrets: &[String]) {
     for secret in secrets {
@@ -103,7 +103,7 @@ impl Seen {
         answer
     }
 
-    /// What the service manager has been told.
+    /// The messages to the service manager.
     fn told(&self) -> String {
         let (mut told, mut buffer) = (String::new(), [0; 8192]);
         while let Ok(size) = self.manager.recv(&mut buffer) {

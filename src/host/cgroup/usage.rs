@@ -1,4 +1,4 @@
-//! What the kernel counts for a cgroup: processes killed for lack of memory, and CPU time.
+//! The kernel's counters of a cgroup: processes killed for lack of memory, and CPU time.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::folder;
 
-/// How many processes the kernel has killed for lack of memory, ever, in the runner's cgroup and, in version 2, in those
-/// below; `None`: nobody counts them (no memory controller, or the root cgroup of a host).
+/// The number of processes that the kernel has killed for lack of memory, ever, in the runner's cgroup and, in
+/// version 2, in those below; `None`: nobody counts them (no memory controller, or the root cgroup of a host).
 ///
 /// `oom_kill`, not `oom`: a limit that is reached without a kill is no loss. A kill for lack of memory on the whole host
 /// counts, too.

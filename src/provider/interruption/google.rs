@@ -33,7 +33,7 @@ const AT_LEAST: Duration = Duration::from_secs(5);
 /// How long an instance with GPUs has from the notice of its host's maintenance, and another one.
 /// <https://cloud.google.com/compute/docs/gpus/gpu-host-maintenance>
 const MAINTENANCE_NOTICE: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(60));
-/// How often a value is looked for that the service does not have.
+/// The interval at which a value is looked for that the service does not have.
 const ABSENT: Duration = Duration::from_secs(300);
 
 const MAINTENANCE: &str = "/computeMetadata/v1/instance/maintenance-event";

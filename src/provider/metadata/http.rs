@@ -61,7 +61,7 @@ pub(super) async fn read(request: RequestBuilder, limit: Duration) -> Result<(An
     Ok((Answer { text, etag }, headers))
 }
 
-/// Whether the operating system knows no way to the address.
+/// Returns whether the operating system knows no way to the address.
 fn no_route(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut causes = std::iter::successors(Some(error), |cause| cause.source());
     causes.any(|cause| {

@@ -35,8 +35,8 @@ pub struct Policy {
     pub on_reboot: RebootPolicy,
     /// How long a reboot may take to come.
     pub reboot_timeout: Duration,
-    /// How much longer a reboot by the runner may take, because a force command follows `host.rebootCommand`; zero: none
-    /// does.
+    /// The additional time that a reboot by the runner may take, because a force command follows
+    /// `host.rebootCommand`; zero: none does.
     pub force_reboot_time: Duration,
     /// Whether a worker's `shutdown` message shuts the host down.
     pub shutdown_host: bool,

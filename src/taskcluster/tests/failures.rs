@@ -126,7 +126,7 @@ async fn what_will_not_change_is_told_in_words_and_final() {
     "#);
 }
 
-/// What registerWorker might answer: tokens that the caller cannot know yet.
+/// Possible answers of registerWorker: tokens that the caller cannot know yet.
 const NEW_SECRETS: &str = r#"{"expires": "2999-01-01T00:00:00Z", "secret": "leaky-registration-secret", "credentials": {"clientId": "c", "accessToken": "leaky-access-token", "certificate": "{\"signature\":\"leaky-signature\"}"}}"#;
 
 #[tokio::test]
