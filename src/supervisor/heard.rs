@@ -5,7 +5,6 @@ use tracing::info;
 use super::Supervisor;
 use super::reports::masked;
 use crate::event::Event;
-use crate::host::memory;
 use crate::output::WorkerEvent;
 use crate::protocol::capabilities::Capability;
 use crate::protocol::message::{FromWorker, LONGEST_REASON};
@@ -37,7 +36,6 @@ impl Supervisor<'_> {
         match message {
             FromWorker::Hello { capabilities } => {
                 info!(%capabilities, "worker says hello");
-                memory::give_back_soon();
                 let graceful_termination = capabilities.has(Capability::GracefulTermination);
                 let new_credentials = capabilities.has(Capability::NewCredentials);
                 Some(Event::Hello { graceful_termination, new_credentials })

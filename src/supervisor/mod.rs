@@ -18,7 +18,7 @@ use crate::autologin::Logins;
 use crate::config::{HostSettings, Supervision};
 use crate::event::{Event, Exit, Outcome, StopRequest};
 use crate::host::helper::Helpers;
-use crate::host::{cgroup, memory};
+use crate::host::cgroup;
 use crate::output::{Output, WorkerEvent};
 use crate::protocol::capabilities::Capabilities;
 use crate::protocol::message::ToWorker;
@@ -328,7 +328,6 @@ impl Supervisor<'_> {
                 self.child = Some(child);
                 self.worker_events = Some(said);
                 self.job.announcer.announce_start();
-                memory::give_back_soon();
                 Event::Started { pid }
             }
             Err(cause) => {

@@ -13,7 +13,6 @@ use crate::clock::{Clock, wait_until};
 use crate::config::WorkerSettings;
 use crate::credentials::Credentials;
 use crate::event::{Cause, Event, Strength};
-use crate::host::memory;
 use crate::redact::Secrets;
 use crate::registration::removal::Current;
 use crate::registration::{Registrar, Renewed};
@@ -161,7 +160,6 @@ impl<R: Renews> Renewal<R> {
         let Ok((encoded, Launch::Start(spec))) = made else { return };
         self.keeper.renew(encoded).await;
         self.launches.send_replace(LaunchSpec { renewals, ..*spec });
-        memory::give_back_soon();
     }
 
     fn credentials(&self) -> Credentials {

@@ -16,7 +16,6 @@ use tracing::{debug, info};
 use crate::clock::{Clock, wait_for};
 use crate::config::{self, ProviderConfig, RunnerConfig};
 use crate::event::{Cause, Event, Strength};
-use crate::host::memory;
 use crate::registration::Registrar;
 use crate::standing::{Announcer, DeploymentWatch};
 use crate::taskcluster::CALL_EVERY;
@@ -135,7 +134,6 @@ impl<L: Look> Looks<L> {
     async fn once(&mut self) -> bool {
         self.last = Some(Instant::now());
         let found = self.look.look().await;
-        memory::give_back_soon();
         for verdict in found.iter().filter(|verdict| !self.told.contains(verdict)) {
             verdict.tell();
         }
