@@ -1,7 +1,6 @@
 //! Automatic login as the runner configuration wants it: what a worker may ask for, and what is set at every start.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
@@ -10,6 +9,7 @@ use crate::chain::Chain;
 use crate::config;
 use crate::host::autologin::name::{SessionName, UserName};
 use crate::host::autologin::{Autologin, AutologinError, Done, Shown};
+use crate::host::blocking::{Lanes, Unanswered};
 use crate::host::helper::{HelperError, Helpers};
 use crate::host::power;
 use crate::protocol::message::AutologinRequest;
@@ -20,6 +20,9 @@ const SYSTEMD: &str = "/run/systemd/system";
 /// How long a disk may take for the configured user, before the worker is started without.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a look for a display manager may take.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// The automatic login of this runner's host.
 #[derive(Debug, Clone)]
 pub struct Logins {
@@ -27,6 +30,7 @@ pub struct Logins {
     user: Option<UserName>,
     session: Option<SessionName>,
     allowed: Option<String>,
+    lanes: Lanes,
     /// Makes systemd read its units again.
     pub reload_command: Vec<String>,
 }
@@ -39,8 +43,15 @@ impl Logins {
             user: config.user.clone(),
             session: config.session.clone(),
             allowed: config.allowed_users.clone(),
+            lanes: Lanes::default(),
             reload_command: ["systemctl", "daemon-reload"].map(str::to_owned).to_vec(),
         }
+    }
+
+    /// Makes its calls there.
+    #[must_use]
+    pub fn with_lanes(self, lanes: Lanes) -> Self {
+        Self { lanes, ..self }
     }
 
     /// The configured user.
@@ -48,13 +59,27 @@ impl Logins {
         self.user.as_ref()
     }
 
-    /// Whether there is a display manager that this process can tell whom to log in. Blocks.
-    pub fn is_possible(&self) -> bool {
-        self.host.is_possible()
+    /// Whether there is a display manager that this process can tell whom to log in. One on a disk that does not answer is
+    /// none.
+    pub async fn can_be_set(&self) -> bool {
+        let host = self.host.clone();
+        let possible = self.lanes.autologin.at(self.host.root(), LOOK, move || host.is_possible()).await;
+        possible.unwrap_or_else(|cause| {
+            warn!(error = %cause, "cannot look for a display manager: the worker is offered no automatic login");
+            false
+        })
     }
 
-    /// Does what a worker asks for. Blocks; when it returns without an error, that is on the disk.
-    pub fn answer(&self, request: &AutologinRequest) -> Result<Done, AutologinError> {
+    /// Does what a worker asks for. When this returns without an error, that is on the disk.
+    pub async fn perform(
+        &self,
+        request: &AutologinRequest,
+    ) -> Result<Result<Done, AutologinError>, Unanswered> {
+        let (logins, request) = (self.clone(), request.clone());
+        self.lanes.autologin.at(self.host.root(), PATIENCE, move || logins.answer(&request)).await
+    }
+
+    fn answer(&self, request: &AutologinRequest) -> Result<Done, AutologinError> {
         let Some(user) = &request.user else { return self.clear() };
         let user = self.host.user_for_worker(user, self.allowed.as_deref())?;
         let bad_session = |name: &str| {
@@ -101,21 +126,17 @@ impl Logins {
     /// Sets `autologin.user`, where there is one. A failure is told; a host must not stay down over it.
     pub async fn set_configured(&self, helpers: &Helpers) {
         let Some(user) = self.user.clone() else { return };
-        let this = Arc::new(self.clone());
-        let (that, name) = (this.clone(), user.clone());
-        let setting = tokio::task::spawn_blocking(move || that.set(name.as_str()));
-        match tokio::time::timeout(PATIENCE, setting).await {
-            Ok(Ok(Ok(done))) => {
-                this.conclude(Some(user.as_str()), &done, helpers).await;
-            }
-            Ok(Ok(Err(cause))) => {
-                error!(%user, error = %Chain(&cause), "autologin.user is not set: the next boot does not log this user in; the worker starts all the same");
+        let (logins, name) = (self.clone(), user.clone());
+        let setting = self.lanes.autologin.at(self.host.root(), PATIENCE, move || logins.set(name.as_str()));
+        match setting.await {
+            Ok(Ok(done)) => {
+                self.conclude(Some(user.as_str()), &done, helpers).await;
             }
             Ok(Err(cause)) => {
-                error!(%user, error = %cause, "autologin.user: a part of start-worker has failed");
+                error!(%user, error = %Chain(&cause), "autologin.user is not set: the next boot does not log this user in; the worker starts all the same");
             }
-            Err(_) => {
-                error!(%user, "autologin.user is not on the disk within 30s: the worker starts all the same");
+            Err(cause) => {
+                error!(%user, error = %cause, "autologin.user is not on the disk: the worker starts all the same");
             }
         }
     }

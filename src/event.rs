@@ -98,7 +98,10 @@ pub enum Event {
     /// The worker's files are written; it can be started.
     Prepared,
     /// The worker's files cannot be written, or its program cannot be executed.
-    StartFailed,
+    StartFailed {
+        /// The reason may pass by itself: a full disk, a full process table, a program that is being replaced.
+        passing: bool,
+    },
     /// The worker's process exists.
     Started {
         /// Its process id, and that of its process group.

@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use crate::chain::Chain;
+use crate::host::blocking::Lane;
 use crate::host::held;
 use crate::stop::StopSignal;
 
@@ -26,7 +27,11 @@ pub enum Released {
 }
 
 /// Starts nothing while `mark` is there: until it is told to resume, which removes the mark, or to end.
-pub async fn hold(mark: &Path, mut resumes: mpsc::Receiver<Resume>, stop: &StopSignal) -> Released {
+pub async fn hold(
+    (mark, lane): (&Path, &Lane),
+    mut resumes: mpsc::Receiver<Resume>,
+    stop: &StopSignal,
+) -> Released {
     warn!(
         mark = %mark.display(),
         "holding: this host was drained before it rebooted; to let the worker start again: `start-worker resume`, or remove the mark and restart the service"
@@ -37,12 +42,11 @@ pub async fn hold(mark: &Path, mut resumes: mpsc::Receiver<Resume>, stop: &StopS
             _ = stop.requested() => return Released::Ended,
             Some(resume) = resumes.recv() => resume,
         };
-        let path = mark.to_owned();
         let removed = tokio::select! {
             biased;
             _ = stop.requested() => return Released::Ended,
             // It ends with an fsync, which can take long.
-            removed = tokio::task::spawn_blocking(move || held::unmark(&path)) => removed,
+            removed = held::unmark(mark, lane) => removed,
         };
         let cause = match removed {
             Ok(Ok(())) => {
@@ -77,7 +81,7 @@ mod tests {
         let stop = StopSignal::default();
         let (resumes, asked) = mpsc::channel(1);
         let watched = stop.clone();
-        let end = tokio::spawn(async move { hold(&path, asked, &watched).await });
+        let end = tokio::spawn(async move { hold((&path, &Lane::default()), asked, &watched).await });
         Holding { folder, stop, resumes, end }
     }
 

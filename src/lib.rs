@@ -20,7 +20,8 @@
 //!
 //! All along [`standing`] has where the runner stands, for whoever asks at the status socket ([`observe::status`]).
 //!
-//! Everything but the output thread runs on one thread. Nothing that can block runs there.
+//! Everything but the output thread runs on the runtime's one thread. Calls that can hang are made on three others, and the
+//! main thread executes workers ([`host::blocking`]).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use crate::clock::Clock;
 use crate::config::{Implementation, RunnerConfig};
 use crate::event::{Outcome, StopRequest};
 use crate::hold::Released;
+use crate::host::blocking::Lanes;
 use crate::host::helper::Helpers;
 use crate::host::service_manager::ServiceManager;
 use crate::keep::{Keeping, Siblings};
@@ -103,6 +105,8 @@ pub struct Host {
     pub secrets: redact::Secrets,
     /// Who started the runner, and wants to know how it goes.
     pub service_manager: host::service_manager::Address,
+    /// Where calls are made that can hang.
+    pub lanes: Lanes,
     /// What the log has noted of troubles.
     pub troubles: troubles::Troubles,
 }
@@ -148,6 +152,7 @@ pub async fn run(
     preparer.metadata = host.metadata;
     preparer.runtime_directory = host.runtime_directory;
     preparer.secrets = host.secrets;
+    preparer.lanes = host.lanes;
     preparer.tally = announcer.tally().clone();
     if let Implementation::Dummy { show_secrets } = config.worker.implementation {
         let secrets = preparer.secrets.clone();
@@ -160,15 +165,16 @@ pub async fn run(
     if let Some(Ok(identified)) = provider::identify_offline(&config.provider) {
         (preparer.on_identified)(&identified.root_url, &identified.identity);
     }
-    let (logins, helpers) = configured_logins(&config, &stop).await;
+    let (logins, helpers) = configured_logins(&config, &preparer.lanes, &stop).await;
     let (resumes, to_resume) = mpsc::channel(WAITING_RESUMES);
     let (provider, implementation) = (config.provider.provider_type(), config.worker.implementation.name());
     let view = View::new(&announcer, &host.troubles, output.counters(), provider, implementation)
         .with_trouble(&preparer.trouble, &preparer.secrets);
     let counterparts = status::Counterparts { view: view.clone(), stop: stop.clone(), resumes };
     let metrics = metrics::open(config.metrics_listen, view, preparer.clock.clone()).await;
+    let lane = preparer.lanes.status_socket.clone();
     let status =
-        status::open(&config.status_socket, preparer.runtime_directory.as_deref(), counterparts).await;
+        status::open(&config.status_socket, preparer.runtime_directory.as_deref(), counterparts, lane).await;
     let telling = siblings.spawn("service manager", telling(&preparer, &announcer).tell());
     let mut keeping =
         Keeping { config, preparer, held_mark, logins, helpers, output, announcer, stop, checks };
@@ -215,8 +221,13 @@ fn on_identified(config: &RunnerConfig, announcer: &Announcer, output: &Output) 
 }
 
 /// The host's automatic login, set to the configured user, and the registry of the runner's own children.
-async fn configured_logins(config: &RunnerConfig, stop: &StopSignal) -> (Arc<Logins>, Helpers) {
-    let (logins, helpers) = (Arc::new(Logins::new(&config.autologin)), Helpers::default());
+async fn configured_logins(
+    config: &RunnerConfig,
+    lanes: &Lanes,
+    stop: &StopSignal,
+) -> (Arc<Logins>, Helpers) {
+    let logins = Arc::new(Logins::new(&config.autologin).with_lanes(lanes.clone()));
+    let helpers = Helpers::default();
     // What follows sees a request, too.
     stop.unless_requested(logins.set_configured(&helpers)).await;
     (logins, helpers)

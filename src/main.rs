@@ -1,8 +1,7 @@
 //! The `start-worker` command: arguments, runner configuration, log, run, exit code.
 
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +11,8 @@ use start_worker::chain::Chain;
 use start_worker::clock::CommonClock;
 use start_worker::config::RunnerConfig;
 use start_worker::event::Outcome;
-use start_worker::host::{memory, oom, private_file, trust};
+use start_worker::host::blocking::{self, Lanes, MainThread, Unanswered};
+use start_worker::host::{limits, memory, oom, private_file, trust};
 use start_worker::observe::logging;
 use start_worker::output::Output;
 use start_worker::redact::Secrets;
@@ -20,7 +20,6 @@ use start_worker::troubles::Troubles;
 use start_worker::watch::signals::{Blocked, Signals};
 use start_worker::{Host, LAST_LINES_TIME, RunError, config};
 use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 mod cli;
@@ -32,9 +31,17 @@ use cli::{Arguments, exit};
 /// How long what blocks may still take when all else has ended.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 
-/// What the runtime takes from the kernel at once; it has a handful of descriptors, and keeps room for each.
-const IO_EVENTS: usize = 64;
+/// How long the disk of the runner configuration may take to answer.
+const READ_TIME: Duration = Duration::from_secs(30);
 
+/// How long the disk of the authorities' certificates may take before the start goes on without an answer.
+const LOOK_TIME: Duration = Duration::from_secs(5);
+
+/// Rust's own exit code of a panic.
+const PANICKED: u8 = 101;
+
+/// Everything but the start of workers happens on a second thread. The main thread executes their programs: it waits for
+/// as long as a disk takes, and lives for as long as the runner.
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.short_version {
@@ -48,6 +55,63 @@ fn main() -> ExitCode {
     let blocked = Blocked::now();
     memory::bound_heap();
     let environment = Environment::read();
+    let (runtime, signals) = match set_up(blocked) {
+        Ok(set_up) => set_up,
+        Err(reason) => {
+            return ExitCode::from(refuse(&environment, exit::FAILED, &format!("error: {reason}")));
+        }
+    };
+    let (main_thread, jobs) = MainThread::new();
+    let lanes = Lanes::new(main_thread);
+    let runner = move || end(supervise(arguments, (environment, lanes), (runtime, signals)));
+    match std::thread::Builder::new().name("runner".to_owned()).spawn(runner) {
+        Ok(runner) => {
+            jobs.serve();
+            // It ends the process, unless it panics.
+            let _ = runner.join();
+            ExitCode::from(PANICKED)
+        }
+        Err(cause) => {
+            let reason = format!("error: {}", no_threads(&cause));
+            ExitCode::from(refuse(&Environment::read(), exit::FAILED, &reason))
+        }
+    }
+}
+
+/// Takes from the kernel what the runner will need: descriptors, signals, threads. Signals are caught before there is any
+/// other thread, which would inherit that they are blocked.
+fn set_up(blocked: Blocked) -> Result<(Runtime, Signals), String> {
+    limits::enough_descriptors()?;
+    let runtime = blocking::runtime().map_err(|cause| format!("cannot start the runtime: {cause}"))?;
+    let caught = {
+        let _within = runtime.enter();
+        Signals::catch(blocked)
+    };
+    let signals = caught.map_err(|cause| format!("cannot catch signals: {cause}"))?;
+    match blocking::start_threads(runtime.handle()) {
+        Ok(()) => Ok((runtime, signals)),
+        Err(cause) => {
+            runtime.shutdown_background();
+            Err(no_threads(&cause))
+        }
+    }
+}
+
+fn no_threads(cause: &std::io::Error) -> String {
+    format!("cannot start the runner's threads: {cause} (see `ulimit -u`, TasksMax=)")
+}
+
+/// Ends the process, whatever its other threads wait for.
+#[expect(clippy::exit, clippy::disallowed_methods, reason = "the main thread may wait for a dead disk")]
+fn end(code: u8) -> ! {
+    std::process::exit(code.into())
+}
+
+fn supervise(
+    arguments: Arguments,
+    (environment, lanes): (Environment, Lanes),
+    (runtime, mut signals): (Runtime, Signals),
+) -> u8 {
     let level = arguments.log_level.as_ref().or(environment.log_level.as_ref());
     let filter =
         match level.map_or_else(|| Ok(logging::Filter::default()), |text| logging::Filter::parse(text)) {
@@ -60,102 +124,74 @@ fn main() -> ExitCode {
                 );
             }
         };
-    let (runtime, mut signals) = match catch_signals(blocked) {
-        Ok(caught) => caught,
-        Err(cause) => {
-            return refuse(&environment, exit::FAILED, &format!("error: cannot start the runtime: {cause}"));
+    let path = arguments.runner_config.unwrap_or_default();
+    let (code, reason) = match runtime.block_on(load(&path, &environment, &lanes, &mut signals)) {
+        Ok(Some(Ok(loaded))) => {
+            return start(&path, loaded, (environment, lanes), filter, (runtime, signals));
+        }
+        Ok(Some(Err(refused))) => refused,
+        Ok(None) => {
+            (exit::OK, format!("stopped before the runner configuration {} was read", path.display()))
+        }
+        Err(cause) => (exit::FAILED, format!("error: cannot read the runner configuration: {cause}")),
+    };
+    // What reads the file may never come back.
+    runtime.shutdown_background();
+    refuse(&environment, code, &reason)
+}
+
+/// Reads the runner configuration. `None`: a signal came first.
+async fn load(
+    path: &Path,
+    environment: &Environment,
+    lanes: &Lanes,
+    signals: &mut Signals,
+) -> Result<Option<Result<config::Loaded, (u8, String)>>, Unanswered> {
+    let (file, state_directory) = (path.to_owned(), environment.state_directory.clone());
+    let read = move || {
+        config::load_in(&file, private_file::Access::Tighten, state_directory.as_deref())
+            .map_err(|cause| (exit::load_code(&cause), cli::load_error(&cause)))
+    };
+    let loading = async {
+        match exposed_authority(environment, lanes).await {
+            Some(reason) => Ok(Err((exit::PERMISSIONS, format!("error: {reason}")))),
+            None => lanes.runner_config.at(path, READ_TIME, read).await,
         }
     };
-    let path = arguments.runner_config.unwrap_or_default();
-    match load(&path, &environment, &runtime, &mut signals) {
-        Ok(Some(Ok(loaded))) => start(&path, loaded, environment, filter, (runtime, signals)),
-        Ok(Some(Err((code, reason)))) => refuse(&environment, code, &reason),
-        Ok(None) => refuse(
-            &environment,
-            exit::OK,
-            &format!("stopped before the runner configuration {} was read", path.display()),
-        ),
-        Err(cause) => {
-            let reason = format!("error: cannot read the runner configuration: {cause}");
-            refuse(&environment, exit::FAILED, &reason)
-        }
+    tokio::select! {
+        biased;
+        () = signals.end() => Ok(None),
+        loaded = loading => loaded.map(Some),
     }
 }
 
-fn catch_signals(blocked: Blocked) -> std::io::Result<(Runtime, Signals)> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_io_events_per_tick(IO_EVENTS)
-        .build()?;
-    let signals = {
-        let _within = runtime.enter();
-        Signals::catch(blocked)?
-    };
-    Ok((runtime, signals))
-}
-
-/// Reads the runner configuration on a thread of its own, for the file may be on a disk that never answers. `None`: a
-/// signal came first; an error: the exit code, and why.
-fn load(
-    path: &Path,
-    environment: &Environment,
-    runtime: &Runtime,
-    signals: &mut Signals,
-) -> std::io::Result<Option<Result<config::Loaded, (u8, String)>>> {
-    let (loaded, loading) = oneshot::channel();
-    let (path, state_directory) = (path.to_owned(), environment.state_directory.clone());
-    let authorities = environment.authorities.clone();
-    // The thread is not joined: it ends with the process, whatever the disk does.
-    std::thread::Builder::new().name("configuration".to_owned()).spawn(move || {
-        // Nobody waits for it after a signal.
-        let access = private_file::Access::Tighten;
-        let _ = loaded.send(match exposed_authorities(&authorities) {
-            Some(reason) => Err((exit::PERMISSIONS, format!("error: {reason}"))),
-            None => config::load_in(&path, access, state_directory.as_deref())
-                .map_err(|cause| (exit::load_code(&cause), cli::load_error(&cause))),
-        });
-    })?;
-    runtime.block_on(async {
-        tokio::select! {
-            biased;
-            () = signals.end() => Ok(None),
-            result = loading => result.map(Some).map_err(std::io::Error::other),
+/// Why other users could choose whom TLS trusts. What does not answer now is looked at again before it is used.
+async fn exposed_authority(environment: &Environment, lanes: &Lanes) -> Option<String> {
+    for (variable, path) in environment.proxies.authorities.clone() {
+        let at = path.clone();
+        let look = move || trust::exposed_authority(variable, &at);
+        if let Ok(Some(reason)) = lanes.certificates.at(&path, LOOK_TIME, look).await {
+            return Some(reason);
         }
-    })
-}
-
-/// Why whom TLS trusts is up to somebody else than root and this user: they could answer in Taskcluster's place, and an
-/// answer can have files written as root. Blocks: on the disk.
-fn exposed_authorities(authorities: &[(&str, PathBuf)]) -> Option<String> {
-    authorities.iter().find_map(|(variable, path)| {
-        let found = std::fs::metadata(path).ok()?;
-        let (at, uid, mode) = (path.display(), found.uid(), found.mode() & 0o7777);
-        let (what, fix) = if !trust::is_trusted(uid) {
-            (format!("belongs to uid {uid}"), trust::chown(path))
-        } else if trust::others_write(&found) {
-            (format!("can be written by other users (mode {mode:04o})"), trust::chmod_go_w(path))
-        } else {
-            return None;
-        };
-        Some(format!("{variable}: {at} {what}, who could have start-worker trust another server; `{fix}`"))
-    })
+    }
+    None
 }
 
 /// Before there is a log: the reason on stderr. The journal takes it for an error.
-fn refuse(environment: &Environment, code: u8, reason: &str) -> ExitCode {
+fn refuse(environment: &Environment, code: u8, reason: &str) -> u8 {
     let priority = if cli::log::is_read_by_journal(std::io::stderr(), environment) { "<3>" } else { "" };
     // Without a stderr there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "{priority}{reason}");
-    ExitCode::from(code)
+    code
 }
 
 fn start(
     path: &Path,
     loaded: config::Loaded,
-    environment: Environment,
+    (environment, lanes): (Environment, Lanes),
     filter: logging::Filter,
     runtime: (Runtime, Signals),
-) -> ExitCode {
+) -> u8 {
     let config = loaded.config;
     let opened = Log::open(config.logging, &environment)
         .and_then(|log| Ok((Output::start(log.sink, log.format)?, log.format, log.warning)));
@@ -177,7 +213,7 @@ fn start(
     if let Some(warning) = warning {
         warn!("{warning}");
     }
-    let result = run(config, environment, (secrets, troubles), runtime, &output);
+    let result = run(config, (environment, lanes), (secrets, troubles), runtime, &output);
     match &result {
         Ok(outcome) if outcome.is_as_intended() => {
             info!("start-worker ends: {outcome}");
@@ -186,12 +222,12 @@ fn start(
         Err(cause) => error!(exit_code = exit::code(&result), "start-worker ends: {}", Chain(cause)),
     }
     output.close(LAST_LINES_TIME);
-    ExitCode::from(exit::code(&result))
+    exit::code(&result)
 }
 
 fn run(
     config: RunnerConfig,
-    environment: Environment,
+    (environment, lanes): (Environment, Lanes),
     (secrets, troubles): (Secrets, Troubles),
     (runtime, signals): (Runtime, Signals),
     output: &Output,
@@ -209,6 +245,7 @@ fn run(
         secrets,
         metadata: environment.metadata,
         service_manager: environment.service_manager,
+        lanes,
         troubles,
     };
     let result = runtime.block_on(start_worker::run(config, host, signals, output));

@@ -89,7 +89,17 @@ const MUST_NOT_KNOW: &[(&str, &[&[&str]])] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("serde_yaml", &["config/file.rs"]),
     ("hawk", &["taskcluster/client.rs"]),
-    ("unsafe", &["supervisor/spawn.rs", "host/helper.rs", "host/memory.rs", "host/oom.rs", "host/faults.rs"]),
+    (
+        "unsafe",
+        &[
+            "supervisor/spawn.rs",
+            "host/faults.rs",
+            "host/helper.rs",
+            "host/memory.rs",
+            "host/oom.rs",
+            "host/probe.rs",
+        ],
+    ),
     ("prometheus", &["observe/metrics/export.rs"]),
     ("hyper", &["observe/metrics/serve.rs"]),
 ];

@@ -48,7 +48,7 @@ pub(crate) fn at_rest() -> Result<Vec<Row>> {
             go: "4",
             today: threads.to_string(),
             reference: String::new(),
-            targets: vec![Target::at_most(threads as f64, 2.0, "2 (3 within 15 s of a start or a request)")],
+            targets: vec![Target::at_most(threads as f64, 6.0, "6")],
         },
         Row {
             what: "idle cost, standalone",
@@ -86,7 +86,7 @@ pub(crate) fn after_calls() -> Result<Vec<Row>> {
             go: "–",
             today: threads.to_string(),
             reference: String::new(),
-            targets: vec![Target::at_most(threads as f64, 2.0, "2 (3 within 15 s of a start or a request)")],
+            targets: vec![Target::at_most(threads as f64, 6.0, "6")],
         });
         rows.push(Row {
             what: "idle cost with a client",

@@ -32,9 +32,8 @@ pub(crate) struct Environment {
     pub(crate) columns: Option<usize>,
     /// `PATH`.
     pub(crate) path: Option<OsString>,
-    /// `SSL_CERT_FILE` and `SSL_CERT_DIR`, by which TLS finds out whom to trust; with their names.
-    pub(crate) authorities: Vec<(&'static str, PathBuf)>,
-    /// `http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`, in small letters or capitals.
+    /// `http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`, in small letters or capitals; `SSL_CERT_FILE`,
+    /// `SSL_CERT_DIR`.
     pub(crate) proxies: Proxies,
 }
 
@@ -64,11 +63,7 @@ impl Environment {
             },
             columns: text("COLUMNS").and_then(|count| count.parse().ok()).filter(|count| *count > 0),
             path: env::var_os("PATH"),
-            authorities: ["SSL_CERT_FILE", "SSL_CERT_DIR"]
-                .into_iter()
-                .filter_map(|name| Some((name, PathBuf::from(env::var_os(name)?))))
-                .collect(),
-            proxies: proxies(|name| env::var(name).ok()),
+            proxies: Proxies { authorities: authorities(), ..proxies(|name| env::var(name).ok()) },
         }
     }
 }
@@ -76,6 +71,13 @@ impl Environment {
 /// Empty is as not set.
 fn text(name: &str) -> Option<String> {
     env::var(name).ok().filter(|text| !text.is_empty())
+}
+
+/// By what TLS finds out whom to trust.
+fn authorities() -> Vec<(&'static str, PathBuf)> {
+    let set =
+        |name| env::var_os(name).filter(|value| !value.is_empty()).map(|path| (name, PathBuf::from(path)));
+    ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(set).collect()
 }
 
 /// systemd names several directories with colons between; the first is the unit's own.
@@ -101,6 +103,7 @@ fn proxies(variable: impl Fn(&str) -> Option<String>) -> Proxies {
         http: either("http_proxy").or_else(|| all.clone()),
         https: either("https_proxy").or(all),
         no_proxy: either("no_proxy"),
+        authorities: Vec::new(),
     }
 }
 
@@ -109,7 +112,7 @@ mod tests {
     use super::*;
 
     fn read(set: &[(&str, &str)]) -> [Option<String>; 3] {
-        let Proxies { http, https, no_proxy } = proxies(|name| {
+        let Proxies { http, https, no_proxy, .. } = proxies(|name| {
             set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         });
         [http, https, no_proxy]

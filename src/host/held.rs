@@ -1,14 +1,19 @@
 //! The mark that keeps a worker from being started: an operator drained this host, and its worker's own reboot followed.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tracing::{error, info, warn};
 
 use super::atomic::{self, Attributes, WriteError};
+use super::blocking::{Lane, Unanswered};
 use super::private_file;
 
 /// The mark's name, in the state directory or after the cache's own name.
 const NAME: &str = "held";
+
+/// How long its disk may take.
+const TIME: Duration = Duration::from_secs(10);
 
 /// Where the mark goes: in the state directory, else beside the cache; `None`: there is neither.
 pub fn place(state_directory: Option<&Path>, cache: Option<&Path>) -> Option<PathBuf> {
@@ -22,32 +27,39 @@ pub fn place(state_directory: Option<&Path>, cache: Option<&Path>) -> Option<Pat
 }
 
 /// Leaves the mark. Where that fails, the log says what will happen after the boot.
-pub fn mark(place: Option<&Path>) {
+pub async fn mark(place: Option<&Path>, lane: &Lane) {
     let Some(path) = place else {
         warn!(
             "drained, and the worker reboots the host: it will start again after the boot, for there is no state directory (and no cacheOverRestarts) to note the drain in"
         );
         return;
     };
-    match write(path) {
+    let marked = path.to_owned();
+    let written = lane.at(path, TIME, move || write(&marked)).await;
+    match written
+        .map_err(|cause| cause.to_string())
+        .and_then(|written| written.map_err(|cause| format!("{cause}: {}", cause.io())))
+    {
         Ok(()) => info!(
             mark = %path.display(),
             "drained, and the worker reboots the host: no worker is started after the boot until `start-worker resume`"
         ),
         Err(cause) => error!(
-            mark = %path.display(), error = %format!("{cause}: {}", cause.io()),
+            mark = %path.display(), error = cause,
             "cannot note the drain: the worker will start again after the boot"
         ),
     }
 }
 
-/// Whether the mark is there. (Blocks: on the disk.)
+/// Whether the mark is there.
 ///
 /// # Errors
 ///
-/// Something is in its place that neither root nor this process's user made, or that is not a regular file.
-pub fn is_marked(path: &Path) -> Result<bool, private_file::Error> {
-    private_file::is_marked(path)
+/// Its disk does not answer; or something is in its place that neither root nor this process's user made, or that is not
+/// a regular file.
+pub async fn is_marked(path: &Path, lane: &Lane) -> Result<Result<bool, private_file::Error>, Unanswered> {
+    let mark = path.to_owned();
+    lane.at(path, TIME, move || private_file::is_marked(&mark)).await
 }
 
 /// Removes the mark. When this returns without an error, it is gone from the disk.
@@ -55,8 +67,9 @@ pub fn is_marked(path: &Path) -> Result<bool, private_file::Error> {
 /// # Errors
 ///
 /// It cannot be removed.
-pub fn unmark(path: &Path) -> Result<(), WriteError> {
-    atomic::remove(path)
+pub async fn unmark(path: &Path, lane: &Lane) -> Result<Result<(), WriteError>, Unanswered> {
+    let mark = path.to_owned();
+    lane.at(path, TIME, move || atomic::remove(&mark)).await
 }
 
 fn write(path: &Path) -> Result<(), WriteError> {
@@ -76,45 +89,47 @@ mod tests {
         assert_eq!(place(None, None), None);
     }
 
-    #[test]
-    fn the_mark_is_there_from_marking_to_unmarking() {
+    #[tokio::test]
+    async fn the_mark_is_there_from_marking_to_unmarking() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("held");
-        mark(Some(&path));
-        assert!(path.exists());
-        unmark(&path).unwrap();
+        let lane = Lane::default();
+        mark(Some(&path), &lane).await;
+        assert!(is_marked(&path, &lane).await.unwrap().unwrap());
+        unmark(&path, &lane).await.unwrap().unwrap();
+        assert!(!is_marked(&path, &lane).await.unwrap().unwrap());
         assert!(!path.exists());
     }
 
-    #[test]
-    fn a_link_in_the_marks_place_is_replaced_and_not_followed() {
+    #[tokio::test]
+    async fn a_link_in_the_marks_place_is_replaced_and_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         let (path, victim) = (folder.path().join("held"), folder.path().join("victim"));
         std::fs::write(&victim, "untouched").unwrap();
         for victim_there in [true, false] {
             std::os::unix::fs::symlink(&victim, &path).unwrap();
-            mark(Some(&path));
+            mark(Some(&path), &Lane::default()).await;
             assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
-            assert!(is_marked(&path).unwrap());
+            assert!(is_marked(&path, &Lane::default()).await.unwrap().unwrap());
             assert_eq!(std::fs::read(&victim).ok(), victim_there.then(|| b"untouched".to_vec()));
-            unmark(&path).unwrap();
+            unmark(&path, &Lane::default()).await.unwrap().unwrap();
             let _ = std::fs::remove_file(&victim);
         }
     }
 
-    #[test]
-    fn only_a_file_of_root_or_of_our_own_is_a_mark() {
+    #[tokio::test]
+    async fn only_a_file_of_root_or_of_our_own_is_a_mark() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("held");
-        assert!(!is_marked(&path).unwrap());
+        assert!(!is_marked(&path, &Lane::default()).await.unwrap().unwrap());
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
-        let error = is_marked(&path).unwrap_err();
+        let error = is_marked(&path, &Lane::default()).await.unwrap().unwrap_err();
         assert_eq!(error.kind(), private_file::ErrorKind::Permissions);
         std::fs::remove_file(&path).unwrap();
-        mark(Some(&path));
+        mark(Some(&path), &Lane::default()).await;
         if nix::unistd::geteuid().is_root() {
             std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
-            let error = is_marked(&path).unwrap_err();
+            let error = is_marked(&path, &Lane::default()).await.unwrap().unwrap_err();
             assert_eq!(error.kind(), private_file::ErrorKind::Permissions);
             assert!(error.to_string().contains(&format!("`chown root {}`", path.display())), "{error}");
         }

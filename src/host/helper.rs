@@ -10,6 +10,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,18 +19,28 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
-use tokio::task::JoinHandle;
+
+use super::blocking::{Lane, Unanswered};
 
 mod look_up;
+mod output;
+mod starting;
 
 use super::processes;
 pub use look_up::command;
 use look_up::hint;
+use output::Capture;
+pub use output::Output;
+pub use starting::Starting;
+use starting::Starts;
 
 /// How long the rest of the output is waited for once the helper has exited: a child of its may hold the pipes.
 const LAST_OUTPUT: Duration = Duration::from_millis(200);
+
+/// How long the program of a question, and of a host command, may take to be executed.
+const START_QUESTION: Duration = Duration::from_secs(5);
+const START_HOST_COMMAND: Duration = Duration::from_secs(30);
 
 /// How long a killed helper may take to disappear.
 const KILLED: Duration = Duration::from_secs(1);
@@ -37,18 +48,15 @@ const KILLED: Duration = Duration::from_secs(1);
 /// How often what a helper left behind is looked for and killed: it may fork meanwhile.
 const ROUNDS: usize = 10;
 
-/// The longest summary of an output, in characters.
-const SUMMARY: usize = 1024;
-
-/// How many lines a summary has.
-const SUMMARY_LINES: usize = 10;
-
 /// The environment variable that marks a helper's processes.
 const MARK: &str = "START_WORKER_HELPER";
 
 /// Why a helper did not do its work.
 #[derive(Debug, Error)]
 pub enum HelperError {
+    /// Its program was not executed in time.
+    #[error(transparent)]
+    Unanswered(#[from] Unanswered),
     /// The program does not exist, or may not be executed.
     #[error("cannot execute {program}: {cause}{hint}")]
     Execute {
@@ -93,7 +101,14 @@ pub enum Remains {
 
 /// The registry of the runner's helpers. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Helpers(Arc<Registry>);
+pub struct Helpers {
+    registry: Arc<Registry>,
+    /// Where questions are started, and apart from them host commands: a question that hangs keeps no host up.
+    questions: Lane,
+    host_commands: Lane,
+    /// Where `/proc` is searched.
+    remains: Lane,
+}
 
 #[derive(Debug)]
 struct Registry {
@@ -103,6 +118,7 @@ struct Registry {
     started: AtomicU64,
     /// A helper was started that may leave processes behind.
     free: AtomicBool,
+    starts: Starts,
 }
 
 /// A helper's entry in the registry, removed when this is dropped.
@@ -122,27 +138,21 @@ pub struct Running {
     stderr: Capture,
     remains: Remains,
     mark: String,
+    search: Lane,
     ended: bool,
     _registered: Registered,
-}
-
-/// What a helper that exited has left.
-#[derive(Debug)]
-pub struct Output {
-    /// The program, as it was asked for.
-    pub program: String,
-    /// How it exited.
-    pub status: ExitStatus,
-    /// The beginning of its stdout.
-    pub stdout: Vec<u8>,
-    /// The beginning of its stderr.
-    pub stderr: Vec<u8>,
 }
 
 impl Default for Registry {
     fn default() -> Self {
         let token = format!("{:032x}", fastrand::u128(..));
-        Self { running: Mutex::default(), token, started: AtomicU64::new(0), free: AtomicBool::new(false) }
+        Self {
+            running: Mutex::default(),
+            token,
+            started: AtomicU64::new(0),
+            free: AtomicBool::new(false),
+            starts: Starts::default(),
+        }
     }
 }
 
@@ -161,35 +171,59 @@ impl Helpers {
 
     /// Whether there can be processes of helpers: those that run, and those that a helper was free to leave behind.
     pub fn any(&self) -> bool {
-        self.0.free.load(Ordering::Relaxed) || self.running(|running| !running.is_empty())
+        self.registry.free.load(Ordering::Relaxed) || self.running(|running| !running.is_empty())
     }
 
     /// Whether this process was left behind by a helper that may leave processes behind. (Reads `/proc`.)
     pub fn left(&self, pid: i32) -> bool {
-        self.0.free.load(Ordering::Relaxed)
-            && has_mark(pid, format!("{MARK}={}.{}.", self.0.token, Remains::GoOn.name()).as_bytes())
+        self.registry.free.load(Ordering::Relaxed)
+            && has_mark(pid, format!("{MARK}={}.{}.", self.registry.token, Remains::GoOn.name()).as_bytes())
     }
 
-    /// Starts a helper. `program`: its name, for messages; `keep`: how much of each output is kept, in bytes.
+    /// Starts a helper, on another thread. `program`: its name, for messages; `make`: may look at the file system; `keep`:
+    /// how much of each output is kept, in bytes.
     ///
     /// # Errors
     ///
-    /// The program cannot be executed.
-    pub fn start(
+    /// The program cannot be executed, or its file system does not answer.
+    pub async fn start(
         &self,
         program: &str,
+        make: impl FnOnce() -> Result<Command, HelperError> + Send + 'static,
+        keep: usize,
+        remains: Remains,
+    ) -> Result<Running, HelperError> {
+        let (lane, limit) = match remains {
+            Remains::Killed => (&self.questions, START_QUESTION),
+            Remains::GoOn => (&self.host_commands, START_HOST_COMMAND),
+        };
+        let (helpers, name) = (self.clone(), program.to_owned());
+        let start = move || {
+            let _starting = helpers.starting();
+            helpers.start_here(name, make()?, keep, remains)
+        };
+        if program.contains('/') {
+            lane.at(Path::new(program), limit, start).await?
+        } else {
+            lane.ask(program, limit, start).await?
+        }
+    }
+
+    /// Blocks until the program is executed.
+    fn start_here(
+        &self,
+        program: String,
         mut command: Command,
         keep: usize,
         remains: Remains,
     ) -> Result<Running, HelperError> {
-        let program = program.to_owned();
-        let number = self.0.started.fetch_add(1, Ordering::Relaxed);
-        let mark = format!("{MARK}={}.{}.{number}.", self.0.token, remains.name());
+        let number = self.registry.started.fetch_add(1, Ordering::Relaxed);
+        let mark = format!("{MARK}={}.{}.{number}.", self.registry.token, remains.name());
         command.env(MARK, mark.split_once('=').map_or("", |(_, value)| value)).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if remains == Remains::GoOn {
             ignore_sigpipe(&mut command);
-            self.0.free.store(true, Ordering::Relaxed);
+            self.registry.free.store(true, Ordering::Relaxed);
         }
         let mut process = tokio::process::Command::from(command).spawn().map_err(|cause| {
             let hint = hint(&program, &cause);
@@ -204,13 +238,14 @@ impl Helpers {
             process,
             remains,
             mark,
+            search: self.remains.clone(),
             ended: false,
             _registered: registered,
         })
     }
 
     fn running<T>(&self, look: impl FnOnce(&mut HashSet<i32>) -> T) -> T {
-        look(&mut self.0.running.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut self.registry.running.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -287,7 +322,7 @@ impl Running {
     /// Kills what has left the helper's process group.
     async fn kill_remains(&self) {
         let mark = self.mark.clone();
-        let killing = tokio::task::spawn_blocking(move || {
+        let killing = self.search.ask("/proc", KILLED, move || {
             for _ in 0..ROUNDS {
                 let marked = marked(mark.as_bytes());
                 if marked.is_empty() {
@@ -298,7 +333,7 @@ impl Running {
                 }
             }
         });
-        let _ = tokio::time::timeout(KILLED, killing).await;
+        let _ = killing.await;
     }
 }
 
@@ -308,69 +343,6 @@ impl Drop for Running {
         if !self.ended {
             self.kill_group();
         }
-    }
-}
-
-impl Output {
-    /// # Errors
-    ///
-    /// The helper exited with a failure.
-    pub fn success(self) -> Result<Self, HelperError> {
-        if self.status.success() {
-            return Ok(self);
-        }
-        let message = summary(&self.stderr);
-        Err(HelperError::Failed { program: self.program, status: self.status, message })
-    }
-
-    /// The first lines that the helper wrote, as one line.
-    pub fn said(&self) -> String {
-        summary(&[self.stdout.as_slice(), self.stderr.as_slice()].join(&b'\n'))
-    }
-}
-
-/// The first lines of an output, as one line.
-fn summary(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let text = lines.take(SUMMARY_LINES).collect::<Vec<_>>().join("; ");
-    // `…` tells the mask that a secret may have been cut.
-    let end = text.char_indices().nth(SUMMARY).map(|(end, _)| end);
-    end.and_then(|end| text.get(..end)).map(|shown| format!("{shown}…")).unwrap_or(text)
-}
-
-/// The beginning of what comes from a pipe, with `…` after it if more came. The pipe is always read to its end.
-#[derive(Debug)]
-struct Capture {
-    kept: Arc<Mutex<Vec<u8>>>,
-    reading: JoinHandle<()>,
-}
-
-impl Capture {
-    fn start(pipe: Option<impl AsyncRead + Unpin + Send + 'static>, keep: usize) -> Self {
-        let kept = Arc::new(Mutex::new(Vec::new()));
-        let its = kept.clone();
-        let reading = tokio::spawn(async move {
-            let Some(mut pipe) = pipe else { return };
-            let (mut buffer, mut marked) = ([0; 4096], false);
-            while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
-                let mut kept = its.lock().unwrap_or_else(PoisonError::into_inner);
-                let room = keep.saturating_sub(kept.len()).min(count);
-                kept.extend_from_slice(buffer.get(..room).unwrap_or_default());
-                if room < count && !std::mem::replace(&mut marked, true) {
-                    kept.extend_from_slice("…".as_bytes());
-                }
-            }
-        });
-        Self { kept, reading }
-    }
-
-    async fn ended(&mut self) {
-        let _ = (&mut self.reading).await;
-    }
-
-    fn kept(&self) -> Vec<u8> {
-        std::mem::take(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -402,6 +374,7 @@ fn marked(mark: &[u8]) -> Vec<Pid> {
 mod tests {
     use std::time::Instant;
 
+    use super::output::SUMMARY;
     use super::*;
     use crate::redact::Secrets;
 
@@ -414,8 +387,13 @@ mod tests {
         command
     }
 
+    async fn start(helpers: &Helpers, script: &str, remains: Remains) -> Result<Running, HelperError> {
+        let command = shell(script);
+        helpers.start("sh", move || Ok(command), KEEP, remains).await
+    }
+
     async fn run(script: &str, remains: Remains) -> Result<Output, HelperError> {
-        Helpers::default().start("sh", shell(script), KEEP, remains)?.end(LIMIT).await
+        start(&Helpers::default(), script, remains).await?.end(LIMIT).await
     }
 
     fn alive(pid: &str) -> bool {
@@ -453,7 +431,9 @@ mod tests {
             for (filler, keep) in [(" ", SUMMARY), ("x", 2 * SUMMARY)] {
                 let before = filler.repeat(SUMMARY - kept);
                 let script = format!("printf '%s%s and more' '{before}' {secret} >&2; exit 3");
-                let helper = Helpers::default().start("sh", shell(&script), keep, Remains::GoOn).unwrap();
+                let (helpers, command) = (Helpers::default(), shell(&script));
+                let helper = helpers.start("sh", move || Ok(command), keep, Remains::GoOn);
+                let helper = helper.await.unwrap();
                 let error = helper.end(LIMIT).await.unwrap().success().unwrap_err().to_string();
                 assert!(error.contains(&format!("{}…", &secret[..kept])), "it was not cut there: {error}");
                 let masked = secrets.mask(error);
@@ -494,7 +474,7 @@ mod tests {
             pids.display()
         );
         let helpers = Helpers::default();
-        let running = helpers.start("sh", shell(&script), KEEP, Remains::GoOn).unwrap();
+        let running = start(&helpers, &script, Remains::GoOn).await.unwrap();
         let read = || std::fs::read_to_string(&pids).unwrap_or_default();
         until(|| read().lines().count() == 2).await;
         let error = running.end(Duration::from_millis(100)).await.unwrap_err();
@@ -508,7 +488,7 @@ mod tests {
         let script = "setsid sleep 1004 >/dev/null 2>&1 & echo $!";
         let helpers = Helpers::default();
         for remains in [Remains::Killed, Remains::GoOn] {
-            let running = helpers.start("sh", shell(script), KEEP, remains).unwrap();
+            let running = start(&helpers, script, remains).await.unwrap();
             let output = running.end(LIMIT).await.unwrap();
             let child = String::from_utf8(output.stdout).unwrap();
             let pid: i32 = child.trim().parse().unwrap();

@@ -2,16 +2,20 @@
 
 pub mod atomic;
 pub mod autologin;
+pub mod blocking;
 pub mod boot_time;
 pub mod cgroup;
 pub mod faults;
 pub mod held;
 pub mod helper;
+pub mod limits;
 pub mod lock;
 pub mod memory;
+pub mod mounts;
 pub mod oom;
 pub mod power;
 pub mod private_file;
+mod probe;
 pub mod processes;
 pub mod service_manager;
 pub mod trust;

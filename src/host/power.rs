@@ -95,7 +95,7 @@ pub async fn is_going_down(helpers: &Helpers) -> bool {
         let mut command = helper::command(&words)?;
         service_manager::hide_from(&mut command);
         oom::set_for_child(&mut command, COMMON_SCORE);
-        helpers.start("systemctl", command, KEPT, Remains::Killed)?.end(STATE_LIMIT).await
+        helpers.start("systemctl", move || Ok(command), KEPT, Remains::Killed).await?.end(STATE_LIMIT).await
     };
     ask.await.is_ok_and(|output| output.stdout.trim_ascii() == b"stopping")
 }
@@ -127,11 +127,15 @@ pub async fn run_host_command(
 ///
 /// It cannot be executed, fails, or takes longer than 60 s.
 pub async fn run(command: &[String], helpers: &Helpers) -> Result<Output, HelperError> {
-    let mut starting = helper::command(command)?;
-    service_manager::hide_from(&mut starting);
-    oom::set_for_child(&mut starting, COMMON_SCORE);
+    let words = command.to_vec();
+    let make = move || {
+        let mut starting = helper::command(&words)?;
+        service_manager::hide_from(&mut starting);
+        oom::set_for_child(&mut starting, COMMON_SCORE);
+        Ok(starting)
+    };
     let program = command.first().map_or("", String::as_str);
-    helpers.start(program, starting, KEPT, Remains::GoOn)?.end(LIMIT).await?.success()
+    helpers.start(program, make, KEPT, Remains::GoOn).await?.end(LIMIT).await?.success()
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub struct Process {
     pub alive: bool,
     /// The main thread's state, a letter of proc(5).
     pub state: char,
+    /// Whether SIGCHLD tells its parent of its end. It is so for whatever has executed a program, or has lost its parent.
+    pub tells_of_its_end: bool,
     /// The name of its program, cut by the kernel after 15 bytes.
     pub command: String,
 }
@@ -192,10 +194,11 @@ fn parse_stat(pid: i32, line: &[u8]) -> Option<Process> {
     const SESSION: usize = 3;
     const THREADS: usize = 17;
     const START: usize = 19;
+    const EXIT_SIGNAL: usize = 35;
     let name_end = memchr::memrchr(b')', line)?;
     let name_start = memchr::memchr(b'(', line)? + 1;
     let rest = std::str::from_utf8(line.get(name_end + 1..)?).ok()?;
-    let fields: Vec<&str> = rest.split_ascii_whitespace().take(START + 1).collect();
+    let fields: Vec<&str> = rest.split_ascii_whitespace().take(EXIT_SIGNAL + 1).collect();
     let number = |field: usize| -> Option<i32> { fields.get(field)?.parse().ok() };
     let state = fields.get(STATE)?.chars().next()?;
     let threads = number(THREADS)?;
@@ -204,6 +207,7 @@ fn parse_stat(pid: i32, line: &[u8]) -> Option<Process> {
         parent: number(PARENT)?,
         group: number(GROUP)?,
         session: number(SESSION)?,
+        tells_of_its_end: number(EXIT_SIGNAL).is_none_or(|signal| signal == Signal::SIGCHLD as i32),
         // A dead main thread is counted until the process is reaped.
         alive: match state {
             'X' => false,

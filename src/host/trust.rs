@@ -108,6 +108,21 @@ fn exposed_itself(directory: &Path, but_for: u32) -> Option<Exposed> {
     Some(Exposed { fix: chmod_go_w(directory), path, why: format!("its mode is {mode:04o}") })
 }
 
+/// Why other users could choose whom TLS trusts by changing the certificates at `path`, which `variable` names: they could
+/// answer in Taskcluster's place, and an answer can have files written as root. `None` also where there is nothing.
+pub fn exposed_authority(variable: &str, path: &Path) -> Option<String> {
+    let found = std::fs::metadata(path).ok()?;
+    let (at, uid, mode) = (path.display(), found.uid(), found.mode() & 0o7777);
+    let (what, fix) = if !is_trusted(uid) {
+        (format!("belongs to uid {uid}"), chown(path))
+    } else if others_write(&found) {
+        (format!("can be written by other users (mode {mode:04o})"), chmod_go_w(path))
+    } else {
+        return None;
+    };
+    Some(format!("{variable}: {at} {what}, who could have start-worker trust another server; `{fix}`"))
+}
+
 /// Whether somebody else than its owner can write a file or directory.
 pub fn others_write(found: &Metadata) -> bool {
     found.mode() & OTHERS_WRITE != 0

@@ -124,15 +124,24 @@ impl Keeping<'_> {
     ///
     /// The mark that tells of the drain is not the runner's own.
     pub async fn hold(&self, resumes: mpsc::Receiver<Resume>) -> Result<Released, private_file::Error> {
-        let Some(mark) = &self.held_mark else { return Ok(Released::Resumed) };
-        let path = mark.clone();
-        let marked = tokio::task::spawn_blocking(move || held::is_marked(&path)).await;
-        // Without an answer there is no mark: a look at a file does not fail otherwise.
-        if !marked.unwrap_or(Ok(false))? {
-            return Ok(Released::Resumed);
+        let lane = &self.preparer.lanes.drain_marker;
+        let Some(mark) = self.held_mark.as_deref() else { return Ok(Released::Resumed) };
+        let marked = tokio::select! {
+            biased;
+            _ = self.stop.requested() => return Ok(Released::Ended),
+            marked = held::is_marked(mark, lane) => marked,
+        };
+        match marked {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => return Ok(Released::Resumed),
+            Ok(Err(cause)) => return Err(cause),
+            Err(cause) => {
+                warn!(error = %cause, "cannot look for the mark of a drain: starting as if there was none");
+                return Ok(Released::Resumed);
+            }
         }
         self.announcer.announce(Phase::Holding.into());
-        Ok(hold(mark, resumes, &self.stop).await)
+        Ok(hold((mark, lane), resumes, &self.stop).await)
     }
 
     /// Keeps the worker until it needs no more keeping.
@@ -149,7 +158,7 @@ impl Keeping<'_> {
             Err(outcome) => return Ok(outcome),
         };
         loop {
-            let mut run = self.supervise(prepared, &strangers).await?;
+            let mut run = Box::pin(self.supervise(prepared, &strangers)).await?;
             run.outcome = manager.alive_while(self.taken_away(&run)).await.unwrap_or(run.outcome);
             let registers = matches!(self.config.provider, ProviderConfig::Static(_));
             let concluded = conclusion(run.outcome, self.config.provider.is_dynamic(), registers);
@@ -186,7 +195,7 @@ impl Keeping<'_> {
                     }
                 }
                 Conclusion::Redeploy { in_place } => {
-                    match manager.alive_while(self.redeploy(run, in_place)).await {
+                    match manager.alive_while(Box::pin(self.redeploy(run, in_place))).await {
                         Err(stopped) => return Ok(stopped.outcome()),
                         Ok(_) if !in_place => {
                             let boots = self.boot_for_the_deployment();
@@ -283,6 +292,7 @@ impl Keeping<'_> {
             announcer: self.announcer.clone(),
             strangers: strangers.clone(),
             stop: self.stop.clone(),
+            lanes: self.preparer.lanes.clone(),
         };
         if let Some(registrar) = supervised.registrar.clone() {
             let deployment = self.deployment(registrar.clone(), deployed, launches.subscribe(), &sender);
@@ -296,7 +306,8 @@ impl Keeping<'_> {
             watcher.map(|watcher| self.interruptions(watcher, &supervised.gone, &sender).watch());
         supervised.last.extend(interruptions.map(|watch| siblings.spawn("interruption", watch)));
         let removal = supervised.removal.as_ref();
-        (supervised.outcome, supervised.left) = self.supervise_and_leave(job, removal, &mut events).await;
+        let supervision = Box::pin(self.supervise_and_leave(job, removal, &mut events));
+        (supervised.outcome, supervised.left) = supervision.await;
         supervised.wait_for_reports(reporting);
         self.last_answer().await;
         Ok(supervised)
@@ -324,8 +335,7 @@ impl Keeping<'_> {
         use Capability::{
             Autologin, ErrorReport, GracefulTermination, Log, NewCredentials, Reboot, Shutdown,
         };
-        let logins = self.logins.clone();
-        let possible = tokio::task::spawn_blocking(move || logins.is_possible()).await.unwrap_or_default();
+        let possible = self.logins.can_be_set().await;
         let always = [ErrorReport, GracefulTermination, Log, Reboot, Shutdown];
         let sometimes = [renewing.then_some(NewCredentials), possible.then_some(Autologin)];
         let offered = always.into_iter().chain(sometimes.into_iter().flatten()).collect();

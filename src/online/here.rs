@@ -10,6 +10,7 @@ use super::{Step, Surroundings, Went};
 use crate::chain::Chain;
 use crate::config::{ProviderConfig, RunnerConfig, StatusSocket};
 use crate::host::atomic::parent_of;
+use crate::host::mounts;
 use crate::host::private_file::Access;
 use crate::observe::status;
 use crate::prepare;
@@ -66,7 +67,7 @@ fn usable(config: &RunnerConfig, cached: &CachedRun, now: Timestamp) -> Step {
 /// How the worker would be started, as far as that is known.
 fn launch(config: &RunnerConfig, steps: &mut Vec<Step>) -> Option<LaunchSpec> {
     match worker::launch(&prepare::offline(config).run, &config.worker) {
-        Ok(Launch::Start(spec)) => Some(*spec),
+        Ok(Launch::Start(spec)) => Some(spec.on_this_host()),
         Ok(Launch::Show { .. }) => None,
         Err(cause) => {
             steps.push(Step::new("worker", Went::Badly, Chain(&cause).to_string()));
@@ -105,7 +106,10 @@ fn executable(path: &Path) -> Result<(), String> {
     if !found.is_file() {
         return Err("it is no file".to_owned());
     }
-    access(path, AccessFlags::X_OK).map_err(|cause| cause.desc().to_owned())
+    access(path, AccessFlags::X_OK).map_err(|cause| match mounts::noexec_mount_of(path) {
+        Some(mount) => format!("its file system, {}, is mounted noexec", mount.display()),
+        None => cause.desc().to_owned(),
+    })
 }
 
 /// Whether a file can be made, or replaced, at `path`; folders that are missing on the way are made at start.

@@ -13,8 +13,10 @@ use crate::host::private_file::Access;
 use crate::provider::{Identified, Proof};
 use crate::registration::Registrar;
 use crate::run::cache::{self, CacheError, CachedRun, Expected, Stage};
-use crate::run::files;
 use crate::taskcluster::{Effort, result_of};
+
+/// How long the cache's disk may take.
+const READ: Duration = Duration::from_secs(30);
 
 /// How long a renewal that is due may keep a cached run from starting.
 const RENEWAL: Duration = Duration::from_secs(30);
@@ -31,18 +33,11 @@ impl Preparer {
         let dynamic = self.dynamic();
         let place = path.clone();
         self.lock_cache().await?;
-        let read = tokio::task::spawn_blocking(move || {
-            let cached = cache::read(&place, Access::Refuse)?;
-            // Those of a cached run are not written again, so nothing else would look there.
-            files::sweep(cached.as_ref().map_or(&[], |cached| cached.run.files.as_slice()));
-            Ok(cached)
-        })
-        .await?;
-        let Some(cached) =
-            read.map_err(|cause: CacheError| PrepareError::Cache { advice: cause.advice(dynamic), cause })?
-        else {
-            return Ok(None);
-        };
+        let read = self.lanes.cache.at(&path, READ, move || cache::read(&place, Access::Refuse)).await?;
+        let refused = |cause: CacheError| PrepareError::Cache { advice: cause.advice(dynamic), cause };
+        let Some(cached) = read.map_err(refused)? else { return Ok(None) };
+        // Those of a cached run are not written again, so nothing else would look there.
+        self.sweep_beside(&cached.run.files).await?;
         for warning in &cached.warnings {
             warn!("{warning}");
         }
@@ -80,7 +75,7 @@ impl Preparer {
         mut cached: CachedRun,
         patience: Patience,
     ) -> Result<Prepared, PrepareError> {
-        self.lock(&cached.run.identity)?;
+        self.lock(&cached.run.identity).await?;
         let client = self.client(&cached.run.root_url)?;
         let registrar = self.registrar(&cached)?;
         let renewed = self.renew_if_due(&mut cached, registrar.as_ref()).await;
@@ -101,8 +96,8 @@ impl Preparer {
     }
 
     /// A machine that leaves.
-    pub(super) fn leaving(&mut self, cached: CachedRun) -> Result<Ready, PrepareError> {
-        self.lock(&cached.run.identity)?;
+    pub(super) async fn leaving(&mut self, cached: CachedRun) -> Result<Ready, PrepareError> {
+        self.lock(&cached.run.identity).await?;
         let registrar = self.registrar(&cached)?;
         Ok(Ready::Leaving(Box::new(Prepared { cached, registrar })))
     }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use crate::chain::Chain;
+use crate::host::blocking::Unanswered;
 use crate::host::lock::LockError;
 use crate::provider::ProviderError;
 use crate::run::cache::{CacheError, CacheErrorKind};
@@ -86,9 +87,9 @@ pub enum PrepareError {
     /// The worker's implementation cannot use the run.
     #[error(transparent)]
     Worker(#[from] WorkerError),
-    /// A part of the runner failed.
-    #[error("writing the files of the worker configuration failed unexpectedly: {0}")]
-    Task(#[from] tokio::task::JoinError),
+    /// A disk does not answer.
+    #[error(transparent)]
+    Unanswered(#[from] Unanswered),
 }
 
 /// Its causes are in the text, so it is no source.
@@ -138,7 +139,7 @@ impl PrepareError {
             | Self::StandaloneExpired(_)
             | Self::CachedExpired { .. }
             | Self::Files(_)
-            | Self::Task(_) => FailureKind::Other,
+            | Self::Unanswered(_) => FailureKind::Other,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! One runner for each worker, and for each cache; what one that was killed has left.
 
+use std::time::Duration;
+
 use tracing::{debug, warn};
 
 use super::{PrepareError, Preparer};
@@ -8,9 +10,12 @@ use crate::host::atomic::{self, parent_of};
 use crate::host::lock::{Lock, LockError};
 use crate::run::WorkerIdentity;
 
+/// How long the runtime directory may take to answer.
+const TIME: Duration = Duration::from_secs(10);
+
 impl Preparer {
     /// Two runners for one worker are one too many. Where no lock can be made, one goes on with a warning.
-    pub(super) fn lock(&mut self, identity: &WorkerIdentity) -> Result<(), PrepareError> {
+    pub(super) async fn lock(&mut self, identity: &WorkerIdentity) -> Result<(), PrepareError> {
         if self.lock.is_some() || self.dummy() {
             return Ok(());
         }
@@ -21,13 +26,18 @@ impl Preparer {
             );
             return Ok(());
         };
-        match Lock::take(folder, &name) {
-            Ok(lock) => self.lock = Some(lock),
-            Err(cause @ LockError::Unavailable { .. }) => {
-                warn!(error = %Chain(&cause), "a second runner for this worker would not be noticed");
+        let place = folder.to_owned();
+        let taken = self.lanes.lock.at(folder, TIME, move || Lock::take(&place, &name)).await;
+        let cause = match taken {
+            Ok(Ok(lock)) => {
+                self.lock = Some(lock);
+                return Ok(());
             }
-            Err(cause) => return Err(PrepareError::Locked(cause)),
-        }
+            Ok(Err(cause @ LockError::Unavailable { .. })) => Chain(&cause).to_string(),
+            Ok(Err(cause)) => return Err(PrepareError::Locked(cause)),
+            Err(cause) => cause.to_string(),
+        };
+        warn!(error = cause, "a second runner for this worker would not be noticed");
         Ok(())
     }
 
@@ -36,7 +46,7 @@ impl Preparer {
     pub(super) async fn lock_cache(&mut self) -> Result<(), PrepareError> {
         let Some(path) = self.cache_path().filter(|_| self.cache_lock.is_none()) else { return Ok(()) };
         let path = path.to_owned();
-        match tokio::task::spawn_blocking(move || Lock::take_for_cache(&path)).await? {
+        match self.lanes.cache.at(&path.clone(), TIME, move || Lock::take_for_cache(&path)).await? {
             Ok(lock) => self.cache_lock = Some(lock),
             Err(cause @ LockError::Unavailable { .. }) => {
                 debug!(error = %cause, "a second runner with this cache would not be noticed");
@@ -51,9 +61,12 @@ impl Preparer {
         if self.dummy() {
             return Ok(());
         }
-        let written = [self.cache_path(), self.config.worker.implementation.config_path()];
-        let folders: Vec<_> = written.into_iter().flatten().map(|path| parent_of(path).to_owned()).collect();
-        let sweeping = move || folders.iter().for_each(|folder| atomic::sweep(folder));
-        Ok(tokio::task::spawn_blocking(sweeping).await?)
+        let lanes = &self.lanes;
+        let config_path = self.config.worker.implementation.config_path();
+        for (lane, path) in [(&lanes.cache, self.cache_path()), (&lanes.worker_config, config_path)] {
+            let Some(folder) = path.map(|path| parent_of(path).to_owned()) else { continue };
+            lane.at(&folder.clone(), TIME, move || atomic::sweep(&folder)).await?;
+        }
+        Ok(())
     }
 }

@@ -12,12 +12,13 @@ use tracing::{error, info, warn};
 use crate::chain::Chain;
 use crate::clock::Clock;
 use crate::config::{Implementation, ProviderConfig, RunnerConfig};
+use crate::host::blocking::Lanes;
 use crate::host::lock::Lock;
 use crate::provider::{self, Identified, MetadataOrigins, Proof};
 use crate::redact::Secrets;
 use crate::registration::Registrar;
 use crate::run::cache::{CachedRun, Keeper, Stage};
-use crate::run::{Parts, Run, WorkerIdentity, files};
+use crate::run::{Parts, Run, WorkerIdentity};
 use crate::tally::Tally;
 use crate::taskcluster::{Client, InFlight, Proxies};
 use crate::trouble::Trouble;
@@ -25,6 +26,7 @@ use crate::worker;
 
 mod cached;
 mod error;
+mod files;
 mod legacy;
 mod limits;
 mod lock;
@@ -78,6 +80,8 @@ pub struct Preparer {
     pub on_identified: OnIdentified,
     /// What is not done more often than that.
     pub limits: Limits,
+    /// Where calls are made that can hang.
+    pub lanes: Lanes,
     lock: Option<Lock>,
     cache_lock: Option<Lock>,
     in_flight: InFlight,
@@ -120,6 +124,7 @@ impl Preparer {
             tally: Tally::default(),
             on_identified: Box::new(|_, _| {}),
             limits: Limits::default(),
+            lanes: Lanes::default(),
             lock: None,
             cache_lock: None,
             in_flight: InFlight::default(),
@@ -227,7 +232,7 @@ impl Preparer {
             None => None,
         };
         let cached = match self.cached(identified.as_ref()).await? {
-            Some(cached) if cached.leaving.is_some() => return self.leaving(cached),
+            Some(cached) if cached.leaving.is_some() => return self.leaving(cached).await,
             cached => cached,
         };
         let prepared = match (identified, cached) {
@@ -287,7 +292,7 @@ impl Preparer {
     ) -> Result<Prepared, PrepareError> {
         self.known(&identified.root_url, &identified.identity);
         (self.on_identified)(&identified.root_url, &identified.identity);
-        self.lock(&identified.identity)?;
+        self.lock(&identified.identity).await?;
         let client = self.client(&identified.root_url)?;
         let mut layers = Layers::default();
         let mut from_registration = None;
@@ -352,8 +357,7 @@ impl Preparer {
         run.files.append(&mut layers.files);
         run.worker_config = run.parts.merge_with(&self.config.worker_config);
         if !self.dummy() && !run.files.is_empty() {
-            let files = run.files.clone();
-            tokio::task::spawn_blocking(move || files::write_all(&files)).await??;
+            self.write_files(run.files.clone()).await?;
         }
         cached.stage = Stage::Complete;
         self.save(&mut cached).await?;
@@ -366,12 +370,6 @@ impl Preparer {
         let whole = worker::final_config(&cached.run, &self.config.worker)?;
         self.keeper.save(cached.encode(whole.object())).await;
         Ok(())
-    }
-
-    fn client(&self, root_url: &str) -> Result<Client, PrepareError> {
-        let client = Client::new(root_url, &self.proxies, self.clock.clone())?;
-        let counting = client.counting(self.in_flight.clone(), self.tally.clone(), self.limits.pace.clone());
-        Ok(counting.telling(self.trouble.clone()).masking(self.secrets.clone()))
     }
 
     fn dummy(&self) -> bool {

@@ -16,6 +16,14 @@ use crate::run::{Parts, Run, WorkerIdentity};
 use crate::taskcluster::Client;
 
 impl Preparer {
+    /// What speaks to Taskcluster.
+    pub(super) fn client(&self, root_url: &str) -> Result<Client, PrepareError> {
+        let client = Client::new(root_url, &self.proxies, self.clock.clone())?;
+        let client = client.with_lanes(self.lanes.clone());
+        let counting = client.counting(self.in_flight.clone(), self.tally.clone(), self.limits.pace.clone());
+        Ok(counting.telling(self.trouble.clone()).masking(self.secrets.clone()))
+    }
+
     /// Registers; also the `workerConfig` that came with the registration, as it was sent.
     pub(super) async fn register(
         &self,

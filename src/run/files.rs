@@ -164,7 +164,9 @@ pub fn write_within(files: &[ShippedFile], limits: &Limits) -> Result<(), FileEr
         }
         ready.push((&file.entry, checked));
     }
-    sweep(files);
+    for directory in directories(files) {
+        atomic::sweep(&directory);
+    }
     for (entry, checked) in ready {
         checked.write().map_err(|fault| fault.of(entry))?;
         let FileEntry { path, description, format, .. } = entry;
@@ -173,8 +175,8 @@ pub fn write_within(files: &[ShippedFile], limits: &Limits) -> Result<(), FileEr
     Ok(())
 }
 
-/// Removes what an earlier start that was killed while it wrote these files has left beside them. (Blocks: on the disk.)
-pub fn sweep(files: &[ShippedFile]) {
+/// The directories that these files are written to.
+pub fn directories(files: &[ShippedFile]) -> BTreeSet<PathBuf> {
     let mut directories = BTreeSet::new();
     for FileEntry { path, content, format, .. } in files.iter().map(|file| &file.entry) {
         let path = Path::new(path);
@@ -185,9 +187,7 @@ pub fn sweep(files: &[ShippedFile]) {
             directories.insert(parent_of(path).to_owned());
         }
     }
-    for directory in directories {
-        atomic::sweep(&directory);
-    }
+    directories
 }
 
 impl Fault {

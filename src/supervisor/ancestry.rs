@@ -116,7 +116,13 @@ impl Ancestry {
 
     /// Whether a child of the runner came from the worker.
     pub(super) fn is_workers(&self, child: &Process) -> bool {
+        // First: it is registered when this is over.
+        let starting = self.helpers.is_starting();
         if self.helpers.has(child.id.pid) || self.strangers.contains(&child.id) {
+            return false;
+        }
+        // A fork of the runner's own, which somebody else waits for; or one that is becoming a helper.
+        if !child.tells_of_its_end || starting && self.known.get(&child.id.pid) != Some(&child.id.start) {
             return false;
         }
         // A host command that has put itself into the background came to the runner as its new parent.
@@ -142,9 +148,10 @@ pub(super) fn has_children() -> bool {
     waitid(WaitId::All, peek()) != Err(Errno::ECHILD)
 }
 
-/// Any child, whatever signal tells of its end, that stays as it is.
+/// Any child that stays as it is, but for the runner's own forks (`host/probe.rs`). What a worker leaves is seen: the kernel
+/// sends SIGCHLD for an orphan that it gives to the runner.
 pub(super) fn peek() -> WaitPidFlag {
-    WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL
+    WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT
 }
 
 pub(super) fn own_pid() -> i32 {

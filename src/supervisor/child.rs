@@ -1,25 +1,19 @@
-//! One worker process: started, told things, signalled, and awaited.
+//! One worker process: told things, signalled, and awaited.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Gid, Pid, User};
-use secrecy::ExposeSecret;
-use thiserror::Error;
+use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 use tokio::process::ChildStdin;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use super::spawn::{Account, Origin, set_apart};
+use super::start::Spawned;
 use crate::event::ExitStatus;
-use crate::host::service_manager;
 use crate::output::{Attachment, Output, WorkerEvent, WorkerPipes};
 use crate::protocol::capabilities::Capabilities;
 use crate::protocol::message::ToWorker;
@@ -34,78 +28,43 @@ const WORKER_EVENTS: usize = 64;
 /// A worker that has closed its input, and lives longer than this, has done so on purpose.
 const STILL_ALIVE: Duration = Duration::from_secs(1);
 
-/// Why a worker could not be started.
-#[derive(Debug, Error)]
-pub(super) enum SpawnError {
-    /// The program could not be executed.
-    #[error("cannot execute {program}: {cause}{hint}; see worker.path")]
-    Execute {
-        /// The program.
-        program: PathBuf,
-        /// What the operating system says.
-        cause: io::Error,
-        /// What that often means.
-        hint: &'static str,
-    },
-    /// `worker.user` names nobody.
-    #[error("cannot run the worker as {user:?}: {why}; see worker.user")]
-    User {
-        /// The name.
-        user: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The pipes could not be made, or not be handed to the output thread.
-    #[error("cannot make the worker's pipes: {0}")]
-    Pipes(io::Error),
-}
-
 /// A worker process. Dropping it closes its stdin, but does not end it: the supervisor does that.
 #[derive(Debug)]
 pub(super) struct Child {
-    process: tokio::process::Child,
+    process: std::process::Child,
+    /// SIGCHLD.
+    deaths: tokio::signal::unix::Signal,
     pid: u32,
     /// True where it ended with a core dump.
     dumped: bool,
+    /// It has been reaped: its pid may be another's.
+    exited: bool,
     messages: mpsc::Sender<Vec<u8>>,
     attachment: Attachment,
 }
 
 impl Child {
-    /// Starts the worker, marked with its origin, and welcomes it. The receiver has what it says.
-    pub(super) fn spawn(
+    /// Looks after a process that was spawned, and welcomes it. The receiver has what it says.
+    pub(super) fn adopt(
+        mut spawned: Spawned,
         spec: &LaunchSpec,
-        origin: Origin,
         output: &Output,
         offered: Capabilities,
         keep_last: usize,
-    ) -> Result<(Self, mpsc::Receiver<WorkerEvent>), SpawnError> {
-        let account = spec.user.as_deref().map(account).transpose()?;
-        let mut command = command(spec, account.as_ref());
-        command.env(origin.token.0, origin.token.1);
-        set_apart(&mut command, account.map(|(account, _)| account), spec.oom_score_adj, origin.cgroup);
-        let (stdout, stdout_writer) = pipe().map_err(SpawnError::Pipes)?;
-        let (stderr, stderr_writer) = pipe().map_err(SpawnError::Pipes)?;
-        command.stdin(Stdio::piped()).stdout(stdout_writer).stderr(stderr_writer);
-        let mut command = tokio::process::Command::from(command);
-        let mut process = command.spawn().map_err(|cause| execute_error(spec, cause))?;
-        // The command holds the pipes' other ends: while it lives there is no end of file.
-        drop(command);
-        let pid = process.id().unwrap_or_default();
+    ) -> io::Result<(Self, mpsc::Receiver<WorkerEvent>)> {
+        let deaths = signal(SignalKind::child())?;
+        let stdin = spawned.take_stdin().map(ChildStdin::from_std).transpose()?;
+        let [stdout, stderr] = spawned.take_pipes().ok_or(io::ErrorKind::NotFound)?;
+        let pid = spawned.pid();
         // Before its first line.
-        info!(pid, worker = spec.implementation, program = %spec.program.display(), "worker started");
-        // Taken at once: tokio closes an untaken stdin when it waits for the process.
-        let stdin = process.stdin.take();
+        info!(pid, worker = spec.implementation, program = %spawned.program.display(), "worker started");
         let (messages, unread) = mpsc::channel(UNREAD_MESSAGES);
         tokio::spawn(write_messages(stdin, unread));
         let (events, received) = mpsc::channel(WORKER_EVENTS);
         let pipes = WorkerPipes { stdout, stderr, offered, counts_tasks: spec.counts_tasks, keep_last };
-        let attachment = output.attach(pipes, events).map_err(|cause| {
-            // Nobody would hear it, or wait for it.
-            let _ = i32::try_from(pid).map(|group| killpg(Pid::from_raw(group), Signal::SIGKILL));
-            SpawnError::Pipes(cause)
-        })?;
-        let child = Self { process, pid, dumped: false, messages, attachment };
+        let attachment = output.attach(pipes, events)?;
+        let process = spawned.take_process().ok_or(io::ErrorKind::NotFound)?;
+        let child = Self { process, deaths, pid, dumped: false, exited: false, messages, attachment };
         child.tell(&ToWorker::Welcome { capabilities: offered });
         Ok((child, received))
     }
@@ -134,17 +93,21 @@ impl Child {
     pub(super) async fn wait(&mut self) -> ExitStatus {
         use std::os::unix::process::ExitStatusExt;
         loop {
-            match self.process.wait().await {
-                Ok(status) => {
+            match self.process.try_wait() {
+                Ok(Some(status)) => {
+                    self.exited = true;
                     self.dumped = status.core_dumped();
                     return match (status.code(), status.signal()) {
                         (Some(code), _) => ExitStatus::Code(code),
                         (None, signal) => ExitStatus::Signal(signal.unwrap_or_default()),
                     };
                 }
+                // A signal that came since the last look is still there.
+                Ok(None) if self.deaths.recv().await.is_some() => {}
+                Ok(None) => std::future::pending().await,
                 Err(error) => {
                     warn!(pid = self.pid, %error, "cannot wait for the worker; trying again");
-                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
         }
@@ -152,7 +115,7 @@ impl Child {
 
     /// Sends a signal to the worker's process group. The worker has not been waited for, so the group is still its own.
     pub(super) fn signal_group(&self, signal: Signal) {
-        let Some(group) = self.process.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
+        let Some(group) = i32::try_from(self.pid).ok().filter(|_| !self.exited) else { return };
         match killpg(Pid::from_raw(group), signal) {
             Ok(()) => debug!(pid = group, %signal, "signalled the worker's process group"),
             Err(Errno::ESRCH) => {}
@@ -190,62 +153,4 @@ async fn write_messages(stdin: Option<ChildStdin>, mut unread: mpsc::Receiver<Ve
         }
         return;
     }
-}
-
-fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
-}
-
-fn command(spec: &LaunchSpec, account: Option<&(Account, User)>) -> Command {
-    // A path with a slash is meant from where the runner is, wherever the worker starts.
-    let program = match spec.program.components().nth(1) {
-        Some(_) => std::path::absolute(&spec.program).unwrap_or_else(|_| spec.program.clone()),
-        None => spec.program.clone(),
-    };
-    let mut command = Command::new(program);
-    command.args(&spec.args);
-    service_manager::hide_from(&mut command);
-    if let Some((_, user)) = account {
-        command.env("HOME", &user.dir).env("SHELL", &user.shell);
-        command.env("USER", &user.name).env("LOGNAME", &user.name);
-    }
-    for (name, value) in &spec.env {
-        command.env(name, value.expose_secret());
-    }
-    if let Some(folder) = &spec.cwd {
-        command.current_dir(folder);
-    }
-    command
-}
-
-/// The account, with all its groups; looked up before the fork, for that reads files.
-pub(super) fn account(name: &str) -> Result<(Account, User), SpawnError> {
-    let failed = |why: String| SpawnError::User { user: name.to_owned(), why };
-    let user = User::from_name(name)
-        .map_err(|error| failed(error.to_string()))?
-        .ok_or_else(|| failed("no such user on this host".to_owned()))?;
-    let c_name = std::ffi::CString::new(name).map_err(|error| failed(error.to_string()))?;
-    let groups: Vec<Gid> =
-        nix::unistd::getgrouplist(&c_name, user.gid).map_err(|error| failed(error.to_string()))?;
-    Ok((Account { uid: user.uid, gid: user.gid, groups }, user))
-}
-
-fn execute_error(spec: &LaunchSpec, cause: io::Error) -> SpawnError {
-    let exists = spec.program.exists();
-    let hint = match cause.kind() {
-        io::ErrorKind::NotFound if spec.cwd.as_deref().is_some_and(|folder| !folder.is_dir()) => {
-            " (worker.cwd is no folder)"
-        }
-        _ if spec.program.components().nth(1).is_none() => {
-            " (looked up in PATH; for a file in the runner's folder write ./ before it)"
-        }
-        io::ErrorKind::NotFound if exists => " (the file is there: the interpreter in its first line is not)",
-        io::ErrorKind::PermissionDenied if spec.program.is_dir() => " (it is a folder)",
-        io::ErrorKind::PermissionDenied if spec.user.is_some() => {
-            " (is it executable, may worker.user reach it, and may the runner change its user?)"
-        }
-        io::ErrorKind::PermissionDenied => " (is it executable?)",
-        _ => "",
-    };
-    SpawnError::Execute { program: spec.program.clone(), cause, hint }
 }

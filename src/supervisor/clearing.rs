@@ -119,6 +119,7 @@ impl Leftovers {
             Survey::Gone => return true,
             Survey::Living(living) => self.ask(Some(&living), descendants),
             Survey::Unseen => self.ask(None, descendants),
+            Survey::Undecided => {}
         }
         false
     }
@@ -150,6 +151,7 @@ impl Clearing {
             }
             Survey::Living(living) => leftovers.ask(Some(&living), surroundings.descendants()),
             Survey::Unseen => leftovers.ask(None, surroundings.descendants()),
+            Survey::Undecided => {}
         }
         Self { phase: Phase::Leftovers(leftovers) }
     }
@@ -172,7 +174,7 @@ impl Clearing {
             return;
         }
         match surroundings.descendants().survey(true) {
-            Survey::Gone => {}
+            Survey::Gone | Survey::Undecided => {}
             Survey::Living(living) => {
                 let named: Vec<String> = living.iter().take(NAMED).map(ToString::to_string).collect();
                 error!(

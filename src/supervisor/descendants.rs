@@ -68,6 +68,8 @@ pub(super) enum Survey {
     Living(Vec<Process>),
     /// Something, or that cannot be told.
     Unseen,
+    /// That cannot be told while another thread starts a helper.
+    Undecided,
 }
 
 impl Descendants {
@@ -129,15 +131,18 @@ impl Descendants {
         matches!(self.worker, Worker::Lives(_))
     }
 
-    /// Reaps orphans that came to the runner and have died. The worker and helpers are left to tokio.
+    /// Reaps orphans that came to the runner and have died. The worker and helpers are left to those that wait for them,
+    /// and so is everything while another thread starts one of them: it is not known yet.
     pub(super) fn reap(&self) {
+        // None begins meanwhile.
+        let Some(_none) = self.ancestry.helpers.none_starting() else { return };
         while let Ok(status) = waitid(WaitId::All, peek()) {
             let Some(pid) = status.pid().filter(|_| status != WaitStatus::StillAlive) else { return };
             let is_worker = matches!(self.worker, Worker::Lives(worker) if worker == pid.as_raw());
             if is_worker || self.ancestry.helpers.has(pid.as_raw()) {
                 return;
             }
-            if let Err(error) = waitpid(pid, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
+            if let Err(error) = waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
                 debug!(%pid, %error, "cannot reap an orphan");
                 return;
             }
@@ -195,6 +200,7 @@ impl Descendants {
         if !found.is_empty() && !thorough {
             return Survey::Living(found);
         }
+        let before = self.ancestry.helpers.starts();
         // Helpers and strangers keep the kernel from saying that nothing is left.
         let undecided = self.ancestry.is_shared();
         for _ in 0..if undecided { 2 } else { 1 } {
@@ -214,8 +220,14 @@ impl Descendants {
             }
         }
         let populated = self.cgroups.as_ref().is_some_and(WorkerCgroups::is_populated);
-        // Else: children that no walk finds fork faster than it walks, or are hidden.
-        if undecided && !populated || self.are_gone() { Survey::Gone } else { Survey::Unseen }
+        let after = self.ancestry.helpers.starts();
+        match (undecided && !populated, after.is_none() || after != before) {
+            (_, true) => Survey::Undecided,
+            (true, _) => Survey::Gone,
+            // Else: children that no walk finds fork faster than it walks, or are hidden.
+            (false, _) if self.are_gone() => Survey::Gone,
+            (false, _) => Survey::Unseen,
+        }
     }
 
     fn warn_of_hidden(&mut self, cause: &str) {

@@ -18,7 +18,8 @@ impl Supervisor<'_> {
     /// Beside the loop, for it ends with an fsync; waited for at the end.
     pub(super) fn mark_held(&self) {
         let place = self.job.held_mark.clone();
-        self.at_the_end.spawn_blocking(move || held::mark(place.as_deref()));
+        let lane = self.job.lanes.drain_marker.clone();
+        self.at_the_end.spawn(async move { held::mark(place.as_deref(), &lane).await });
     }
 
     /// What comes after the boot registers anew.

@@ -138,15 +138,14 @@ async fn work(logins: Arc<Logins>, helpers: Helpers, mut items: mpsc::Receiver<I
 
 /// Why it was not done, where it was not.
 async fn perform(logins: &Arc<Logins>, helpers: &Helpers, request: &AutologinRequest) -> Option<String> {
-    let (its, asked) = (logins.clone(), request.clone());
     let user = request.user.as_deref();
-    let cause = match tokio::task::spawn_blocking(move || its.answer(&asked)).await {
+    let cause = match logins.perform(request).await {
         Ok(Ok(done)) => {
             logins.conclude(user, &done, helpers).await;
             return None;
         }
         Ok(Err(cause)) => Chain(&cause).to_string(),
-        Err(cause) => format!("a part of start-worker has failed: {cause}"),
+        Err(cause) => cause.to_string(),
     };
     error!(user, error = cause, "the automatic login that the worker asks for cannot be set");
     Some(cause)

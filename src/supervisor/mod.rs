@@ -12,13 +12,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error, info};
+use tracing::{debug, info};
 
 use crate::autologin::Logins;
 use crate::config::{HostSettings, Supervision};
 use crate::event::{Event, Exit, Outcome, StopRequest};
+use crate::host::blocking::Lanes;
 use crate::host::helper::Helpers;
-use crate::host::cgroup;
 use crate::output::{Output, WorkerEvent};
 use crate::protocol::capabilities::Capabilities;
 use crate::protocol::message::ToWorker;
@@ -31,13 +31,13 @@ use crate::worker::{InPlace, LaunchSpec};
 mod ancestry;
 mod child;
 mod clearing;
-mod config_file;
 mod descendants;
 mod heard;
 mod last_things;
 mod logins;
 mod reports;
 mod spawn;
+mod start;
 pub mod state;
 mod story;
 mod stuck;
@@ -50,8 +50,9 @@ use child::Child;
 use clearing::{Clearing, Surroundings};
 use descendants::Descendants;
 pub use reports::ReportSender;
+use start::Spawned;
 use state::{Action, Machine, Moment, Note, Policy, State};
-use wait::{Preparing, child_signal, exited, expired, next, prepared, renewed, tick};
+use wait::{Starting, child_signal, executed, exited, expired, next, prepared, renewed, tick};
 
 /// How many of the worker's last lines go into the log when the runner gives up on it.
 const LAST_LINES: usize = 20;
@@ -89,6 +90,8 @@ pub struct Job {
     pub strangers: Strangers,
     /// Says whether, and how strongly, the runner has been asked to end.
     pub stop: StopSignal,
+    /// Where calls are made that can hang.
+    pub lanes: Lanes,
 }
 
 /// Starts the worker and keeps it until it needs no more keeping. `events` has what the siblings send.
@@ -111,6 +114,7 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
         child: None,
         worker_events: None,
         preparing: None,
+        spawning: None,
         clearing: None,
         descendants,
         in_place: None,
@@ -140,7 +144,8 @@ struct Supervisor<'a> {
     /// The worker's process; `None` before it is started and after its end was judged.
     child: Option<Child>,
     worker_events: Option<mpsc::Receiver<WorkerEvent>>,
-    preparing: Option<Preparing>,
+    preparing: Option<Starting<()>>,
+    spawning: Option<Starting<Spawned>>,
     clearing: Option<Clearing>,
     descendants: Descendants,
     /// What `--version` answered, once it was asked.
@@ -193,9 +198,14 @@ impl Supervisor<'_> {
                     self.last_exit = Some(exit);
                     Some(Event::Exited(exit))
                 }
-                event = prepared(&mut self.preparing) => Some(event),
+                result = prepared(&mut self.preparing) => Some(match result {
+                    Ok(()) => Event::Prepared,
+                    Err(cause) => start::failed(&cause),
+                }),
+                result = executed(&mut self.spawning) => Some(self.adopt(result)),
                 () = tick(&mut self.clearing) => self.advance_clearing(),
-                Some(()) = child_signal(&mut orphans) => {
+                // Or one that died while nobody could be reaped.
+                Some(()) = child_signal(&mut orphans, &self.job.helpers) => {
                     self.descendants.orphan_died();
                     self.advance_clearing()
                 }
@@ -253,7 +263,8 @@ impl Supervisor<'_> {
             Action::Note(Note::LeftoversKilled { .. }) if !self.has_leftovers() => {}
             Action::Note(note) => self.note(note),
             Action::Prepare => return self.prepare(),
-            Action::Spawn => return Some(self.spawn()),
+            Action::Spawn => self.execute(),
+            Action::AbandonSpawn => self.abandon_spawn(),
             Action::Tell { finish_tasks } => {
                 self.with_child(|child| child.tell(&ToWorker::GracefulTermination { finish_tasks }));
             }
@@ -306,37 +317,6 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Writes the worker's configuration beside the loop: it ends with an fsync, which can take long.
-    fn prepare(&mut self) -> Option<Event> {
-        let Some(file) = self.spec.config_file.clone() else { return Some(Event::Prepared) };
-        let owner = self.spec.user.clone();
-        self.preparing =
-            Some(tokio::task::spawn_blocking(move || config_file::write(&file, owner.as_deref())));
-        None
-    }
-
-    fn spawn(&mut self) -> Event {
-        self.last_lines.clear();
-        let keep_last =
-            LAST_LINES.max(usize::try_from(self.job.supervision.report_output_lines).unwrap_or(LAST_LINES));
-        let origin = self.descendants.origin();
-        self.oom_kills_before = cgroup::oom_kills();
-        match Child::spawn(&self.spec, origin, self.output, self.job.offered, keep_last) {
-            Ok((child, said)) => {
-                let pid = child.pid();
-                self.descendants.worker_started(pid);
-                self.child = Some(child);
-                self.worker_events = Some(said);
-                self.job.announcer.announce_start();
-                Event::Started { pid }
-            }
-            Err(cause) => {
-                error!(error = %cause, "worker cannot be started");
-                Event::StartFailed
-            }
-        }
-    }
-
     fn clear(&mut self, terminate: bool) -> Option<Event> {
         let leave = !self.job.supervision.kill_descendants;
         self.descendants.worker_ended();
@@ -383,6 +363,7 @@ impl Surroundings for Supervisor<'_> {
     }
 
     fn ask_version(&self, forget: CancellationToken) -> tokio::task::JoinHandle<bool> {
-        tokio::spawn(version::can_restart_in_place(self.spec.clone(), self.descendants.helpers(), forget))
+        let (helpers, lanes) = (self.descendants.helpers(), self.job.lanes.clone());
+        tokio::spawn(version::can_restart_in_place(self.spec.clone(), (helpers, lanes), forget))
     }
 }

@@ -9,6 +9,7 @@ use tracing::{debug, warn};
 
 use super::Supervisor;
 use super::spawn::set_apart;
+use crate::host::blocking::Lanes;
 use crate::host::helper::{HelperError, Helpers, Remains};
 use crate::host::service_manager;
 use crate::worker::LaunchSpec;
@@ -24,11 +25,11 @@ const KEPT: usize = 64 * 1024;
 /// it cannot.
 pub(super) async fn can_restart_in_place(
     spec: LaunchSpec,
-    helpers: Helpers,
+    (helpers, lanes): (Helpers, Lanes),
     forgotten: CancellationToken,
 ) -> bool {
     let program = spec.program.display().to_string();
-    match ask(&spec, &helpers, &forgotten).await {
+    match ask(&spec, (&helpers, &lanes), &forgotten).await {
         Ok(answer) => {
             let engine = engine_named_in(&answer);
             debug!(program, engine = engine.unwrap_or("none"), "asked the worker for its version");
@@ -62,21 +63,28 @@ enum AskError {
     #[error(transparent)]
     Helper(#[from] HelperError),
     #[error(transparent)]
-    Account(#[from] super::child::SpawnError),
+    Account(#[from] super::start::StartError),
 }
 
 /// `forgotten`: the answer does not matter any more, and the program is killed.
 async fn ask(
     spec: &LaunchSpec,
-    helpers: &Helpers,
+    (helpers, lanes): (&Helpers, &Lanes),
     forgotten: &CancellationToken,
 ) -> Result<String, AskError> {
     let mut command = Command::new(&spec.program);
     service_manager::hide_from(&mut command);
     command.arg("--version");
-    let (account, _) = spec.user.as_deref().map(super::child::account).transpose()?.unzip();
+    let account = super::start::account(spec, lanes).await?.map(|(account, _)| account);
     set_apart(&mut command, account, spec.oom_score_adj, None);
-    let running = helpers.start(&spec.program.to_string_lossy(), command, KEPT, Remains::Killed)?;
+    let program = spec.program.to_string_lossy();
+    let running = tokio::select! {
+        biased;
+        running = helpers.start(&program, move || Ok(command), KEPT, Remains::Killed) => running?,
+        () = forgotten.cancelled() => {
+            return Err(HelperError::TimedOut { program: program.into_owned(), limit: LIMIT }.into());
+        }
+    };
     let output = running.end_unless(LIMIT, forgotten.cancelled()).await?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -3,18 +3,18 @@
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tracing::error;
 
 use super::child::Child;
 use super::clearing::Clearing;
-use crate::chain::Chain;
-use crate::event::{Event, ExitStatus};
-use crate::host::atomic::WriteError;
+use super::start::{Spawned, StartError};
+use crate::event::ExitStatus;
+use crate::host::blocking::Unanswered;
+use crate::host::helper::Helpers;
 use crate::output::WorkerEvent;
 use crate::worker::LaunchSpec;
 
-/// The worker's files, being written.
-pub(super) type Preparing = tokio::task::JoinHandle<Result<(), WriteError>>;
+/// A step of a worker's start, under way.
+pub(super) type Starting<T> = tokio::task::JoinHandle<Result<T, StartError>>;
 
 pub(super) async fn next(events: &mut Option<mpsc::Receiver<WorkerEvent>>) -> Option<Option<WorkerEvent>> {
     match events {
@@ -30,21 +30,19 @@ pub(super) async fn exited(child: &mut Option<Child>, alive: bool) -> ExitStatus
     }
 }
 
-pub(super) async fn prepared(preparing: &mut Option<Preparing>) -> Event {
-    let Some(task) = preparing else { return std::future::pending().await };
+pub(super) async fn prepared(preparing: &mut Option<Starting<()>>) -> Result<(), StartError> {
+    finished(preparing, "the writing of the worker's configuration").await
+}
+
+pub(super) async fn executed(spawning: &mut Option<Starting<Spawned>>) -> Result<Spawned, StartError> {
+    finished(spawning, "the start of the worker").await
+}
+
+async fn finished<T>(step: &mut Option<Starting<T>>, what: &str) -> Result<T, StartError> {
+    let Some(task) = step else { return std::future::pending().await };
     let result = task.await;
-    *preparing = None;
-    match result {
-        Ok(Ok(())) => Event::Prepared,
-        Ok(Err(cause)) => {
-            error!(error = %Chain(&cause), "the worker's configuration cannot be written; see worker.configPath");
-            Event::StartFailed
-        }
-        Err(cause) => {
-            error!(error = %cause, "writing the worker's configuration failed unexpectedly");
-            Event::StartFailed
-        }
-    }
+    *step = None;
+    result.unwrap_or_else(|_| Err(Unanswered::Failed { what: what.to_owned() }.into()))
 }
 
 /// The launch with the newest credentials, once there is a newer one.
@@ -70,9 +68,11 @@ pub(super) async fn expired(deadline: Option<Instant>) {
     }
 }
 
-pub(super) async fn child_signal(orphans: &mut Option<Signal>) -> Option<()> {
-    match orphans {
-        Some(orphans) => orphans.recv().await,
-        None => std::future::pending().await,
+/// A child has died; or one was started, and those that died meanwhile can be reaped.
+pub(super) async fn child_signal(orphans: &mut Option<Signal>, helpers: &Helpers) -> Option<()> {
+    let Some(orphans) = orphans else { return std::future::pending().await };
+    tokio::select! {
+        died = orphans.recv() => died,
+        () = helpers.started_one() => Some(()),
     }
 }

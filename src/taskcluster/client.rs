@@ -24,6 +24,7 @@ use super::in_flight::{Counted, InFlight};
 use super::pace::Pace;
 use crate::clock::{Clock, Date};
 use crate::credentials::Credentials;
+use crate::host::blocking::Lanes;
 use crate::redact::{Secrets, cut};
 use crate::tally::Tally;
 use crate::trouble::Trouble;
@@ -78,33 +79,39 @@ impl Client {
         Self::with_attempt_limit(root_url, proxies, clock, ATTEMPT)
     }
 
+    fn with(mut self, set: impl FnOnce(&mut Inner)) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            set(inner);
+        }
+        self
+    }
+
     /// Counts its requests there, too, and keeps to that pace; to be said before there are clones.
     #[must_use]
-    pub fn counting(mut self, in_flight: InFlight, tally: Tally, pace: Pace) -> Self {
-        if let Some(inner) = Arc::get_mut(&mut self.0) {
+    pub fn counting(self, in_flight: InFlight, tally: Tally, pace: Pace) -> Self {
+        self.with(|inner| {
             inner.in_flight = in_flight;
             inner.tally = tally;
             inner.pace = Some(pace);
-        }
-        self
+        })
     }
 
     /// Tells there what it tries again, too; to be said before there are clones.
     #[must_use]
-    pub fn telling(mut self, trouble: Trouble) -> Self {
-        if let Some(inner) = Arc::get_mut(&mut self.0) {
-            inner.trouble = trouble;
-        }
-        self
+    pub fn telling(self, trouble: Trouble) -> Self {
+        self.with(|inner| inner.trouble = trouble)
     }
 
     /// Shows none of these, wherever an answer repeats them; to be said before there are clones.
     #[must_use]
-    pub fn masking(mut self, secrets: Secrets) -> Self {
-        if let Some(inner) = Arc::get_mut(&mut self.0) {
-            inner.secrets = secrets;
-        }
-        self
+    pub fn masking(self, secrets: Secrets) -> Self {
+        self.with(|inner| inner.secrets = secrets)
+    }
+
+    /// Makes the calls there that can hang: for names and certificates.
+    #[must_use]
+    pub fn with_lanes(self, lanes: Lanes) -> Self {
+        self.with(|inner| inner.connection.use_lanes(lanes))
     }
 
     /// The secrets of an answer, which must not be shown.
@@ -122,12 +129,11 @@ impl Client {
         let root_url = root_url.trim_end_matches('/');
         let root = parse_root(root_url)?;
         let connection = Connection::new(&root, proxies, connect_limit(attempt))?;
-        let clock_offset = AtomicI64::new(0);
         let inner = Inner {
             root_url: root_url.to_owned(),
             connection,
             clock,
-            clock_offset,
+            clock_offset: AtomicI64::new(0),
             attempt,
             in_flight: InFlight::default(),
             tally: Tally::default(),
@@ -213,7 +219,7 @@ impl Client {
     }
 
     async fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
-        let http = self.0.connection.client()?;
+        let http = self.0.connection.client().await?;
         let not_sent = |why: String| Failure::permanent(Why::NotSent(why));
         let url = self.url(call)?;
         let mut request = http.request(call.method.clone(), url.clone());

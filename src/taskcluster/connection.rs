@@ -6,13 +6,17 @@
 
 use std::error::Error;
 use std::fmt;
-use std::sync::OnceLock;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::{NoProxy, Proxy, RequestBuilder, Response, Url};
+use tokio::sync::OnceCell;
 
 use super::attempts::{Failure, Next};
 use super::error::{ClientError, Why, span};
+use super::names::Names;
+use crate::host::blocking::{Lanes, Unanswered};
+use crate::host::trust;
 use crate::redact::mask_urls;
 
 /// The longest answer that is read, in bytes.
@@ -31,6 +35,8 @@ pub struct Proxies {
     pub https: Option<String>,
     /// Hosts that are reached without: `no_proxy`.
     pub no_proxy: Option<String>,
+    /// Where the certificates of authorities are read from: `SSL_CERT_FILE`, `SSL_CERT_DIR`, with these names.
+    pub authorities: Vec<(&'static str, PathBuf)>,
 }
 
 impl Proxies {
@@ -47,6 +53,7 @@ impl fmt::Debug for Proxies {
             .field("http", &self.http.is_some())
             .field("https", &self.https.is_some())
             .field("no_proxy", &self.no_proxy)
+            .field("authorities", &self.authorities)
             .finish()
     }
 }
@@ -55,9 +62,11 @@ impl fmt::Debug for Proxies {
 pub(super) struct Connection {
     proxy: Option<Proxy>,
     speaks_tls: bool,
+    authorities: Vec<(&'static str, PathBuf)>,
     /// How long it may take until a request can be sent.
     connect: Duration,
-    client: OnceLock<Result<reqwest::Client, String>>,
+    client: OnceCell<Result<reqwest::Client, String>>,
+    lanes: Lanes,
 }
 
 impl Connection {
@@ -74,7 +83,14 @@ impl Connection {
             variable,
             why: causes(&cause.without_url()),
         })?;
-        Ok(Self { proxy, speaks_tls, connect, client: OnceLock::new() })
+        Ok(Self {
+            proxy,
+            speaks_tls,
+            connect,
+            authorities: proxies.authorities.clone(),
+            client: OnceCell::new(),
+            lanes: Lanes::default(),
+        })
     }
 
     /// Whether there is a proxy for this scheme; for some hosts it may not be used.
@@ -82,13 +98,36 @@ impl Connection {
         self.proxy.is_some()
     }
 
-    /// What makes requests, or why there is nothing that does.
-    pub(super) fn client(&self) -> Result<&reqwest::Client, Failure> {
-        let failed = |why: &String| Failure::permanent(Why::NotSent(format!("cannot set up HTTP: {why}")));
-        self.client.get_or_init(|| self.set_up()).as_ref().map_err(failed)
+    pub(super) fn use_lanes(&mut self, lanes: Lanes) {
+        self.lanes = lanes;
     }
 
-    fn set_up(&self) -> Result<reqwest::Client, String> {
+    /// What makes requests, or why there is nothing that does.
+    pub(super) async fn client(&self) -> Result<&reqwest::Client, Failure> {
+        let failed = |why: &String| Failure::permanent(Why::NotSent(format!("cannot set up HTTP: {why}")));
+        let set_up = async {
+            for (variable, path) in self.authorities.iter().filter(|_| self.speaks_tls).cloned() {
+                let at = path.clone();
+                let look = move || trust::exposed_authority(variable, &at);
+                if let Some(why) = self.lanes.certificates.at(&path, self.connect, look).await? {
+                    return Ok(Err(why));
+                }
+            }
+            // The certificates are read from files.
+            let what = "the disk of the system's certificates";
+            let built = self.lanes.certificates.ask(what, self.connect, self.build());
+            Ok(built.await?.map_err(|cause| causes(&cause)))
+        };
+        let built = self.client.get_or_try_init(|| set_up).await.map_err(|cause: Unanswered| Failure {
+            why: Why::NotSent(cause.to_string()),
+            next: Next::Later,
+            may_have_been_done: false,
+        })?;
+        built.as_ref().map_err(failed)
+    }
+
+    /// Makes the client. Blocks: on the disk of the certificates.
+    fn build(&self) -> Box<dyn FnOnce() -> reqwest::Result<reqwest::Client> + Send> {
         // Where another part was first, it has installed the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
@@ -98,6 +137,7 @@ impl Connection {
             .retry(reqwest::retry::never())
             .referer(false)
             .http1_only()
+            .dns_resolver(Names::new(self.lanes.names.clone()))
             .connect_timeout(self.connect)
             .pool_idle_timeout(KEEP_IDLE)
             .pool_max_idle_per_host(1);
@@ -107,7 +147,7 @@ impl Connection {
         if !self.speaks_tls {
             builder = builder.tls_certs_only([]);
         }
-        builder.build().map_err(|cause| causes(&cause))
+        Box::new(|| builder.build())
     }
 }
 

@@ -16,6 +16,7 @@ mod client;
 mod connection;
 mod error;
 mod in_flight;
+mod names;
 mod pace;
 mod values;
 
@@ -24,6 +25,7 @@ pub use client::Client;
 pub use connection::Proxies;
 pub use error::{CallError, ClientError, result_of};
 pub use in_flight::InFlight;
+pub use names::Names;
 pub use pace::{CALL_EVERY, Pace};
 pub use values::{
     ProvisionerSecret, RegisterWorker, Registered, Reregistered, ShouldTerminate, WorkerError, WorkerName,

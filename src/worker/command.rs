@@ -39,6 +39,7 @@ pub(super) fn start(
 ) -> Start {
     Start {
         program: path.to_owned(),
+        or_else: None,
         args: Vec::new(),
         env: credentials.map(variables).unwrap_or_default(),
         config_file: config_path.map(|path| config_file(path.to_owned(), config.object().clone())),

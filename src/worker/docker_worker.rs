@@ -6,7 +6,7 @@ use std::path::Path;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
-use super::{InPlace, Start, config_file, explain_plainly, location_text};
+use super::{InPlace, OrElse, Start, config_file, explain_plainly, location_text};
 use super::{set_certificate, set_from_metadata};
 use crate::run::Run;
 use crate::run::worker_config::Merged;
@@ -48,19 +48,14 @@ pub(super) fn configure(config: &mut Merged, run: &Run) {
     }
 }
 
-/// How docker-worker is started: a release has a script, a clone does not.
+/// How docker-worker is started: a release has a script, and where there is none it is a clone.
 pub(super) fn start(path: &Path, config_path: &Path, config: &Merged) -> Start {
-    let script = path.join("bin/docker-worker");
-    let mut args = vec!["--host".to_owned(), "worker-runner".to_owned(), "production".to_owned()];
-    let program = if script.exists() {
-        script
-    } else {
-        args.insert(0, path.join("src/bin/worker.js").to_string_lossy().into_owned());
-        "node".into()
-    };
+    let args = vec!["--host".to_owned(), "worker-runner".to_owned(), "production".to_owned()];
+    let clone = path.join("src/bin/worker.js").to_string_lossy().into_owned();
     let file = config_path.to_string_lossy().into_owned();
     Start {
-        program,
+        program: path.join("bin/docker-worker"),
+        or_else: Some(OrElse { program: "node".into(), first: clone }),
         args,
         env: BTreeMap::from([("DOCKER_WORKER_CONFIG".to_owned(), file.into())]),
         config_file: Some(config_file(config_path.to_owned(), config.object().clone())),

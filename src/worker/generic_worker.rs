@@ -55,6 +55,7 @@ pub(super) fn start(path: &Path, config_path: &Path, config: &Merged) -> Start {
     let args = vec!["run".to_owned(), "--config".to_owned(), file, "--with-worker-runner".to_owned()];
     Start {
         program: path.to_owned(),
+        or_else: None,
         args,
         env: BTreeMap::new(),
         config_file: Some(config_file(config_path.to_owned(), object)),

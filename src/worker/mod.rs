@@ -57,6 +57,8 @@ pub struct LaunchSpec {
     pub implementation: &'static str,
     /// The program: looked up in `PATH` where it has no slash.
     pub program: PathBuf,
+    /// What is started where there is no such program.
+    pub or_else: Option<OrElse>,
     /// Its arguments.
     pub args: Vec<String>,
     /// Added to the runner's environment.
@@ -83,6 +85,29 @@ pub struct LaunchSpec {
     pub counts_tasks: bool,
     /// What its exits mean.
     pub explain: fn(ExitStatus) -> Exit,
+}
+
+/// Another program, and the argument that it gets before the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrElse {
+    /// The program.
+    pub program: PathBuf,
+    /// Its first argument.
+    pub first: String,
+}
+
+impl LaunchSpec {
+    /// The same, with the program that is on this host. Looks at the file system, which can hang.
+    #[must_use]
+    pub fn on_this_host(mut self) -> Self {
+        if let Some(OrElse { program, first }) = self.or_else.take()
+            && !self.program.exists()
+        {
+            self.program = program;
+            self.args.insert(0, first);
+        }
+        self
+    }
 }
 
 /// A file with the worker's configuration. It holds credentials.
@@ -184,6 +209,7 @@ pub fn left_out(config: &Merged, settings: &WorkerSettings) -> Vec<&'static str>
 /// What an implementation decides about its start; the rest of a [`LaunchSpec`] is the same for all.
 struct Start {
     program: PathBuf,
+    or_else: Option<OrElse>,
     args: Vec<String>,
     env: BTreeMap<String, SecretString>,
     config_file: Option<ConfigFile>,
@@ -204,6 +230,7 @@ fn assemble(start: Start, config: &Merged, run: &Run, settings: &WorkerSettings)
     LaunchSpec {
         implementation: settings.implementation.name(),
         program,
+        or_else: start.or_else,
         args,
         env,
         cwd: settings.cwd.clone(),

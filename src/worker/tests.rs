@@ -118,7 +118,7 @@ fn command(config: bool, credentials: bool) -> WorkerSettings {
 
 fn spec(run: &Run, settings: &WorkerSettings) -> LaunchSpec {
     match launch(run, settings).unwrap() {
-        Launch::Start(spec) => *spec,
+        Launch::Start(spec) => spec.on_this_host(),
         Launch::Show { .. } => panic!("nothing to start"),
     }
 }

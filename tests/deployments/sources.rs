@@ -49,6 +49,7 @@ fn launch() -> LaunchSpec {
     LaunchSpec {
         implementation: "generic-worker",
         program: "/w".into(),
+        or_else: None,
         args: Vec::new(),
         env: std::collections::BTreeMap::new(),
         cwd: None,

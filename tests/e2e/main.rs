@@ -19,6 +19,8 @@ mod files;
 #[cfg(test)]
 mod host_commands;
 #[cfg(test)]
+mod hung;
+#[cfg(test)]
 #[path = "../support/hung_disk.rs"]
 mod hung_disk;
 #[cfg(test)]

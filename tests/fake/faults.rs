@@ -168,6 +168,7 @@ fn the_record_can_be_waited_for_in_a_runtime() {
     let address = fake.address();
     runtime.block_on(async {
         let request = register_request(&key, &json!({"staticSecret": SECRET}));
+        #[expect(clippy::disallowed_methods, reason = "a test, which has no lanes")]
         let sent = tokio::task::spawn_blocking(move || request.send(address));
         fake.called("registerWorker", 1, DEADLINE).await;
         assert_eq!(sent.await.unwrap().unwrap().status, 200);

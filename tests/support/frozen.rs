@@ -1,5 +1,7 @@
 //! Tests of what waits long and talks to real sockets: tokio's time stands still, but for what the test lets pass.
 
+#![expect(clippy::disallowed_methods, reason = "a frozen clock needs a blocking call to hold it")]
+
 use std::pin::pin;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};

@@ -4,6 +4,8 @@
 //! generic-worker is started with (`run --config FILE --with-worker-runner`) is skipped, and `--version` prints
 //! `$TEST_WORKER_VERSION`. A statement that makes no sense ends the worker with code 99 and says why on stderr.
 //!
+//! As `test-worker hung-disk HOW` it is something else: see [`hung_disk_server`].
+//!
 //! # Statements
 //!
 //! | statement | effect |
@@ -50,6 +52,7 @@ mod alone;
 mod descendant;
 mod execute;
 mod flood;
+mod hung_disk_server;
 mod inbox;
 mod record;
 mod script;
@@ -71,6 +74,7 @@ fn main() {
     match args.first().map(String::as_str) {
         Some("descendant") => return descendant::live(&args, &record),
         Some("--version") => return answer_version(&record),
+        Some("hung-disk") => return hung_disk_server::serve(args.last().is_some_and(|how| how == "endless")),
         _ => {}
     }
     let statements = match script::parse(&args, record.starts() + 1) {

@@ -157,6 +157,11 @@ impl Autologin {
         Self { root: Root::new(root), display_manager, tty }
     }
 
+    /// What the files are below.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
     /// Whether there is a display manager that this process can tell whom to log in.
     pub fn is_possible(&self) -> bool {
         self.find().is_ok_and(|(_, file)| self.root.may_write(&file))

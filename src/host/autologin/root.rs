@@ -21,6 +21,10 @@ const LONGEST: u64 = 1024 * 1024;
 pub(super) struct Root(PathBuf);
 
 impl Root {
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
     pub(super) fn new(path: &Path) -> Self {
         Self(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
     }

@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::config::StatusSocket;
 use crate::hold::Resume;
+use crate::host::blocking::Lane;
 use crate::observe::View;
 use crate::stop::StopSignal;
 
@@ -32,6 +34,9 @@ const FILE_NAME: &str = "status.sock";
 
 /// How long binding may take.
 const BINDING_TIME: Duration = Duration::from_secs(3);
+
+/// How long removing it may take.
+const REMOVING_TIME: Duration = Duration::from_secs(1);
 
 /// How long the last answers may take to be written.
 const LAST_ANSWERS_TIME: Duration = Duration::from_secs(1);
@@ -57,6 +62,8 @@ pub struct Counterparts {
 pub struct Status {
     // Before the tasks: while it is removed, the listener still keeps other runners off its path.
     place: Place,
+    path: PathBuf,
+    lane: Lane,
     tasks: TaskTracker,
     ended: watch::Sender<Option<String>>,
 }
@@ -66,6 +73,7 @@ pub async fn open(
     socket: &StatusSocket,
     runtime_directory: Option<&Path>,
     counterparts: Counterparts,
+    lane: Lane,
 ) -> Option<Status> {
     let path = match (socket, runtime_directory) {
         (StatusSocket::None, _) => return None,
@@ -78,7 +86,8 @@ pub async fn open(
             return None;
         }
     };
-    let bound = tokio::time::timeout(BINDING_TIME, socket::bind(&path)).await;
+    let (runtime, place) = (Handle::current(), path.clone());
+    let bound = lane.at(&path, BINDING_TIME, move || runtime.block_on(socket::bind(&place))).await;
     let cause = match bound {
         Ok(Ok((listener, place))) => {
             debug!(path = %path.display(), "status socket is open");
@@ -90,10 +99,10 @@ pub async fn open(
                 ended: end,
             });
             tasks.spawn(serve::serve(listener, desk, tasks.clone()));
-            return Some(Status { place, tasks, ended });
+            return Some(Status { place, path, lane, tasks, ended });
         }
         Ok(Err(cause)) => cause.to_string(),
-        Err(_) => "it takes too long".to_owned(),
+        Err(cause) => cause.to_string(),
     };
     warn!(
         path = %path.display(), error = cause,
@@ -105,7 +114,10 @@ pub async fn open(
 impl Status {
     /// The runner has ended, with this outcome: tells those who wait for it, and removes the socket.
     pub async fn close(self, outcome: String) {
-        drop(self.place);
+        let place = self.place;
+        if let Err(cause) = self.lane.at(&self.path, REMOVING_TIME, move || drop(place)).await {
+            warn!(error = %cause, "the status socket is not removed");
+        }
         self.ended.send_replace(Some(outcome));
         self.tasks.close();
         // Who does not read its answer goes without.

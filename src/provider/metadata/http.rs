@@ -10,6 +10,7 @@ use rustls::crypto::ring;
 use super::{Answer, Failure, MAX_BODY, SOON};
 use crate::chain::Chain;
 use crate::provider::ProviderError;
+use crate::taskcluster::Names;
 
 /// A client that asks the address itself, and nobody else.
 pub(super) fn client() -> Result<reqwest::Client, ProviderError> {
@@ -27,6 +28,7 @@ pub(super) fn client() -> Result<reqwest::Client, ProviderError> {
         .retry(retry::never())
         .referer(false)
         .http1_only()
+        .dns_resolver(Names::default())
         .connect_timeout(SOON)
         .build()
         .map_err(|cause| ProviderError::Client(Chain(&cause).to_string()))

@@ -10,6 +10,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::chain::Chain;
 use crate::host::atomic::{self, WriteError};
+use crate::host::blocking::Lane;
 
 #[cfg(test)]
 mod tests;
@@ -180,6 +181,7 @@ impl Task {
     where
         F: Fn(&Wish, &Path) -> Result<(), WriteError> + Clone + Send + 'static,
     {
+        let lane = Lane::default();
         loop {
             let Done { tried, met } = *self.report.borrow();
             tokio::select! {
@@ -190,7 +192,7 @@ impl Task {
             let Some(wish) = wish else { continue };
             let result = {
                 let (wish, path, carry_out) = (wish.clone(), self.path.clone(), carry_out.clone());
-                tokio::task::spawn_blocking(move || carry_out(&wish, &path)).await
+                lane.at(&self.path, AGAIN, move || carry_out(&wish, &path)).await
             };
             let result = match result {
                 Ok(written) => written.map_err(|cause| Chain(&cause).to_string()),

@@ -240,8 +240,14 @@ fn what_a_killed_start_has_left_beside_files_is_removed() {
     write_all(&files).unwrap();
     let left =
         ["d/.start-worker-1-0.tmp", "z/e/.start-worker-4711-12.tmp"].map(|name| root.path().join(name));
-    for sweeping in [|files: &[ShippedFile]| write_all(files).unwrap(), |files: &[ShippedFile]| sweep(files)]
-    {
+    for sweeping in [
+        |files: &[ShippedFile]| write_all(files).unwrap(),
+        |files: &[ShippedFile]| {
+            for directory in directories(files) {
+                crate::host::atomic::sweep(&directory);
+            }
+        },
+    ] {
         for path in &left {
             fs::write(path, "secret").unwrap();
         }

@@ -213,8 +213,17 @@ impl Machine {
         if !in_place {
             return self.needs_boot(now, actions);
         }
-        let forgiven = ended.ran > self.policy.restart_window;
-        self.crashes = if forgiven { 1 } else { self.crashes.saturating_add(1) };
+        if ended.ran > self.policy.restart_window {
+            self.crashes = 0;
+            self.short_runs = 0;
+        }
+        self.try_again(now, Outcome::GaveUp, actions);
+    }
+
+    /// A crash, or a start that failed for a reason that may pass: starts again after a pause, or ends with `or_else` where
+    /// that happened too often.
+    pub(super) fn try_again(&mut self, now: Moment, or_else: Outcome, actions: &mut Vec<Action>) {
+        self.crashes = self.crashes.saturating_add(1);
         let allowed = match self.policy.restart {
             Restart::Never => 0,
             Restart::OnFailure | Restart::Always => self.policy.max_restarts,
@@ -222,9 +231,9 @@ impl Machine {
         if self.crashes > allowed {
             let (crashes, window) = (self.crashes, self.policy.restart_window);
             actions.push(Action::Note(Note::TooManyCrashes { crashes, allowed, window }));
-            self.state = State::Ended(Outcome::GaveUp);
+            self.state = State::Ended(or_else);
         } else {
-            self.back_off(now, !forgiven, self.crashes, actions);
+            self.back_off(now, true, self.crashes, actions);
         }
     }
 

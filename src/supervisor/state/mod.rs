@@ -21,7 +21,9 @@
 //! ```
 //!
 //! * `Preparing`: the worker's files are being written. A request to end is granted at once: nothing runs.
-//! * `Spawning`: the program is being executed. A request is remembered.
+//! * `Spawning`: the program is being executed. A request is remembered; a stop waits 5 s for the program, which may be on
+//!   a disk that does not answer.
+//! * A start that fails for a reason that may pass counts as a crash.
 //! * `Running`: alive, nothing asked of it. Its hello is awaited for `helloTimeout`.
 //! * `Stopping`: somebody asked it to end; the ladder in `stop.rs` says what was last done about it.
 //! * `Stopping` leads to `Clearing` also without an exit, when not even SIGKILL has ended the worker: it is given up,
@@ -56,6 +58,10 @@ pub type Moment = Duration;
 /// What leftovers get at least on a machine whose time is up.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
 
+/// How long a stop waits for a program that is being executed.
+const STOP_AWAITS_SPAWN: Duration = Duration::from_secs(5);
+const KILL_AWAITS_SPAWN: Duration = Duration::from_secs(1);
+
 /// How long an interrupted exit waits for the signal that explains it.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -72,14 +78,23 @@ pub struct Machine {
     credentials: u32,
     /// Which of them are in the worker's files.
     written: u32,
+    /// While the program is being executed: until when a request to stop waits for it.
+    spawn_until: Option<Moment>,
 }
 
 impl Machine {
     /// A machine that is about to start its first worker, and its first actions.
     #[must_use]
     pub fn new(policy: Policy) -> (Self, Vec<Action>) {
-        let machine =
-            Self { policy, state: State::Preparing, crashes: 0, short_runs: 0, credentials: 0, written: 0 };
+        let machine = Self {
+            policy,
+            state: State::Preparing,
+            crashes: 0,
+            short_runs: 0,
+            credentials: 0,
+            written: 0,
+            spawn_until: None,
+        };
         (machine, vec![Action::Prepare])
     }
 
@@ -102,8 +117,8 @@ impl Machine {
             | State::Lingering { until, .. }
             | State::BackingOff { until }
             | State::AwaitingReboot { until, .. } => Some(*until),
+            State::Spawning(_) => self.spawn_until,
             State::Preparing
-            | State::Spawning(_)
             | State::Running(_)
             | State::Clearing(_, _, Clearing::Abandoned)
             | State::Ended(_) => None,
@@ -127,7 +142,7 @@ impl Machine {
         let mut actions = Vec::new();
         match event {
             Event::Prepared => self.prepared(&mut actions),
-            Event::StartFailed => self.start_failed(),
+            Event::StartFailed { passing } => self.start_failed(now, passing, &mut actions),
             Event::Started { pid } => self.started(now, pid, &mut actions),
             Event::Hello { graceful_termination, new_credentials } => {
                 self.hello(now, Hello::Said { graceful_termination, new_credentials }, &mut actions);
@@ -163,17 +178,19 @@ impl Machine {
             return self.start(actions);
         }
         self.state = State::Spawning(None);
+        self.spawn_until = None;
         actions.push(Action::Spawn);
     }
 
-    fn start_failed(&mut self) {
-        self.state = match self.state {
-            State::Preparing => State::Ended(Outcome::StartFailed),
-            State::Spawning(request) => {
-                State::Ended(request.map_or(Outcome::StartFailed, |request| judge::unstarted(request.cause)))
+    fn start_failed(&mut self, now: Moment, passing: bool, actions: &mut Vec<Action>) {
+        match self.state {
+            State::Spawning(Some(request)) => self.state = State::Ended(judge::unstarted(request.cause)),
+            State::Preparing | State::Spawning(None) if passing => {
+                self.try_again(now, Outcome::StartFailed, actions);
             }
-            other => other,
-        };
+            State::Preparing | State::Spawning(None) => self.state = State::Ended(Outcome::StartFailed),
+            _ => {}
+        }
     }
 
     fn started(&mut self, now: Moment, pid: u32, actions: &mut Vec<Action>) {
@@ -329,7 +346,12 @@ impl Machine {
                 self.state = State::Ended(Outcome::CredentialsExpired);
             }
             State::AwaitingReboot { in_place, .. } => self.reboot_did_not_come(in_place, actions),
-            State::Preparing | State::Spawning(_) | State::Ended(_) => {}
+            State::Spawning(request) => {
+                actions.push(Action::AbandonSpawn);
+                let outcome = request.map_or(Outcome::StartFailed, |request| judge::unstarted(request.cause));
+                self.state = State::Ended(outcome);
+            }
+            State::Preparing | State::Ended(_) => {}
         }
     }
 

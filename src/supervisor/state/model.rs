@@ -14,6 +14,8 @@ pub enum Action {
     Prepare,
     /// Execute the worker; answer with [`Event::Started`] or [`Event::StartFailed`].
     Spawn,
+    /// Do not wait any longer for the worker to be executed; end it should it be.
+    AbandonSpawn,
     /// Send graceful-termination.
     Tell {
         /// Its `finish-tasks`.

@@ -20,7 +20,8 @@
 use std::time::Duration;
 
 use super::{
-    Action, Clearing, Ended, Hello, Limit, Machine, Moment, Note, Policy, Request, State, Worker, judge,
+    Action, Clearing, Ended, Hello, KILL_AWAITS_SPAWN, Limit, Machine, Moment, Note, Policy, Request,
+    STOP_AWAITS_SPAWN, State, Worker, judge,
 };
 use crate::event::{Cause, Exit, Outcome, Strength};
 
@@ -126,7 +127,14 @@ impl Machine {
                 self.state = State::Ended(judge::unstarted(request.cause));
             }
             State::Spawning(earlier) => {
-                self.state = State::Spawning(Some(earlier.map_or(request, |earlier| earlier.join(request))));
+                let joined = earlier.map_or(request, |earlier| earlier.join(request));
+                self.state = State::Spawning(Some(joined));
+                let until = match joined.strength {
+                    Strength::Drain => joined.limit.map(|limit| limit.terminate),
+                    Strength::Stop => Some(now + STOP_AWAITS_SPAWN),
+                    Strength::Kill => Some(now + KILL_AWAITS_SPAWN),
+                };
+                self.spawn_until = self.spawn_until.into_iter().chain(until).min();
             }
             State::Running(worker) => self.begin(now, worker, request, actions),
             State::Stopping(worker, earlier, ladder) => {

@@ -218,6 +218,7 @@ async fn calls_go_through_the_proxy_unless_the_host_is_excepted() {
         http: Some(http),
         https: None,
         no_proxy: no_proxy.map(str::to_owned),
+        authorities: Vec::new(),
     };
     let address = proxy.root_url.replace("http://", "user:pass@");
     let client =

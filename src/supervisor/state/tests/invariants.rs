@@ -108,7 +108,7 @@ impl Checker {
         match event {
             Event::Started { .. } => truth = Truth::Alive,
             Event::Exited(_) => truth = Truth::Gone,
-            Event::Settled { .. } | Event::StartFailed => truth = Truth::Nothing,
+            Event::Settled { .. } | Event::StartFailed { .. } => truth = Truth::Nothing,
             _ => {}
         }
         for action in actions {
@@ -127,7 +127,8 @@ impl Checker {
             }
         }
         if let State::Ended(_) = state {
-            if matches!(truth, Truth::Alive | Truth::Gone) {
+            let abandoned = actions.contains(&Action::AbandonSpawn);
+            if matches!(truth, Truth::Alive | Truth::Gone) || (truth == Truth::Spawning && !abandoned) {
                 return Err(CHILD_LOST);
             }
             self.ended = Some(*state);
@@ -193,6 +194,7 @@ impl Checker {
                     self.latest = Some(self.latest.map_or(latest, |earlier| earlier.min(latest)));
                 }
             }
+            Event::StartFailed { passing } => self.crashes += u32::from(passing),
             Event::Exited(exit) => {
                 if now.saturating_sub(self.started) > self.policy.restart_window {
                     self.crashes = 0;

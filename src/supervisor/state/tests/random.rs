@@ -90,7 +90,7 @@ fn sequence(
         }
         let event = match world.truth {
             Truth::Preparing => Event::Prepared,
-            Truth::Spawning => Event::Started { pid: 7 },
+            Truth::Spawning if seed.is_multiple_of(2) => Event::Started { pid: 7 },
             Truth::Gone if machine.deadline().is_none() => Event::Settled { in_place: true },
             _ => {
                 world.now = machine.deadline().ok_or(NO_END)?.max(world.now);
@@ -116,9 +116,13 @@ fn first_broken(sequences: u64, make: impl Fn(Policy) -> Box<dyn Decides>) -> Op
 }
 
 /// Every edge of the diagrams in `state` and `state::stop`.
-const DIAGRAM: [Edge; 49] = [
+const DIAGRAM: [Edge; 53] = [
     ("Preparing", "Spawning"),
     ("Preparing", "Ended"),
+    ("Preparing", "BackingOff"),
+    ("Preparing", "Preparing"),
+    ("Spawning", "BackingOff"),
+    ("Spawning", "Preparing"),
     ("Spawning", "Running"),
     ("Spawning", "AwaitingHello"),
     ("Spawning", "Ended"),

@@ -361,3 +361,60 @@ fn a_drained_worker_that_asks_for_a_reboot_is_held_after_it() {
     driven.event(Event::RebootAsked);
     assert_eq!(driven.exits(secs(60), ExitClass::Done, true), [Action::MarkHeld]);
 }
+
+#[test]
+fn a_start_that_fails_for_a_passing_reason_counts_as_a_crash_and_any_other_is_final() {
+    use Restart::{Always, Never, OnFailure};
+    const FINAL: Event = Event::StartFailed { passing: false };
+    const PASSING: Event = Event::StartFailed { passing: true };
+    let failed = Then::Ends(Outcome::StartFailed);
+    for (event, restart, expected) in [
+        (FINAL, Never, failed),
+        (FINAL, OnFailure, failed),
+        (FINAL, Always, failed),
+        (PASSING, Never, failed),
+        (PASSING, OnFailure, Then::BacksOff),
+        (PASSING, Always, Then::BacksOff),
+    ] {
+        for dynamic in [true, false] {
+            // While its files are written, and while it is executed.
+            for first in [None, Some(Event::Prepared)] {
+                let mut driven = Driven::new(Policy { restart, dynamic, ..policy() });
+                first.map(|event| driven.event(event));
+                let actions = driven.event(event);
+                assert_eq!(then(&mut driven, &actions), expected, "{event:?} {restart:?} {dynamic}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reason_that_does_not_pass_is_given_up_on_after_growing_pauses() {
+    let mut driven = Driven::new(policy());
+    for pause in [1, 2, 4] {
+        driven.event(Event::Prepared);
+        assert_eq!(driven.event(Event::StartFailed { passing: true }), []);
+        assert_eq!(driven.deadline_in(secs(pause)), [Action::Prepare]);
+    }
+    driven.event(Event::StartFailed { passing: true });
+    assert_eq!(driven.outcome(), Some(Outcome::StartFailed));
+}
+
+#[test]
+fn a_stop_does_not_wait_long_for_a_program_that_is_never_executed() {
+    let kill = Event::Asked { strength: Strength::Kill, cause: Cause::Operator };
+    let stop = Event::Asked { strength: Strength::Stop, cause: Cause::Operator };
+    for (event, waits) in [(stop, secs(5)), (kill, secs(1))] {
+        let mut driven = Driven::new(policy());
+        driven.event(Event::Prepared);
+        assert_eq!(driven.event(event), []);
+        assert_eq!(driven.deadline_in(waits), [Action::AbandonSpawn]);
+        assert_eq!(driven.outcome(), Some(Outcome::Stopped));
+    }
+    let mut driven = Driven::new(policy());
+    driven.event(Event::Prepared);
+    driven.event(DRAIN);
+    assert_eq!(driven.machine.deadline(), None);
+    driven.event(Event::StartFailed { passing: true });
+    assert_eq!(driven.outcome(), Some(Outcome::Stopped));
+}

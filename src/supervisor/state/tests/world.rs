@@ -139,7 +139,9 @@ impl World {
     fn progress(&mut self, random: &mut Random) -> Option<Event> {
         Some(match self.truth {
             Truth::Nothing => return None,
-            Truth::Preparing | Truth::Spawning if random.chance(50) => Event::StartFailed,
+            Truth::Preparing | Truth::Spawning if random.chance(50) => {
+                Event::StartFailed { passing: random.chance(2) }
+            }
             Truth::Preparing => Event::Prepared,
             Truth::Spawning => Event::Started { pid: 7 },
             Truth::Alive if random.chance(2) => return None,
@@ -151,7 +153,7 @@ impl World {
     /// What an event and the actions that followed have made true.
     pub(super) fn advance(&mut self, event: Event, actions: &[Action]) {
         self.truth = match event {
-            Event::StartFailed | Event::Settled { .. } => Truth::Nothing,
+            Event::StartFailed { .. } | Event::Settled { .. } => Truth::Nothing,
             Event::Started { .. } => Truth::Alive,
             Event::Exited(_) => Truth::Gone,
             _ => self.truth,
@@ -161,6 +163,7 @@ impl World {
                 Action::Prepare => self.truth = Truth::Preparing,
                 Action::Spawn => self.truth = Truth::Spawning,
                 Action::GiveUp => self.truth = Truth::Gone,
+                Action::AbandonSpawn => self.truth = Truth::Nothing,
                 _ => {}
             }
         }

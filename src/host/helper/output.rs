@@ -1,0 +1,91 @@
+//! What a helper writes: its pipes are read to their end, and the beginning is kept.
+
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::task::JoinHandle;
+
+use super::HelperError;
+
+/// The longest summary of an output, in characters.
+pub(super) const SUMMARY: usize = 1024;
+
+/// How many lines a summary has.
+const SUMMARY_LINES: usize = 10;
+
+/// What a helper that exited has left.
+#[derive(Debug)]
+pub struct Output {
+    /// The program, as it was asked for.
+    pub program: String,
+    /// How it exited.
+    pub status: ExitStatus,
+    /// The beginning of its stdout.
+    pub stdout: Vec<u8>,
+    /// The beginning of its stderr.
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    /// # Errors
+    ///
+    /// The helper exited with a failure.
+    pub fn success(self) -> Result<Self, HelperError> {
+        if self.status.success() {
+            return Ok(self);
+        }
+        let message = summary(&self.stderr);
+        Err(HelperError::Failed { program: self.program, status: self.status, message })
+    }
+
+    /// The first lines that the helper wrote, as one line.
+    pub fn said(&self) -> String {
+        summary(&[self.stdout.as_slice(), self.stderr.as_slice()].join(&b'\n'))
+    }
+}
+
+/// The first lines of an output, as one line.
+fn summary(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let text = lines.take(SUMMARY_LINES).collect::<Vec<_>>().join("; ");
+    // `…` tells the mask that a secret may have been cut.
+    let end = text.char_indices().nth(SUMMARY).map(|(end, _)| end);
+    end.and_then(|end| text.get(..end)).map(|shown| format!("{shown}…")).unwrap_or(text)
+}
+
+/// The beginning of what comes from a pipe, with `…` after it if more came. The pipe is always read to its end.
+#[derive(Debug)]
+pub(super) struct Capture {
+    kept: Arc<Mutex<Vec<u8>>>,
+    reading: JoinHandle<()>,
+}
+
+impl Capture {
+    pub(super) fn start(pipe: Option<impl AsyncRead + Unpin + Send + 'static>, keep: usize) -> Self {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let its = kept.clone();
+        let reading = tokio::spawn(async move {
+            let Some(mut pipe) = pipe else { return };
+            let (mut buffer, mut marked) = ([0; 4096], false);
+            while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+                let mut kept = its.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = keep.saturating_sub(kept.len()).min(count);
+                kept.extend_from_slice(buffer.get(..room).unwrap_or_default());
+                if room < count && !std::mem::replace(&mut marked, true) {
+                    kept.extend_from_slice("…".as_bytes());
+                }
+            }
+        });
+        Self { kept, reading }
+    }
+
+    pub(super) async fn ended(&mut self) {
+        let _ = (&mut self.reading).await;
+    }
+
+    pub(super) fn kept(&self) -> Vec<u8> {
+        std::mem::take(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,34 @@
+//! The limits that the runner was started with.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use nix::sys::resource::{Resource, getrlimit};
+
+/// The descriptors that the runner needs beside those that it was started with: 6 for the runtime, its signals and the log,
+/// 8 to start a worker, 6 for calls, files and `/proc`, 12 for the status socket, metrics and their connections.
+const DESCRIPTORS: usize = 32;
+
+/// Whether there are enough file descriptors.
+///
+/// # Errors
+///
+/// How many there are, and what to do.
+pub fn enough_descriptors() -> Result<(), String> {
+    let stderr = io::stderr();
+    let tried: io::Result<Vec<_>> = (0..DESCRIPTORS).map(|_| stderr.as_fd().try_clone_to_owned()).collect();
+    let Err(cause) = tried else { return Ok(()) };
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    Err(format!(
+        "start-worker needs {DESCRIPTORS} file descriptors more than it was started with, and cannot have them: \
+         {cause}; the limit is {limit} (see `ulimit -n`, LimitNOFILE=)"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn this_process_has_enough_descriptors() {
+        assert_eq!(super::enough_descriptors(), Ok(()));
+    }
+}

@@ -1,0 +1,368 @@
+//! The start of a worker, beside the supervisor's loop: its account is looked up, its files are written, and its program is
+//! executed. Each can hang, so each has a time limit; and each can fail for a reason that passes by itself.
+
+use std::error::Error;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Gid, Pid, User};
+use secrecy::ExposeSecret;
+use thiserror::Error;
+use tracing::{error, warn};
+
+use super::child::Child;
+use super::spawn::{Account, Origin, set_apart};
+use super::{LAST_LINES, Supervisor};
+use crate::chain::Chain;
+use crate::event::Event;
+use crate::host::atomic::{Owner, WriteError};
+use crate::host::blocking::{Lanes, Unanswered};
+use crate::host::helper::{Helpers, Starting};
+use crate::host::{cgroup, mounts, service_manager};
+use crate::worker::LaunchSpec;
+
+/// How long a file system, a program or a directory server may take to answer.
+pub(super) const TIME: Duration = Duration::from_secs(30);
+
+/// Reasons that may pass by themselves: a program that is being replaced, a full process or file table, a full disk, a
+/// server of files that is being restarted.
+const PASSING: [Errno; 14] = [
+    Errno::ETXTBSY,
+    Errno::EAGAIN,
+    Errno::ENOMEM,
+    Errno::ENOSPC,
+    Errno::EDQUOT,
+    Errno::EMFILE,
+    Errno::ENFILE,
+    Errno::EINTR,
+    Errno::EBUSY,
+    Errno::EIO,
+    Errno::ESTALE,
+    Errno::ETIMEDOUT,
+    Errno::ENOTCONN,
+    Errno::EHOSTDOWN,
+];
+
+/// Why a worker could not be started.
+#[derive(Debug, Error)]
+pub(super) enum StartError {
+    /// Its configuration file could not be written.
+    #[error("the worker's configuration cannot be written; see worker.configPath")]
+    Configuration(#[from] WriteError),
+    /// The program could not be executed.
+    #[error("cannot execute {program}{hint}; see worker.path")]
+    Execute {
+        /// The program.
+        program: PathBuf,
+        /// What that often means.
+        hint: String,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// `worker.user` names nobody, or cannot be looked up.
+    #[error("cannot run the worker as {user:?}; see worker.user")]
+    User {
+        /// The name.
+        user: String,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// The pipes could not be made, or not be handed to the output thread.
+    #[error("cannot make the worker's pipes")]
+    Pipes(#[source] io::Error),
+    /// Something has not answered in time.
+    #[error(transparent)]
+    Unanswered(#[from] Unanswered),
+}
+
+impl StartError {
+    /// Whether the reason may pass by itself.
+    pub(super) fn passes(&self) -> bool {
+        if let Self::Unanswered(cause) = self {
+            return matches!(cause, Unanswered::TimedOut { .. });
+        }
+        let mut cause: Option<&(dyn Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let code = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+            if let Some(code) = code {
+                return PASSING.contains(&Errno::from_raw(code));
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
+impl Supervisor<'_> {
+    /// Writes the worker's configuration beside the loop.
+    pub(super) fn prepare(&mut self) -> Option<Event> {
+        if self.spec.config_file.is_none() {
+            return Some(Event::Prepared);
+        }
+        let write = write_configuration(self.spec.clone(), self.job.lanes.clone());
+        self.preparing = Some(tokio::spawn(write));
+        None
+    }
+
+    /// Executes the worker beside the loop.
+    pub(super) fn execute(&mut self) {
+        self.last_lines.clear();
+        self.oom_kills_before = cgroup::oom_kills();
+        let marks = (self.descendants.origin(), self.descendants.helpers());
+        let execute = execute(self.spec.clone(), marks, self.job.lanes.clone());
+        self.spawning = Some(tokio::spawn(execute));
+    }
+
+    /// Looks after a worker that has been executed.
+    pub(super) fn adopt(&mut self, spawned: Result<Spawned, StartError>) -> Event {
+        let keep_last =
+            LAST_LINES.max(usize::try_from(self.job.supervision.report_output_lines).unwrap_or(LAST_LINES));
+        let adopted = spawned.and_then(|spawned| {
+            Child::adopt(spawned, &self.spec, self.output, self.job.offered, keep_last)
+                .map_err(StartError::Pipes)
+        });
+        match adopted {
+            Ok((child, said)) => {
+                let pid = child.pid();
+                self.descendants.worker_started(pid);
+                self.child = Some(child);
+                self.worker_events = Some(said);
+                self.job.announcer.announce_start();
+                Event::Started { pid }
+            }
+            Err(cause) => failed(&cause),
+        }
+    }
+
+    /// Waits no longer for the worker to be executed. What has come of it by then is killed.
+    pub(super) fn abandon_spawn(&mut self) {
+        if let Some(spawning) = self.spawning.take() {
+            let program = self.spec.program.display();
+            warn!(%program, "the worker's program was not executed in time: not waiting for it any longer");
+            spawning.abort();
+        }
+    }
+}
+
+/// A start that failed: the log says why.
+pub(super) fn failed(cause: &StartError) -> Event {
+    let passing = cause.passes();
+    if passing {
+        error!(error = %Chain(cause), "worker cannot be started now");
+    } else {
+        error!(error = %Chain(cause), "worker cannot be started");
+    }
+    Event::StartFailed { passing }
+}
+
+/// Looks up the account that the worker runs as; `None`: the runner's own.
+pub(super) async fn account(spec: &LaunchSpec, lanes: &Lanes) -> Result<Option<(Account, User)>, StartError> {
+    let Some(name) = spec.user.clone() else { return Ok(None) };
+    let what = format!("the look-up of user {name:?} (worker.user)");
+    let found = lanes.accounts.ask(&what, TIME, {
+        let name = name.clone();
+        move || look_up(&name)
+    });
+    found.await?.map(Some).map_err(|source| StartError::User { user: name, source })
+}
+
+/// The account, with all its groups.
+fn look_up(name: &str) -> io::Result<(Account, User)> {
+    let user = User::from_name(name)?
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such user on this host"))?;
+    let groups: Vec<Gid> = nix::unistd::getgrouplist(&std::ffi::CString::new(name)?, user.gid)?;
+    Ok((Account { uid: user.uid, gid: user.gid, groups }, user))
+}
+
+/// Writes the worker's configuration file, private to the worker's account; what was there is replaced, whatever its mode
+/// was.
+pub(super) async fn write_configuration(spec: LaunchSpec, lanes: Lanes) -> Result<(), StartError> {
+    let Some(file) = spec.config_file.clone() else { return Ok(()) };
+    let account = account(&spec, &lanes).await?;
+    let owner = account.map(|(account, _)| Owner { uid: account.uid.as_raw(), gid: account.gid.as_raw() });
+    let path = file.path.clone();
+    // It ends with an fsync.
+    Ok(lanes.worker_config.at(&path, TIME, move || file.write(owner)).await??)
+}
+
+/// A worker's process that nobody looks after yet: dropped, it is killed.
+#[derive(Debug)]
+pub(super) struct Spawned {
+    process: Option<std::process::Child>,
+    pub(super) program: PathBuf,
+    /// Where its stdout and its stderr are read.
+    pipes: Option<[OwnedFd; 2]>,
+    _starting: Starting,
+}
+
+impl Spawned {
+    pub(super) fn pid(&self) -> u32 {
+        self.process.as_ref().map_or(0, std::process::Child::id)
+    }
+
+    /// Its stdin, the first time.
+    pub(super) fn take_stdin(&mut self) -> Option<ChildStdin> {
+        self.process.as_mut()?.stdin.take()
+    }
+
+    /// Where its stdout and its stderr are read, the first time.
+    pub(super) fn take_pipes(&mut self) -> Option<[OwnedFd; 2]> {
+        self.pipes.take()
+    }
+
+    /// From now on the caller looks after it.
+    pub(super) fn take_process(&mut self) -> Option<std::process::Child> {
+        self.process.take()
+    }
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        // It has not been waited for, so the group is its own. Whoever reaps orphans reaps it.
+        if let Some(Ok(group)) = self.process.as_ref().map(|process| i32::try_from(process.id())) {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
+    }
+}
+
+/// Executes the worker's program, marked with its origin.
+pub(super) async fn execute(
+    spec: LaunchSpec,
+    (origin, helpers): (Origin, Helpers),
+    lanes: Lanes,
+) -> Result<Spawned, StartError> {
+    let account = account(&spec, &lanes).await?;
+    if let Some(folder) = spec.cwd.clone() {
+        // So that an error names it, and not the program.
+        let looked_at = folder.clone();
+        lanes.worker.at(&folder, TIME, move || drop(looked_at.metadata())).await?;
+    }
+    let program = spec.program.clone();
+    let execute = move || spawn(spec.on_this_host(), account, (origin, helpers.starting()));
+    lanes.worker.at(&program, TIME, execute).await?
+}
+
+/// Blocks until the program is executed.
+fn spawn(
+    spec: LaunchSpec,
+    account: Option<(Account, User)>,
+    (origin, starting): (Origin, Starting),
+) -> Result<Spawned, StartError> {
+    let mut command = command(&spec, account.as_ref());
+    command.env(origin.token.0, origin.token.1);
+    set_apart(&mut command, account.map(|(account, _)| account), spec.oom_score_adj, origin.cgroup);
+    let (stdout, stdout_writer) = pipe().map_err(StartError::Pipes)?;
+    let (stderr, stderr_writer) = pipe().map_err(StartError::Pipes)?;
+    // The command, which goes at the end of this, holds the pipes' other ends: while it lives there is no end of file.
+    command.stdin(Stdio::piped()).stdout(stdout_writer).stderr(stderr_writer);
+    match command.spawn() {
+        Ok(process) => Ok(Spawned {
+            process: Some(process),
+            program: spec.program,
+            pipes: Some([stdout, stderr]),
+            _starting: starting,
+        }),
+        Err(source) => Err(StartError::Execute { hint: hint(&spec, &source), program: spec.program, source }),
+    }
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
+}
+
+fn command(spec: &LaunchSpec, account: Option<&(Account, User)>) -> Command {
+    // A path with a slash is meant from where the runner is, wherever the worker starts.
+    let program = match spec.program.components().nth(1) {
+        Some(_) => std::path::absolute(&spec.program).unwrap_or_else(|_| spec.program.clone()),
+        None => spec.program.clone(),
+    };
+    let mut command = Command::new(program);
+    command.args(&spec.args);
+    service_manager::hide_from(&mut command);
+    if let Some((_, user)) = account {
+        command.env("HOME", &user.dir).env("SHELL", &user.shell);
+        command.env("USER", &user.name).env("LOGNAME", &user.name);
+    }
+    for (name, value) in &spec.env {
+        command.env(name, value.expose_secret());
+    }
+    if let Some(folder) = &spec.cwd {
+        command.current_dir(folder);
+    }
+    command
+}
+
+/// What the error often means. Looks at the files.
+fn hint(spec: &LaunchSpec, cause: &io::Error) -> String {
+    let exists = spec.program.exists();
+    let hint = match cause.kind() {
+        io::ErrorKind::NotFound if spec.cwd.as_deref().is_some_and(|folder| !folder.is_dir()) => {
+            " (worker.cwd is no folder)"
+        }
+        _ if spec.program.components().nth(1).is_none() => {
+            " (looked up in PATH; for a file in the runner's folder write ./ before it)"
+        }
+        io::ErrorKind::NotFound if exists => " (the file is there: the interpreter in its first line is not)",
+        io::ErrorKind::PermissionDenied if spec.program.is_dir() => " (it is a folder)",
+        io::ErrorKind::PermissionDenied => return no_permission(spec),
+        _ => "",
+    };
+    hint.to_owned()
+}
+
+fn no_permission(spec: &LaunchSpec) -> String {
+    if let Some(mount) = mounts::noexec_mount_of(&spec.program) {
+        let mount = mount.display();
+        return format!(
+            " (its file system, {mount}, is mounted noexec: put the program elsewhere, or `mount -o remount,exec {mount}`)"
+        );
+    }
+    match spec.user {
+        Some(_) => " (is it executable, may worker.user reach it, and may the runner change its user?)",
+        None => " (is it executable?)",
+    }
+    .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn execute_error(code: Errno) -> StartError {
+        StartError::Execute { program: "/x".into(), hint: String::new(), source: code.into() }
+    }
+
+    #[test]
+    fn a_short_list_of_reasons_passes_and_all_others_are_final() {
+        for code in PASSING {
+            assert!(execute_error(code).passes(), "{code}");
+            assert!(StartError::Pipes(code.into()).passes(), "{code}");
+        }
+        for code in [Errno::ENOENT, Errno::EACCES, Errno::ENOEXEC, Errno::EPERM, Errno::ENOTDIR, Errno::ELOOP]
+        {
+            assert!(!execute_error(code).passes(), "{code}");
+        }
+        let nobody = StartError::User { user: "x".to_owned(), source: io::ErrorKind::NotFound.into() };
+        assert!(!nobody.passes());
+        let hung = Unanswered::TimedOut { what: "/x".to_owned(), limit: TIME };
+        assert!(StartError::from(hung).passes());
+        assert!(!StartError::from(Unanswered::Failed { what: "/x".to_owned() }).passes());
+    }
+
+    #[test]
+    fn a_configuration_file_on_a_full_disk_is_tried_again_and_one_in_a_file_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        let attributes = crate::host::atomic::Attributes { mode: 0o600, owner: None };
+        let write =
+            |path: &str| crate::host::atomic::replace(path.as_ref(), b"x", attributes, 0o700).unwrap_err();
+        let in_a_file = write(&folder.path().join("file/config").display().to_string());
+        assert!(!StartError::from(in_a_file).passes());
+    }
+}

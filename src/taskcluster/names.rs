@@ -1,0 +1,37 @@
+//! The look-up of host names, which asks servers and files that can hang.
+
+use std::io;
+use std::net::ToSocketAddrs;
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+use crate::host::blocking::Lane;
+
+/// How long a look-up is waited for: longer than any connection is.
+const TIME: Duration = Duration::from_secs(60);
+
+/// Looks names up as the system does (`getaddrinfo`), one at a time.
+#[derive(Debug, Clone, Default)]
+pub struct Names(Lane);
+
+impl Names {
+    /// Looks up in this lane.
+    pub fn new(lane: Lane) -> Self {
+        Self(lane)
+    }
+}
+
+impl Resolve for Names {
+    fn resolve(&self, name: Name) -> Resolving {
+        let lane = self.0.clone();
+        Box::pin(async move {
+            let host = name.as_str().to_owned();
+            let what = format!("the look-up of host {host}");
+            // The port is the URL's.
+            let found = lane.ask(&what, TIME, move || (host.as_str(), 0).to_socket_addrs());
+            let found = found.await.map_err(io::Error::from).flatten()?;
+            Ok(Box::new(found) as Addrs)
+        })
+    }
+}
