@@ -26,6 +26,8 @@ mod hung_disk;
 #[cfg(test)]
 mod leftovers;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod oom;
 #[cfg(test)]
 mod output;
