@@ -56,22 +56,22 @@ pub(super) enum StartError {
     #[error("the worker's configuration cannot be written; see worker.configPath")]
     Configuration(#[from] WriteError),
     /// The program could not be executed.
-    #[error("cannot execute {program}{hint}; see worker.path")]
+    #[error("cannot execute {program}: {cause}{hint}; see worker.path")]
     Execute {
         /// The program.
         program: PathBuf,
         /// What that often means.
         hint: String,
         /// What the operating system says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// `worker.user` names nobody, or cannot be looked up.
-    #[error("cannot run the worker as {user:?}; see worker.user")]
+    #[error("cannot run the worker as {user:?}: {cause}; see worker.user")]
     User {
         /// The name.
         user: String,
         /// What is wrong with it.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The pipes could not be made, or not be handed to the output thread.
     #[error("cannot make the worker's pipes")]
@@ -84,10 +84,11 @@ pub(super) enum StartError {
 impl StartError {
     /// Whether the reason may pass by itself.
     pub(super) fn passes(&self) -> bool {
-        if let Self::Unanswered(cause) = self {
-            return matches!(cause, Unanswered::TimedOut { .. });
-        }
-        let mut cause: Option<&(dyn Error + 'static)> = Some(self);
+        let mut cause: Option<&(dyn Error + 'static)> = match self {
+            Self::Unanswered(cause) => return matches!(cause, Unanswered::TimedOut { .. }),
+            Self::Execute { cause, .. } | Self::User { cause, .. } => Some(cause),
+            Self::Configuration(_) | Self::Pipes(_) => Some(self),
+        };
         while let Some(error) = cause {
             let code = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
             if let Some(code) = code {
@@ -169,7 +170,7 @@ pub(super) async fn account(spec: &LaunchSpec, lanes: &Lanes) -> Result<Option<(
         let name = name.clone();
         move || look_up(&name)
     });
-    found.await?.map(Some).map_err(|source| StartError::User { user: name, source })
+    found.await?.map(Some).map_err(|cause| StartError::User { user: name, cause })
 }
 
 /// The account, with all its groups.
@@ -268,7 +269,7 @@ fn spawn(
             pipes: Some([stdout, stderr]),
             _starting: starting,
         }),
-        Err(source) => Err(StartError::Execute { hint: hint(&spec, &source), program: spec.program, source }),
+        Err(cause) => Err(StartError::Execute { hint: hint(&spec, &cause), program: spec.program, cause }),
     }
 }
 
@@ -335,7 +336,7 @@ mod tests {
     use super::*;
 
     fn execute_error(code: Errno) -> StartError {
-        StartError::Execute { program: "/x".into(), hint: String::new(), source: code.into() }
+        StartError::Execute { program: "/x".into(), hint: String::new(), cause: code.into() }
     }
 
     #[test]
@@ -348,7 +349,7 @@ mod tests {
         {
             assert!(!execute_error(code).passes(), "{code}");
         }
-        let nobody = StartError::User { user: "x".to_owned(), source: io::ErrorKind::NotFound.into() };
+        let nobody = StartError::User { user: "x".to_owned(), cause: io::ErrorKind::NotFound.into() };
         assert!(!nobody.passes());
         let hung = Unanswered::TimedOut { what: "/x".to_owned(), limit: TIME };
         assert!(StartError::from(hung).passes());

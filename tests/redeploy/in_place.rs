@@ -83,7 +83,7 @@ fn while_the_deployment_id_stays_nothing_happens() {
     host.set_pool_config(&json!({"workerConfig": {"genericWorker": {"config": {
         "deploymentId": "d1", "deployed": "something else",
     }}}}));
-    host.wait_for_answers(WORKER_POOL, host.taskcluster.count(WORKER_POOL) + 4);
+    host.wait_for_answers(WORKER_POOL, host.taskcluster.count(WORKER_POOL) + 2);
     runner.signal(Signal::SIGTERM);
     let ended = runner.ended();
     assert_eq!((ended.code, ended.starts()), (Some(0), 1), "{}", ended.log);
