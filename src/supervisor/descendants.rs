@@ -28,6 +28,9 @@ use crate::host::processes::{self, Id, Process};
 /// How long one attempt to freeze a tree that forks may take. The supervisor's loop waits meanwhile.
 const HUNT: Duration = Duration::from_millis(20);
 
+/// How often `/proc` is walked through until nothing that was found has ended meanwhile.
+const WALKS: usize = 3;
+
 /// The most files that a look at `/proc`, with a signal, has open at the same time.
 const SPARE_FILES: usize = 3;
 
@@ -246,8 +249,25 @@ impl Descendants {
         looked.filter(|process| process.alive).collect()
     }
 
-    /// The living descendants of the runner that are the worker's, found by one walk through `/proc`.
+    /// The living descendants of the runner that are the worker's. Walks through `/proc` again if one of them has ended
+    /// meanwhile where there are helpers: it had no environment any more that could say that it was a helper's.
     fn below_runner(&mut self) -> io::Result<Vec<Process>> {
+        let mut found = self.walk_below_runner()?;
+        for _ in 1..WALKS {
+            let still_lives = |process: &Process| {
+                let now = processes::look_at(process.id.pid);
+                now.is_ok_and(|now| now.is_some_and(|now| now.alive && now.id == process.id))
+            };
+            if !self.ancestry.helpers.any() || found.iter().all(still_lives) {
+                break;
+            }
+            found = self.walk_below_runner()?;
+        }
+        Ok(found)
+    }
+
+    /// One walk.
+    fn walk_below_runner(&mut self) -> io::Result<Vec<Process>> {
         let walk = processes::walk()?;
         if walk.hides {
             self.warn_of_hidden("processes of other users are hidden (hidepid, ProtectProc=)");
