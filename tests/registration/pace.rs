@@ -30,6 +30,7 @@ fn no_life_of_credentials_and_no_refusal_makes_more_than_a_call_in_five_seconds(
             .start();
         (site, runner)
     };
+    let first_start = Instant::now();
     let sites: Vec<(Site, Runner)> = [
         (Duration::ZERO, false),
         (Duration::from_millis(1), false),
@@ -40,14 +41,18 @@ fn no_life_of_credentials_and_no_refusal_makes_more_than_a_call_in_five_seconds(
     .map(|(life, refuses)| begin(life, refuses))
     .into();
     wait_until(Instant::now() + COUNTED);
-    for (site, runner) in sites {
-        let calls = site.calls();
-        let allowed = AT_ONCE + usize::try_from(COUNTED.as_secs()).unwrap() / 5 + 1;
+    // All at the same moment: a stop takes its time, and the others go on calling.
+    let counted: Vec<_> = sites.into_iter().map(|(site, runner)| (site.calls(), site, runner)).collect();
+    let seconds = usize::try_from(first_start.elapsed().as_secs()).unwrap();
+    for (calls, _site, runner) in &counted {
+        let allowed = AT_ONCE + seconds / 5 + 1;
         assert!(!calls.is_empty() && calls.len() <= allowed, "{calls:?}\n{runner}");
         for call in &["registerWorker", "reregisterWorker"] {
             let count = calls.iter().filter(|called| **called == *call).count();
-            assert!(count <= 4, "{count} times {call} in 12 s\n{runner}");
+            assert!(count <= seconds / 5 + 2, "{count} times {call} in {seconds} s\n{runner}");
         }
-        stop(&runner);
+    }
+    for (_, _site, runner) in &counted {
+        stop(runner);
     }
 }
