@@ -4,9 +4,11 @@
 //! the same value: start-up, a hold, the supervisor, deregistration, the last reports, a host command that hangs. A
 //! request that arrives between two waits is seen by the second one.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::event::{StopRequest, Strength};
 
@@ -14,20 +16,36 @@ use crate::event::{StopRequest, Strength};
 /// twice, a deregistration, a host command.
 pub const GRACE: Duration = Duration::from_secs(5);
 
+/// Two signals within this time count as one: wrappers, process groups and terminals deliver the same Ctrl-C twice.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
 /// The runner's stop request. Clones share one value.
 #[derive(Debug, Clone)]
-pub struct StopSignal(watch::Sender<Option<StopRequest>>);
+pub struct StopSignal {
+    level: watch::Sender<Option<StopRequest>>,
+    /// The time of the first SIGTERM or SIGINT.
+    first: Arc<OnceLock<Instant>>,
+}
 
 impl Default for StopSignal {
     fn default() -> Self {
-        Self(watch::Sender::new(None))
+        Self { level: watch::Sender::new(None), first: Arc::default() }
     }
 }
 
 impl StopSignal {
+    /// Adds the request of an operator who sends a signal to stop, and returns its strength: the second signal kills.
+    pub fn signalled(&self, now: Instant) -> Strength {
+        let first = *self.first.get_or_init(|| now);
+        let same = now.saturating_duration_since(first) < SAME_SIGNAL;
+        let strength = if same { Strength::Stop } else { Strength::Kill };
+        self.request(StopRequest::operator(strength));
+        strength
+    }
+
     /// Adds a request. One that is weaker than what was requested before changes nothing.
     pub fn request(&self, request: StopRequest) {
-        self.0.send_if_modified(|level| {
+        self.level.send_if_modified(|level| {
             let joined = level.map_or(request, |earlier| earlier.join(request));
             level.replace(joined) != Some(joined)
         });
@@ -35,7 +53,7 @@ impl StopSignal {
 
     /// Returns what has been requested so far.
     pub fn current(&self) -> Option<StopRequest> {
-        *self.0.borrow()
+        *self.level.borrow()
     }
 
     /// Waits until anything has been requested.
@@ -87,7 +105,7 @@ impl StopSignal {
     }
 
     async fn when(&self, matches: impl Fn(StopRequest) -> bool) -> StopRequest {
-        let mut level = self.0.subscribe();
+        let mut level = self.level.subscribe();
         match level.wait_for(|level| level.is_some_and(&matches)).await.map(|level| *level) {
             Ok(Some(request)) => request,
             // Not reached: `self` keeps the channel open, and `None` does not match.
@@ -129,6 +147,18 @@ mod tests {
         ] {
             signal.request(request);
             assert_eq!(signal.current(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_second_signal_within_a_second_is_the_same_one_also_where_it_comes_another_way() {
+        let (signal, begin) = (StopSignal::default(), Instant::now());
+        for (millis, strength) in
+            [(0, Strength::Stop), (999, Strength::Stop), (1000, Strength::Kill), (1001, Strength::Kill)]
+        {
+            let now = begin + Duration::from_millis(millis);
+            assert_eq!(signal.clone().signalled(now), strength);
+            assert_eq!(signal.current(), Some(StopRequest::operator(strength)));
         }
     }
 

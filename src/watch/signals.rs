@@ -26,9 +26,6 @@ use crate::host::faults;
 use crate::host::service_manager::ServiceManager;
 use crate::stop::StopSignal;
 
-/// Two signals within this time count as one: wrappers and process groups deliver the same Ctrl-C twice.
-const SAME_SIGNAL: Duration = Duration::from_secs(1);
-
 /// Signals that are caught, beside the real-time ones and those of [`faults`].
 const CAUGHT: [libc::c_int; 21] = [
     SIGHUP,
@@ -105,7 +102,6 @@ impl Signals {
         checks: Option<watch::Sender<()>>,
         manager: ServiceManager,
     ) {
-        let mut first = FirstStop::default();
         let mut without_effect = WithoutEffect::default();
         loop {
             let received = self.next().await;
@@ -113,8 +109,7 @@ impl Signals {
             match received.signal {
                 signal if stops(signal) => {
                     let signal = name(signal);
-                    let strength = first.strength(Instant::now());
-                    if strength == Strength::Kill {
+                    if stop.signalled(Instant::now()) == Strength::Kill {
                         warn!(
                             signal,
                             from_pid, "received a second signal to stop: nothing is waited for any longer"
@@ -122,7 +117,6 @@ impl Signals {
                     } else {
                         info!(signal, from_pid, "received a signal to stop");
                     }
-                    stop.request(StopRequest::operator(strength));
                 }
                 SIGUSR1 => {
                     info!(signal, from_pid, "received a signal to drain");
@@ -243,17 +237,6 @@ fn tell_without_effect(Received { signal, from }: Received, more: u64) {
     }
 }
 
-/// The time of the first SIGTERM or SIGINT. It tells a second one from the first one delivered twice.
-#[derive(Default)]
-struct FirstStop(Option<Instant>);
-
-impl FirstStop {
-    fn strength(&mut self, now: Instant) -> Strength {
-        let first = *self.0.get_or_insert(now);
-        if now.saturating_duration_since(first) < SAME_SIGNAL { Strength::Stop } else { Strength::Kill }
-    }
-}
-
 fn reload(signal: &str, from_pid: libc::pid_t, checks: Option<&watch::Sender<()>>) {
     match checks.map(|checks| checks.send(())) {
         Some(Ok(())) => {
@@ -282,13 +265,5 @@ mod tests {
         assert_eq!([count(SIGUSR2, 0), count(SIGUSR2, 1), count(SIGUSR2, 59)], [Some(0), None, None]);
         assert_eq!(count(SIGWINCH, 1), Some(0));
         assert_eq!([count(SIGUSR2, 60), count(SIGUSR2, 119), count(SIGUSR2, 120)], [Some(2), None, Some(1)]);
-    }
-
-    #[test]
-    fn a_second_sigterm_within_a_second_is_the_same_one() {
-        let (mut first, begin) = (FirstStop::default(), Instant::now());
-        let strengths =
-            [0, 999, 1000, 1001].map(|millis| first.strength(begin + Duration::from_millis(millis)));
-        assert_eq!(strengths, [Strength::Stop, Strength::Stop, Strength::Kill, Strength::Kill]);
     }
 }
