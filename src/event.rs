@@ -1,5 +1,6 @@
 //! The vocabulary of supervision: what siblings send, the supervisor decides on, and observers show.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -23,12 +24,15 @@ impl fmt::Display for ExitStatus {
         match self {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Stuck => f.write_str("no exit"),
-            Self::Signal(number) => match nix::sys::signal::Signal::try_from(*number) {
-                Ok(signal) => write!(f, "{signal}"),
-                Err(_) => write!(f, "signal {number}"),
-            },
+            Self::Signal(number) => f.write_str(&signal_name(*number)),
         }
     }
+}
+
+/// The name of a signal: `SIGSTOP`.
+pub fn signal_name(number: i32) -> Cow<'static, str> {
+    let known = nix::sys::signal::Signal::try_from(number);
+    known.map_or_else(|_| format!("signal {number}").into(), |signal| signal.as_str().into())
 }
 
 /// What an exit means to the worker's implementation.
@@ -150,6 +154,15 @@ pub enum Event {
         /// How long the machine has, where that is known.
         within: Option<Duration>,
     },
+    /// A signal has stopped the worker: SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU.
+    WorkerStopped {
+        /// The signal's number.
+        signal: i32,
+        /// It stopped because it had no terminal, and has been lent one.
+        lent: bool,
+    },
+    /// SIGCONT has continued the worker.
+    WorkerContinued,
     /// The worker's process is gone.
     Exited(Exit),
     /// After its exit: its output is read, and nothing that it left behind lives any more, or has been given up.
@@ -358,10 +371,12 @@ pub struct StateSummary {
     pub worker_pid: Option<u32>,
     /// Why, where that is not plain.
     pub reason: Option<Reason>,
+    /// The number of the signal that has stopped the worker; `None`: it runs, or there is none.
+    pub stopped_by: Option<i32>,
 }
 
 impl From<Phase> for StateSummary {
     fn from(phase: Phase) -> Self {
-        Self { phase, worker_pid: None, reason: None }
+        Self { phase, worker_pid: None, reason: None, stopped_by: None }
     }
 }

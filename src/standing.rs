@@ -26,6 +26,8 @@ pub struct Standing {
     pub summary: StateSummary,
     /// Since when: the last time that the phase, or the worker's process, became another.
     pub since: Timestamp,
+    /// Since when a signal has stopped the worker, where one has.
+    pub stopped_since: Option<Timestamp>,
     /// Who the worker is, once that is known.
     pub worker: Option<Arc<KnownWorker>>,
     /// When the worker's credentials end; `None`: never, or not known yet.
@@ -156,6 +158,7 @@ impl Announcer {
         let standing = Standing {
             summary: Phase::Preparing.into(),
             since: now,
+            stopped_since: None,
             worker: None,
             credentials_expire: None,
             credentials_renew: None,
@@ -201,6 +204,9 @@ impl Announcer {
             let before = standing.summary;
             if (before.phase, before.worker_pid) != (summary.phase, summary.worker_pid) {
                 standing.since = self.clock.now();
+            }
+            if before.stopped_by != summary.stopped_by {
+                standing.stopped_since = summary.stopped_by.map(|_| self.clock.now());
             }
             standing.summary = summary;
             let news = before != summary;
@@ -356,7 +362,7 @@ mod tests {
         let announcer = Announcer::new(clock.clone());
         let mut seen = announcer.observe();
         let draining =
-            |reason| StateSummary { phase: Phase::Draining, worker_pid: Some(7), reason: Some(reason) };
+            |reason| StateSummary { worker_pid: Some(7), reason: Some(reason), ..Phase::Draining.into() };
         for (second, summary, news, since) in [
             (2, Phase::Preparing.into(), false, 1),
             (3, draining(Reason::Asked(Cause::NewCredentials)), true, 3),

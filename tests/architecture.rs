@@ -98,6 +98,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
             "host/memory.rs",
             "host/oom.rs",
             "host/probe.rs",
+            "host/terminal.rs",
         ],
     ),
     ("prometheus", &["observe/metrics/export.rs"]),

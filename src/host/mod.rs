@@ -18,4 +18,5 @@ pub mod private_file;
 mod probe;
 pub mod processes;
 pub mod service_manager;
+pub mod terminal;
 pub mod trust;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::View;
-use crate::event::{Phase, Reason};
+use crate::event::{Phase, Reason, signal_name};
 use crate::standing::Standing;
 
 /// So many crashes in a row are a crash loop: the first can happen to anybody.
@@ -45,6 +45,9 @@ fn judge(standing: &Standing, trouble: Option<&str>, now: Timestamp) -> Result<(
     let summary = &standing.summary;
     if standing.credentials_expire.is_some_and(|expire| expire <= now) && summary.worker_pid.is_some() {
         return Err("the worker's credentials have expired".to_owned());
+    }
+    if let Some(signal) = summary.stopped_by {
+        return Err(format!("the worker is stopped by {}", signal_name(signal)));
     }
     let crashes = standing.runs.crashes;
     let forgotten = || {
@@ -145,6 +148,11 @@ mod tests {
             assert_eq!(view.health(now).is_ok(), healthy, "{outcome}");
         }
         announcer.announce(StateSummary { worker_pid: Some(7), ..Phase::Running.into() });
+        let stopped =
+            StateSummary { worker_pid: Some(7), stopped_by: Some(libc::SIGSTOP), ..Phase::Running.into() };
+        announcer.announce(stopped);
+        assert_eq!(view.health(now).unwrap_err(), "the worker is stopped by SIGSTOP");
+        announcer.announce(StateSummary { stopped_by: None, ..stopped });
         announcer.announce_credentials(Some(now));
         assert!(view.health(now - SignedDuration::from_secs(1)).is_ok());
         assert_eq!(view.health(now).unwrap_err(), "the worker's credentials have expired");

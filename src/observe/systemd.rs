@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::event::{Cause, Phase, Reason, StateSummary};
+use crate::event::{Cause, Phase, Reason, StateSummary, signal_name};
 use crate::host::service_manager::ServiceManager;
 use crate::redact::{Secrets, cut};
 use crate::standing::Standing;
@@ -108,6 +108,9 @@ fn status(standing: &Standing, trouble: Option<&str>, worker: &str, now: Timesta
     if let Some(pid) = summary.worker_pid {
         let _ = write!(text, " (pid {pid})");
     }
+    if let Some(signal) = summary.stopped_by {
+        let _ = write!(text, ", stopped by {}", signal_name(signal));
+    }
     if let Some(worker) = &standing.worker {
         let _ = write!(text, ", pool {}", worker.identity.worker_pool_id);
     }
@@ -153,7 +156,7 @@ mod tests {
         };
         let known = KnownWorker { root_url: "https://tc.example.com".to_owned(), identity };
         Standing {
-            summary: StateSummary { phase, worker_pid, reason },
+            summary: StateSummary { worker_pid, reason, ..phase.into() },
             since: Timestamp::UNIX_EPOCH,
             worker: Some(Arc::new(known)),
             credentials_expire: Some(Timestamp::from_second(6 * 3600).unwrap()),
@@ -204,6 +207,14 @@ mod tests {
             let standing = standing(phase, pid, reason);
             assert_eq!(status(&standing, None, "generic-worker", Timestamp::UNIX_EPOCH), expected);
         }
+    }
+
+    #[test]
+    fn a_worker_that_a_signal_has_stopped_is_told_with_the_signal() {
+        let mut standing = standing(Phase::Running, Some(1), None);
+        standing.summary.stopped_by = Some(libc::SIGSTOP);
+        let text = status(&standing, None, "command", Timestamp::UNIX_EPOCH);
+        assert!(text.starts_with("running command (pid 1), stopped by SIGSTOP, pool aa/bb; "), "{text}");
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::stop::StopSignal;
 use crate::worker::{InPlace, LaunchSpec};
 
 mod ancestry;
+mod changes;
 mod child;
 mod clearing;
 mod descendants;
@@ -52,7 +53,7 @@ use descendants::Descendants;
 pub use reports::ReportSender;
 use start::Spawned;
 use state::{Action, Machine, Moment, Note, Policy, State};
-use wait::{Starting, child_signal, executed, exited, expired, next, prepared, renewed, tick};
+use wait::{Starting, changed, child_signal, executed, expired, next, prepared, renewed, tick};
 
 /// How many of the worker's last lines go into the log when the runner gives up on it.
 const LAST_LINES: usize = 20;
@@ -192,12 +193,7 @@ impl Supervisor<'_> {
                 // Here and nowhere else while a worker is supervised: it shows that this loop goes on.
                 () = self.job.announcer.manager().heartbeat() => None,
                 Some(said) = next(&mut self.worker_events) => self.heard(said),
-                status = exited(&mut self.child, self.clearing.is_none()) => {
-                    self.with_child(Child::catch_up);
-                    let exit = (self.spec.explain)(status);
-                    self.last_exit = Some(exit);
-                    Some(Event::Exited(exit))
-                }
+                change = changed(&mut self.child, self.clearing.is_none()) => self.worker_changed(change),
                 result = prepared(&mut self.preparing) => Some(match result {
                     Ok(()) => Event::Prepared,
                     Err(cause) => start::failed(&cause),
@@ -270,6 +266,9 @@ impl Supervisor<'_> {
             }
             Action::TellCredentials => self.tell_credentials(),
             Action::Terminate => self.with_child(Child::terminate_group),
+            Action::Continue => self.with_child(|child| child.signal_group(Signal::SIGCONT)),
+            Action::TakeTerminal => self.with_child(Child::take_terminal),
+            Action::LendTerminal => self.child.iter_mut().for_each(Child::lend_terminal),
             Action::Kill => {
                 self.with_child(|child| child.signal_group(Signal::SIGKILL));
                 if self.job.supervision.kill_descendants {

@@ -10,7 +10,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
 
-use crate::host::{faults, oom};
+use crate::host::{faults, oom, terminal};
 
 /// Whom a worker runs as, looked up before the fork.
 #[derive(Debug, Clone)]
@@ -30,16 +30,24 @@ pub(super) struct Origin {
     pub(super) token: (String, String),
 }
 
+/// Where a worker's process goes before it executes its program.
+#[derive(Debug, Default)]
+pub(super) struct Entrances {
+    /// The entrance of the cgroup that it joins.
+    pub(super) cgroup: Option<OwnedFd>,
+    /// The entrance through which its process group is lent the terminal.
+    pub(super) terminal: Option<OwnedFd>,
+}
+
 /// Adds what every worker gets: a process group of its own, the parent-death signal, its OOM score, its account, and
-/// none of the runner's open files and ignored signals. (The standard library empties the signal mask.) `cgroup`: the
-/// entrance of the one that it joins.
+/// none of the runner's open files and ignored signals. (The standard library empties the signal mask.)
 ///
 /// The command must be spawned from a thread that lives as long as the runner: the parent-death signal follows it.
 pub(super) fn set_apart(
     command: &mut Command,
     account: Option<Account>,
     oom_score_adj: i16,
-    cgroup: Option<OwnedFd>,
+    entrances: Entrances,
 ) {
     command.process_group(0);
     // First: after setuid it would not be allowed.
@@ -47,10 +55,14 @@ pub(super) fn set_apart(
     let parent = nix::unistd::getpid();
     let child = move || {
         close_on_exec();
+        if let Some(entrance) = &entrances.terminal {
+            // While SIGTSTP is caught: a process that Ctrl-Z stops here keeps the runner waiting for the exec.
+            terminal::join(entrance);
+        }
         // A wrapper (`nohup`, a shell's `&`) may have made the runner ignore signals; a worker, and every task of it,
         // would inherit that. (The standard library empties the mask and resets SIGPIPE alone.)
         faults::reset_all();
-        if let Some(entrance) = &cgroup {
+        if let Some(entrance) = &entrances.cgroup {
             join(entrance);
         }
         if let Some(account) = &account {
@@ -64,8 +76,8 @@ pub(super) fn set_apart(
         }
         Ok(())
     };
-    // SAFETY: the closure makes only system calls (setgroups, setgid, setuid, prctl, write, close_range, sigaction,
-    // getppid) on data that was allocated before the fork; it neither allocates nor takes a lock.
+    // SAFETY: the closure makes only system calls (setgroups, setgid, setuid, prctl, write, send, recv, close_range,
+    // sigaction, getppid) on data that was allocated before the fork; it neither allocates nor takes a lock.
     unsafe { command.pre_exec(child) };
 }
 

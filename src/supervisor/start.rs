@@ -17,13 +17,14 @@ use thiserror::Error;
 use tracing::{error, warn};
 
 use super::child::Child;
-use super::spawn::{Account, Origin, set_apart};
+use super::spawn::{Account, Entrances, Origin, set_apart};
 use super::{LAST_LINES, Supervisor};
 use crate::chain::Chain;
 use crate::event::Event;
 use crate::host::atomic::{Owner, WriteError};
 use crate::host::blocking::{Lanes, Unanswered};
 use crate::host::helper::{Helpers, Starting};
+use crate::host::terminal::Loan;
 use crate::host::{cgroup, mounts, service_manager};
 use crate::worker::LaunchSpec;
 
@@ -199,6 +200,8 @@ pub(super) struct Spawned {
     pub(super) program: PathBuf,
     /// Where its stdout and its stderr are read.
     pipes: Option<[OwnedFd; 2]>,
+    /// The terminal, where it was lent to the worker.
+    terminal: Option<Loan>,
     _starting: Starting,
 }
 
@@ -215,6 +218,11 @@ impl Spawned {
     /// Where its stdout and its stderr are read, the first time.
     pub(super) fn take_pipes(&mut self) -> Option<[OwnedFd; 2]> {
         self.pipes.take()
+    }
+
+    /// The terminal, where it was lent to the worker, the first time.
+    pub(super) fn take_terminal(&mut self) -> Option<Loan> {
+        self.terminal.take()
     }
 
     /// From now on the caller looks after it.
@@ -257,7 +265,9 @@ fn spawn(
 ) -> Result<Spawned, StartError> {
     let mut command = command(&spec, account.as_ref());
     command.env(origin.token.0, origin.token.1);
-    set_apart(&mut command, account.map(|(account, _)| account), spec.oom_score_adj, origin.cgroup);
+    let (terminal, entrance) = terminal();
+    let entrances = Entrances { cgroup: origin.cgroup, terminal: entrance };
+    set_apart(&mut command, account.map(|(account, _)| account), spec.oom_score_adj, entrances);
     let (stdout, stdout_writer) = pipe().map_err(StartError::Pipes)?;
     let (stderr, stderr_writer) = pipe().map_err(StartError::Pipes)?;
     // The command, which goes at the end of this, holds the pipes' other ends: while it lives there is no end of file.
@@ -267,10 +277,30 @@ fn spawn(
             process: Some(process),
             program: spec.program,
             pipes: Some([stdout, stderr]),
+            terminal,
             _starting: starting,
         }),
         Err(cause) => Err(StartError::Execute { hint: hint(&spec, &cause), program: spec.program, cause }),
     }
+}
+
+/// The terminal that is to be lent to the worker, and the entrance for its process; nothing where the runner has no terminal,
+/// or is in its background.
+fn terminal() -> (Option<Loan>, Option<OwnedFd>) {
+    let prepared = Loan::prepare().and_then(|loan| loan.map(|loan| Ok((loan.entrance()?, loan))).transpose());
+    match prepared {
+        Ok(Some((entrance, loan))) => (Some(loan), Some(entrance)),
+        Ok(None) => (None, None),
+        Err(error) => {
+            cannot_lend(&error);
+            (None, None)
+        }
+    }
+}
+
+/// The terminal stays with the runner.
+pub(super) fn cannot_lend(error: &io::Error) {
+    warn!(%error, "cannot lend the terminal to the worker: what changes the terminal's settings there is stopped");
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {

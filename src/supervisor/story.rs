@@ -6,7 +6,7 @@ use tracing::field::display;
 use tracing::{error, info, warn};
 
 use super::state::{Ladder, Note, Request};
-use crate::event::{Cause, Exit, ExitClass, Strength};
+use crate::event::{Cause, Exit, ExitClass, Strength, signal_name};
 use crate::standing::{Circumstances, killed_for_memory};
 
 /// Logs one note. `circumstances`: of the worker that the note is about, where it lives or has just ended.
@@ -49,7 +49,28 @@ pub(super) fn tell(note: Note, circumstances: Circumstances) {
         Note::ShutdownAsked { granted: false } => info!(
             "worker asks for its host to be shut down: not done on this host (host.shutdownStatic is false); waiting for the worker to exit"
         ),
+        Note::WorkerStopped { pid, signal } => warn!(
+            pid, signal = %signal_name(signal),
+            "worker was stopped by a signal: continuing it with SIGCONT, once"
+        ),
+        Note::WorkerLeftStopped { pid, signal } => left_stopped(pid, signal),
         other => after_exit(other, circumstances),
+    }
+}
+
+/// What helps depends on the signal.
+fn left_stopped(pid: u32, signal: i32) {
+    let (name, command) = (signal_name(signal), format!("kill -CONT -- -{pid}"));
+    if matches!(signal, libc::SIGTTIN | libc::SIGTTOU) {
+        warn!(
+            pid, signal = %name, command,
+            "worker was stopped again because it uses the terminal in the background, and stays so: bring start-worker to the foreground (fg), then run the command"
+        );
+    } else {
+        warn!(
+            pid, signal = %name, command,
+            "worker was stopped by a signal again within a minute, and stays so: find out what stops it, then run the command"
+        );
     }
 }
 

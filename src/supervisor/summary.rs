@@ -48,7 +48,10 @@ impl Supervisor<'_> {
 /// A state in an operator's words. `last_exit`: how the worker last ended, if it has.
 fn summary(state: &State, last_exit: Option<Exit>) -> StateSummary {
     let alone = |phase: Phase, reason| StateSummary { reason, ..phase.into() };
-    let alive = |phase, worker: &Worker, reason| StateSummary { phase, worker_pid: Some(worker.pid), reason };
+    let alive = |phase, worker: &Worker, reason| {
+        let Worker { pid, stops, .. } = worker;
+        StateSummary { phase, worker_pid: Some(*pid), reason, stopped_by: stops.signal }
+    };
     let last = last_exit.map(Reason::Exited);
     match state {
         State::Preparing => alone(Phase::Starting, None),

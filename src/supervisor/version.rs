@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Supervisor;
-use super::spawn::set_apart;
+use super::spawn::{Entrances, set_apart};
 use crate::host::blocking::Lanes;
 use crate::host::helper::{HelperError, Helpers, Remains};
 use crate::host::service_manager;
@@ -76,7 +76,7 @@ async fn ask(
     service_manager::hide_from(&mut command);
     command.arg("--version");
     let account = super::start::account(spec, lanes).await?.map(|(account, _)| account);
-    set_apart(&mut command, account, spec.oom_score_adj, None);
+    set_apart(&mut command, account, spec.oom_score_adj, Entrances::default());
     let program = spec.program.to_string_lossy();
     let running = tokio::select! {
         biased;

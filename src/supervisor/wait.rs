@@ -4,10 +4,9 @@ use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::child::Child;
+use super::child::{Change, Child};
 use super::clearing::Clearing;
 use super::start::{Spawned, StartError};
-use crate::event::ExitStatus;
 use crate::host::blocking::Unanswered;
 use crate::host::helper::Helpers;
 use crate::output::WorkerEvent;
@@ -23,9 +22,9 @@ pub(super) async fn next(events: &mut Option<mpsc::Receiver<WorkerEvent>>) -> Op
     }
 }
 
-pub(super) async fn exited(child: &mut Option<Child>, alive: bool) -> ExitStatus {
+pub(super) async fn changed(child: &mut Option<Child>, alive: bool) -> Change {
     match child {
-        Some(child) if alive => child.wait().await,
+        Some(child) if alive => child.change().await,
         _ => std::future::pending().await,
     }
 }

@@ -55,6 +55,8 @@ mod support;
 #[cfg(test)]
 mod systemd;
 #[cfg(test)]
+mod terminal;
+#[cfg(test)]
 mod tired_worker;
 #[cfg(test)]
 mod worker_file;

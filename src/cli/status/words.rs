@@ -117,7 +117,11 @@ impl Words<'_> {
         if crashes > 0 {
             let _ = write!(worker, ", crashes: {crashes} of {allowed}");
         }
-        let mut lines = vec![("worker", worker)];
+        let stopped = match self.text("/workerStopped/signal") {
+            "" => String::new(),
+            signal => format!("by {signal}, since {}", self.past(self.text("/workerStopped/since"))),
+        };
+        let mut lines = vec![("worker", worker), ("  stopped", stopped)];
         for exit in self.list("/runs/exits").iter().rev().take(EXITS) {
             let [at, status, meaning] = ["/at", "/status", "/meaning"].map(|key| text(exit, key));
             let ran = span(number(exit, "/ranSeconds"));

@@ -1,9 +1,11 @@
 //! What `status` answers: the shape that `docs/status.md` describes. Keys are only ever added.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::event::Reason;
+use crate::event::{Reason, signal_name};
 use crate::observe::View;
 use crate::redact::Secrets;
 use crate::standing::{DeploymentWatch, InterruptionWatch, PastExit, Runs};
@@ -18,6 +20,7 @@ pub struct StatusAnswer {
     reason: Option<String>,
     unhealthy: Option<String>,
     worker_pid: Option<u32>,
+    worker_stopped: Option<StoppedAnswer>,
     #[serde(rename = "workerPoolID")]
     worker_pool_id: Option<String>,
     worker_group: Option<String>,
@@ -37,6 +40,13 @@ pub struct StatusAnswer {
     version: &'static str,
     pid: u32,
     started: String,
+}
+
+/// The signal that has stopped the worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct StoppedAnswer {
+    signal: Cow<'static, str>,
+    since: String,
 }
 
 /// The worker's starts and ends.
@@ -121,6 +131,10 @@ impl StatusAnswer {
             reason: summary.reason.as_ref().map(Reason::to_string),
             unhealthy,
             worker_pid: summary.worker_pid,
+            worker_stopped: summary.stopped_by.map(|signal| StoppedAnswer {
+                signal: signal_name(signal),
+                since: time(standing.stopped_since.unwrap_or(standing.since)),
+            }),
             worker_pool_id: identity.map(|identity| identity.worker_pool_id.to_string()),
             worker_group: identity.map(|identity| identity.worker_group.clone()),
             worker_id: identity.map(|identity| identity.worker_id.clone()),

@@ -33,6 +33,7 @@
 //! * `Lingering`: it was interrupted, and nobody we know of asked for that: 2 s for our own SIGTERM to arrive.
 //! * `BackingOff`: waiting before the next start. `AwaitingReboot`: the host is said to reboot. Should it not,
 //!   the worker is started again in place where it can be; where not, that is the end.
+//! * A worker that a signal has stopped (SIGSTOP) stays `Running` or `Stopping`; `stopped.rs` says what is done about it.
 //! * New credentials: a running worker is told them, or, where it cannot be, asked to finish and started again; files
 //!   that were being written are written again.
 //! * judge (in `judge.rs`): cause × exit → what next. The cause comes first.
@@ -46,11 +47,13 @@ mod model;
 mod note;
 mod policy;
 mod stop;
+mod stopped;
 
 pub use model::{Action, Clearing, Ended, Hello, Limit, Request, State, Tasks, Worker};
 pub use note::Note;
 pub use policy::{Policy, RebootPolicy};
 pub use stop::Ladder;
+pub use stopped::Stops;
 
 /// A point in time: how long after the machine was made.
 pub type Moment = Duration;
@@ -162,6 +165,8 @@ impl Machine {
                 let request = Request { limit, ..Request::new(strength, cause) };
                 self.asked(now, request, &mut actions);
             }
+            Event::WorkerStopped { signal, lent } => self.worker_stopped(now, signal, lent, &mut actions),
+            Event::WorkerContinued => self.worker_continued(&mut actions),
             Event::Exited(exit) => self.exited(now, exit, &mut actions),
             Event::Settled { in_place } => self.settled(now, in_place, &mut actions),
             Event::Deadline => self.deadline_reached(now, &mut actions),
@@ -204,6 +209,7 @@ impl Machine {
             leaving: false,
             reboots: false,
             credentials: self.written,
+            stops: Stops::default(),
         };
         self.state = State::Running(worker);
         if let Some(request) = request {

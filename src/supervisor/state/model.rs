@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Ladder, Moment, Note};
+use super::{Ladder, Moment, Note, Stops};
 #[cfg(doc)]
 use crate::event::Event;
 use crate::event::{Cause, Exit, ExitClass, Outcome, StopRequest, Strength};
@@ -25,6 +25,12 @@ pub enum Action {
     TellCredentials,
     /// SIGTERM to the worker's process group.
     Terminate,
+    /// SIGCONT to the worker's process group.
+    Continue,
+    /// Take the terminal back from the worker's process group.
+    TakeTerminal,
+    /// Lend the terminal to the worker's process group, where the runner has it.
+    LendTerminal,
     /// SIGKILL to the worker's process group and to all its descendants.
     Kill,
     /// The worker cannot be killed: say where it is stuck, read the rest of its output, then answer with
@@ -69,6 +75,8 @@ pub struct Worker {
     pub reboots: bool,
     /// Which credentials it has: how often they had been renewed.
     pub credentials: u32,
+    /// The signals that have stopped it.
+    pub stops: Stops,
 }
 
 /// What a worker said of itself.

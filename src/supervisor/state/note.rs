@@ -49,6 +49,20 @@ pub enum Note {
         /// Its process id.
         pid: u32,
     },
+    /// A signal has stopped the worker: it is continued.
+    WorkerStopped {
+        /// Its process id.
+        pid: u32,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// A signal has stopped the worker again, soon after it was continued: it is left as it is.
+    WorkerLeftStopped {
+        /// Its process id.
+        pid: u32,
+        /// The signal's number.
+        signal: i32,
+    },
     /// The worker's process is gone.
     Exited {
         /// How.

@@ -168,7 +168,16 @@ impl Machine {
     }
 
     /// Takes the first rung that the request's strength and the worker's hello allow.
-    pub(super) fn begin(&mut self, now: Moment, worker: Worker, request: Request, actions: &mut Vec<Action>) {
+    pub(super) fn begin(
+        &mut self,
+        now: Moment,
+        mut worker: Worker,
+        request: Request,
+        actions: &mut Vec<Action>,
+    ) {
+        if request.strength != Strength::Kill {
+            worker.continue_to_end(now, actions);
+        }
         let ladder = match (request.strength, worker.hello) {
             (Strength::Kill, _) => self.kill(now, false, actions),
             (Strength::Drain, Hello::Awaited(until)) => Ladder::AwaitingHello(until.max(now)),

@@ -2,10 +2,11 @@
 //! signalled, watched and waited for. Whatever a test starts is killed when its `Runner` is dropped.
 
 mod log;
-mod processes;
+pub(crate) mod processes;
 mod record;
 mod runner;
 pub(crate) mod scene;
+pub(crate) mod shell;
 
 use std::time::{Duration, Instant};
 

@@ -7,7 +7,7 @@ use std::{fmt, fs};
 pub(crate) struct Process {
     pub(crate) pid: i32,
     parent: i32,
-    name: String,
+    pub(crate) name: String,
     /// `R`, `S`, `Z` …
     state: char,
 }

@@ -234,7 +234,7 @@ impl Runner {
 
     /// All processes of the scene but the runner.
     pub(crate) fn living(&self) -> Vec<Process> {
-        let mut found = processes::with_environment(&format!("{MARK}={}", self.scene.mark));
+        let mut found = self.scene.living();
         found.retain(|process| process.pid != self.pid());
         found
     }

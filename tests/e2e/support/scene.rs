@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::Runner;
+use super::processes::{self, Process};
 
 /// The access token of every scene: it must never be seen in a log.
 pub(crate) const ACCESS_TOKEN: &str = "made-up-access-token";
@@ -155,6 +156,23 @@ impl Scene {
         path
     }
 
+    /// The runner's environment, beside what it inherits.
+    pub(super) fn variables(&self) -> Vec<(String, String)> {
+        let of = |path: PathBuf| path.to_str().unwrap().to_owned();
+        let own = [
+            ("TEST_WORKER_RECORD", of(self.path("record"))),
+            (super::runner::MARK, self.mark.clone()),
+            ("RUNTIME_DIRECTORY", of(self.path(""))),
+            ("STATE_DIRECTORY", of(self.path(""))),
+        ];
+        own.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(self.env.clone()).collect()
+    }
+
+    /// All living processes of the scene.
+    pub(super) fn living(&self) -> Vec<Process> {
+        processes::with_environment(&format!("{}={}", super::runner::MARK, self.mark))
+    }
+
     /// Starts the runner.
     pub(crate) fn start(self) -> Runner {
         let path = self.write();
@@ -180,9 +198,7 @@ impl Scene {
             }
         };
         command.args(args);
-        command.env("TEST_WORKER_RECORD", self.path("record")).env(super::runner::MARK, &self.mark);
-        command.env("RUNTIME_DIRECTORY", self.dir.path()).env("STATE_DIRECTORY", self.dir.path());
-        command.envs(self.env.iter().cloned());
+        command.envs(self.variables());
         command.current_dir(env!("CARGO_MANIFEST_DIR"));
         // In a process group of its own, so that a test can signal all of it.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

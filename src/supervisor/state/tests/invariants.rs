@@ -23,6 +23,7 @@ pub(super) const STALE: Broken = "a worker that can be told has the newest crede
 pub(super) const ENDLESS: Broken = "SIGKILL is sent a bounded number of times";
 pub(super) const GIVEN_UP_EARLY: Broken = "only a worker that SIGKILL has not ended in time is given up";
 pub(super) const BESIDE_A_STUCK_WORKER: Broken = "no worker is started beside one that was given up";
+pub(super) const CONTINUED_AGAIN: Broken = "a worker that stops again within a minute is left as it is";
 
 /// By the ladder and again, twice: an operator's kill may come in between.
 const KILLS: u32 = 4;
@@ -55,6 +56,8 @@ pub(super) struct Checker {
     kills: u32,
     /// How many workers were given up.
     given_up: u32,
+    /// When the present worker was last continued.
+    continued: Option<Moment>,
 }
 
 /// How often the credentials had been renewed when …
@@ -89,6 +92,7 @@ impl Checker {
             killed: None,
             kills: 0,
             given_up: 0,
+            continued: None,
         }
     }
 
@@ -111,6 +115,7 @@ impl Checker {
             Event::Settled { .. } | Event::StartFailed { .. } => truth = Truth::Nothing,
             _ => {}
         }
+        self.check_continued(world.now, event, actions)?;
         for action in actions {
             self.check_action(world.now, truth, action)?;
             if *action == Action::GiveUp {
@@ -145,6 +150,15 @@ impl Checker {
         if killed || in_time { Ok(()) } else { Err(LATE) }
     }
 
+    /// A worker that is continued for the terminal that it was lent is not left for that.
+    fn check_continued(&mut self, now: Moment, event: Event, actions: &[Action]) -> Result<(), Broken> {
+        if !actions.contains(&Action::Continue) || matches!(event, Event::WorkerStopped { lent: true, .. }) {
+            return Ok(());
+        }
+        let earlier = self.continued.replace(now).filter(|_| matches!(event, Event::WorkerStopped { .. }));
+        if earlier.is_some_and(|earlier| now < earlier + secs(60)) { Err(CONTINUED_AGAIN) } else { Ok(()) }
+    }
+
     /// A due deadline was answered: the next one must be later, sooner or later.
     pub(super) fn check_deadline(&mut self, now: Moment, next: Option<Moment>) -> Result<(), Broken> {
         let (moment, count) = self.deadlines_now;
@@ -157,7 +171,7 @@ impl Checker {
         match event {
             Event::Started { .. } => {
                 (self.rung, self.started) = (0, now);
-                (self.killed, self.kills) = (None, 0);
+                (self.killed, self.kills, self.continued) = (None, 0, None);
                 self.credentials.worker = self.credentials.written;
                 (self.excused, self.counted) = (false, false);
             }

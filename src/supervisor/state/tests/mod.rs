@@ -621,3 +621,66 @@ fn a_worker_whose_credentials_ran_out_while_its_reboot_was_awaited_is_not_starte
     assert_eq!(driven.deadline_in(secs(300)), []);
     assert_eq!(driven.outcome(), Some(Outcome::CredentialsExpired));
 }
+
+fn stopped(signal: i32) -> Event {
+    Event::WorkerStopped { signal, lent: false }
+}
+
+#[test]
+fn a_worker_that_a_signal_stops_is_continued_once_a_minute() {
+    let mut driven = Driven::greeted(policy());
+    let by = |driven: &Driven| match driven.machine.state() {
+        State::Running(worker) => worker.stops.signal,
+        state => panic!("{state:?}"),
+    };
+    for _ in 0..2 {
+        let actions = driven.machine.handle(driven.now, stopped(libc::SIGSTOP));
+        let note = Note::WorkerStopped { pid: 7, signal: libc::SIGSTOP };
+        assert_eq!(actions, [Action::Note(note), Action::Continue]);
+        assert_eq!(by(&driven), Some(libc::SIGSTOP));
+        assert_eq!(driven.event(Event::WorkerContinued), []);
+        assert_eq!(by(&driven), None);
+
+        driven.now += secs(59);
+        let actions = driven.machine.handle(driven.now, stopped(libc::SIGTTOU));
+        let note = Note::WorkerLeftStopped { pid: 7, signal: libc::SIGTTOU };
+        assert_eq!(actions, [Action::Note(note), Action::TakeTerminal]);
+        // Whatever flips it after that floods no log.
+        for _ in 0..10 {
+            assert_eq!(driven.event(Event::WorkerContinued), [Action::LendTerminal]);
+            assert_eq!(driven.machine.handle(driven.now, stopped(libc::SIGTTOU)), [Action::TakeTerminal]);
+        }
+        assert_eq!(by(&driven), Some(libc::SIGTTOU));
+        driven.now += secs(1);
+    }
+}
+
+#[test]
+fn a_worker_that_stops_for_want_of_a_terminal_goes_on_once_it_has_one() {
+    let mut driven = Driven::greeted(policy());
+    for _ in 0..3 {
+        let lent = Event::WorkerStopped { signal: libc::SIGTTOU, lent: true };
+        assert_eq!(driven.machine.handle(driven.now, lent), [Action::Continue]);
+        assert_eq!(driven.event(Event::WorkerContinued), []);
+    }
+    assert_eq!(driven.event(stopped(libc::SIGTTOU)), [Action::Continue]);
+}
+
+#[test]
+fn a_stopped_worker_that_is_asked_to_end_is_continued_first_and_one_that_is_killed_is_not() {
+    let left = || {
+        let mut driven = Driven::greeted(policy());
+        driven.event(stopped(libc::SIGSTOP));
+        driven.event(Event::WorkerContinued);
+        driven.event(stopped(libc::SIGSTOP));
+        driven
+    };
+    assert_eq!(left().event(STOP), [Action::Continue, TELL_STOP]);
+    let drain = Event::Stop(StopRequest::operator(Strength::Drain));
+    assert_eq!(left().event(drain), [Action::Continue, Action::Tell { finish_tasks: true }]);
+    let mut driven = left();
+    assert_eq!(driven.event(Event::Stop(StopRequest::operator(Strength::Kill))), [Action::Kill]);
+    // The runner's own SIGSTOP, which comes with the SIGKILL.
+    assert_eq!(driven.event(stopped(libc::SIGSTOP)), []);
+    assert_eq!(driven.event(Event::WorkerContinued), []);
+}

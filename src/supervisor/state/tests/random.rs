@@ -284,6 +284,16 @@ fn a_drain_that_signals_is_caught() {
 }
 
 #[test]
+fn a_worker_that_is_continued_again_and_again_is_caught() {
+    let fault = |answer: &mut Answer<'_>| {
+        if matches!((answer.before, answer.event), (State::Running(_), Event::WorkerStopped { .. })) {
+            answer.actions.push(Action::Continue);
+        }
+    };
+    assert_eq!(caught(fault), CONTINUED_AGAIN);
+}
+
+#[test]
 fn a_stop_that_never_ends_is_caught() {
     struct Deaf(Machine);
     impl Decides for Deaf {

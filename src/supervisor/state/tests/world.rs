@@ -117,6 +117,8 @@ impl World {
             16 if random.chance(2) && !self.calm => {
                 Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy }
             }
+            17 => Event::WorkerStopped { signal: libc::SIGSTOP, lent: random.chance(4) },
+            18 => Event::WorkerContinued,
             _ => self.progress(random).unwrap_or(Event::TaskFinished),
         }
     }

@@ -1,0 +1,76 @@
+//! A worker that a signal has stopped (SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU).
+//!
+//! ```text
+//! runs ──stopped──▶ continued by the runner ──stopped again within a minute──▶ left as it is
+//!   ▲                         │                                                    │
+//!   └──── after a minute ─────┘          continued by somebody else ───────────────┘
+//! ```
+//!
+//! A stop may be an accident (Ctrl-Z on the terminal, a program that uses the terminal from the background, a tool that
+//! stops processes by their name) or intended; a second one within a minute is taken for intended. The worker is also
+//! continued when it is asked to end, because it must act on that.
+
+use std::time::Duration;
+
+use super::{Action, Ladder, Machine, Moment, Note, State, Worker};
+
+/// A worker that stops again within this time of being continued is left as it is.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// The signals that have stopped a worker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stops {
+    /// The number of the signal that has stopped it; `None`: it runs.
+    pub signal: Option<i32>,
+    /// When the runner last continued it.
+    continued: Option<Moment>,
+    /// It has been left as it is since then, and the log says so.
+    left: bool,
+}
+
+impl Machine {
+    /// A signal has stopped the worker. `lent`: it had no terminal, and has one now.
+    pub(super) fn worker_stopped(&mut self, now: Moment, signal: i32, lent: bool, actions: &mut Vec<Action>) {
+        let Some(Worker { pid, stops, .. }) = self.stoppable() else { return };
+        stops.signal = Some(signal);
+        if lent {
+            actions.push(Action::Continue);
+        } else if stops.continued.is_none_or(|at| now >= at + AGAIN) {
+            *stops = Stops { signal: Some(signal), continued: Some(now), left: false };
+            actions.extend([Action::Note(Note::WorkerStopped { pid: *pid, signal }), Action::Continue]);
+        } else {
+            if !std::mem::replace(&mut stops.left, true) {
+                actions.push(Action::Note(Note::WorkerLeftStopped { pid: *pid, signal }));
+            }
+            // Else Ctrl-C has no effect: the signal waits until the worker is continued.
+            actions.push(Action::TakeTerminal);
+        }
+    }
+
+    /// The worker runs again, whoever has continued it.
+    pub(super) fn worker_continued(&mut self, actions: &mut Vec<Action>) {
+        let Some(Worker { stops, .. }) = self.stoppable() else { return };
+        if stops.signal.take().is_some() && stops.left {
+            actions.push(Action::LendTerminal);
+        }
+    }
+
+    /// The worker, unless it is being killed: the runner itself stops what it kills.
+    fn stoppable(&mut self) -> Option<&mut Worker> {
+        match &mut self.state {
+            State::Stopping(_, _, Ladder::Killed { .. }) => None,
+            State::Running(worker) | State::Stopping(worker, ..) => Some(worker),
+            _ => None,
+        }
+    }
+}
+
+impl Worker {
+    /// Continues a worker that is asked to end.
+    pub(super) fn continue_to_end(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        if self.stops.signal.is_some() {
+            self.stops.continued = Some(now);
+            actions.push(Action::Continue);
+        }
+    }
+}
