@@ -6,14 +6,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
 use start_worker::chain::Chain;
 use start_worker::clock::CommonClock;
 use start_worker::config::RunnerConfig;
 use start_worker::event::Outcome;
 use start_worker::host::blocking::{self, Lanes, MainThread, Unanswered};
 use start_worker::host::{limits, memory, oom, private_file, trust};
-use start_worker::observe::logging;
+use start_worker::observe::logging::{self, Filter, FilterError};
 use start_worker::output::Output;
 use start_worker::redact::Secrets;
 use start_worker::troubles::Troubles;
@@ -43,7 +42,7 @@ const PANICKED: u8 = 101;
 /// Everything but the start of workers happens on a second thread. The main thread executes their programs: it waits for
 /// as long as a disk takes, and lives for as long as the runner.
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::read();
     if arguments.short_version {
         // Whoever does not read the answer needs none.
         let _ = writeln!(std::io::stdout(), "{}", env!("CARGO_PKG_VERSION"));
@@ -112,22 +111,16 @@ fn supervise(
     (environment, lanes): (Environment, Lanes),
     (runtime, mut signals): (Runtime, Signals),
 ) -> u8 {
-    let level = arguments.log_level.as_ref().or(environment.log_level.as_ref());
-    let filter =
-        match level.map_or_else(|| Ok(logging::Filter::default()), |text| logging::Filter::parse(text)) {
-            Ok(filter) => filter,
-            Err(cause) => {
-                return refuse(
-                    &environment,
-                    exit::USAGE,
-                    &format!("error: --log-level (or START_WORKER_LOG): {cause}"),
-                );
-            }
-        };
+    let (filter, wrong_level) = match (arguments.log_level, environment.log_level.as_deref().map(str::parse))
+    {
+        (Some(filter), _) | (None, Some(Ok(filter))) => (filter, None),
+        (None, Some(Err(cause))) => (Filter::default(), Some(cause)),
+        (None, None) => (Filter::default(), None),
+    };
     let path = arguments.runner_config.unwrap_or_default();
     let (code, reason) = match runtime.block_on(load(&path, &environment, &lanes, &mut signals)) {
         Ok(Some(Ok(loaded))) => {
-            return start(&path, loaded, (environment, lanes), filter, (runtime, signals));
+            return start(&path, loaded, (environment, lanes), (filter, wrong_level), (runtime, signals));
         }
         Ok(Some(Err(refused))) => refused,
         Ok(None) => {
@@ -189,7 +182,7 @@ fn start(
     path: &Path,
     loaded: config::Loaded,
     (environment, lanes): (Environment, Lanes),
-    filter: logging::Filter,
+    (filter, wrong_level): (Filter, Option<FilterError>),
     runtime: (Runtime, Signals),
 ) -> u8 {
     let config = loaded.config;
@@ -209,6 +202,9 @@ fn start(
     info!(version, config = %path.display(), provider, worker = config.worker.implementation.name(), "start-worker starts");
     for warning in loaded.warnings {
         warn!("{warning}");
+    }
+    if let Some(cause) = wrong_level {
+        warn!("START_WORKER_LOG is not used, the level is info: {cause}");
     }
     if let Some(warning) = warning {
         warn!("{warning}");

@@ -34,6 +34,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (shell, path) in COMPLETIONS {
         let mut text = Vec::new();
         clap_complete::generate(shell, &mut command(), "start-worker", &mut text);
+        if shell == Shell::Bash {
+            // clap_complete takes the hyphen in the program's name for the border to a subcommand, in some places.
+            text = String::from_utf8(text)?.replace("start__subcmd__worker", "start__worker").into_bytes();
+        }
         write(&folder.join(path), &text)?;
     }
     Ok(())

@@ -10,8 +10,6 @@ use start_worker::prepare::FailureKind;
 pub(crate) const OK: u8 = 0;
 /// Failed at run time.
 pub(crate) const FAILED: u8 = 1;
-/// Wrong arguments.
-pub(crate) const USAGE: u8 = 2;
 /// The runner configuration is missing or invalid, in content or for this host. (sysexits: `EX_USAGE`)
 pub(crate) const CONFIGURATION: u8 = 64;
 /// Taskcluster or the metadata service could not be reached in time. (sysexits: `EX_TEMPFAIL`) Not 69: wrappers of

@@ -1,11 +1,13 @@
 //! The command line: what may be asked for, and what the answer's exit code is.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 use start_worker::chain::Chain;
 use start_worker::config::{self, LoadError};
+use start_worker::observe::logging::Filter;
 
 pub(crate) mod autologin;
 pub(crate) mod check;
@@ -19,7 +21,7 @@ pub(crate) mod status;
 
 /// Starts and supervises the worker of a Taskcluster worker machine.
 #[derive(Debug, Parser)]
-#[command(name = "start-worker", version, disable_version_flag = true, arg_required_else_help = true)]
+#[command(name = "start-worker", version, propagate_version = true, arg_required_else_help = true)]
 #[command(override_usage = "start-worker [OPTIONS] <runnerConfig>\n       \
         start-worker check [OPTIONS] <runnerConfig>\n       \
         start-worker status [--json] [--watch] [--socket <PATH>]\n       \
@@ -27,11 +29,7 @@ pub(crate) mod status;
         start-worker resume [--socket <PATH>]\n       \
         start-worker autologin show|set <USER>|clear [--config <runnerConfig>]\n       \
         start-worker autologin apply <runnerConfig>")]
-#[command(
-    subcommand_negates_reqs = true,
-    args_conflicts_with_subcommands = true,
-    disable_help_subcommand = true
-)]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -42,16 +40,37 @@ pub(crate) struct Arguments {
 
     /// What is logged: error, warn, info, debug or trace; also per module, as in
     /// `info,start_worker::supervisor=debug`. Default: `START_WORKER_LOG`, else info
-    #[arg(long, value_name = "LEVEL")]
-    pub(crate) log_level: Option<String>,
-
-    /// Print the name and the version
-    #[arg(long, action = clap::ArgAction::Version)]
-    version: Option<bool>,
+    #[arg(long, value_name = "LEVEL", global = true)]
+    pub(crate) log_level: Option<Filter>,
 
     /// Print the version alone
     #[arg(long)]
     pub(crate) short_version: bool,
+}
+
+impl Arguments {
+    /// Reads the command line; ends the process where it is wrong or asks for help.
+    pub(crate) fn read() -> Self {
+        let word = std::env::args_os().nth(1).and_then(|word| word.into_string().ok());
+        if let Some((word, command)) = word.and_then(|word| mistyped(&word).map(|command| (word, command))) {
+            let message =
+                format!("unrecognized command '{word}'\n\n  tip: a similar command exists: '{command}'\n");
+            Self::command().error(ErrorKind::InvalidSubcommand, message).exit();
+        }
+        Self::parse()
+    }
+}
+
+/// The command that was meant by a word that is neither a command nor a file.
+fn mistyped(word: &str) -> Option<String> {
+    let is_command_like =
+        word.starts_with(|first: char| first.is_ascii_alphabetic()) && !word.contains(['.', '/']);
+    let commands = Arguments::command();
+    let names: Vec<&str> = commands.get_subcommands().map(clap::Command::get_name).chain(["help"]).collect();
+    if !is_command_like || names.contains(&word) || Path::new(word).exists() {
+        return None;
+    }
+    config::near(word, names.into_iter()).map(str::to_owned)
 }
 
 /// What can be done beside running a worker.

@@ -31,6 +31,7 @@ pub use diagnostics::{Diagnostic, Faults, Level};
 pub use file::to_yaml;
 pub use keys::{KeyInfo, known_keys};
 pub use model::*;
+pub use near::near;
 
 /// Where the runner keeps what outlives it, unless systemd says otherwise.
 const STATE_DIRECTORY: &str = "/var/lib/start-worker";

@@ -3,12 +3,14 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
+use std::str::FromStr;
 
 use serde_json::Value;
+use thiserror::Error;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
-use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::output::{BEGINS_ENTRY, Format, Identity, LogSink};
 use crate::redact::{Secrets, cut};
@@ -18,15 +20,57 @@ use crate::troubles::{QUOTED, Trouble, Troubles};
 /// answered.
 const LONGEST_TROUBLE: usize = 4000;
 
-/// Which lines are logged: `info`, or per module `warn,start_worker::supervisor=debug`.
+/// Which lines are logged: `info`, or per module `warn,start_worker::supervisor=debug`. Errors always are.
 #[derive(Debug, Clone)]
 pub struct Filter(Targets);
 
-impl Filter {
-    /// Reads a filter as `--log-level` and `START_WORKER_LOG` have it.
-    pub fn parse(text: &str) -> Result<Self, ParseError> {
-        text.parse().map(Self)
+/// A log level, or a filter, that is not understood.
+#[derive(Debug, Error)]
+pub enum FilterError {
+    /// It is no level.
+    #[error("{0:?} is not a level; use error, warn, info, debug or trace")]
+    Level(String),
+    /// It is no module of this program.
+    #[error(
+        "{0:?} is not a module of start-worker; use start_worker::MODULE=LEVEL, as in info,start_worker::supervisor=debug"
+    )]
+    Module(String),
+}
+
+impl FromStr for Filter {
+    type Err = FilterError;
+
+    /// Reads a filter as `--log-level` and `START_WORKER_LOG` have it: a level, `MODULE=LEVEL`, or several of these with
+    /// commas between them. Modules without a level of their own have the level that stands alone, or info.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut filter = Self::default().0;
+        for part in text.split(',').map(str::trim) {
+            filter = match part.split_once('=') {
+                None => filter.with_default(level(part)?),
+                Some((module, of_module)) => {
+                    filter.with_target(own_module(module.trim())?, level(of_module.trim())?)
+                }
+            };
+        }
+        Ok(Self(filter))
     }
+}
+
+fn level(name: &str) -> Result<LevelFilter, FilterError> {
+    match name.to_ascii_lowercase().as_str() {
+        "error" => Ok(LevelFilter::ERROR),
+        "warn" => Ok(LevelFilter::WARN),
+        "info" => Ok(LevelFilter::INFO),
+        "debug" => Ok(LevelFilter::DEBUG),
+        "trace" => Ok(LevelFilter::TRACE),
+        _ => Err(FilterError::Level(name.to_owned())),
+    }
+}
+
+/// Modules of other crates write no lines here.
+fn own_module(name: &str) -> Result<&str, FilterError> {
+    let is_own = name == "start_worker" || name.starts_with("start_worker::");
+    if is_own { Ok(name) } else { Err(FilterError::Module(name.to_owned())) }
 }
 
 impl Default for Filter {
@@ -68,7 +112,7 @@ struct Lines {
 
 impl Lines {
     fn is_logged(&self, metadata: &Metadata<'_>) -> bool {
-        self.filter.0.would_enable(metadata.target(), metadata.level())
+        *metadata.level() == Level::ERROR || self.filter.0.would_enable(metadata.target(), metadata.level())
     }
 
     fn note(&self, at: jiff::Timestamp, event: &Event<'_>) {

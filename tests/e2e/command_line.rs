@@ -16,6 +16,8 @@ fn mode(path: &std::path::Path) -> u32 {
 fn versions_and_help_are_answered_on_stdout() {
     for (argument, answer) in [
         ("--version", concat!("start-worker ", env!("CARGO_PKG_VERSION"), "\n")),
+        ("-V", concat!("start-worker ", env!("CARGO_PKG_VERSION"), "\n")),
+        ("help", "Usage: start-worker"),
         ("--short-version", concat!(env!("CARGO_PKG_VERSION"), "\n")),
         ("--help", "Usage: start-worker"),
     ] {
@@ -36,6 +38,97 @@ fn wrong_usage_is_exit_2_and_said_on_stderr() {
         assert!(ended.log.contains("Usage: start-worker"), "{arguments:?}: {}", ended.log);
         assert_eq!(runner.stdout(), "", "{arguments:?}");
     }
+}
+
+#[test]
+fn help_and_the_version_are_there_for_each_command() {
+    for (arguments, answer) in [
+        (&["help", "drain"][..], "--wait"),
+        (&["drain", "--help"], "--wait"),
+        (&["check", "-V"], concat!(" ", env!("CARGO_PKG_VERSION"), "\n")),
+        (&["status", "--version"], concat!(" ", env!("CARGO_PKG_VERSION"), "\n")),
+        (&["help", "autologin", "set"], "<USER>"),
+    ] {
+        let mut runner = Scene::new().start_with(arguments);
+        let ended = runner.ended();
+        assert_eq!((ended.code, ended.log.as_str()), (Some(0), ""), "{arguments:?}");
+        let stdout = runner.stdout();
+        assert!(stdout.contains(answer), "{arguments:?}: {stdout}");
+    }
+}
+
+#[test]
+fn a_mistyped_command_is_not_taken_for_a_file() {
+    for (arguments, meant) in [
+        (&["statsu"][..], "status"),
+        (&["Status"], "status"),
+        (&["chekc", "runner.yml"], "check"),
+        (&["drian", "--wait"], "drain"),
+        (&["resum"], "resume"),
+        (&["auto-login", "show"], "autologin"),
+    ] {
+        let ended = Scene::new().start_with(arguments).ended();
+        assert_eq!(ended.code, Some(2), "{arguments:?}: {}", ended.log);
+        let tip = format!("a similar command exists: '{meant}'");
+        assert!(ended.log.contains(&tip), "{arguments:?}: {}", ended.log);
+    }
+}
+
+#[test]
+fn a_level_that_is_not_understood_is_wrong_usage() {
+    for level in [
+        "warning",
+        "verbose",
+        "",
+        "off",
+        "7",
+        "info,",
+        "info,debgu",
+        "supervisor=debug",
+        "start_worker::output=",
+        "=debug",
+    ] {
+        let scene = Scene::new();
+        let config = scene.write();
+        let ended = scene.start_with(["--log-level".into(), level.into(), config.into_os_string()]).ended();
+        assert_eq!((ended.code, ended.starts()), (Some(2), 0), "{level:?}: {}", ended.log);
+        assert!(ended.log.contains("--log-level"), "{level:?}: {}", ended.log);
+    }
+}
+
+#[test]
+fn a_level_in_the_environment_that_is_not_understood_is_a_warning_and_info() {
+    for level in ["warning", "off", "supervisor=debug"] {
+        let ended = Scene::new().worker(["exit 0"]).env("START_WORKER_LOG", level).start().ended();
+        assert_eq!(ended.code, Some(0), "{level:?}: {}", ended.log);
+        assert!(
+            ended.log.contains("WARN  START_WORKER_LOG is not used, the level is info"),
+            "{level:?}: {}",
+            ended.log
+        );
+        assert!(ended.log.contains("INFO  worker started"), "{level:?}: {}", ended.log);
+    }
+}
+
+#[test]
+fn errors_are_logged_at_every_level() {
+    for level in ["error", "ERROR", "start_worker=error", "error,start_worker::supervisor=warn"] {
+        let ended =
+            Scene::new().set("worker.path", "/no/such/worker").env("START_WORKER_LOG", level).start().ended();
+        assert_eq!(ended.code, Some(1), "{level:?}: {}", ended.log);
+        assert!(ended.log.contains("ERROR start-worker ends: "), "{level:?}: {}", ended.log);
+        assert!(!ended.log.contains("INFO "), "{level:?}: {}", ended.log);
+    }
+}
+
+#[test]
+fn a_level_of_one_module_leaves_the_others_as_they_are() {
+    let ended = Scene::new()
+        .worker(["exit 0"])
+        .env("START_WORKER_LOG", "start_worker::supervisor=debug")
+        .start()
+        .ended();
+    assert!(ended.log.contains("INFO  start-worker starts") && ended.log.contains("DEBUG"), "{}", ended.log);
 }
 
 #[test]
