@@ -32,7 +32,9 @@ pub(crate) fn check(data: &[u8]) {
             let shown = cut(&masked, longest, "…");
             assert!(!shown.contains(secret));
             let beginning = masked.starts_with(shown.trim_end_matches('…'));
-            assert!(beginning && !shown.ends_with("(mas…"), "{shown:?}");
+            // Some texts have those characters themselves.
+            let cuts_a_mask = shown.ends_with("(mas…") && !masked.starts_with(&*shown);
+            assert!(beginning && !cuts_a_mask, "{shown:?}");
         }
     }
     for (secret, form) in planted {

@@ -14,6 +14,9 @@ use start_worker::protocol::message::{RawMessage, ToWorker, parse};
 /// What every rendered line begins with.
 const PREFIX: &str = "1970-01-01T00:00:00.007Z [worker] ";
 
+/// In bytes, as it is written; a longer type is not one that there is.
+const LONGEST_TYPE: usize = 256;
+
 /// Reads each line.
 pub(crate) fn check(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
@@ -24,7 +27,12 @@ pub(crate) fn check(data: &[u8]) {
         let object = line.trim_ascii().strip_prefix('~').filter(|object| object.starts_with('{'));
         let plain: Option<Value> = object.and_then(|object| serde_json::from_str(object).ok());
         if let Some(kind) = plain.as_ref().and_then(|plain| plain.get("type")?.as_str()) {
-            assert_eq!(message.as_ref().map(|message| &*message.kind), Some(kind));
+            let read = message.as_ref().map(|message| &*message.kind);
+            let may_be_too_long = line.len() > LONGEST_TYPE;
+            assert!(
+                read == Some(kind) || may_be_too_long && read == Some("(a very long string)"),
+                "{read:?} of {kind:?}"
+            );
         }
         let Some(message) = message else {
             assert!(log_members(line).is_none());
