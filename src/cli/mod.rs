@@ -24,7 +24,7 @@ pub(crate) mod status;
 #[command(name = "start-worker", version, propagate_version = true, arg_required_else_help = true)]
 #[command(override_usage = "start-worker [OPTIONS] <runnerConfig>\n       \
         start-worker check [OPTIONS] <runnerConfig>\n       \
-        start-worker status [--json] [--watch] [--socket <PATH>]\n       \
+        start-worker status [--json] [--watch | --wait <STATE> [--timeout <TIME>]] [--socket <PATH>]\n       \
         start-worker drain [--wait] [--socket <PATH>]\n       \
         start-worker resume [--socket <PATH>]\n       \
         start-worker autologin show|set <USER>|clear [--config <runnerConfig>]\n       \

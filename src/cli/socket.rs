@@ -47,6 +47,14 @@ impl Address {
         })
     }
 
+    /// Whether anything listens there; what cannot be asked counts.
+    pub(super) fn is_listened_to(&self) -> Result<bool, String> {
+        let nobody = |cause: &io::Error| {
+            matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+        };
+        Ok(!UnixStream::connect(self.path()?).is_err_and(|cause| nobody(&cause)))
+    }
+
     /// Gives `show` the status now, and with every change, until the runner ends or it has seen enough; `every`: nothing,
     /// too, after so long without a change.
     pub(super) fn watch(

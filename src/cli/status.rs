@@ -5,10 +5,12 @@ mod words;
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use clap::builder::PossibleValuesParser;
 use serde_json::Value;
 use start_worker::clock::{Clock, SystemClock};
+use start_worker::event::Phase;
 
 use super::environment::Environment;
 use super::socket;
@@ -16,6 +18,9 @@ use screen::Screen;
 
 /// How often a screen is drawn anew where nothing changes: how long ago something was does.
 const REDRAW: Duration = Duration::from_secs(1);
+
+/// How often somebody who waits looks whether the time is up, or a start-worker is there.
+const LOOK_AT_THE_TIME: Duration = Duration::from_millis(100);
 
 /// To the upper left, and all below it away. (ECMA-48: CUP, ED)
 const CLEAR: &str = "\x1b[H\x1b[2J";
@@ -32,6 +37,14 @@ pub(crate) struct Arguments {
     #[arg(long)]
     watch: bool,
 
+    /// Wait until start-worker is in this state, print the status then; exit code 1 where it is not within --timeout
+    #[arg(long, value_name = "STATE", value_parser = PossibleValuesParser::new(Phase::ALL.map(state_argument)), conflicts_with = "watch")]
+    wait: Option<String>,
+
+    /// How long --wait waits
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5m", requires = "wait")]
+    timeout: Duration,
+
     #[command(flatten)]
     socket: socket::Address,
 }
@@ -42,7 +55,71 @@ pub(crate) fn run(arguments: &Arguments) -> u8 {
         return socket::conclude(watch(arguments).map(|()| String::new()));
     }
     let screen = Screen::of_stdout(Environment::read().columns);
+    if let Some(state) = &arguments.wait {
+        let reached = wait(arguments, state);
+        return socket::conclude(reached.map(|answer| shown(&answer, arguments.json, screen)));
+    }
     socket::conclude(arguments.socket.ask("status").map(|answer| shown(&answer, arguments.json, screen)))
+}
+
+/// A state as the command line has it: without a space.
+fn state_argument(phase: Phase) -> &'static str {
+    match phase {
+        Phase::BackingOff => "backing-off",
+        Phase::AwaitingReboot => "awaiting-reboot",
+        phase => phase.name(),
+    }
+}
+
+/// Waits for a state, also for a start-worker that is not there yet, or ends and is started again.
+fn wait(arguments: &Arguments, wanted: &str) -> Result<Value, String> {
+    let wanted = wanted.replace('-', " ");
+    let until = Instant::now() + arguments.timeout;
+    let mut last = None;
+    loop {
+        let mut reached = false;
+        let watched = arguments.socket.watch(Some(LOOK_AT_THE_TIME), |answer| {
+            last = answer.or(last.take());
+            reached = last.as_ref().is_some_and(|answer| socket::text(answer, "state") == wanted);
+            let over = reached || Instant::now() >= until;
+            Ok(if over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        });
+        if let Some(answer) = last.take_if(|_| reached) {
+            return Ok(answer);
+        }
+        if let (Err(cause), true) = (&watched, arguments.socket.is_listened_to()?) {
+            return Err(cause.clone());
+        }
+        if Instant::now() >= until {
+            return Err(not_reached(arguments, &wanted, watched, last.as_ref()));
+        }
+        pause();
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a command of its own has nothing else to do")]
+fn pause() {
+    std::thread::sleep(LOOK_AT_THE_TIME);
+}
+
+/// Why a state was waited for in vain.
+fn not_reached(
+    arguments: &Arguments,
+    wanted: &str,
+    watched: Result<(), String>,
+    last: Option<&Value>,
+) -> String {
+    let limit = humantime::format_duration(arguments.timeout);
+    let now = match (watched, last) {
+        (Err(cause), _) => cause,
+        (Ok(()), None) => "start-worker does not answer".to_owned(),
+        (Ok(()), Some(answer)) => {
+            let details = ["reason", "unhealthy"].map(|field| socket::text(answer, field));
+            let details = details.into_iter().filter(|detail| !detail.is_empty());
+            std::iter::once(socket::text(answer, "state")).chain(details).collect::<Vec<_>>().join("; ")
+        }
+    };
+    format!("not {wanted} within {limit}: {now}")
 }
 
 fn shown(answer: &Value, json: bool, screen: Option<Screen>) -> String {

@@ -68,7 +68,7 @@ impl Telling {
         let standing = self.standing.borrow_and_update().clone();
         let trouble = self.trouble.borrow_and_update().as_deref().map(|trouble| self.secrets.mask(trouble));
         let summary = standing.summary;
-        let ready = is_up(summary);
+        let ready = is_up(summary) || trouble.is_some();
         let ends = matches!(summary.phase, Phase::Stopping | Phase::Killing)
             && summary.reason == Some(Reason::Asked(Cause::Operator));
         let text = self.secrets.mask(status(&standing, trouble.as_deref(), self.worker, self.clock.now()));
@@ -76,10 +76,10 @@ impl Telling {
     }
 }
 
-/// Whether the service does what the operator wants of it: a worker runs, or none is to run yet. A boot would wait for a
-/// host that holds, and fail.
+/// Whether the worker runs, or its start has to wait. The start of the service returns then, and a boot goes on: a wrong
+/// secret would keep both for ever. The words say what is waited for.
 fn is_up(summary: StateSummary) -> bool {
-    summary.worker_pid.is_some() || summary.phase == Phase::Holding
+    summary.worker_pid.is_some() || matches!(summary.phase, Phase::Holding | Phase::BackingOff)
 }
 
 /// The runner ends as this says. `intended`: the manager is not to take a worker that was never started for a failure.

@@ -260,7 +260,7 @@ fn a_process_that_leaves_the_workers_cgroup_does_not_survive() {
 fn in_a_cgroup_neither_a_chain_of_forks_nor_a_dead_main_thread_survives() {
     for spawn in ["chain ignore-term", "leaderless ignore-term"] {
         let Some(unit) = Unit::delegated() else { return };
-        let scene = Scene::new().in_cgroup(&unit.0).set("supervision.killTimeout", "300ms");
+        let scene = Scene::new().in_cgroup(&unit.0).set("supervision.killTimeout", "2s");
         let runner = scene.worker([&format!("spawn {spawn}"), "exit 0"]).start();
         let ended = runner.ended();
         assert_eq!(ended.code, Some(0), "{}", ended.log);

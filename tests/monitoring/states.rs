@@ -134,9 +134,9 @@ fn preparing_while_nobody_answers() {
 }
 
 #[test]
-fn what_keeps_it_from_starting_is_told_also_where_the_log_is_off() {
+fn what_keeps_it_from_starting_is_told_also_where_warnings_are_not_logged() {
     let scene = open(Scene::new()).set("provider.rootURL", "http://127.0.0.1:1").set("getSecrets", true);
-    let runner = scene.env("START_WORKER_LOG", "off").start();
+    let runner = scene.env("START_WORKER_LOG", "error").start();
     let words = words_when(&runner, |said| said["unhealthy"].is_string());
     assert!(words.contains("\nunhealthy     the worker cannot start yet: "), "{words}");
     assert!(words.contains("warnings: 1"), "{words}");
@@ -472,4 +472,36 @@ fn keys(value: &Value, other: &Value) -> Vec<String> {
         all.extend(keys(inner, other).into_iter().map(|inner| format!("{key}.{inner}")));
     }
     all
+}
+
+#[test]
+fn a_state_is_waited_for() {
+    let scene = open(Scene::new());
+    let socket = scene.path("status.sock");
+    let wait = move |options: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_start-worker"));
+        command.args(["status", "--json", "--wait"]).args(options).arg("--socket").arg(&socket);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    // Nobody is there.
+    let in_vain = wait(&["running", "--timeout", "200ms"]).output().unwrap();
+    let said = String::from_utf8_lossy(&in_vain.stderr).into_owned();
+    assert_eq!((in_vain.status.code(), &*in_vain.stdout), (Some(1), &b""[..]), "{said}");
+    assert!(said.starts_with("error: not running within 200ms: no start-worker listens at "), "{said}");
+    // It is there later.
+    let waiting = wait(&["running"]).spawn().unwrap();
+    let runner = scene.worker(["on SIGTERM: exit 0", "wait"]).start();
+    let reached = waiting.wait_with_output().unwrap();
+    assert!(reached.status.success(), "{reached:?}\n{runner}");
+    let said: Value = serde_json::from_slice(&reached.stdout).unwrap();
+    assert_eq!(said["state"], "running");
+    // It does not get there.
+    let in_vain = wait(&["backing-off", "--timeout", "200ms"]).output().unwrap();
+    let said = String::from_utf8_lossy(&in_vain.stderr).into_owned();
+    assert_eq!((in_vain.status.code(), &*said), (Some(1), "error: not backing off within 200ms: running\n"));
+    let wrong = wait(&["runing"]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+    runner.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(runner.ended().code, Some(0));
 }

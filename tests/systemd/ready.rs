@@ -39,24 +39,44 @@ fn systemd_has_taken_every_setting_of_the_unit() {
 }
 
 #[test]
-fn the_service_is_ready_when_its_worker_runs_and_not_before() {
+fn the_service_is_not_ready_while_its_start_goes_on() {
     let Some(machine) = Machine::borrow() else { return };
-    machine.taskcluster.fail("registerWorker", Times::UntilCleared, Fault::bad_gateway());
+    let hanging = machine.taskcluster.fail("registerWorker", Times::UntilCleared, Fault::Hang);
     // The start takes longer than systemd allows for: the runner asks for more time.
     let service =
         Service::install(&machine, &Config::new(&machine, OBEDIENT)).drop_in("TimeoutStartSec=2s").starting();
-    service.wait_for("trying again", |now| now.get("StatusText").contains("trying again"));
-    let began = std::time::Instant::now();
-    machine.taskcluster.wait_for("registerWorker", 3, DEADLINE);
-    wait_until_after(began, Duration::from_secs(3));
+    machine.taskcluster.wait_for("registerWorker", 1, DEADLINE);
+    wait_until_after(std::time::Instant::now(), Duration::from_secs(3));
     let now = service.properties();
     assert!(now.is("activating") && service.starts() == 0, "{now:?}");
-    machine.taskcluster.clear_faults();
+    machine.taskcluster.clear_fault(hanging);
     let now = service.wait_for("up", |now| now.is("active"));
     assert_eq!(now.get("NRestarts"), "0");
+}
+
+#[test]
+fn the_start_of_the_service_returns_when_it_has_to_wait_and_the_status_says_why() {
+    let Some(machine) = Machine::borrow() else { return };
+    machine.taskcluster.fail("registerWorker", Times::UntilCleared, Fault::bad_gateway());
+    // `systemctl start`, which waits for the service.
+    let service = Service::install(&machine, &Config::new(&machine, OBEDIENT)).started();
+    let now = service.properties();
+    assert!(now.is("active") && service.starts() == 0, "{now:?}");
+    assert!(now.get("StatusText").contains("trying again: registerWorker"), "{now:?}");
+    let status = |options: &[&str]| {
+        machine.run(["/usr/bin/start-worker", "status"].iter().copied().chain(options.iter().copied()))
+    };
+    let not_yet = status(&["--wait", "running", "--timeout", "300ms"]);
+    let said = String::from_utf8_lossy(&not_yet.stderr).into_owned();
+    assert_eq!(not_yet.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("error: not running within 300ms: preparing; "), "{said}");
+    machine.taskcluster.clear_faults();
+    let running = status(&["--wait", "running", "--timeout", "1m"]);
+    assert!(running.status.success(), "{running:?}");
     let worker = service.wait_for_start(1).pid();
     let running = format!("running generic-worker (pid {worker}), pool pp/ww; credentials renew in ");
     service.wait_for("running", |now| now.get("StatusText").starts_with(&running));
+    assert_eq!(service.properties().get("NRestarts"), "0");
 }
 
 #[test]
