@@ -92,6 +92,29 @@ fn configurations_from_the_field_load_without_a_word() {
     }
 }
 
+#[test]
+fn the_examples_for_generic_worker_say_where_its_directories_are() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config-examples");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "yml") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        if !text.contains("implementation: generic-worker") {
+            continue;
+        }
+        seen += 1;
+        let config = serde_json::to_value(&loaded(&text).worker_config).unwrap();
+        for key in ["tasksDir", "cachesDir", "downloadsDir"] {
+            let directory = config[key].as_str().unwrap_or_default();
+            assert!(directory.starts_with('/'), "{}: {key} is {directory:?}", path.display());
+        }
+    }
+    assert!(seen >= 5, "{seen} examples");
+}
+
 const FIVE_FAULTS: &str = "\
 provider: {providerType: google}
 worker:
