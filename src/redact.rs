@@ -35,8 +35,8 @@ pub fn fit<'t>(text: &'t str, room: usize, mark: &str) -> Cow<'t, str> {
     cut(text, room.saturating_sub(mark.chars().count()), mark)
 }
 
-/// The text without what URLs in it may hide: what stands before the `@`, also where no scheme makes it one, and the
-/// query.
+/// The text without what URLs in it may hide: what stands before the `@`, also where no scheme makes it one, the query
+/// and the fragment.
 pub fn mask_urls(text: &str) -> String {
     let ends = |c: char| c.is_whitespace() || "\"'`<>".contains(c);
     let mut masked = String::with_capacity(text.len());
@@ -56,13 +56,11 @@ pub fn mask_urls(text: &str) -> String {
         if at.is_some() {
             masked.push_str(MASK);
         }
-        match rest
-            .split_once('?')
-            .filter(|(_, query)| !start.is_empty() && !query.trim_end_matches(ends).is_empty())
-        {
-            Some((before, query)) => {
-                let kept = query.trim_end_matches(ends).len();
-                masked.extend([before, "?", MASK, query.get(kept..).unwrap_or_default()]);
+        let hidden = rest.find(['?', '#']).filter(|_| !start.is_empty()).map(|at| rest.split_at(at + 1));
+        match hidden.filter(|(_, hidden)| !hidden.trim_end_matches(ends).is_empty()) {
+            Some((before, hidden)) => {
+                let kept = hidden.trim_end_matches(ends).len();
+                masked.extend([before, MASK, hidden.get(kept..).unwrap_or_default()]);
             }
             None => masked.push_str(rest),
         }
@@ -70,10 +68,24 @@ pub fn mask_urls(text: &str) -> String {
     masked
 }
 
+/// The values that a line gives to what names a secret: `password = …`, `TOKEN=…`, `machine … password …`.
+fn assigned_secrets(line: &str) -> impl Iterator<Item = &str> {
+    let ends = |c: char| "\"',;".contains(c);
+    let words: Vec<&str> =
+        line.split_whitespace().filter(|word| !word.chars().all(|c| ":=".contains(c))).collect();
+    let next = words.iter().skip(1).copied().map(Some).chain([None]).collect::<Vec<_>>();
+    let pairs = words.into_iter().zip(next);
+    pairs.filter_map(move |(word, next)| {
+        let (name, value) = word.split_once([':', '=']).unwrap_or((word, ""));
+        let value = if value.is_empty() { next? } else { value };
+        names_a_secret(name).then(|| value.trim_matches(ends))
+    })
+}
+
 /// Returns whether a text gives the value of something that names a secret: `accessToken: …`, `password=…`.
 pub fn assigns_a_secret(text: &str) -> bool {
-    let words =
-        text.split(|c: char| c.is_whitespace() || "{}[],\"'".contains(c)).filter(|word| !word.is_empty());
+    let ends = |c: char| c.is_whitespace() || "{}[]()<>,;&?\\\"'".contains(c);
+    let words = text.split(ends).filter(|word| !word.is_empty());
     let words: Vec<&str> = words.collect();
     let names = |word: &str| word.split_once([':', '=']).is_some_and(|(name, _)| names_a_secret(name));
     words.iter().any(|word| names(word))

@@ -13,6 +13,7 @@ use crate::host::private_file::Access;
 use crate::provider::{Identified, Proof};
 use crate::registration::Registrar;
 use crate::run::cache::{self, CacheError, CachedRun, Expected, Stage};
+use crate::run::files::FileOrigin;
 use crate::taskcluster::{Effort, result_of};
 
 /// How long the cache's disk may take.
@@ -52,6 +53,8 @@ impl Preparer {
             .secrets()
             .flat_map(|layer| layer.values())
             .for_each(|value| self.secrets.add_all(value));
+        let from_secrets = cached.run.files.iter().filter(|file| file.origin == FileOrigin::Secret);
+        from_secrets.for_each(|file| file.entry.add_to(&self.secrets));
         let why = match identified {
             Some(identified) => stale(&self.config, &cached, identified),
             None => other_provider(&self.config, &cached),

@@ -66,7 +66,7 @@ impl Layers {
             let taken = take_secret_form(value, &name)?;
             // Not where a file goes: whoever looks for it, or for why it cannot be written, must read that.
             taken.config.values().for_each(|value| known.add_all(value));
-            taken.files.iter().for_each(|file| known.add(&file.content));
+            taken.files.iter().for_each(|file| file.add_to(known));
             self.take(taken, Source::Secret(name), FileOrigin::Secret);
         }
         if none {

@@ -1,4 +1,5 @@
-//! The encodings in which a text may hold another one: escapes of JSON, Rust and C, URLs and forms, HTML, base64 and hex.
+//! The encodings in which a text may hold another one: escapes of JSON, Rust, C, Python and JavaScript, URLs and forms,
+//! HTML, base64, hex and lists of bytes.
 
 /// Longer runs of backslashes are six levels of quoting, and more.
 const MOST_BACKSLASHES: usize = 64;
@@ -13,6 +14,13 @@ const LONGEST_ENTITY: usize = 12;
 const SHORTEST_BASE64: usize = 11;
 /// The same of hex digits.
 const SHORTEST_HEX: usize = 16;
+
+/// The shortest list of bytes that counts.
+const SHORTEST_LIST: usize = 8;
+/// The digits of a group of a hex dump, at most.
+const LONGEST_GROUP: usize = 16;
+/// More bytes between two of a list, such as an indentation, end it.
+const LONGEST_SEPARATOR: usize = 32;
 
 /// A character, or a byte, that was read: its UTF-8, and where the text goes on.
 pub(super) struct Read {
@@ -52,11 +60,10 @@ pub(super) fn readings(text: &[u8], at: usize, mut each: impl FnMut(Read)) {
         b'%' => {
             let mut digits = at + 1;
             for _ in 0..=MOST_PERCENTS {
-                hex(text, digits, 2)
-                    .and_then(|code| u8::try_from(code).ok())
-                    .map(|byte| Read::byte(byte, digits + 2))
-                    .into_iter()
-                    .for_each(&mut each);
+                byte_or_character(hex(text, digits, 2), digits + 2, &mut each);
+                if text.get(digits) == Some(&b'u') {
+                    unicode(text, digits + 1, *b"%u").into_iter().for_each(&mut each);
+                }
                 if text.get(digits..digits + 2) != Some(b"25") {
                     break;
                 }
@@ -97,20 +104,29 @@ fn escaped(text: &[u8], at: usize, mut each: impl FnMut(Read)) {
         _ => None,
     };
     plain.map(|plain| Read::byte(plain, at + 1)).into_iter().for_each(&mut each);
-    let coded = match byte {
-        b'u' => unicode(text, at + 1),
-        b'x' => {
-            let byte = hex(text, at + 1, 2).and_then(|code| u8::try_from(code).ok());
-            byte.map(|byte| Read::byte(byte, at + 3))
+    match byte {
+        b'u' => unicode(text, at + 1, *b"\\u").into_iter().for_each(each),
+        b'U' => {
+            let character = hex(text, at + 1, 8).and_then(|code| Read::character(code, at + 9));
+            character.into_iter().for_each(each);
         }
-        b'0'..=b'3' => octal(text, at),
-        _ => None,
-    };
-    coded.into_iter().for_each(each);
+        b'x' => byte_or_character(hex(text, at + 1, 2), at + 3, each),
+        b'0'..=b'3' => byte_or_character(octal(text, at), at + 3, each),
+        _ => {}
+    }
 }
 
-/// `00e9`, `{e9}`, and both halves of a pair.
-fn unicode(text: &[u8], at: usize) -> Option<Read> {
+/// A code below 256 is a byte of UTF-8 to some (Rust, C, URLs), a character to others (Python, JavaScript).
+fn byte_or_character(code: Option<u32>, next: usize, mut each: impl FnMut(Read)) {
+    let Some(code) = code else { return };
+    if code >= 0x80 {
+        Read::character(code, next).into_iter().for_each(&mut each);
+    }
+    u8::try_from(code).ok().map(|byte| Read::byte(byte, next)).into_iter().for_each(each);
+}
+
+/// `00e9`, `{e9}`, and both halves of a pair. `mark`: what stands before the second half.
+fn unicode(text: &[u8], at: usize, mark: [u8; 2]) -> Option<Read> {
     if text.get(at) == Some(&b'{') {
         let digits = text.get(at + 1..)?.iter().take(7).position(|byte| *byte == b'}')?;
         return Read::character(hex(text, at + 1, digits)?, at + digits + 2);
@@ -119,17 +135,19 @@ fn unicode(text: &[u8], at: usize) -> Option<Read> {
     if !(0xd800..0xdc00).contains(&code) {
         return Read::character(code, at + 4);
     }
-    let second = at + 4 + backslashes(text, at + 4);
-    let low = (second > at + 4 && text.get(second) == Some(&b'u')).then(|| hex(text, second + 1, 4))??;
+    let quoted = backslashes(text, at + 4).saturating_sub(1);
+    let second = at + 4 + quoted;
+    let low = text.get(second..second + 2).filter(|found| **found == mark)?;
+    let second = second + low.len();
+    let low = hex(text, second, 4)?;
     let low = low.checked_sub(0xdc00).filter(|low| *low < 0x400)?;
-    Read::character(0x1_0000 + ((code - 0xd800) << 10) + low, second + 5)
+    Read::character(0x1_0000 + ((code - 0xd800) << 10) + low, second + 4)
 }
 
-fn octal(text: &[u8], at: usize) -> Option<Read> {
+fn octal(text: &[u8], at: usize) -> Option<u32> {
     let mut digits =
         text.get(at..at + 3)?.iter().map(|byte| byte.checked_sub(b'0').filter(|digit| *digit < 8));
-    let code = digits.try_fold(0_u32, |code, digit| Some(code * 8 + u32::from(digit?)))?;
-    Some(Read::byte(u8::try_from(code).ok()?, at + 3))
+    digits.try_fold(0_u32, |code, digit| Some(code * 8 + u32::from(digit?)))
 }
 
 fn hex(text: &[u8], at: usize, digits: usize) -> Option<u32> {
@@ -218,8 +236,11 @@ impl Layer {
         changed.then_some(layer)
     }
 
-    /// What runs of base64 and of hex digits may hold, wherever in them it begins, and whether they are escaped or not.
+    /// What runs of base64 and of hex digits may hold, wherever in them it begins, and whether they are escaped or not; and
+    /// what lists of bytes hold.
     pub(super) fn unpacked(&self, mut each: impl FnMut(Layer)) {
+        self.unpack_lists(|at, _| self.decimal(at), &mut each);
+        self.unpack_lists(|at, is_first| self.hexadecimal(at, is_first), &mut each);
         self.unpack_runs(|at, _| self.digit(at), &mut each);
         if self.bytes.iter().any(|byte| begins_encoded(*byte)) {
             // What looks like an escape at the beginning may not belong to it.
@@ -231,6 +252,63 @@ impl Layer {
                 self.unpack_runs(digit, &mut each);
             }
         }
+    }
+
+    /// Bytes with something between them. `bytes`: those of the number at a place, and where it ends.
+    fn unpack_lists(
+        &self,
+        bytes: impl Fn(usize, bool) -> Option<(Vec<(u8, usize)>, usize)>,
+        each: &mut impl FnMut(Layer),
+    ) {
+        let (mut list, mut at) = (Layer::default(), 0);
+        while at < self.bytes.len() {
+            if let Some((bytes, end)) = bytes(at, list.bytes.is_empty()) {
+                for (byte, start) in bytes {
+                    list.push(byte, self, start, end);
+                }
+                let rest = self.bytes.get(end..).unwrap_or_default();
+                // Something was joined to it.
+                let ends = rest.first().is_some_and(u8::is_ascii_alphanumeric);
+                let between = rest.iter().take_while(|byte| !byte.is_ascii_alphanumeric()).count();
+                at = end + between;
+                if ends || between > LONGEST_SEPARATOR {
+                    end_list(&mut list, each);
+                }
+            } else {
+                end_list(&mut list, each);
+                at += 1;
+            }
+        }
+        end_list(&mut list, each);
+    }
+
+    fn is_alphanumeric(&self, at: usize) -> bool {
+        self.bytes.get(at).is_some_and(u8::is_ascii_alphanumeric)
+    }
+
+    /// `83`.
+    fn decimal(&self, at: usize) -> Option<(Vec<(u8, usize)>, usize)> {
+        let rest = self.bytes.get(at..)?;
+        let digits = rest.iter().take(4).take_while(|byte| byte.is_ascii_digit()).count();
+        let text = std::str::from_utf8(rest.get(..digits)?).ok()?;
+        let byte = text.parse().ok().filter(|_| !self.is_alphanumeric(at + digits))?;
+        Some((vec![(byte, at)], at + digits))
+    }
+
+    /// `53`, `0x53`, `5374`.
+    fn hexadecimal(&self, at: usize, is_first: bool) -> Option<(Vec<(u8, usize)>, usize)> {
+        let rest = self.bytes.get(at..)?;
+        let at = if rest.starts_with(b"0x") || rest.starts_with(b"0X") { at + 2 } else { at };
+        let rest = self.bytes.get(at..)?;
+        let digits = rest.iter().take(LONGEST_GROUP).take_while(|byte| byte.is_ascii_hexdigit()).count();
+        if is_first && digits % 2 == 1 {
+            // The first digit may belong to what stands before.
+            return None;
+        }
+        let digits = digits & !1;
+        let byte = |start| u8::try_from(hex(&self.bytes, start, 2)?).ok();
+        let bytes = (at..at + digits).step_by(2).filter_map(|start| Some((byte(start)?, start)));
+        (digits > 0).then(|| (bytes.collect(), at + digits))
     }
 
     fn unpack_runs(&self, digit: impl Fn(usize, bool) -> Option<Digit>, each: &mut impl FnMut(Layer)) {
@@ -278,6 +356,13 @@ impl Layer {
         let breaks = rest.iter().take(white).any(|byte| matches!(byte, b'\n' | b'\r'));
         let goes_on = rest.get(white).is_some_and(|byte| base64_value(*byte).is_some());
         (breaks && goes_on).then_some(at + white)
+    }
+}
+
+fn end_list(list: &mut Layer, each: &mut impl FnMut(Layer)) {
+    let list = std::mem::take(list);
+    if list.bytes.len() >= SHORTEST_LIST {
+        each(list);
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::lives::{Lives, Starts};
 use super::search::{Cut, Index, SHORTEST, Stored, beginning};
-use super::{MASK, boundary_before, is_a_path};
+use super::{MASK, assigned_secrets, boundary_before, is_a_path};
 
 /// Of a longer text only the beginning is looked at; the rest is masked as a whole.
 const MOST_TEXT: usize = 512 << 10;
@@ -24,6 +24,12 @@ const MOST_OF_A_SECRET: usize = 16 << 10;
 /// from there to its end.
 const MOST_SECRETS: usize = 50_000;
 const MOST_BYTES: usize = 8 << 20;
+
+/// Of a file from a secret so much is looked at line by line.
+const MOST_LINES_OF_A_FILE: usize = 64 << 10;
+
+/// Longer lines without white space, in a file from a secret, are keys and tokens rather than words.
+const LONGEST_WORD: usize = 15;
 
 /// Names that everybody knows, should a secret repeat one.
 const PUBLIC: &[&str] =
@@ -127,6 +133,29 @@ impl Secrets {
                 }
             }
             Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
+    /// A file that came from a secret: the whole, and of its lines those that are keys or tokens, or give a value to what
+    /// names a secret. Its other lines may be anything, such as a script's.
+    pub fn add_file(&self, text: &str) {
+        if text.trim_start().starts_with(['{', '['])
+            && let Ok(value) = serde_json::from_str::<Value>(text)
+        {
+            self.add_all(&value);
+        }
+        let mut known = self.known();
+        let lives = known.starts.now();
+        known.add_one(text.trim(), lives);
+        let end = boundary_before(text, MOST_LINES_OF_A_FILE);
+        for line in text.get(..end).unwrap_or_default().lines().map(str::trim) {
+            let is_words = line.len() <= LONGEST_WORD || line.contains(char::is_whitespace);
+            if !is_words && !line.starts_with("-----") && !is_a_path(line) {
+                known.add(line, lives);
+            }
+            for value in assigned_secrets(line).filter(|value| !is_a_path(value)) {
+                known.add(value, lives);
+            }
         }
     }
 
@@ -430,6 +459,25 @@ mod tests {
         assert!(!format!("{secrets:?}").contains("the-access-token"));
     }
 
+    /// As `ascii()` writes a character.
+    fn python(c: char) -> String {
+        match u32::from(c) {
+            code if c.is_ascii_graphic() && c != '\\' => char::from_u32(code).into_iter().collect(),
+            code @ ..0x100 => format!("\\x{code:02x}"),
+            code @ ..0x1_0000 => format!("\\u{code:04x}"),
+            code => format!("\\U{code:08x}"),
+        }
+    }
+
+    /// As `escape()` writes a code unit.
+    fn javascript(unit: u16) -> String {
+        match u8::try_from(unit) {
+            Ok(byte) if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+            Ok(byte) => format!("%{byte:02X}"),
+            Err(_) => format!("%u{unit:04X}"),
+        }
+    }
+
     /// The ways to write a secret, by name.
     #[expect(clippy::too_many_lines, clippy::format_collect, reason = "a table of strings")]
     fn forms(secret: &str) -> Vec<(&'static str, String)> {
@@ -457,6 +505,16 @@ mod tests {
             ("Rust, escaped", secret.escape_default().to_string()),
             ("Rust in Rust", format!("{:?}", format!("{secret:?}"))),
             ("bytes", secret.as_bytes().escape_ascii().to_string()),
+            ("characters", secret.chars().map(|c| format!("\\U{:08x}", u32::from(c))).collect()),
+            ("Python", secret.chars().map(python).collect()),
+            ("JavaScript's escape()", secret.encode_utf16().map(javascript).collect()),
+            ("bytes in a list", format!("{:?}", secret.as_bytes())),
+            ("bytes in a list, a line each", format!("{:#?}", secret.as_bytes())),
+            ("Node's Buffer", json!({"type": "Buffer", "data": secret.as_bytes()}).to_string()),
+            ("hex with colons", secret.bytes().map(|byte| format!("{byte:02X}:")).collect()),
+            ("hex with spaces", secret.bytes().map(|byte| format!("{byte:02x} ")).collect()),
+            ("hex in C", secret.bytes().map(|byte| format!("0x{byte:02x}, ")).collect()),
+            ("quoted-printable", secret.bytes().map(|byte| format!("={byte:02X}")).collect()),
             ("octal", secret.bytes().map(|byte| format!("\\{byte:03o}")).collect()),
             ("URL", percent.clone()),
             ("URL, lower case", secret.bytes().map(|byte| format!("%{byte:02x}")).collect()),
@@ -523,6 +581,8 @@ mod tests {
                     // What is left of the form is less than a secret.
                     let whole = name.starts_with("base64")
                         || name.contains("hex")
+                        || name.contains("list")
+                        || name.contains("Buffer")
                         || left <= before.len() + after.len() + 20;
                     assert!(whole, "{name}: {text:?} became {masked:?}");
                 }
@@ -545,6 +605,36 @@ mod tests {
             secrets.mask(text),
             "-----BEGIN PRIVATE KEY----- (masked) then (masked); (masked) (masked)"
         );
+    }
+
+    #[test]
+    fn of_a_file_from_a_secret_the_keys_and_tokens_are_masked_and_words_are_not() {
+        let secrets = Secrets::default();
+        secrets.add_file("an-access-token-in-a-file\n");
+        secrets.add_file(
+            "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU\nQyNTUxOQAAACBh4Q2pL7xk\n",
+        );
+        secrets.add_file(
+            "[default]\naws_secret_access_key = wJalrXUtnFEMI\nregion = us-east-1\nAPI_TOKEN='quo-ted-1'\n",
+        );
+        secrets.add_file("machine example.com login deploy password hunter22-3\n#!/bin/bash\nlocalhost\n");
+        secrets.add_file(r#"{"user": "deploy-bot-7", "nested": ["in-a-list"]}"#);
+        secrets.add_file("a,b\nhttps://bot:p4ssw0rd-9@example.com/repository\n");
+        for secret in [
+            "an-access-token-in-a-file",
+            "b3BlbnNzaC1rZXktdjEAAAAABG5vbmU",
+            "QyNTUxOQAAACBh4Q2pL7xk",
+            "wJalrXUtnFEMI",
+            "quo-ted-1",
+            "hunter22-3",
+            "deploy-bot-7",
+            "in-a-list",
+            "p4ssw0rd-9",
+        ] {
+            assert_eq!(secrets.mask(format!("it is {secret}.")), "it is (masked).", "{secret}");
+        }
+        let words = "[default] region us-east-1 #!/bin/bash localhost aws_secret_access_key password";
+        assert_eq!(secrets.mask(words), words);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::host::atomic::{self, Attributes, Directory, WriteError, parent_of};
+use crate::redact::Secrets;
 pub use archive::Limits;
 
 use archive::{Archive, ArchiveError, LIMITS};
@@ -41,6 +42,16 @@ pub struct FileEntry {
     pub encoding: String,
     /// What the content is: `file` or `zip`.
     pub format: String,
+}
+
+impl FileEntry {
+    /// Makes the content known as a secret, encoded and as it is written.
+    pub fn add_to(&self, secrets: &Secrets) {
+        secrets.add(&self.content);
+        if let Ok(Ok(text)) = decode(&self.content).map(String::from_utf8) {
+            secrets.add_file(&text);
+        }
+    }
 }
 
 /// Leaves the content out: it may be secret.

@@ -309,7 +309,13 @@ impl Client {
         let _ = (to.set_username(""), to.set_password(None));
         let root_url = to.as_str().strip_suffix(&call.path).map(|root| root.trim_end_matches('/').to_owned());
         let root_url = root_url.filter(|root_url| *root_url != self.0.root_url);
-        let to = self.mask(call, to.as_str());
+        // A path other than the call's may hold what the answer holds.
+        let same_path = self.url(call).is_ok_and(|url| url.path() == to.path());
+        let left_out = root_url.is_none() && !same_path && to.path() != "/";
+        if left_out {
+            to.set_path("/");
+        }
+        let to = self.mask(call, to.as_str()) + if left_out { "…" } else { "" };
         let root_url = root_url.map(|root_url| self.mask(call, &root_url));
         Why::Redirect { status, to: cut(&to, 300, "…").into_owned(), root_url }
     }

@@ -8,15 +8,27 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::attempts::Failure;
-use crate::redact::{cut, mask_urls};
+use crate::redact::{assigns_a_secret, cut, mask_urls};
 
 /// How much of a body that is not JSON is shown, in characters.
 const SHOWN_OF_A_PAGE: usize = 200;
 /// How much of a message is shown, in characters.
 const SHOWN_OF_A_MESSAGE: usize = 500;
 
-/// Longer content types are none.
-const LONGEST_TYPE: usize = 80;
+/// Longer words are not Taskcluster's: `AuthenticationFailed` has 20 letters, a slug 22 characters, a token 44.
+const LONGEST_CODE: usize = 40;
+
+/// The content types that are named. Any other one may hold whatever the body holds.
+const TYPES: &[&str] = &[
+    "application/json",
+    "application/problem+json",
+    "application/xml",
+    "application/x-www-form-urlencoded",
+    "application/octet-stream",
+    "text/html",
+    "text/plain",
+    "text/xml",
+];
 
 /// Why there can be no client.
 #[derive(Debug, Error)]
@@ -243,10 +255,8 @@ impl Quoting<'_> {
     /// In place of a body.
     fn not_shown(&self) -> String {
         let essence = self.content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
-        let is_type = essence.len() <= LONGEST_TYPE
-            && essence.contains('/')
-            && essence.chars().all(|c| c.is_ascii_alphanumeric() || "/+.-".contains(c));
-        let content_type = if is_type { format!(" ({essence})") } else { String::new() };
+        let known = TYPES.iter().find(|known| known.eq_ignore_ascii_case(essence));
+        let content_type = known.map(|known| format!(" ({known})")).unwrap_or_default();
         format!("the answer{content_type} is not shown because it may hold secrets")
     }
 }
@@ -256,7 +266,9 @@ impl Why {
     pub(super) fn of_answer(status: u16, body: &[u8], quoting: &Quoting<'_>) -> Self {
         let body = without_byte_order_mark(body);
         let RefusalBody { code, message, error } = serde_json::from_slice(body).unwrap_or_default();
-        let is_word = |code: &str| code.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        let is_word = |code: &str| {
+            (1..=LONGEST_CODE).contains(&code.len()) && code.chars().all(|c| c.is_ascii_alphabetic())
+        };
         let code = code.map(|code| quoting.shown(&code, SHOWN_OF_A_PAGE));
         let code = code.filter(|code| quoting.body || is_word(code));
         let message = message.map(|message| (quoting.mask)(&message));
@@ -266,9 +278,9 @@ impl Why {
             (Some(message), _) if quoting.body || lacks_scopes => {
                 quoting.shown(first_part(message), SHOWN_OF_A_MESSAGE)
             }
-            (Some(message), _) => {
-                quoting.shown(message.trim_start().lines().next().unwrap_or_default(), SHOWN_OF_A_MESSAGE)
-            }
+            // It may repeat an answer whose secrets nobody knows yet.
+            (Some(message), _) if assigns_a_secret(first_line(message)) => quoting.not_shown(),
+            (Some(message), _) => quoting.shown(first_line(message), SHOWN_OF_A_MESSAGE),
             (None, _) if body.trim_ascii().is_empty() => String::new(),
             (None, _) if !quoting.body => quoting.not_shown(),
             (None, Some(error)) => quoting.shown(&error, SHOWN_OF_A_PAGE),
@@ -319,6 +331,12 @@ pub(super) fn without_byte_order_mark(body: &[u8]) -> &[u8] {
 fn first_part(message: &str) -> &str {
     let part = message.split_once("\n---\n").map_or(message, |(before, _)| before);
     part.split_once("\nThis request requires the client to satisfy").map_or(part, |(before, _)| before)
+}
+
+/// Up to whatever ends a line: a reader may break it at each of these.
+fn first_line(message: &str) -> &str {
+    let ends = |c: char| c.is_control() && c != '\t' || matches!(c, '\u{2028}' | '\u{2029}');
+    message.split(ends).next().unwrap_or_default()
 }
 
 /// The scopes between the first two fences.

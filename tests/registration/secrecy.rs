@@ -17,6 +17,9 @@ use crate::support::{Runner, Scene, eventually};
 /// The contents of a pool's secret.
 const POOL_SECRET: &str = "hush \"pool/secret\" & 50% mörē";
 
+/// The content of a file that comes with the pool's secret.
+const IN_A_FILE: &str = "c2VlZC1vZi1hbi1lZDI1NTE5LWtleQ-in-a-file";
+
 /// The ways to write a secret, each form as one word or a few.
 #[expect(clippy::format_collect, reason = "short texts")]
 fn forms(secret: &str) -> Vec<String> {
@@ -34,6 +37,8 @@ fn forms(secret: &str) -> Vec<String> {
         each(|byte| format!("%{byte:02X}")),
         secret.replace(' ', "+"),
         each(|byte| format!("{byte:02x}")),
+        each(|byte| format!("{byte:02x}:")),
+        format!("{:?}", secret.as_bytes()),
         BASE64_STANDARD.encode(secret),
         BASE64_URL_SAFE_NO_PAD.encode(secret),
         BASE64_STANDARD.encode(format!("a{secret}b")),
@@ -197,8 +202,9 @@ fn what_was_handed_over_at_the_start_is_shown_nowhere_when_it_is_repeated() {
 #[test]
 fn a_workers_report_has_no_secret_in_its_values_keys_and_kind() {
     let site = Site::new();
-    site.set_pool_secret(&json!({"config": {"key": POOL_SECRET}}));
-    let secrets = [STATIC_SECRET.to_owned(), POOL_SECRET.to_owned()];
+    let key = file(&site.text_path("key"), "a key", format!("{IN_A_FILE}\n").as_bytes(), "file");
+    site.set_pool_secret(&json!({"config": {"key": POOL_SECRET}, "files": [key]}));
+    let secrets = [STATIC_SECRET.to_owned(), POOL_SECRET.to_owned(), IN_A_FILE.to_owned()];
     let extra = json!({planted(&secrets): {planted(&secrets): [planted(&secrets)]}});
     let message = json!({
         "type": "error-report", "kind": planted(&secrets), "title": planted(&secrets),

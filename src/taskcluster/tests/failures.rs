@@ -114,6 +114,11 @@ async fn what_will_not_change_is_told_in_words_and_final() {
             Reply::with_headers(302, "Location: https://me:pw@login.example.com/?next=secret\r\n", ""),
         ),
         ("redirected to nowhere", Reply::with_headers(307, "", "")),
+        (
+            "redirected with a token",
+            Reply::with_headers(307, "Location: https://login.example.com/done/leaky-token/\r\n", ""),
+        ),
+        ("a token as type", Reply::with_headers(400, "Content-Type: text/leaky-token\r\n", "no")),
     ];
     insta::assert_snapshot!(told(cases, true).await, @r#"
     a page for 404: 404 Not Found: the answer (text/html) is not shown because it may hold secrets
@@ -123,6 +128,8 @@ async fn what_will_not_change_is_told_in_words_and_final() {
     redirected: 301, redirected to https://tc.example.com/api/worker-manager/v1/worker/reregister: redirections are not followed; set rootURL to https://tc.example.com
     to a login: 302, redirected to https://login.example.com/: redirections are not followed; see whether rootURL is right
     redirected to nowhere: 307, redirected to nowhere: redirections are not followed; see whether rootURL is right
+    redirected with a token: 307, redirected to https://login.example.com/…: redirections are not followed; see whether rootURL is right
+    a token as type: 400 Bad Request: the answer is not shown because it may hold secrets
     "#);
 }
 
@@ -173,6 +180,20 @@ async fn a_refusal_with_credentials_in_it_shows_code_and_first_line_alone() {
         (
             format!(r#"{{"code": "leaky: x", "message": "no fake-secret", {credentials}}}"#),
             "400 Bad Request: no (masked)",
+        ),
+        (r#"{"code": "leaky0token", "message": "no"}"#.to_owned(), "400 Bad Request: no"),
+        (format!("{{\"code\": \"{}\", \"message\": \"no\"}}", "leaky".repeat(9)), "400 Bad Request: no"),
+        (r#"{"code": "InputError", "message": "no\rleaky"}"#.to_owned(), "400 InputError: no"),
+        (r#"{"code": "InputError", "message": "no\u2028leaky"}"#.to_owned(), "400 InputError: no"),
+        (r#"{"code": "InputError", "message": "no\u0085leaky"}"#.to_owned(), "400 InputError: no"),
+        (r#"{"code": "InputError", "message": "\nleaky"}"#.to_owned(), "400 InputError"),
+        (
+            serde_json::json!({"code": "InputError", "message": format!("{{{credentials}}}")}).to_string(),
+            "400 InputError: the answer (application/json) is not shown because it may hold secrets",
+        ),
+        (
+            r#"{"code": "InputError", "message": "expires=2999&accessToken=leaky"}"#.to_owned(),
+            "400 InputError: the answer (application/json) is not shown because it may hold secrets",
         ),
         (
             format!(r#"{{"error": "leaky", {credentials}}}"#),
