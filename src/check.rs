@@ -99,7 +99,7 @@ impl Report {
             let _ = writeln!(text, "# for start-worker, not in the worker's file: {key}");
         }
         if let Some(warning) = &self.warning {
-            let _ = writeln!(text, "\n# this host works for a short while only: {warning}");
+            let _ = writeln!(text, "\n# this host can start it, but: {warning}");
         }
         if let Some(refused) = &self.refused {
             let _ = writeln!(text, "\n# this host cannot start it: {refused}");

@@ -757,3 +757,45 @@ fn a_configuration_is_needed() {
     assert_eq!(desk.check(&[]).status.code(), Some(2));
     assert_eq!(desk.check(&["--stric", "r.yml"]).status.code(), Some(2));
 }
+
+/// A standalone configuration whose certificate is valid from and to so many seconds from now, and what `check` says of it
+/// on stdout.
+fn certificate_for(start: i64, expiry: i64) -> String {
+    let now = jiff::Timestamp::now().as_millisecond();
+    let certificate = format!(
+        r#"{{"version":1,"start":{},"expiry":{},"seed":"x"}}"#,
+        now + start * 1000,
+        now + expiry * 1000
+    );
+    let desk = Desk::with(&format!(
+        "provider:\n  providerType: standalone\n  rootURL: https://tc.example.com\n  clientID: c\n  \
+         accessToken: hunter2-access-token\n  certificate: '{certificate}'\n  workerPoolID: pp/ww\n  workerGroup: wg\n  \
+         workerID: wi\nworker: {{implementation: dummy}}\n"
+    ));
+    let output = desk.check(&["r.yml"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_certificate_that_has_expired_or_soon_will_or_is_not_valid_yet_is_said_to_be_so() {
+    let expired = certificate_for(-7200, -3600);
+    assert!(
+        expired.contains("# this host cannot start it: provider.certificate: the credentials expired at ")
+    );
+    // Less than two minutes, less than half an hour.
+    for (left, in_words) in [(55, "s; get new ones"), (1500, "m ")] {
+        let soon = certificate_for(-86_400, left);
+        let said = "# this host can start it, but: provider.certificate: the credentials expire at ";
+        let (_, rest) = soon.split_once(said).expect(&soon);
+        assert!(rest.contains(in_words) && !soon.contains("expired"), "{rest}");
+        assert!(!rest.contains("in 0"), "{rest}");
+    }
+    let later = certificate_for(3600, 7200);
+    let said = "# this host can start it, but: provider.certificate: the credentials are not valid before ";
+    assert!(later.contains(said), "{later}");
+    for (start, expiry) in [(-60, 86_400), (200, 86_400)] {
+        let fine = certificate_for(start, expiry);
+        assert!(!fine.contains("# this host"), "{fine}");
+    }
+}

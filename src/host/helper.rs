@@ -65,10 +65,10 @@ pub enum HelperError {
         /// The operating system's error.
         cause: io::Error,
         /// Where it was looked up.
-        hint: &'static str,
+        hint: String,
     },
     /// The program exited with a failure.
-    #[error("{program} failed ({status}): {message}")]
+    #[error("{program} failed ({status}){}", said(.message))]
     Failed {
         /// The program.
         program: String,
@@ -88,6 +88,18 @@ pub enum HelperError {
         /// Its time limit.
         limit: Duration,
     },
+}
+
+impl HelperError {
+    fn execute(program: &str, cause: io::Error) -> Self {
+        let hint = hint(program, &cause);
+        Self::Execute { program: program.to_owned(), cause, hint }
+    }
+}
+
+/// What a helper said, behind how it ended.
+fn said(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
 /// What happens to processes that a helper leaves behind when it exits by itself.
@@ -225,10 +237,9 @@ impl Helpers {
             ignore_sigpipe(&mut command);
             self.registry.free.store(true, Ordering::Relaxed);
         }
-        let mut process = tokio::process::Command::from(command).spawn().map_err(|cause| {
-            let hint = hint(&program, &cause);
-            HelperError::Execute { program: program.clone(), cause, hint }
-        })?;
+        let mut process = tokio::process::Command::from(command)
+            .spawn()
+            .map_err(|cause| HelperError::execute(&program, cause))?;
         let registered = self.add(process.id());
         Ok(Running {
             group: process.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw),
@@ -289,7 +300,7 @@ impl Running {
         let program = self.program.clone();
         let status = match exited {
             Some(Ok(status)) => status,
-            Some(Err(cause)) => return Err(HelperError::Execute { program, cause, hint: "" }),
+            Some(Err(cause)) => return Err(HelperError::Execute { program, cause, hint: String::new() }),
             None => {
                 self.kill_group();
                 let _ = tokio::time::timeout(KILLED, self.process.wait()).await;

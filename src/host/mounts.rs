@@ -61,6 +61,15 @@ pub fn noexec_mount_of(path: &Path) -> Option<PathBuf> {
     above.max_by_key(|mount| mount.place.as_os_str().len()).map(|mount| mount.place)
 }
 
+/// What keeps a program on a file system that is mounted `noexec` from being executed, for the end of an error. Blocks.
+pub fn noexec_hint(program: &Path) -> Option<String> {
+    let mount = noexec_mount_of(program)?;
+    let mount = mount.display();
+    Some(format!(
+        " (its file system, {mount}, is mounted noexec: put the program elsewhere, or `mount -o remount,exec {mount}`)"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

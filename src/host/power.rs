@@ -174,7 +174,7 @@ mod tests {
         let mark = folder.path().join("forced");
         for (command, says) in [
             (words(&["/nowhere/shutdown"]), "cannot execute /nowhere/shutdown: "),
-            (words(&["false"]), "false failed (exit status: 1): "),
+            (words(&["false"]), "false failed (exit status: 1)"),
             (words(&["true"]), "true has left the host up for 10ms"),
         ] {
             let take_down = TakeDown {

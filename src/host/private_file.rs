@@ -240,7 +240,8 @@ pub fn is_marked(path: &Path) -> Result<bool, Error> {
     let checked = open(path).and_then(|file| {
         let found = file.metadata().map_err(Problem::Io)?;
         check_kind(&found)?;
-        check_owner(path, &found)
+        let help = chown(path);
+        check_owner(&found).map_err(|owner| Problem::Foreign { owner, help, rotate: "" })
     });
     match checked {
         Ok(()) => Ok(true),
@@ -291,12 +292,9 @@ fn check_kind(found: &Metadata) -> Result<(), Problem> {
     if found.is_file() { Ok(()) } else { Err(Problem::Kind(kind_in_words(found.file_type()))) }
 }
 
-fn check_owner(path: &Path, found: &Metadata) -> Result<(), Problem> {
-    let (uid, mode) = (found.uid(), found.mode() & 0o7777);
-    if trust::is_trusted(uid) {
-        return Ok(());
-    }
-    Err(Problem::Foreign { owner: user(uid), help: own(path, mode), rotate: rotate(mode) })
+/// The error is the owner, in words.
+fn check_owner(found: &Metadata) -> Result<(), String> {
+    if trust::is_trusted(found.uid()) { Ok(()) } else { Err(user(found.uid())) }
 }
 
 /// Checks what was opened, and tightens it where that is wanted.
@@ -315,7 +313,10 @@ fn check(path: &Path, file: &File, access: Access) -> Result<Option<Warning>, Pr
             (true, true) => None,
         });
     }
-    check_owner(path, &found)?;
+    check_owner(&found).map_err(|owner| {
+        let help = own(path, mode);
+        Problem::Foreign { owner, help, rotate: rotate(mode) }
+    })?;
     // Root is let in by open() whatever the mode says.
     if mode & OWNER_READ == 0 {
         let help = if ours { chmod(path) } else { own(path, mode) };

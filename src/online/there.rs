@@ -106,7 +106,8 @@ impl Need {
 
 /// Credentials of the runner configuration that are over: no start goes on with them.
 fn expired(credentials: &Credentials, now: Timestamp) -> Option<Step> {
-    let expires = credentials.expires.filter(|_| !credentials.usable(now))?;
+    // As at the start: those that are about to expire are used up to their last quarter.
+    let expires = credentials.expires.filter(|expires| *expires <= now)?;
     let why = PrepareError::StandaloneExpired(expires).to_string();
     Some(Step::new("credentials", Went::Badly, why))
 }

@@ -303,6 +303,11 @@ impl Preparer {
                 if let Some(at) = credentials.expires.filter(|at| *at <= self.clock.now()) {
                     return Err(PrepareError::StandaloneExpired(at));
                 }
+                if let Some(valid_from) =
+                    crate::provider::not_yet_valid(&self.config.provider, self.clock.now())
+                {
+                    warn!(%valid_from, "the credentials are not valid yet, and the worker's calls are refused until then: wait, get others, or set the host's clock");
+                }
                 (run_of(identified, credentials), None)
             }
             Proof::Registration(proof) => {

@@ -1,6 +1,7 @@
 //! A run as far as it can be told without asking anybody: for `check`, and for trying a configuration out.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::SignedDuration;
 
@@ -62,6 +63,13 @@ pub fn offline(config: &RunnerConfig) -> Offline {
                 Proof::Registration(_) | Proof::ProvisionerSecret(_) => (unknown_credentials(), false),
             };
             let (expired, warning) = expiry(&credentials, "provider.certificate");
+            let valid_from = provider::not_yet_valid(&config.provider, SystemClock.now());
+            let early = valid_from.map(|start| {
+                format!(
+                    "provider.certificate: the credentials are not valid before {start}; get others, or wait"
+                )
+            });
+            let warning = warning.or(early);
             let mut run = run_of(identified, credentials);
             run.worker_config = run.parts.merge_with(&config.worker_config);
             Offline { run, known, from_cache: false, trouble: trouble.or(expired), warning }
@@ -80,11 +88,14 @@ pub fn offline(config: &RunnerConfig) -> Offline {
 /// Describes credentials that have expired or are about to: a worker is asked to finish half an hour before.
 fn expiry(credentials: &Credentials, place: &str) -> (Option<String>, Option<String>) {
     let Some(at) = credentials.expires else { return (None, None) };
-    let left = at.duration_since(SystemClock.now());
+    let now = SystemClock.now();
+    let left = at.duration_since(now);
     if left <= SignedDuration::ZERO {
         return (Some(format!("{place}: the credentials expired at {at}; get new ones")), None);
     }
-    let soon = format!("{place}: the credentials expire at {at}, in {} min; get new ones", left.as_mins());
+    let seconds = Duration::from_secs(left.as_secs().unsigned_abs());
+    let time = humantime::format_duration(seconds);
+    let soon = format!("{place}: the credentials expire at {at}, in {time}; get new ones");
     (None, (left <= DRAIN_BEFORE).then_some(soon))
 }
 

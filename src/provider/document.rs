@@ -23,6 +23,7 @@ impl Document {
                 }
                 Ok(Self { what, object })
             }
+            Ok((Value::Null, _)) => Err(ProviderError::Incomplete { what, why: "is null".to_owned() }),
             Ok(_) => Err(ProviderError::Answer { what, why: "expected a JSON object".to_owned() }),
             // Of syntax errors it tells the place alone.
             Err(cause) => {

@@ -158,6 +158,14 @@ pub fn identify_offline(config: &ProviderConfig) -> Option<Result<Identified, Pr
     }
 }
 
+/// When credentials in the runner configuration become valid, where they are not yet.
+pub fn not_yet_valid(config: &ProviderConfig, now: jiff::Timestamp) -> Option<jiff::Timestamp> {
+    match config {
+        ProviderConfig::Standalone(config) => standalone::not_yet_valid(config.certificate.as_ref()?, now),
+        _ => None,
+    }
+}
+
 /// A location of these parts.
 fn location<const N: usize>(parts: [(&str, &str); N]) -> BTreeMap<String, String> {
     parts.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()

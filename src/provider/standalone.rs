@@ -13,6 +13,9 @@ use crate::credentials::Credentials;
 /// The providerId of every standalone worker, and its `cloud`.
 const NAME: &str = "standalone";
 
+/// How long before its time Taskcluster takes a certificate for valid.
+const GRACE: SignedDuration = SignedDuration::from_mins(5);
+
 /// What is read of a certificate. Taskcluster's documentation: "temporary credentials".
 #[derive(Debug, Deserialize)]
 struct Certificate {
@@ -45,6 +48,13 @@ fn expiry(certificate: &SecretString) -> Result<Option<Timestamp>, ProviderError
     Ok(expiry.transpose()?.and_then(Date::time))
 }
 
+/// When the certificate becomes valid, where that is later than Taskcluster overlooks.
+pub(super) fn not_yet_valid(certificate: &SecretString, now: Timestamp) -> Option<Timestamp> {
+    let certificate: serde_json::Value = serde_json::from_str(certificate.expose_secret()).ok()?;
+    let start = Timestamp::from_millisecond(certificate.get("start")?.as_i64()?).ok()?;
+    (start.duration_since(now) > GRACE).then_some(start)
+}
+
 /// A number of milliseconds that is not an integer of 64 bits.
 fn late(milliseconds: &Number) -> Date {
     let seconds = milliseconds.as_f64().unwrap_or(f64::INFINITY) / 1000.0;
@@ -58,6 +68,20 @@ fn late(milliseconds: &Number) -> Date {
 mod tests {
     use super::*;
     use crate::config::FixedIdentity;
+
+    #[test]
+    fn a_certificate_that_is_not_valid_yet_is_said_to_be_so() {
+        let now: Timestamp = "2026-11-29T12:00:00Z".parse().unwrap();
+        let says = |minutes: i64| {
+            let start = now.as_millisecond() + minutes * 60_000;
+            not_yet_valid(&format!(r#"{{"start":{start},"seed":"x"}}"#).into(), now)
+        };
+        assert_eq!(says(6), Some("2026-11-29T12:06:00Z".parse().unwrap()));
+        assert_eq!((says(4), says(-60)), (None, None));
+        for other in ["{}", r#"{"start":"soon"}"#, r#"{"start":1e300}"#] {
+            assert_eq!(not_yet_valid(&other.into(), now), None, "{other}");
+        }
+    }
 
     fn config(certificate: Option<&str>) -> StandaloneConfig {
         StandaloneConfig {

@@ -348,11 +348,8 @@ fn hint(spec: &LaunchSpec, cause: &io::Error) -> String {
 }
 
 fn no_permission(spec: &LaunchSpec) -> String {
-    if let Some(mount) = mounts::noexec_mount_of(&spec.program) {
-        let mount = mount.display();
-        return format!(
-            " (its file system, {mount}, is mounted noexec: put the program elsewhere, or `mount -o remount,exec {mount}`)"
-        );
+    if let Some(hint) = mounts::noexec_hint(&spec.program) {
+        return hint;
     }
     match spec.user {
         Some(_) => " (is it executable, may worker.user reach it, and may the runner change its user?)",

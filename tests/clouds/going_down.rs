@@ -129,13 +129,17 @@ fn what_is_missing_in_an_answer_while_the_machine_boots_is_waited_for() {
     for (kind, path, partial) in [
         (EC2, "/latest/dynamic/instance-identity/document", r#"{"region": "us-west-2"}"#),
         (EC2, "/latest/user-data", ""),
+        (AZURE, "/metadata/instance", "null"),
+        (AZURE, "/metadata/attested/document", "null"),
         (GCE, "/computeMetadata/v1/instance/attributes/taskcluster", "{}"),
         (GCE, "/computeMetadata/v1/instance/zone", ""),
     ] {
         let machine = Machine::new(kind);
         machine.tell(&format!("set {path} {partial}"));
         let ended = machine.scene().worker(OBEDIENT).set("startTimeout", "1s").start().ended();
-        assert!(ended.log.contains("answers with a part only"), "{path}\n{}", ended.log);
+        assert!(ended.log.contains("answers with a part only: asking again"), "{path}\n{}", ended.log);
+        assert!(ended.log.contains("answers with a part only: no longer asked"), "{path}\n{}", ended.log);
+        assert!(!ended.log.contains("the metadata service answers after="), "{path}\n{}", ended.log);
         assert_eq!((ended.code, ended.starts()), (Some(1), 0), "{path}\n{}", ended.log);
     }
 }

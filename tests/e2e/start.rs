@@ -27,6 +27,22 @@ fn the_welcome_does_not_wait_for_the_hello() {
 }
 
 #[test]
+fn credentials_that_are_not_valid_yet_are_a_warning_and_those_with_a_minute_left_are_used() {
+    let certificate = |start: i64, expiry: i64| {
+        let now = jiff::Timestamp::now().as_millisecond();
+        json!({"version": 1, "start": now + start, "expiry": now + expiry, "seed": "s"}).to_string()
+    };
+    let scene = Scene::new().worker(["hello all", "exit 0"]);
+    let ended = scene.set("provider.certificate", certificate(3_600_000, 7_200_000)).start().ended();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(ended.log.contains("WARN  the credentials are not valid yet"), "{}", ended.log);
+    let scene = Scene::new().worker(["hello all", "exit 0"]);
+    let ended = scene.set("provider.certificate", certificate(-3_600_000, 60_000)).start().ended();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(!ended.log.contains("not valid yet") && !ended.log.contains("expired"), "{}", ended.log);
+}
+
+#[test]
 fn a_worker_gets_the_environment_of_the_runner_and_its_own() {
     let location = json!({"room": "basement"});
     let scene = Scene::new().worker(["exit 0"]).set("provider.workerLocation", location);

@@ -229,6 +229,16 @@ fn standalone_credentials_that_are_over_fail_whatever_taskcluster_says() {
 }
 
 #[test]
+fn standalone_credentials_that_are_about_to_expire_do_not_fail() {
+    let expiry = jiff::Timestamp::now().as_millisecond() + 100_000;
+    let certificate =
+        json!({"version": 1, "start": 0, "expiry": expiry, "seed": "s", "signature": "made-up"});
+    let scene = Scene::new().set("provider.certificate", certificate.to_string());
+    let (_, found) = online(&scene.set("provider.rootURL", "http://127.0.0.1:1"), &[]);
+    assert!(!found.to_string().contains("the credentials expired"), "{found:#}");
+}
+
+#[test]
 fn a_cached_run_that_cannot_be_read_fails() {
     let taskcluster = taskcluster();
     let scene = with_cache(static_scene(&taskcluster.url()), "{");

@@ -9,6 +9,7 @@ use std::process::Command;
 use nix::unistd::{AccessFlags, access};
 
 use super::HelperError;
+use crate::host::mounts;
 
 /// Where programs are looked up that are in none of `PATH`'s folders: a service's `PATH` may lack the administrator's.
 const SBIN: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
@@ -23,10 +24,7 @@ pub fn command(words: &[String]) -> Result<Command, HelperError> {
     let (program, arguments) =
         words.split_first().map(|(first, rest)| (first.as_str(), rest)).unwrap_or_default();
     let path = with_sbin(std::env::var_os("PATH").as_deref());
-    let found = look_up(program, &path).map_err(|cause| {
-        let hint = hint(program, &cause);
-        HelperError::Execute { program: program.to_owned(), cause, hint }
-    })?;
+    let found = look_up(program, &path).map_err(|cause| HelperError::execute(program, cause))?;
     let mut command = Command::new(found);
     // Some programs are one file with many names.
     command.arg0(program).args(arguments).env("PATH", path);
@@ -62,10 +60,10 @@ fn look_up(program: &str, path: &OsStr) -> io::Result<PathBuf> {
     Err(cause)
 }
 
-/// What the error often means.
-pub(super) fn hint(program: &str, cause: &io::Error) -> &'static str {
+/// What the error often means. Looks at the files.
+pub(super) fn hint(program: &str, cause: &io::Error) -> String {
     let is_path = program.contains('/');
-    match cause.kind() {
+    let hint = match cause.kind() {
         io::ErrorKind::NotFound if !is_path => {
             " (looked up in PATH, then in /usr/local/sbin, /usr/sbin and /sbin)"
         }
@@ -73,9 +71,13 @@ pub(super) fn hint(program: &str, cause: &io::Error) -> &'static str {
             " (the file is there: the interpreter in its first line is not)"
         }
         io::ErrorKind::PermissionDenied if Path::new(program).is_dir() => " (it is a directory)",
-        io::ErrorKind::PermissionDenied => " (is it executable?)",
+        io::ErrorKind::PermissionDenied => match mounts::noexec_hint(Path::new(program)) {
+            Some(hint) => return hint,
+            None => " (is it executable?)",
+        },
         _ => "",
-    }
+    };
+    hint.to_owned()
 }
 
 #[cfg(test)]
@@ -95,6 +97,18 @@ mod tests {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o700)).unwrap();
         assert_eq!(look_up("tool", &path).unwrap(), file);
         assert_eq!(with_sbin(None), "/usr/local/sbin:/usr/sbin:/sbin");
+    }
+
+    #[test]
+    fn a_program_on_a_file_system_that_is_mounted_noexec_is_said_to_be_there() {
+        // A program cannot be made there, but the mount is asked about, not the program.
+        let there = Path::new("/proc/self/status");
+        let Some(mount) = mounts::noexec_mount_of(there) else {
+            return; // /proc is noexec everywhere but in some containers
+        };
+        let hint = hint(there.to_str().unwrap(), &io::Error::from_raw_os_error(libc::EACCES));
+        let expected = format!(" (its file system, {}, is mounted noexec: ", mount.display());
+        assert!(hint.starts_with(&expected), "{hint}");
     }
 
     #[test]

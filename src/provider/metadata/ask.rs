@@ -107,11 +107,14 @@ impl Asker {
                 Ok(answer) => {
                     let missing = missing(&answer.text);
                     let wait = missing.as_ref().and_then(|_| self.wait(attempt, late, first));
-                    let (Some(missing), Some(wait)) = (missing, wait) else {
-                        self.silence.over();
+                    let (Some(missing), Some(wait)) = (missing.as_ref(), wait) else {
+                        match missing {
+                            Some(missing) => self.silence.stays_incomplete(&missing),
+                            None => self.silence.over(),
+                        }
                         return Ok(Some(answer));
                     };
-                    self.silence.is_incomplete(&missing, wait);
+                    self.silence.is_incomplete(missing, wait);
                     sleep(wait).await;
                     continue;
                 }
@@ -199,6 +202,15 @@ impl Silence {
         if self.told.is_none_or(|told| now.duration_since(told) >= QUIET) {
             self.told = Some(now);
             warn!(error = %missing, next_attempt_in = %rounded(wait), "the metadata service answers with a part only: asking again");
+        }
+    }
+
+    /// Nobody waits for the rest any longer.
+    fn stays_incomplete(&mut self, missing: &str) {
+        if let Some(since) = self.since.take() {
+            self.told = None;
+            self.trouble.is_over();
+            warn!(error = %missing, after = %rounded(since.elapsed()), "the metadata service still answers with a part only: no longer asked");
         }
     }
 
