@@ -43,7 +43,7 @@ impl Address {
     fn path(&self) -> Result<PathBuf, String> {
         let default = || Environment::read().runtime_directory.as_deref().map(status::default_path);
         self.socket.clone().or_else(default).ok_or_else(|| {
-            "there is no runtime directory: give the runner's status.socket with --socket".to_owned()
+            "you have no start-worker of your own: ask the service's as root, or name its status.socket with --socket".to_owned()
         })
     }
 
@@ -112,7 +112,7 @@ impl Address {
         let at = path.display();
         let stream = UnixStream::connect(&path).map_err(|cause| match cause.kind() {
             io::ErrorKind::PermissionDenied => {
-                format!("may not speak to the start-worker at {at}: {cause}; ask as its user")
+                format!("may not speak to the start-worker at {at}: {cause}; ask as root, or as its user")
             }
             _ => format!(
                 "no start-worker listens at {at}: {cause}; is it running, and is this its status.socket (--socket)?"

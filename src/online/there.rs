@@ -204,9 +204,11 @@ async fn pool(client: &Client, identified: &Identified) -> Step {
         return Step::new("worker pool", Went::Well, format!("{pool_id} is there"));
     };
     if cause.status() == Some(403) {
-        let found = format!(
-            "{pool_id} may not be read without more scopes, which is no trouble: registering needs none"
-        );
+        let why = match &identified.proof {
+            Proof::Credentials(_) => "nothing is registered",
+            _ => "registering needs none",
+        };
+        let found = format!("{pool_id} may not be read without more scopes, which is no trouble: {why}");
         return Step::new("worker pool", Went::Well, found);
     }
     Step::new("worker pool", Went::Badly, cause.to_string())

@@ -60,12 +60,14 @@ pub enum PrepareError {
         once: bool,
     },
     /// A secret cannot be had.
-    #[error("cannot read the secret {name}: {cause}{}", missing_scope(cause))]
+    #[error("cannot read the secret {name}: {cause}{}", missing_scope(cause, client_id.as_deref()))]
     Secret {
         /// Its name; for the legacy provisioner's, what it is for.
         name: String,
         /// Why.
         cause: CallError,
+        /// With whose credentials; `None`: none are needed.
+        client_id: Option<String>,
     },
     /// The legacy provisioner's secret could not be removed: whoever finds its token can read it.
     #[error("cannot remove the secret of this instance, which others may read with its token: {0}")]
@@ -156,9 +158,12 @@ fn lost_answer(once: bool, cause: &CallError) -> &'static str {
     }
 }
 
-fn missing_scope(cause: &CallError) -> String {
-    match cause.missing_scopes() {
-        Some(scopes) => format!("; the worker pool's role lacks the scope {scopes}"),
-        None => String::new(),
+fn missing_scope(cause: &CallError, client_id: Option<&str>) -> String {
+    let (Some(scopes), Some(client_id)) = (cause.missing_scopes(), client_id) else { return String::new() };
+    // So worker-manager names its clients; they have the role of their pool.
+    if client_id.starts_with("worker/") {
+        format!("; the worker pool's role lacks the scope {scopes}")
+    } else {
+        format!("; the client {client_id} lacks the scope {scopes}")
     }
 }

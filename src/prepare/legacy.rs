@@ -33,8 +33,11 @@ impl Preparer {
         let got = client.provisioner_secret(token, patience.effort()).await;
         // Whatever came of that.
         let removed = client.remove_provisioner_secret(token, Effort::For(REMOVAL)).await;
-        let secret =
-            got.map_err(|cause| PrepareError::Secret { name: "of the aws-provisioner".to_owned(), cause })?;
+        let secret = got.map_err(|cause| PrepareError::Secret {
+            name: "of the aws-provisioner".to_owned(),
+            cause,
+            client_id: None,
+        })?;
         match removed {
             // The answer to an earlier attempt was lost.
             Err(cause) if !cause.is_not_found() => return Err(PrepareError::SecretStays(cause)),

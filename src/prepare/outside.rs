@@ -59,7 +59,10 @@ impl Layers {
                     debug!(secret = name, "may not be read");
                     continue;
                 }
-                Err(cause) => return Err(PrepareError::Secret { name, cause }),
+                Err(cause) => {
+                    let client_id = Some(credentials.client_id.clone());
+                    return Err(PrepareError::Secret { name, cause, client_id });
+                }
             };
             none = false;
             let value = parse(&raw, &format!("secret {name}"))?;

@@ -221,7 +221,13 @@ fn no_answer(cause: reqwest::Error, connect: Duration) -> Why {
         (true, false) => "cannot connect",
         (false, _) => "no answer",
     };
-    Why::Transport(format!("{what}: {}", causes(&cause.without_url())))
+    let causes = causes(&cause.without_url());
+    let hint = if causes.contains("InvalidContentType") {
+        "; this port does not speak TLS: is the URL meant to begin with http://, or is the port another?"
+    } else {
+        ""
+    };
+    Why::Transport(format!("{what}: {causes}{hint}"))
 }
 
 fn broken_off(cause: reqwest::Error) -> Why {

@@ -91,6 +91,23 @@ fn a_worker_pool_secret_that_may_not_be_read_names_the_scope_and_is_not_hammered
 }
 
 #[test]
+fn a_standalone_client_without_the_scope_is_named_and_not_the_pools_role() {
+    let site = Site::new();
+    site.taskcluster.fail("secret", Times::UntilCleared, may_not_be_read(&format!("worker-pool:{POOL}")));
+    let provider = json!({
+        "providerType": "standalone", "rootURL": site.taskcluster.url(), "clientID": "project/ci/worker",
+        "accessToken": "a-made-up-access-token-of-a-client", "workerPoolID": POOL, "workerGroup": "here",
+        "workerID": "worker-1",
+    });
+    let scene = site.scene().set("provider", provider).set("getSecrets", true).set("startTimeout", "5s");
+    let ended = scene.start().ended();
+    assert_eq!((ended.code, ended.starts()), (Some(1), 0), "{}", ended.log);
+    let said = line(&ended.log, "start-worker ends:");
+    let scope = "; the client project/ci/worker lacks the scope secrets:get:worker-pool:demo/linux";
+    assert!(said.contains(scope) && !said.contains("role"), "{said}");
+}
+
+#[test]
 fn a_secret_that_is_no_object_is_refused_by_its_name_alone() {
     let site = Site::new();
     site.set_pool_secret(&json!("hidden-by-all-means"));

@@ -90,5 +90,5 @@ async fn a_server_that_speaks_no_tls_is_told_as_one() {
         let _ = stream.read_to_end(&mut Vec::new());
     });
     let text = call(&root_url).await.unwrap_err().to_string();
-    assert!(text.contains(": cannot connect: received corrupt message of type InvalidContentType"), "{text}");
+    assert!(text.contains(": cannot connect: received corrupt message of type InvalidContentType; this port does not speak TLS"), "{text}");
 }
