@@ -113,6 +113,10 @@ impl Connection {
                     return Ok(Err(why));
                 }
             }
+            if !self.speaks_tls {
+                // Nothing is read from a disk.
+                return Ok(self.build()().map_err(|cause| causes(&cause)));
+            }
             // The certificates are read from files.
             let what = "the disk of the system's certificates";
             let built = self.lanes.certificates.ask(what, self.connect, self.build());
@@ -126,7 +130,7 @@ impl Connection {
         built.as_ref().map_err(failed)
     }
 
-    /// Makes the client. Blocks: on the disk of the certificates.
+    /// Makes the client. Blocks where TLS is spoken: on the disk of the certificates.
     fn build(&self) -> Box<dyn FnOnce() -> reqwest::Result<reqwest::Client> + Send> {
         // Where another part was first, it has installed the same.
         let _ = rustls::crypto::ring::default_provider().install_default();

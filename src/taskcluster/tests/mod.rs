@@ -33,9 +33,9 @@ fn client(root_url: &str) -> Client {
     Client::new(root_url, &Proxies::default(), Arc::new(SystemClock)).unwrap()
 }
 
-/// One that waits half a second for an answer.
+/// One that waits two seconds for an answer.
 fn hasty_client(root_url: &str) -> Client {
-    let limit = Duration::from_millis(500);
+    let limit = Duration::from_secs(2);
     Client::with_attempt_limit(root_url, &Proxies::default(), Arc::new(SystemClock), limit).unwrap()
 }
 
