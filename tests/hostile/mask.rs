@@ -50,11 +50,12 @@ pub(crate) fn check(data: &[u8]) {
     assert_eq!(value, serde_json::json!({ masked.as_str(): [masked.as_str(), 1, null] }));
 }
 
-/// Of what a mask consists, together with what stands beside it, a secret could be made anew; nobody has such.
+/// Of what a mask or the mark of a cut consists, together with what stands beside it, a secret could be made anew; nobody
+/// has such.
 fn is_one(secret: &str) -> bool {
     secret.len() >= SHORTEST
         && secret.trim() == secret
-        && !secret.contains(['(', ')'])
+        && !secret.contains(['(', ')', '…'])
         && !MASK.contains(secret)
         && !["start-worker", "generic-worker", "docker-worker", "worker-manager", "worker-runner"]
             .iter()
