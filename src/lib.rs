@@ -135,7 +135,7 @@ pub async fn run(
     signals: Signals,
     output: &Output,
 ) -> Result<Outcome, RunError> {
-    let manager = ServiceManager::at(&host.service_manager);
+    let manager = ServiceManager::where_it_answers(&host.service_manager, &host.lanes.service_manager).await;
     let stop = StopSignal::default();
     let siblings = Siblings::new(stop.clone());
     let checks = tokio::sync::watch::Sender::new(());

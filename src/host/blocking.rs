@@ -221,6 +221,8 @@ pub struct Lanes {
     pub names: Lane,
     /// The certificates of the certificate authorities.
     pub certificates: Lane,
+    /// The service manager's socket.
+    pub service_manager: Lane,
 }
 
 impl Lanes {

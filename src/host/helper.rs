@@ -28,8 +28,8 @@ mod output;
 mod starting;
 
 use super::processes;
-pub use look_up::command;
 use look_up::hint;
+pub use look_up::{command, visit};
 use output::Capture;
 pub use output::Output;
 pub use starting::Starting;
@@ -214,11 +214,8 @@ impl Helpers {
             let _starting = helpers.starting();
             helpers.start_here(name, make()?, keep, remains)
         };
-        if program.contains('/') {
-            lane.at(Path::new(program), limit, start).await?
-        } else {
-            lane.ask(program, limit, start).await?
-        }
+        visit(Path::new(program), None, (lane, limit)).await?;
+        lane.ask(program, limit, start).await?
     }
 
     /// Blocks until the program is executed.

@@ -12,6 +12,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, warn};
+
+use super::blocking::Lane;
 
 /// How much time the manager is asked for at once, where a start or a stop takes longer than it allows for.
 const EXTENSION: Duration = Duration::from_secs(120);
@@ -32,6 +35,9 @@ const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// How often what is shown is made anew, where the manager expects no heartbeat.
 const SHOW_EVERY: Duration = Duration::from_secs(300);
+
+/// How long the file system of the manager's socket may take to answer.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// What systemd tells the runner alone: neither the worker and its tasks nor a host command may take it for themselves.
 pub const VARIABLES: [&str; 15] = [
@@ -93,6 +99,18 @@ struct Inner {
 }
 
 impl ServiceManager {
+    /// The same as [`Self::at`], unless the file system of its socket does not answer: whoever sends to a path looks it up.
+    pub async fn where_it_answers(address: &Address, lane: &Lane) -> Self {
+        let path = address.notify_socket.as_deref().map(Path::new).filter(|path| path.is_absolute());
+        if let Some(path) = path
+            && let Err(error) = lane.at(path, LOOK, || ()).await
+        {
+            warn!(socket = %path.display(), %error, "cannot tell the service manager anything (NOTIFY_SOCKET)");
+            return Self(None);
+        }
+        Self::at(address)
+    }
+
     /// The one at this address. One that cannot be spoken to is a warning.
     pub fn at(address: &Address) -> Self {
         let Some(name) = address.notify_socket.as_deref().filter(|name| !name.is_empty()) else {

@@ -2,6 +2,7 @@
 //! executed. Each can hang, so each has a time limit; and each can fail for a reason that passes by itself.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ use crate::chain::Chain;
 use crate::event::Event;
 use crate::host::atomic::{Owner, WriteError};
 use crate::host::blocking::{Lanes, Unanswered};
-use crate::host::helper::{Helpers, Starting};
+use crate::host::helper::{self, Helpers, Starting};
 use crate::host::terminal::Loan;
 use crate::host::{cgroup, mounts, service_manager};
 use crate::worker::LaunchSpec;
@@ -253,8 +254,12 @@ pub(super) async fn execute(
         lanes.worker.at(&folder, TIME, move || drop(looked_at.metadata())).await?;
     }
     let program = spec.program.clone();
-    let execute = move || spawn(spec.on_this_host(), account, (origin, helpers.starting()));
-    lanes.worker.at(&program, TIME, execute).await?
+    let spec = lanes.worker.at(&program, TIME, || spec.on_this_host()).await?;
+    let path = spec.env.get("PATH").map(|path| OsString::from(path.expose_secret()));
+    helper::visit(&spec.program, path.as_deref(), (&lanes.worker, TIME)).await?;
+    let program = spec.program.display().to_string();
+    let execute = move || spawn(spec, account, (origin, helpers.starting()));
+    lanes.worker.ask(&program, TIME, execute).await?
 }
 
 /// Blocks until the program is executed.

@@ -4,15 +4,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::hung_disk::{HungDisk, Wait, with_hung_disk};
+use crate::hung_disk::{HungDisk, Wait, somebody_waits, waits_for_disk, with_hung_disk};
 use crate::support::{Runner, Scene, eventually, is_root, wait_until};
-
-/// Whether a thread of this process waits for an answer of a FUSE server: in state D once it got SIGKILL.
-pub(crate) fn waits_for_disk(pid: i32) -> bool {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let mut places = threads.flat_map(|thread| std::fs::read_to_string(thread.path().join("wchan")));
-    places.any(|place| place == "request_wait_answer")
-}
 
 /// A worker whose main thread waits for a disk that never answers.
 fn stuck(scene: Scene, disk: &HungDisk) -> Runner {
@@ -82,10 +75,7 @@ fn a_stop_ends_a_start_whose_configuration_is_on_a_disk_that_does_not_answer() {
         let scene = Scene::new();
         with_hung_disk(Wait::Killable, |disk| {
             let runner = scene.start_with([disk.path("runner.yml").as_os_str()]);
-            let hangs = eventually(|| {
-                let looks = runner.children().iter().any(|child| waits_for_disk(child.pid));
-                (looks || waits_for_disk(runner.pid())).then_some(())
-            });
+            let hangs = eventually(|| somebody_waits(&runner).then_some(()));
             assert!(hangs.is_some(), "{runner}");
             // A reload is none.
             runner.signal(Signal::SIGHUP);

@@ -1,6 +1,7 @@
 //! What the service manager is told: its socket is the test's own.
 
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::scene::ACCESS_TOKEN;
-use crate::support::{DEADLINE, Runner, Scene};
+use crate::support::{DEADLINE, Runner, Scene, eventually};
 
 /// What a service manager has been told, datagram by datagram.
 struct Manager {
@@ -290,6 +291,44 @@ fn a_journal_that_is_gone_does_not_stop_the_worker() {
     drop(journal);
     std::fs::write(go, "").unwrap();
     assert_eq!(runner.ended().code, Some(0));
+}
+
+/// A socket at this path that takes no more datagrams: nobody reads it.
+fn full_socket(path: &Path) -> UnixDatagram {
+    let socket = UnixDatagram::bind(path).unwrap();
+    // One sender may fill only so much.
+    let fill = || {
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.set_nonblocking(true).unwrap();
+        (0..1_000_000).take_while(|_| sender.send_to(b"x", path).is_ok()).count()
+    };
+    while fill() > 0 {}
+    socket
+}
+
+#[test]
+fn a_journal_and_a_service_manager_that_never_read_keep_neither_status_nor_a_stop_waiting() {
+    let scene = Scene::new().set("logging.implementation", "journald");
+    let [journal, notify, socket] = ["journal", "notify", "status.sock"].map(|name| scene.path(name));
+    let _never_read = [&journal, &notify].map(|path| full_socket(path));
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let scene = scene
+        .env("START_WORKER_JOURNAL_SOCKET", &text(&journal))
+        .env("NOTIFY_SOCKET", &text(&notify))
+        .set("status.socket", text(&socket))
+        .worker(["on now: exit 0", "hello all", "lines 10000 100", "wait"]);
+    let runner = scene.start();
+    runner.wait_for_event("message");
+    let status = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_start-worker"));
+        let output = command.args(["status", "--json", "--socket"]).arg(&socket).output().unwrap();
+        serde_json::from_slice::<Value>(&output.stdout).ok()
+    };
+    eventually(status).unwrap_or_else(|| panic!("no status\n{runner}"));
+    runner.signal(Signal::SIGHUP);
+    runner.signal(Signal::SIGTERM);
+    let ended = runner.ended();
+    assert_eq!((ended.code, ended.starts()), (Some(0), 1), "{}", ended.log);
 }
 
 #[test]

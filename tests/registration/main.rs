@@ -14,6 +14,11 @@ mod faults;
 #[cfg(test)]
 mod go_cache;
 #[cfg(test)]
+mod hung;
+#[cfg(test)]
+#[path = "../support/hung_disk.rs"]
+mod hung_disk;
+#[cfg(test)]
 mod pace;
 #[cfg(test)]
 mod pool_secrets;

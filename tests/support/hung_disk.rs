@@ -14,6 +14,20 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
+use crate::support::Runner;
+
+/// Whether a thread of this process waits for an answer of a FUSE server: in state D once it got SIGKILL.
+pub(crate) fn waits_for_disk(pid: i32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut places = threads.flat_map(|thread| std::fs::read_to_string(thread.path().join("wchan")));
+    places.any(|place| place == "request_wait_answer")
+}
+
+/// Whether the runner, or a process that it has started, waits for the disk.
+pub(crate) fn somebody_waits(runner: &Runner) -> bool {
+    waits_for_disk(runner.pid()) || runner.children().iter().any(|child| waits_for_disk(child.pid))
+}
+
 /// What ends the wait of a process that has touched the file system, apart from its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {

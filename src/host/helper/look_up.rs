@@ -1,15 +1,22 @@
-//! Where the program of a host command is found.
+//! Where the program of a host command is found, and whether the file systems answer on which a program is looked up.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use nix::unistd::{AccessFlags, access};
 
 use super::HelperError;
 use crate::host::mounts;
+use crate::host::blocking::{Lane, Unanswered};
+
+/// The most that the kernel reads of a script's first line, in bytes.
+const FIRST_LINE: u64 = 256;
 
 /// Where programs are looked up that are in none of `PATH`'s folders: a service's `PATH` may lack the administrator's.
 const SBIN: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
@@ -58,6 +65,51 @@ fn look_up(program: &str, path: &OsStr) -> io::Result<PathBuf> {
         }
     }
     Err(cause)
+}
+
+/// Visits the places that the kernel, or `execvp(3)`, visits to execute this program, in the same order, each for `limit` at
+/// most: the folders of `path` (`None`: of the runner's own `PATH` and the administrator's) where it has no slash, and the
+/// interpreter of a script.
+///
+/// # Errors
+///
+/// One of the places does not answer: it is named.
+pub async fn visit(
+    program: &Path,
+    path: Option<&OsStr>,
+    (lane, limit): (&Lane, Duration),
+) -> Result<(), Unanswered> {
+    for place in places(program, path) {
+        let visited = place.clone();
+        if let Some(interpreter) = lane.at(&place, limit, move || interpreter(&visited)).await? {
+            return match interpreter {
+                Some(interpreter) => lane.at(&interpreter, limit, || ()).await,
+                None => Ok(()),
+            };
+        }
+    }
+    Ok(())
+}
+
+fn places(program: &Path, path: Option<&OsStr>) -> Vec<PathBuf> {
+    if program.as_os_str().as_bytes().contains(&b'/') {
+        return vec![program.to_owned()];
+    }
+    let path = path.map_or_else(|| with_sbin(std::env::var_os("PATH").as_deref()), OsStr::to_owned);
+    std::env::split_paths(&path).map(|folder| folder.join(program)).collect()
+}
+
+/// `None`: this is no program that can be executed; else the interpreter that its first line names, if any.
+fn interpreter(program: &Path) -> Option<Option<PathBuf>> {
+    if !program.is_file() || access(program, AccessFlags::X_OK).is_err() {
+        return None;
+    }
+    let mut start = Vec::new();
+    let read = File::open(program).and_then(|file| file.take(FIRST_LINE).read_to_end(&mut start));
+    let line = start.split(|byte| *byte == b'\n').next().filter(|_| read.is_ok());
+    let named = line.and_then(|line| line.strip_prefix(b"#!")).map(<[u8]>::trim_ascii).unwrap_or_default();
+    let name = named.split(u8::is_ascii_whitespace).next().filter(|name| !name.is_empty());
+    Some(name.map(|name| PathBuf::from(OsStr::from_bytes(name))))
 }
 
 /// What the error often means. Looks at the files.
@@ -109,6 +161,28 @@ mod tests {
         let hint = hint(there.to_str().unwrap(), &io::Error::from_raw_os_error(libc::EACCES));
         let expected = format!(" (its file system, {}, is mounted noexec: ", mount.display());
         assert!(hint.starts_with(&expected), "{hint}");
+    }
+
+    #[test]
+    fn the_interpreter_of_a_script_is_the_first_word_of_its_first_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("script");
+        assert_eq!(interpreter(&file), None);
+        assert_eq!(interpreter(folder.path()), None);
+        for (text, named) in [
+            ("#!/bin/sh -e\nexit 0\n", Some("/bin/sh")),
+            ("#! /usr/bin/env  node\n", Some("/usr/bin/env")),
+            ("#!/bin/sh", Some("/bin/sh")),
+            ("#!\n/bin/sh\n", None),
+            ("\x7fELF", None),
+            ("", None),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+            assert_eq!(interpreter(&file), None, "{text:?}");
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o700)).unwrap();
+            assert_eq!(interpreter(&file), Some(named.map(PathBuf::from)), "{text:?}");
+        }
     }
 
     #[test]
