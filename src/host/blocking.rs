@@ -12,7 +12,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -21,7 +21,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::probe::Probe;
 
 /// The threads for blocking calls. One path can hang two lanes (a runtime directory has the lock and the status socket, a
-/// state directory the cache and the drain marker): one thread is left for everything else.
+/// state directory the cache and the drain marker), a process that hangs those who look at it one: at least one thread is
+/// left for everything else.
 pub const THREADS: usize = 3;
 
 /// They wait for work as long as the runner runs.
@@ -32,6 +33,9 @@ const START_TIME: Duration = Duration::from_secs(10);
 
 /// What the runtime takes from the kernel at once; it has a handful of descriptors, and keeps room for each.
 const IO_EVENTS: usize = 64;
+
+/// How often a caller that waits looks whether it is its turn.
+const TURN: Duration = Duration::from_millis(1);
 
 /// Jobs that wait for the main thread: one for each lane that uses it.
 const WAITING_JOBS: usize = 4;
@@ -194,6 +198,35 @@ impl Lane {
     }
 }
 
+impl Lane {
+    /// Makes a call that takes microseconds, unless somebody hangs it: the caller, a thread of the runtime, waits for `limit`
+    /// at most, its turn included. `None`: the call has not come back.
+    pub fn now<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let until = Instant::now() + limit;
+        let turn = loop {
+            match self.turn.clone().try_acquire_owned() {
+                Ok(turn) => break turn,
+                #[expect(clippy::disallowed_methods, reason = "it is bounded, and the caller cannot await")]
+                Err(_) if Instant::now() < until => std::thread::sleep(TURN),
+                Err(_) => return None,
+            }
+        };
+        let (answer, answered) = mpsc::sync_channel(1);
+        #[expect(clippy::disallowed_methods, reason = "this is the way to them")]
+        drop(tokio::task::spawn_blocking(move || {
+            let result = call();
+            drop(turn);
+            // Nobody may be waiting any more.
+            drop(answer.send(result));
+        }));
+        answered.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
+    }
+}
+
 /// The lanes of a runner: one for each purpose of a call that can hang.
 #[derive(Debug, Clone, Default)]
 pub struct Lanes {
@@ -325,6 +358,17 @@ mod tests {
             assert_eq!(lane.ask("x", LONG, || 5).await, Ok(5));
         }
         serving.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_cannot_wait_gets_no_answer_while_a_call_hangs() {
+        let (release, released) = mpsc::channel::<()>();
+        let lane = Lane::default();
+        assert_eq!(lane.now(LONG, || 5), Some(5));
+        assert_eq!(lane.now(SOON, move || released.recv().is_ok()), None);
+        assert_eq!(lane.now(SOON, || 5), None);
+        drop(release);
+        assert_eq!(lane.now(LONG, || 5), Some(5));
     }
 
     #[tokio::test]

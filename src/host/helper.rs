@@ -45,6 +45,9 @@ const START_HOST_COMMAND: Duration = Duration::from_secs(30);
 /// How long a killed helper may take to disappear.
 const KILLED: Duration = Duration::from_secs(1);
 
+/// How long a file of `/proc` may take, while the runtime's thread waits.
+const INSPECTION: Duration = Duration::from_millis(100);
+
 /// How often what a helper left behind is looked for and killed: it may fork meanwhile.
 const ROUNDS: usize = 10;
 
@@ -118,8 +121,8 @@ pub struct Helpers {
     /// Where questions are started, and apart from them host commands: a question that hangs keeps no host up.
     questions: Lane,
     host_commands: Lane,
-    /// Where `/proc` is searched.
-    remains: Lane,
+    /// Where those files of `/proc` are read that a process can hang.
+    inspection: Lane,
 }
 
 #[derive(Debug)]
@@ -188,8 +191,19 @@ impl Helpers {
 
     /// Whether this process was left behind by a helper that may leave processes behind. (Reads `/proc`.)
     pub fn left(&self, pid: i32) -> bool {
+        let mark = format!("{MARK}={}.{}.", self.registry.token, Remains::GoOn.name());
         self.registry.free.load(Ordering::Relaxed)
-            && has_mark(pid, format!("{MARK}={}.{}.", self.registry.token, Remains::GoOn.name()).as_bytes())
+            && self.environment_has(pid, move |entry| entry.starts_with(mark.as_bytes()))
+    }
+
+    /// Whether an entry of a process' environment is like this; no also where the process hangs whoever looks at it.
+    pub fn environment_has(&self, pid: i32, is_entry: impl Fn(&[u8]) -> bool + Send + 'static) -> bool {
+        self.inspect(move || processes::has_in_environment(pid, is_entry)).unwrap_or(false)
+    }
+
+    /// Reads what a process can hang, on another thread. `None`: it does not come back, or an earlier one has not.
+    pub fn inspect<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        self.inspection.now(INSPECTION, read)
     }
 
     /// Starts a helper, on another thread. `program`: its name, for messages; `make`: may look at the file system; `keep`:
@@ -246,7 +260,7 @@ impl Helpers {
             process,
             remains,
             mark,
-            search: self.remains.clone(),
+            search: self.inspection.clone(),
             ended: false,
             _registered: registered,
         })

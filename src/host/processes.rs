@@ -1,23 +1,36 @@
 //! The host's processes as `/proc` shows them, and signals that reach a process and no later one with its pid.
 //!
-//! A process is alive as long as one of its threads is. The state in `/proc/PID/stat` is that of the main thread alone: a
-//! process whose main thread has exited shows `Z` and goes on running. `stat` also counts the threads, so that one file
-//! tells both; a pidfd would cost three more system calls for each process of the host.
+//! A process is alive as long as one of its threads is. The state that `/proc` shows is that of the main thread alone: a
+//! process whose main thread has exited shows `Z` and goes on running.
+//!
+//! A process that hangs while it executes a program (its last file on a FUSE server has to be closed first) keeps everybody
+//! waiting who looks at what a debugger may see of it: `environ`, `wchan`, `stack`, and on Linux 6.18 `stat`. `status`,
+//! `children` and `cgroup` never wait. What does is in [`has_in_environment`] alone, which is for a thread that may be lost.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getpgid, getsid};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+
+/// More than `/proc/PID/status` has before and in the last field that is needed: after it comes a list of any length.
+const STATUS_SIZE: usize = 1024;
 
 /// More than `/proc/PID/stat` has before and in the last field that is needed.
 const STAT_SIZE: usize = 1024;
 
+/// The file system of pidfds, since Linux 6.9: an inode is one process' until the next boot.
+const PIDFS: u64 = 0x5049_4446;
+
 /// A process, as far as it is needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
-    /// Its pid and its start time.
+    /// Tells it from a later one.
     pub id: Id,
     /// The pid of its parent.
     pub parent: i32,
@@ -29,8 +42,6 @@ pub struct Process {
     pub alive: bool,
     /// The main thread's state, a letter of proc(5).
     pub state: char,
-    /// Whether SIGCHLD tells its parent of its end. It is so for whatever has executed a program, or has lost its parent.
-    pub tells_of_its_end: bool,
     /// The name of its program, cut by the kernel after 15 bytes.
     pub command: String,
 }
@@ -46,8 +57,43 @@ impl std::fmt::Display for Process {
 pub struct Id {
     /// The pid.
     pub pid: i32,
-    /// Clock ticks between the boot and its start.
-    pub start: u64,
+    /// The inode of its pidfd; before Linux 6.9 its start, in clock ticks since the boot.
+    pub birth: u64,
+}
+
+impl Id {
+    /// `None`: there is no process with this pid.
+    fn of(pid: i32) -> io::Result<Option<Self>> {
+        match open(pid) {
+            Ok(Some(pidfd)) if pidfds_have_inodes() => {
+                Ok(Some(Self { pid, birth: rustix::fs::fstat(&pidfd)?.st_ino }))
+            }
+            Ok(None) => Ok(None),
+            Ok(Some(_)) | Err(rustix::io::Errno::NOSYS) => {
+                Ok(start_time(pid)?.map(|birth| Self { pid, birth }))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// A pidfd; `None`: there is no process with this pid.
+fn open(pid: i32) -> rustix::io::Result<Option<OwnedFd>> {
+    let Some(pid) = rustix::process::Pid::from_raw(pid) else { return Ok(None) };
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(opened) => Ok(Some(opened)),
+        Err(rustix::io::Errno::SRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Asked at the first look: the kernel does not change.
+fn pidfds_have_inodes() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
+        own.and_then(rustix::fs::fstatfs).is_ok_and(|found| u64::try_from(found.f_type) == Ok(PIDFS))
+    })
 }
 
 /// All processes of the host that can be seen.
@@ -92,11 +138,53 @@ pub fn walk() -> io::Result<Walk> {
 ///
 /// `/proc` cannot be read.
 pub fn look_at(pid: i32) -> io::Result<Option<Process>> {
-    let mut line = [0; STAT_SIZE];
-    // One read: the kernel writes the line as one piece.
-    let read = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut line));
-    match read {
-        Ok(length) => Ok(parse_stat(pid, line.get(..length).unwrap_or_default())),
+    let Some(id) = Id::of(pid)? else { return Ok(None) };
+    let Some(status) = read_start(pid, "status", STATUS_SIZE)? else { return Ok(None) };
+    let Some(found) = Status::parse(&status) else { return Ok(None) };
+    let of = Some(Pid::from_raw(pid));
+    let (Some(group), Some(session)) = (known(getpgid(of)), known(getsid(of))) else { return Ok(None) };
+    let alive = match found.state {
+        'X' => false,
+        // A dead main thread is counted until the process is reaped.
+        'Z' => threads(pid) > 1,
+        _ => true,
+    };
+    Ok(Some(Process {
+        id,
+        parent: found.parent,
+        group,
+        session,
+        alive,
+        state: found.state,
+        command: found.command,
+    }))
+}
+
+/// A group's or session's number; `None`: the process is gone by now. 0, which none has, where a security module keeps it.
+fn known(answer: nix::Result<Pid>) -> Option<i32> {
+    match answer {
+        Ok(number) => Some(number.as_raw()),
+        Err(Errno::ESRCH) => None,
+        Err(_) => Some(0),
+    }
+}
+
+/// The number of a process' threads, zombies included.
+fn threads(pid: i32) -> u64 {
+    /// Those of the folder itself.
+    const LINKS: u64 = 2;
+    fs::metadata(format!("/proc/{pid}/task")).map_or(0, |folder| folder.nlink().saturating_sub(LINKS))
+}
+
+/// What a file of a process begins with; `None`: the process is gone.
+fn read_start(pid: i32, file: &str, size: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut start = vec![0; size];
+    // One read: the kernel writes it as one piece.
+    match File::open(format!("/proc/{pid}/{file}")).and_then(|mut file| file.read(&mut start)) {
+        Ok(length) => {
+            start.truncate(length);
+            Ok(Some(start))
+        }
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
     }
@@ -129,7 +217,8 @@ pub fn children(pid: i32) -> io::Result<Vec<i32>> {
 const LOOKS: usize = 10;
 
 /// Returns whether an entry (`NAME=value`) of the environment that a process was executed with is like this. The
-/// environment can only be read through a thread that lives; that of a zombie is empty.
+/// environment can only be read through a thread that lives; that of a zombie is empty. Blocks, perhaps as long as the
+/// process lives.
 pub fn has_in_environment(pid: i32, is_entry: impl Fn(&[u8]) -> bool) -> bool {
     for _ in 0..LOOKS {
         let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
@@ -149,20 +238,18 @@ pub fn has_in_environment(pid: i32, is_entry: impl Fn(&[u8]) -> bool) -> bool {
 ///
 /// The process cannot be signalled.
 pub fn signal(id: Id, signal: Signal) -> io::Result<()> {
-    let (Some(pid), Some(number)) =
-        (rustix::process::Pid::from_raw(id.pid), rustix::process::Signal::from_named_raw(signal as i32))
-    else {
-        return Ok(());
-    };
-    let opened = match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(opened) => opened,
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
+    let Some(number) = rustix::process::Signal::from_named_raw(signal as i32) else { return Ok(()) };
+    let opened = match open(id.pid) {
+        Ok(Some(opened)) => opened,
+        Ok(None) => return Ok(()),
         // Linux before 5.3.
         Err(rustix::io::Errno::NOSYS) => return signal_by_pid(id, signal),
         Err(error) => return Err(error.into()),
     };
     // Looked at after it was opened: if this is the process, so is the descriptor.
-    if look_at(id.pid)?.is_none_or(|process| process.id != id) {
+    let birth =
+        if pidfds_have_inodes() { Some(rustix::fs::fstat(&opened)?.st_ino) } else { start_time(id.pid)? };
+    if birth != Some(id.birth) {
         return Ok(());
     }
     match pidfd_send_signal(&opened, number) {
@@ -172,10 +259,10 @@ pub fn signal(id: Id, signal: Signal) -> io::Result<()> {
 }
 
 fn signal_by_pid(id: Id, signal: Signal) -> io::Result<()> {
-    if look_at(id.pid)?.is_none_or(|process| process.id != id) {
+    if start_time(id.pid)? != Some(id.birth) {
         return Ok(());
     }
-    match nix::sys::signal::kill(nix::unistd::Pid::from_raw(id.pid), signal) {
+    match nix::sys::signal::kill(Pid::from_raw(id.pid), signal) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -186,37 +273,41 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
 }
 
+/// What `/proc/PID/status` begins with.
+#[derive(Debug, PartialEq, Eq)]
+struct Status {
+    command: String,
+    state: char,
+    parent: i32,
+}
+
+impl Status {
+    /// A name tab value a line; a line end in the command's name is escaped (proc(5)).
+    fn parse(text: &[u8]) -> Option<Self> {
+        let text = String::from_utf8_lossy(text);
+        let field = |name: &str| {
+            let mut lines = text.lines();
+            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"))
+        };
+        Some(Self {
+            command: field("Name")?.to_owned(),
+            state: field("State")?.chars().next()?,
+            parent: field("PPid")?.parse().ok()?,
+        })
+    }
+}
+
+/// When a process was started, in clock ticks since the boot, where pidfds do not tell it from a later one.
+fn start_time(pid: i32) -> io::Result<Option<u64>> {
+    Ok(read_start(pid, "stat", STAT_SIZE)?.as_deref().and_then(parse_start_time))
+}
+
 /// `4711 (a name) S 1 …`: the name can hold anything, also `)`, so fields are counted from the last one (proc(5)).
-fn parse_stat(pid: i32, line: &[u8]) -> Option<Process> {
-    const STATE: usize = 0;
-    const PARENT: usize = 1;
-    const GROUP: usize = 2;
-    const SESSION: usize = 3;
-    const THREADS: usize = 17;
+fn parse_start_time(line: &[u8]) -> Option<u64> {
+    /// Counted from the state.
     const START: usize = 19;
-    const EXIT_SIGNAL: usize = 35;
-    let name_end = memchr::memrchr(b')', line)?;
-    let name_start = memchr::memchr(b'(', line)? + 1;
-    let rest = std::str::from_utf8(line.get(name_end + 1..)?).ok()?;
-    let fields: Vec<&str> = rest.split_ascii_whitespace().take(EXIT_SIGNAL + 1).collect();
-    let number = |field: usize| -> Option<i32> { fields.get(field)?.parse().ok() };
-    let state = fields.get(STATE)?.chars().next()?;
-    let threads = number(THREADS)?;
-    Some(Process {
-        id: Id { pid, start: fields.get(START)?.parse().ok()? },
-        parent: number(PARENT)?,
-        group: number(GROUP)?,
-        session: number(SESSION)?,
-        tells_of_its_end: number(EXIT_SIGNAL).is_none_or(|signal| signal == Signal::SIGCHLD as i32),
-        // A dead main thread is counted until the process is reaped.
-        alive: match state {
-            'X' => false,
-            'Z' => threads > 1,
-            _ => true,
-        },
-        state,
-        command: String::from_utf8_lossy(line.get(name_start..name_end)?).into_owned(),
-    })
+    let rest = line.get(memchr::memrchr(b')', line)? + 1..)?;
+    std::str::from_utf8(rest).ok()?.split_ascii_whitespace().nth(START)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -226,26 +317,38 @@ mod tests {
 
     use super::*;
 
-    const LINE: &str = "42 (a) R 7 (b) Z 17 40 41 0 -1 4 5 6 7 8 9 10 11 12 20 0 THREADS 0 123456 1 2 3";
-
     #[test]
-    fn a_process_name_with_parentheses_and_spaces_is_skipped() {
-        let process = parse_stat(42, LINE.replace("THREADS", "1").as_bytes()).unwrap();
-        assert_eq!(process.id, Id { pid: 42, start: 123_456 });
-        assert_eq!((process.parent, process.group, process.session), (17, 40, 41));
-        assert_eq!((process.alive, process.command.as_str()), (false, "a) R 7 (b"));
+    fn a_status_is_read_whatever_the_name_of_the_program() {
+        let text = b"Name:\tState:\\nPPid: 1) (\nUmask:\t0022\nState:\tD (disk sleep)\nTgid:\t42\nPPid:\t7\nGroups:\t1 2";
+        let status = Status::parse(text).unwrap();
+        assert_eq!((status.command.as_str(), status.state, status.parent), ("State:\\nPPid: 1) (", 'D', 7));
+        for text in [&b""[..], b"Name:\tx\n", b"Name:\tx\nState:\t\nPPid:\t1\n", b"State:\tR\nPPid:\t1"] {
+            assert_eq!(Status::parse(text), None);
+        }
     }
 
     #[test]
-    fn a_process_whose_main_thread_alone_has_exited_is_alive() {
-        assert!(parse_stat(42, LINE.replace("THREADS", "2").as_bytes()).unwrap().alive);
+    fn a_start_time_follows_the_last_parenthesis() {
+        let line = "42 (a) R 7 (b) Z 17 40 41 0 -1 4 5 6 7 8 9 10 11 12 20 0 1 0 123456 1 2 3";
+        assert_eq!(parse_start_time(line.as_bytes()), Some(123_456));
+        for line in [&b"42 (a) S 17"[..], b")(", b""] {
+            assert_eq!(parse_start_time(line), None);
+        }
+        assert!(start_time(nix::unistd::getpid().as_raw()).unwrap().is_some());
     }
 
     #[test]
-    fn a_line_that_breaks_off_is_no_process() {
-        assert_eq!(parse_stat(42, b"42 (a) S 17"), None);
-        assert_eq!(parse_stat(42, b")("), None);
-        assert_eq!(parse_stat(42, b""), None);
+    fn a_process_that_has_exited_is_there_and_dead_until_it_is_waited_for() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let begun = std::time::Instant::now();
+        while look_at(pid).unwrap().unwrap().alive {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(20), "it lives");
+            std::thread::yield_now();
+        }
+        assert_eq!(look_at(pid).unwrap().map(|process| process.state), Some('Z'));
+        child.wait().unwrap();
+        assert_eq!(look_at(pid).unwrap(), None);
     }
 
     #[test]
@@ -268,7 +371,11 @@ mod tests {
             assert!(begun.elapsed() < std::time::Duration::from_secs(20), "the environment is never shown");
             std::thread::yield_now();
         }
-        let later = Id { pid, start: process.id.start + 1 };
+        assert_eq!((process.group, process.session), {
+            let own = look_at(nix::unistd::getpid().as_raw()).unwrap().unwrap();
+            (own.group, own.session)
+        });
+        let later = Id { pid, birth: process.id.birth + 1 };
         signal(later, Signal::SIGKILL).unwrap();
         signal(process.id, Signal::SIGTERM).unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));

@@ -18,6 +18,7 @@ use std::collections::{HashMap, HashSet};
 
 use nix::errno::Errno;
 use nix::sys::wait::{Id as WaitId, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 use tracing::warn;
 
 use crate::host::helper::Helpers;
@@ -64,7 +65,7 @@ pub(super) struct Ancestry {
     pub(super) helpers: Helpers,
     /// The worker's entry in its environment.
     token: String,
-    /// Where there can be strangers: what was seen below the worker, with start times.
+    /// Where there can be strangers: what was seen below the worker.
     known: HashMap<i32, u64>,
 }
 
@@ -94,7 +95,7 @@ impl Ancestry {
     pub(super) fn begin(&mut self, worker: i32) {
         self.known.clear();
         if let Ok(Some(process)) = processes::look_at(worker) {
-            self.known.insert(process.id.pid, process.id.start);
+            self.known.insert(process.id.pid, process.id.birth);
         }
     }
 
@@ -111,7 +112,7 @@ impl Ancestry {
         // Leaders that are dead, and give a living group or session its name.
         let named: HashSet<i32> = found.iter().flat_map(|process| [process.group, process.session]).collect();
         self.known.retain(|pid, _| named.contains(pid));
-        self.known.extend(found.iter().map(|process| (process.id.pid, process.id.start)));
+        self.known.extend(found.iter().map(|process| (process.id.pid, process.id.birth)));
     }
 
     /// Whether a child of the runner came from the worker.
@@ -122,7 +123,7 @@ impl Ancestry {
             return false;
         }
         // A fork of the runner's own, which somebody else waits for; or one that is becoming a helper.
-        if !child.tells_of_its_end || starting && self.known.get(&child.id.pid) != Some(&child.id.start) {
+        if is_own_fork(child) || starting && self.known.get(&child.id.pid) != Some(&child.id.birth) {
             return false;
         }
         // A host command that has put itself into the background came to the runner as its new parent.
@@ -130,16 +131,19 @@ impl Ancestry {
             return false;
         }
         self.exclusive
-            || self.known.get(&child.id.pid) == Some(&child.id.start)
+            || self.known.get(&child.id.pid) == Some(&child.id.birth)
             || self.is_name_of_known(child.group)
             || self.is_name_of_known(child.session)
-            || processes::has_in_environment(child.id.pid, |entry| entry == self.token.as_bytes())
+            || self.helpers.environment_has(child.id.pid, {
+                let token = self.token.clone();
+                move |entry| entry == token.as_bytes()
+            })
     }
 
     /// Whether a group or session is one that a process of the worker's has made, and no later one with the same number.
     fn is_name_of_known(&self, leader: i32) -> bool {
-        let Some(start) = self.known.get(&leader) else { return false };
-        processes::look_at(leader).ok().flatten().is_none_or(|process| process.id.start == *start)
+        let Some(birth) = self.known.get(&leader) else { return false };
+        processes::look_at(leader).ok().flatten().is_none_or(|process| process.id.birth == *birth)
     }
 }
 
@@ -152,6 +156,13 @@ pub(super) fn has_children() -> bool {
 /// sends SIGCHLD for an orphan that it gives to the runner.
 pub(super) fn peek() -> WaitPidFlag {
     WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT
+}
+
+/// Whether a child of the runner's is a fork of its own (`host/probe.rs`): no SIGCHLD tells of its end, and no ordinary wait
+/// knows it. Whatever has executed a program, or has lost its parent, is none.
+fn is_own_fork(child: &Process) -> bool {
+    child.parent == own_pid()
+        && waitid(WaitId::Pid(Pid::from_raw(child.id.pid)), peek()) == Err(Errno::ECHILD)
 }
 
 pub(super) fn own_pid() -> i32 {

@@ -10,12 +10,13 @@ use super::Supervisor;
 use super::child::Child;
 use super::clearing::Clearing;
 use crate::event::{Event, Exit};
+use crate::host::helper::Helpers;
 
 impl Supervisor<'_> {
     /// The worker cannot be killed. What else it left was killed with it, as far as that is possible.
     pub(super) fn give_up(&mut self) -> Option<Event> {
         if let Some(pid) = self.child.as_ref().map(Child::pid) {
-            let stuck = Stuck::of(pid);
+            let stuck = Stuck::of(pid, &self.descendants.helpers());
             error!(
                 pid, state = %stuck.state, waits_in = %stuck,
                 "worker cannot be killed: it is stuck in the kernel, often on a disk or a network file system that does not answer; ending without it, and the host needs a reboot"
@@ -30,7 +31,7 @@ impl Supervisor<'_> {
 /// A worker that does not die, as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stuck {
-    /// The state letter of `/proc/PID/stat`: `D` in an uninterruptible wait.
+    /// The state letter of `/proc/PID/status`: `D` in an uninterruptible wait.
     pub(super) state: char,
     /// The kernel function that it waits in, where this process may know.
     pub(super) function: Option<String>,
@@ -38,13 +39,14 @@ pub(super) struct Stuck {
 
 impl Stuck {
     /// Looks at a process. Its main thread may have ended while another one is stuck.
-    pub(super) fn of(pid: u32) -> Self {
+    pub(super) fn of(pid: u32, helpers: &Helpers) -> Self {
         let process = PathBuf::from(format!("/proc/{pid}"));
         let threads = fs::read_dir(process.join("task")).into_iter().flatten().flatten();
         let threads: Vec<PathBuf> = threads.map(|thread| thread.path()).collect();
-        let waits = |thread: &&PathBuf| state(thread) == Some('D');
-        let place = threads.iter().find(waits).unwrap_or(&process);
-        Self { state: state(place).unwrap_or('?'), function: function(place) }
+        let place = threads.into_iter().find(|thread| state(thread) == Some('D')).unwrap_or(process);
+        let state = state(&place).unwrap_or('?');
+        // Hangs where the worker is stuck in the execution of a program.
+        Self { state, function: helpers.inspect(move || function(&place)).flatten() }
     }
 }
 
@@ -55,15 +57,16 @@ impl fmt::Display for Stuck {
 }
 
 fn state(place: &Path) -> Option<char> {
-    state_in(&fs::read_to_string(place.join("stat")).ok()?)
+    state_in(&fs::read_to_string(place.join("status")).ok()?)
 }
 
-/// `4711 (a name) D 1 …`: the name can contain anything, a parenthesis included (proc(5)).
-fn state_in(stat: &str) -> Option<char> {
-    stat.rsplit_once(')')?.1.trim_start().chars().next()
+/// `State:\tD (disk sleep)`
+fn state_in(status: &str) -> Option<char> {
+    let mut lines = status.lines();
+    lines.find_map(|line| line.strip_prefix("State:"))?.trim_start().chars().next()
 }
 
-/// `wchan` first, because it takes no lock; it is `0` where the process does not wait or this process may not know.
+/// `wchan` first, because this process may read it more often; it is `0` where the process does not wait.
 fn function(place: &Path) -> Option<String> {
     let wchan = fs::read_to_string(place.join("wchan")).ok();
     let wchan = wchan.map(|name| name.trim().to_owned()).filter(|name| !matches!(name.as_str(), "" | "0"));
@@ -82,9 +85,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_follows_the_last_parenthesis() {
-        assert_eq!(state_in("42 (a) R (b) D 17 42"), Some('D'));
-        assert_eq!(state_in("42 (a"), None);
+    fn a_state_is_the_letter_of_its_line() {
+        assert_eq!(state_in("Name:\tx\nState:\tD (disk sleep)\nTgid:\t1\n"), Some('D'));
+        assert_eq!(state_in("Name:\tState: D\n"), None);
         assert_eq!(state_in(""), None);
     }
 
@@ -95,9 +98,9 @@ mod tests {
         assert_eq!(first_of(""), None);
     }
 
-    #[test]
-    fn this_process_has_a_state_and_one_that_does_not_exist_has_none() {
-        assert!("RSD".contains(Stuck::of(std::process::id()).state));
-        assert_eq!(Stuck::of(u32::MAX), Stuck { state: '?', function: None });
+    #[tokio::test]
+    async fn this_process_has_a_state_and_one_that_does_not_exist_has_none() {
+        assert!("RSD".contains(Stuck::of(std::process::id(), &Helpers::default()).state));
+        assert_eq!(Stuck::of(u32::MAX, &Helpers::default()), Stuck { state: '?', function: None });
     }
 }

@@ -16,6 +16,7 @@ mod fake_taskcluster;
 mod going_down;
 #[cfg(test)]
 #[path = "../support/hung_disk.rs"]
+#[expect(dead_code, reason = "the end-to-end tests ask for more")]
 mod hung_disk;
 #[cfg(test)]
 mod identity;

@@ -17,6 +17,7 @@ mod go_cache;
 mod hung;
 #[cfg(test)]
 #[path = "../support/hung_disk.rs"]
+#[expect(dead_code, reason = "the end-to-end tests ask for more")]
 mod hung_disk;
 #[cfg(test)]
 mod pace;

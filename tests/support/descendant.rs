@@ -6,7 +6,9 @@
 //! same in a session of its own, for 30 s at most, and while the lock below exists).
 //! FLAGs: `ignore-term`, `hold-stdout`, `hold-stderr` (it keeps the worker's pipe open), `with-zombie` (it never asks
 //! after a child of its own), `handle-term` (SIGTERM makes it exit by itself), `stopped` (by SIGSTOP), `wiped` (it has
-//! executed itself with an empty environment), `cgroup=FOLDER` (it moves to this cgroup, which it makes). The statement ends when the descendant has recorded itself.
+//! executed itself with an empty environment), `cgroup=FOLDER` (it moves to this cgroup, which it makes), `closes=FILE` (it
+//! opens the file and executes a program, for which the file is closed). The statement ends when the descendant has
+//! recorded itself.
 //!
 //! Each but a zombie holds a shared lock on `$TEST_WORKER_RECORD.lives` while any of its threads or children lives.
 
@@ -32,8 +34,9 @@ const KINDS: [&str; 7] = ["child", "group", "session", "daemon", "zombie", "lead
 const FLAGS: [&str; 7] =
     ["ignore-term", "handle-term", "hold-stdout", "hold-stderr", "with-zombie", "stopped", "wiped"];
 
-/// How a flag begins that names a cgroup.
+/// How flags begin that name a cgroup, and a file.
 const CGROUP: &str = "cgroup=";
+const CLOSES: &str = "closes=";
 
 /// How long a chain of forks goes on when nobody ends it.
 const CHAIN: Duration = Duration::from_secs(30);
@@ -54,7 +57,8 @@ impl Descendant {
         if !KINDS.contains(&kind.as_str()) {
             return Err(format!("no such kind of descendant: `{kind}`"));
         }
-        let known = |flag: &&String| FLAGS.contains(&flag.as_str()) || flag.starts_with(CGROUP);
+        let names = |flag: &str| [CGROUP, CLOSES].iter().any(|known| flag.starts_with(known));
+        let known = |flag: &&String| FLAGS.contains(&flag.as_str()) || names(flag);
         match flags.iter().find(|flag| !known(flag)) {
             Some(flag) => Err(format!("no such flag of a descendant: `{flag}`")),
             None => Ok(Self { kind, flags }),
@@ -141,6 +145,11 @@ pub(crate) fn live(args: &[String], record: &Record) {
     if has("wiped") {
         let mut naked = descendant.command("wiped", token);
         let _ = naked.env_clear().exec();
+        return;
+    }
+    if let Some(file) = flags.iter().find_map(|flag| flag.strip_prefix(CLOSES)) {
+        let _closed_on_exec = File::open(file).expect("cannot open the file");
+        let _ = Command::new("sleep").arg(LIFETIME.as_secs().to_string()).exec();
         return;
     }
     if has("stopped") {

@@ -35,6 +35,8 @@ pub(crate) enum Wait {
     Killable,
     /// Nothing: the process is in state D.
     Endless,
+    /// The same, but only the last close of a file has no answer.
+    Close,
 }
 
 /// The mounted file system.
@@ -58,7 +60,11 @@ impl HungDisk {
         let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").expect("no /dev/fuse");
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
         mount(Some("hung"), folder.path(), Some("fuse"), MsFlags::empty(), Some(options.as_str())).unwrap();
-        let how = if wait == Wait::Killable { "killable" } else { "endless" };
+        let how = match wait {
+            Wait::Killable => "killable",
+            Wait::Endless => "endless",
+            Wait::Close => "close",
+        };
         let server = Command::new(crate::support::test_worker())
             .args(["hung-disk", how])
             .stdin(device)

@@ -81,11 +81,10 @@ pub async fn visit(
 ) -> Result<(), Unanswered> {
     for place in places(program, path) {
         let visited = place.clone();
-        if let Some(interpreter) = lane.at(&place, limit, move || interpreter(&visited)).await? {
-            return match interpreter {
-                Some(interpreter) => lane.at(&interpreter, limit, || ()).await,
-                None => Ok(()),
-            };
+        match lane.at(&place, limit, move || Executable::at(&visited)).await? {
+            None => {}
+            Some(Executable::Binary) => return Ok(()),
+            Some(Executable::Script { interpreter }) => return lane.at(&interpreter, limit, || ()).await,
         }
     }
     Ok(())
@@ -99,17 +98,33 @@ fn places(program: &Path, path: Option<&OsStr>) -> Vec<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(program)).collect()
 }
 
-/// `None`: this is no program that can be executed; else the interpreter that its first line names, if any.
-fn interpreter(program: &Path) -> Option<Option<PathBuf>> {
-    if !program.is_file() || access(program, AccessFlags::X_OK).is_err() {
-        return None;
+/// A file that can be executed.
+#[derive(Debug, PartialEq, Eq)]
+enum Executable {
+    Binary,
+    /// Its first line names an interpreter.
+    Script {
+        interpreter: PathBuf,
+    },
+}
+
+impl Executable {
+    /// `None`: nothing there can be executed.
+    fn at(program: &Path) -> Option<Self> {
+        if !program.is_file() || access(program, AccessFlags::X_OK).is_err() {
+            return None;
+        }
+        let mut start = Vec::new();
+        let read = File::open(program).and_then(|file| file.take(FIRST_LINE).read_to_end(&mut start));
+        let line = start.split(|byte| *byte == b'\n').next().filter(|_| read.is_ok());
+        let named =
+            line.and_then(|line| line.strip_prefix(b"#!")).map(<[u8]>::trim_ascii).unwrap_or_default();
+        let interpreter = named.split(u8::is_ascii_whitespace).next().filter(|name| !name.is_empty());
+        Some(match interpreter.map(|name| PathBuf::from(OsStr::from_bytes(name))) {
+            Some(interpreter) => Self::Script { interpreter },
+            None => Self::Binary,
+        })
     }
-    let mut start = Vec::new();
-    let read = File::open(program).and_then(|file| file.take(FIRST_LINE).read_to_end(&mut start));
-    let line = start.split(|byte| *byte == b'\n').next().filter(|_| read.is_ok());
-    let named = line.and_then(|line| line.strip_prefix(b"#!")).map(<[u8]>::trim_ascii).unwrap_or_default();
-    let name = named.split(u8::is_ascii_whitespace).next().filter(|name| !name.is_empty());
-    Some(name.map(|name| PathBuf::from(OsStr::from_bytes(name))))
 }
 
 /// What the error often means. Looks at the files.
@@ -167,21 +182,20 @@ mod tests {
     fn the_interpreter_of_a_script_is_the_first_word_of_its_first_line() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("script");
-        assert_eq!(interpreter(&file), None);
-        assert_eq!(interpreter(folder.path()), None);
-        for (text, named) in [
-            ("#!/bin/sh -e\nexit 0\n", Some("/bin/sh")),
-            ("#! /usr/bin/env  node\n", Some("/usr/bin/env")),
-            ("#!/bin/sh", Some("/bin/sh")),
-            ("#!\n/bin/sh\n", None),
-            ("\x7fELF", None),
-            ("", None),
+        assert_eq!(Executable::at(&file), None);
+        assert_eq!(Executable::at(folder.path()), None);
+        let script = |interpreter: &str| Executable::Script { interpreter: interpreter.into() };
+        for (text, found) in [
+            ("#!/bin/sh -e\nexit 0\n", script("/bin/sh")),
+            ("#! /usr/bin/env  node\n", script("/usr/bin/env")),
+            ("#!/bin/sh", script("/bin/sh")),
+            ("#!\n/bin/sh\n", Executable::Binary),
+            ("\x7fELF", Executable::Binary),
+            ("", Executable::Binary),
         ] {
             std::fs::write(&file, text).unwrap();
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-            assert_eq!(interpreter(&file), None, "{text:?}");
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o700)).unwrap();
-            assert_eq!(interpreter(&file), Some(named.map(PathBuf::from)), "{text:?}");
+            assert_eq!(Executable::at(&file), Some(found), "{text:?}");
         }
     }
 

@@ -25,16 +25,12 @@ fn all() -> Vec<Process> {
     pids.filter_map(look_at).collect()
 }
 
-/// One process; none where it does not exist.
+/// One process; none where it does not exist. (`stat` could hang: tests/e2e/stuck.rs.)
 fn look_at(pid: i32) -> Option<Process> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in brackets, and may hold some itself.
-    let (head, tail) = stat.rsplit_once(')')?;
-    let mut fields = tail.split_whitespace();
-    let state = fields.next()?.chars().next()?;
-    let parent = fields.next()?.parse().ok()?;
-    let name = head.split_once('(')?.1.to_owned();
-    Some(Process { pid, parent, name, state })
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+    let (name, state, parent) = (field("Name")?.to_owned(), field("State")?.chars().next()?, field("PPid")?);
+    Some(Process { pid, parent: parent.parse().ok()?, name, state })
 }
 
 /// The children of a process, zombies included.
