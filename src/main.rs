@@ -11,7 +11,7 @@ use start_worker::clock::CommonClock;
 use start_worker::config::RunnerConfig;
 use start_worker::event::Outcome;
 use start_worker::host::blocking::{self, Lanes, MainThread, Unanswered};
-use start_worker::host::{limits, memory, oom, private_file, trust};
+use start_worker::host::{helper, limits, memory, oom, private_file, trust};
 use start_worker::observe::logging::{self, Filter, FilterError};
 use start_worker::output::Output;
 use start_worker::redact::Secrets;
@@ -191,7 +191,12 @@ fn start(
     let (output, format, warning) = match opened {
         Ok(opened) => opened,
         Err(cause) => {
-            return refuse(&environment, exit::FAILED, &format!("error: cannot start the log: {cause}"));
+            let hint = helper::hint_of_kernel(&cause);
+            return refuse(
+                &environment,
+                exit::FAILED,
+                &format!("error: cannot start the log: {cause}{hint}"),
+            );
         }
     };
     let secrets = Secrets::default();

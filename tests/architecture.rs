@@ -93,6 +93,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
         "unsafe",
         &[
             "supervisor/spawn.rs",
+            "host/execute.rs",
             "host/faults.rs",
             "host/helper.rs",
             "host/memory.rs",

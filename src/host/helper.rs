@@ -8,7 +8,9 @@
 #![expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -27,9 +29,9 @@ mod look_up;
 mod output;
 mod starting;
 
-use super::processes;
+use super::{execute, processes};
 use look_up::hint;
-pub use look_up::{command, visit};
+pub use look_up::{command, hint_of_kernel, visit};
 use output::Capture;
 pub use output::Output;
 pub use starting::Starting;
@@ -248,9 +250,11 @@ impl Helpers {
             ignore_sigpipe(&mut command);
             self.registry.free.store(true, Ordering::Relaxed);
         }
-        let mut process = tokio::process::Command::from(command)
-            .spawn()
-            .map_err(|cause| HelperError::execute(&program, cause))?;
+        let failed = |cause| HelperError::execute(&program, cause);
+        if command.get_program().as_bytes().contains(&b'/') {
+            execute::exactly(&mut command, OsStr::new(&program)).map_err(failed)?;
+        }
+        let mut process = tokio::process::Command::from(command).spawn().map_err(failed)?;
         let registered = self.add(process.id());
         Ok(Running {
             group: process.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw),

@@ -5,6 +5,7 @@ pub mod autologin;
 pub mod blocking;
 pub mod boot_time;
 pub mod cgroup;
+pub mod execute;
 pub mod faults;
 pub mod held;
 pub mod helper;

@@ -5,7 +5,8 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::host::atomic::{Owner, WriteError};
 use crate::host::blocking::{Lanes, Unanswered};
 use crate::host::helper::{self, Helpers, Starting};
 use crate::host::terminal::Loan;
-use crate::host::{cgroup, mounts, service_manager};
+use crate::host::{cgroup, execute, mounts, service_manager};
 use crate::worker::LaunchSpec;
 
 /// How long a file system, a program or a directory server may take to answer.
@@ -256,19 +257,19 @@ pub(super) async fn execute(
     let program = spec.program.clone();
     let spec = lanes.worker.at(&program, TIME, || spec.on_this_host()).await?;
     let path = spec.env.get("PATH").map(|path| OsString::from(path.expose_secret()));
-    helper::visit(&spec.program, path.as_deref(), (&lanes.worker, TIME)).await?;
+    let found = helper::visit(&spec.program, path.as_deref(), (&lanes.worker, TIME)).await?;
     let program = spec.program.display().to_string();
-    let execute = move || spawn(spec, account, (origin, helpers.starting()));
+    let execute = move || spawn(spec, (account, found), (origin, helpers.starting()));
     lanes.worker.ask(&program, TIME, execute).await?
 }
 
 /// Blocks until the program is executed.
 fn spawn(
     spec: LaunchSpec,
-    account: Option<(Account, User)>,
+    (account, found): (Option<(Account, User)>, Option<PathBuf>),
     (origin, starting): (Origin, Starting),
 ) -> Result<Spawned, StartError> {
-    let mut command = command(&spec, account.as_ref());
+    let (mut command, name) = command(&spec, found.as_deref(), account.as_ref());
     command.env(origin.token.0, origin.token.1);
     let (terminal, entrance) = terminal();
     let entrances = Entrances { cgroup: origin.cgroup, terminal: entrance };
@@ -277,7 +278,9 @@ fn spawn(
     let (stderr, stderr_writer) = pipe().map_err(StartError::Pipes)?;
     // The command, which goes at the end of this, holds the pipes' other ends: while it lives there is no end of file.
     command.stdin(Stdio::piped()).stdout(stdout_writer).stderr(stderr_writer);
-    match command.spawn() {
+    // Where it was not found, the attempt says why.
+    let exactly = found.map_or(Ok(()), |_| execute::exactly(&mut command, &name));
+    match exactly.and_then(|()| command.spawn()) {
         Ok(process) => Ok(Spawned {
             process: Some(process),
             program: spec.program,
@@ -312,14 +315,21 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
 }
 
-fn command(spec: &LaunchSpec, account: Option<&(Account, User)>) -> Command {
+/// The command, and what its program is called by. `found`: where the program is.
+fn command(
+    spec: &LaunchSpec,
+    found: Option<&Path>,
+    account: Option<&(Account, User)>,
+) -> (Command, OsString) {
+    let program = found.unwrap_or(&spec.program);
     // A path with a slash is meant from where the runner is, wherever the worker starts.
-    let program = match spec.program.components().nth(1) {
-        Some(_) => std::path::absolute(&spec.program).unwrap_or_else(|_| spec.program.clone()),
-        None => spec.program.clone(),
+    let program = match program.components().nth(1) {
+        Some(_) => std::path::absolute(program).unwrap_or_else(|_| program.to_owned()),
+        None => program.to_owned(),
     };
+    let name = if is_looked_up(spec) { spec.program.clone() } else { program.clone() };
     let mut command = Command::new(program);
-    command.args(&spec.args);
+    command.arg0(&name).args(&spec.args);
     service_manager::hide_from(&mut command);
     if let Some((_, user)) = account {
         command.env("HOME", &user.dir).env("SHELL", &user.shell);
@@ -331,7 +341,12 @@ fn command(spec: &LaunchSpec, account: Option<&(Account, User)>) -> Command {
     if let Some(folder) = &spec.cwd {
         command.current_dir(folder);
     }
-    command
+    (command, name.into_os_string())
+}
+
+/// Whether the program is looked up in `PATH`.
+fn is_looked_up(spec: &LaunchSpec) -> bool {
+    spec.program.components().nth(1).is_none()
 }
 
 /// What the error often means. Looks at the files.
@@ -341,13 +356,13 @@ fn hint(spec: &LaunchSpec, cause: &io::Error) -> String {
         io::ErrorKind::NotFound if spec.cwd.as_deref().is_some_and(|folder| !folder.is_dir()) => {
             " (worker.cwd is no folder)"
         }
-        _ if spec.program.components().nth(1).is_none() => {
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied if is_looked_up(spec) => {
             " (looked up in PATH; for a file in the runner's folder write ./ before it)"
         }
         io::ErrorKind::NotFound if exists => " (the file is there: the interpreter in its first line is not)",
         io::ErrorKind::PermissionDenied if spec.program.is_dir() => " (it is a folder)",
         io::ErrorKind::PermissionDenied => return no_permission(spec),
-        _ => "",
+        _ => helper::hint_of_kernel(cause),
     };
     hint.to_owned()
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use nix::unistd::{AccessFlags, access};
 
 use super::HelperError;
-use crate::host::mounts;
 use crate::host::blocking::{Lane, Unanswered};
+use crate::host::mounts;
 
 /// The most that the kernel reads of a script's first line, in bytes.
 const FIRST_LINE: u64 = 256;
@@ -69,7 +69,7 @@ fn look_up(program: &str, path: &OsStr) -> io::Result<PathBuf> {
 
 /// Visits the places that the kernel, or `execvp(3)`, visits to execute this program, in the same order, each for `limit` at
 /// most: the folders of `path` (`None`: of the runner's own `PATH` and the administrator's) where it has no slash, and the
-/// interpreter of a script.
+/// interpreter of a script. Returns where the program is; `None`: nowhere.
 ///
 /// # Errors
 ///
@@ -78,16 +78,17 @@ pub async fn visit(
     program: &Path,
     path: Option<&OsStr>,
     (lane, limit): (&Lane, Duration),
-) -> Result<(), Unanswered> {
+) -> Result<Option<PathBuf>, Unanswered> {
     for place in places(program, path) {
         let visited = place.clone();
         match lane.at(&place, limit, move || Executable::at(&visited)).await? {
-            None => {}
-            Some(Executable::Binary) => return Ok(()),
-            Some(Executable::Script { interpreter }) => return lane.at(&interpreter, limit, || ()).await,
+            None => continue,
+            Some(Executable::Binary) => {}
+            Some(Executable::Script { interpreter }) => lane.at(&interpreter, limit, || ()).await?,
         }
+        return Ok(Some(place));
     }
-    Ok(())
+    Ok(None)
 }
 
 fn places(program: &Path, path: Option<&OsStr>) -> Vec<PathBuf> {
@@ -142,9 +143,20 @@ pub(super) fn hint(program: &str, cause: &io::Error) -> String {
             Some(hint) => return hint,
             None => " (is it executable?)",
         },
-        _ => "",
+        _ => hint_of_kernel(cause),
     };
     hint.to_owned()
+}
+
+/// What an error of the kernel means that says little.
+pub fn hint_of_kernel(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::ENOEXEC) => {
+            " (it is empty or damaged, for another kind of machine, or a script without `#!` in its first line)"
+        }
+        Some(libc::EAGAIN) => " (no more processes or threads are allowed: see `ulimit -u`, TasksMax=)",
+        _ => "",
+    }
 }
 
 #[cfg(test)]
