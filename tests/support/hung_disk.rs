@@ -5,16 +5,19 @@
 //! open. When the disk is dropped, or the test is killed, the kernel aborts the connection, and everything that waits goes
 //! on with an error.
 
-use std::fs::OpenOptions;
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
 use crate::support::Runner;
+
+#[path = "hung_mount.rs"]
+mod hung_mount;
+
+pub(crate) use hung_mount::Wait;
+use hung_mount::{HungMount, device};
 
 /// Whether a thread of this process waits for an answer of a FUSE server: in state D once it got SIGKILL.
 pub(crate) fn waits_for_disk(pid: i32) -> bool {
@@ -28,28 +31,16 @@ pub(crate) fn somebody_waits(runner: &Runner) -> bool {
     waits_for_disk(runner.pid()) || runner.children().iter().any(|child| waits_for_disk(child.pid))
 }
 
-/// What ends the wait of a process that has touched the file system, apart from its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wait {
-    /// SIGKILL: the server does not even take the request.
-    Killable,
-    /// Nothing: the process is in state D.
-    Endless,
-    /// The same, but only the last close of a file has no answer.
-    Close,
-}
-
 /// The mounted file system.
 pub(crate) struct HungDisk {
+    mount: HungMount,
     folder: TempDir,
-    /// It ends when this process does: the pipe of its stdout closes.
-    server: Child,
 }
 
 impl HungDisk {
     /// A path on it.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.mount.path(name)
     }
 
     fn mount(wait: Wait) -> Self {
@@ -57,21 +48,10 @@ impl HungDisk {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
         // Apart from all that a test walks through.
         let folder = tempfile::Builder::new().prefix("start-worker-hung-disk-").tempdir().unwrap();
-        let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").expect("no /dev/fuse");
-        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
-        mount(Some("hung"), folder.path(), Some("fuse"), MsFlags::empty(), Some(options.as_str())).unwrap();
-        let how = match wait {
-            Wait::Killable => "killable",
-            Wait::Endless => "endless",
-            Wait::Close => "close",
-        };
-        let server = Command::new(crate::support::test_worker())
-            .args(["hung-disk", how])
-            .stdin(device)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self { folder, server }
+        let device = device().expect("no /dev/fuse");
+        let mount = HungMount::new(folder.path(), device, wait, &crate::support::test_worker());
+        let mount = mount.expect("it can be mounted");
+        Self { mount, folder }
     }
 }
 
@@ -80,8 +60,6 @@ impl Drop for HungDisk {
         // The first one aborts the connection, also while the file system is in use.
         umount2(self.folder.path(), MntFlags::MNT_FORCE).ok();
         umount2(self.folder.path(), MntFlags::MNT_DETACH).ok();
-        self.server.kill().ok();
-        self.server.wait().ok();
     }
 }
 

@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::fake_taskcluster::FakeTaskcluster;
+use crate::hung_mount::{self, HungMount, Wait};
 use crate::possible;
 use crate::secrets::Secrets;
 use crate::untouched::{HIERARCHIES, Host, assert_nothing_left_of};
@@ -179,6 +180,21 @@ impl Machine {
     /// Starts something on a thread that is in the machine's network, where it outlives the machine's boots.
     pub(crate) fn in_network<T: Send + 'static>(&self, start: impl FnOnce() -> T + Send + 'static) -> T {
         in_network_of(self.outer, start)
+    }
+
+    /// Mounts a file system that never answers at this path, until the mount is dropped.
+    pub(crate) fn mount_hung(&self, path: &str) -> HungMount {
+        let device = hung_mount::device().expect("no /dev/fuse");
+        let mounts = fs::File::open(format!("/proc/{}/ns/mnt", self.init())).unwrap();
+        let path = Path::new(path);
+        let there = || {
+            // Threads that share their root cannot enter another namespace.
+            unshare(CloneFlags::CLONE_FS).unwrap();
+            setns(mounts, CloneFlags::CLONE_NEWNS).unwrap();
+            fs::create_dir_all(path).unwrap();
+            HungMount::new(path, device, Wait::Endless, Path::new("/usr/bin/test-worker")).unwrap()
+        };
+        std::thread::scope(|scope| scope.spawn(there).join()).unwrap()
     }
 
     /// The pid, on the host, of the machine's init; 0 while there is none.

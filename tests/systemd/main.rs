@@ -18,6 +18,10 @@ mod fake_taskcluster;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+#[path = "../support/hung_mount.rs"]
+#[expect(dead_code, reason = "the end-to-end tests ask for more")]
+mod hung_mount;
+#[cfg(test)]
 mod instances;
 #[cfg(test)]
 mod journal;

@@ -1,7 +1,10 @@
 //! `systemctl stop`, with workers that obey and others.
 
-use crate::machine::Machine;
+use crate::machine::{Machine, eventually};
 use crate::service::{Config, OBEDIENT, Service};
+
+/// Where a file system is that never answers.
+const HUNG: &str = "/var/lib/hung";
 
 /// Nothing ends it but SIGKILL.
 const STUBBORN: [&str; 7] = [
@@ -61,4 +64,32 @@ fn a_stop_may_take_longer_than_systemd_allows_for_as_long_as_the_runner_is_confi
     assert!(now.is("inactive") && now.get("Result") == "success", "{now:?}");
     let events = service.events();
     assert_eq!(events.last().map(|event| event.field("code").clone()), Some(72.into()), "{events:?}");
+}
+
+#[test]
+fn a_worker_that_is_stuck_in_the_kernel_keeps_a_stop_no_longer_than_the_runners_and_systemds_limits() {
+    let Some(machine) = Machine::borrow() else { return };
+    let disk = machine.mount_hung(HUNG);
+    let file = disk.path("x").display().to_string();
+    let config = Config::new(&machine, ["hello all", &format!("wait-file {file}")]);
+    let config = config.set("supervision.stopTimeout", "500ms");
+    // What nothing can kill keeps its cgroup: systemd waits for that, after its SIGKILL, as long as this once more.
+    let service = Service::install(&machine, &config).drop_in("TimeoutStopSec=5s").started();
+    let (runner, worker) = (service.properties().pid(), service.wait_for_start(1).pid());
+    let waits = eventually(|| {
+        (machine.ask(["cat", &format!("/proc/{worker}/wchan")]) == "request_wait_answer").then_some(())
+    });
+    waits.unwrap_or_else(|| panic!("the worker does not wait for the disk\n{}", *machine));
+    service.must("stop");
+    let now = service.properties();
+    assert!(now.is("failed") && now.get("ExecMainStatus") == "1", "{now:?}\n{}", *machine);
+    service.assert_gone(&[runner]);
+    service.wait_for_entry("worker cannot be killed: it is stuck in the kernel");
+    service.wait_for_entry("start-worker ends: the worker cannot be killed");
+    // The runner has ended by itself: systemd has killed what was left, and nothing else.
+    service.assert_no_manager_entry("State 'stop-sigterm' timed out");
+    drop(disk);
+    let lives = || machine.run(["test", "-e", &format!("/proc/{worker}")]).status.success();
+    eventually(|| (!lives()).then_some(())).expect("with the disk the worker goes");
+    machine.ask(["umount", "--lazy", HUNG]);
 }

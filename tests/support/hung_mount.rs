@@ -1,0 +1,59 @@
+//! A FUSE mount whose server does not answer; `hung_disk_server.rs` is the server.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use nix::mount::{MsFlags, mount};
+
+/// What ends the wait of a process that has touched the file system, apart from its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// SIGKILL: the server does not even take the request.
+    Killable,
+    /// Nothing: the process is in state D.
+    Endless,
+    /// The same, but only the last close of a file has no answer.
+    Close,
+}
+
+/// The mount, for as long as this lives: its server is a process that is killed then, whereupon the kernel ends every wait
+/// with an error. It ends with this process, too: the pipe of its stdout closes.
+pub(crate) struct HungMount {
+    place: PathBuf,
+    server: Child,
+}
+
+/// What makes FUSE mounts. It can be opened elsewhere than where it is used.
+pub(crate) fn device() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open("/dev/fuse")
+}
+
+impl HungMount {
+    /// Mounts it here, in this thread's mount namespace. `program`: the test worker, which has the server in it.
+    pub(crate) fn new(place: &Path, device: File, wait: Wait, program: &Path) -> io::Result<Self> {
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+        mount(Some("hung"), place, Some("fuse"), MsFlags::empty(), Some(options.as_str()))?;
+        let how = match wait {
+            Wait::Killable => "killable",
+            Wait::Endless => "endless",
+            Wait::Close => "close",
+        };
+        let mut server = Command::new(program);
+        server.args(["hung-disk", how]).stdin(device).stdout(Stdio::piped());
+        Ok(Self { place: place.to_owned(), server: server.spawn()? })
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.place.join(name)
+    }
+}
+
+impl Drop for HungMount {
+    fn drop(&mut self) {
+        self.server.kill().ok();
+        self.server.wait().ok();
+    }
+}
