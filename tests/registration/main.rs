@@ -7,6 +7,8 @@ mod cache;
 #[cfg(test)]
 mod cache_faults;
 #[cfg(test)]
+mod exhausted;
+#[cfg(test)]
 #[path = "../support/fake_taskcluster/mod.rs"]
 mod fake_taskcluster;
 #[cfg(test)]
@@ -21,6 +23,9 @@ mod hung;
 mod hung_disk;
 #[cfg(test)]
 mod pace;
+#[cfg(test)]
+#[path = "../support/pids_cgroup.rs"]
+mod pids_cgroup;
 #[cfg(test)]
 mod pool_secrets;
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! KIND is where the descendant lives: `child` (in the worker's process group), `group` (in one of its own), `session`
 //! (in one of its own), `daemon` (its parent is gone as well), or `zombie` (it has exited, and nobody asks); or how it
 //! hides: `leaderless` (its main thread has exited, another one lives), `chain` (it forks, exits, and its child does the
-//! same in a session of its own, for 30 s at most, and while the lock below exists).
+//! same in a session of its own, for 30 s at most, and while the lock below exists); or `bomb` (it forks until the kernel
+//! refuses, and again whenever it can, for 30 s at most, while the lock below exists, and 500 times at most).
 //! FLAGs: `ignore-term`, `hold-stdout`, `hold-stderr` (it keeps the worker's pipe open), `with-zombie` (it never asks
 //! after a child of its own), `handle-term` (SIGTERM makes it exit by itself), `stopped` (by SIGSTOP), `wiped` (it has
 //! executed itself with an empty environment), `cgroup=FOLDER` (it moves to this cgroup, which it makes), `closes=FILE` (it
@@ -30,7 +31,7 @@ use crate::LIFETIME;
 use crate::execute::{Worker, exit, pause};
 use crate::record::{Moment, Record};
 
-const KINDS: [&str; 7] = ["child", "group", "session", "daemon", "zombie", "leaderless", "chain"];
+const KINDS: [&str; 8] = ["child", "group", "session", "daemon", "zombie", "leaderless", "chain", "bomb"];
 const FLAGS: [&str; 7] =
     ["ignore-term", "handle-term", "hold-stdout", "hold-stderr", "with-zombie", "stopped", "wiped"];
 
@@ -38,8 +39,11 @@ const FLAGS: [&str; 7] =
 const CGROUP: &str = "cgroup=";
 const CLOSES: &str = "closes=";
 
-/// How long a chain of forks goes on when nobody ends it.
+/// How long a chain of forks, and a fork bomb, goes on when nobody ends it.
 const CHAIN: Duration = Duration::from_secs(30);
+
+/// More than any test allows, and no harm to a machine where nothing limits it.
+const BOMB: usize = 500;
 
 /// What to leave behind.
 #[derive(Debug, Clone)]
@@ -159,6 +163,7 @@ pub(crate) fn live(args: &[String], record: &Record) {
         "zombie" => {}
         "leaderless" => exit_main_thread(),
         "chain" => fork_for_ever(),
+        "bomb" => fork_as_often_as_possible(),
         _ => pause(LIFETIME),
     }
 }
@@ -209,6 +214,26 @@ fn fork_for_ever() {
             #[expect(unsafe_code, reason = "exit handlers would take time")]
             // SAFETY: nothing is to be cleaned up.
             Ok(ForkResult::Parent { .. }) => unsafe { libc::_exit(0) },
+        }
+    }
+}
+
+/// Processes that do nothing, in sessions of their own.
+fn fork_as_often_as_possible() {
+    let end = std::time::Instant::now() + CHAIN;
+    let lives = lives();
+    let mut forks = 0;
+    while std::time::Instant::now() < end && lives.as_ref().is_none_or(|path| path.exists()) {
+        #[expect(unsafe_code, reason = "std has no fork")]
+        // SAFETY: this process has one thread.
+        match if forks < BOMB { unsafe { fork() } } else { Err(nix::errno::Errno::EAGAIN) } {
+            Ok(ForkResult::Child) => {
+                let _ = setsid();
+                return pause(LIFETIME);
+            }
+            Ok(ForkResult::Parent { .. }) => forks += 1,
+            // Full: whoever gives up a place loses it.
+            Err(_) => pause(Duration::from_millis(1)),
         }
     }
 }
