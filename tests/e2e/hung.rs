@@ -5,7 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 
 use crate::hung_disk::{HungDisk, Wait, somebody_waits, with_hung_disk};
@@ -134,4 +138,33 @@ fn a_runner_configuration_that_cannot_be_read_does_not_keep_the_runner() {
         runner.ended();
         runner
     });
+}
+
+#[test]
+fn a_look_up_of_the_workers_user_that_never_answers_keeps_neither_status_nor_a_stop_waiting() {
+    if !is_root() {
+        eprintln!("skipped: a mount needs root");
+        return;
+    }
+    let scene = patient().set("worker.user", "nobody");
+    // As with a directory server that is gone: whoever opens a FIFO waits for a writer.
+    let fifo = scene.path("passwd");
+    mkfifo(&fifo, Mode::from_bits_truncate(0o644)).unwrap();
+    let in_namespace = || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        mount(Some(&fifo), "/etc/passwd", None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        scene.start()
+    };
+    let runner = std::thread::scope(|scope| scope.spawn(in_namespace).join()).unwrap();
+    let opens = || {
+        let threads = fs::read_dir(format!("/proc/{}/task", runner.pid())).unwrap().flatten();
+        let mut places = threads.flat_map(|thread| fs::read_to_string(thread.path().join("wchan")));
+        places.any(|place| place.contains("wait_for_partner") || place.contains("fifo")).then_some(())
+    };
+    eventually(opens).unwrap_or_else(|| panic!("nobody is looked up\n{runner}"));
+    eventually(|| status(&runner)).unwrap_or_else(|| panic!("no status\n{runner}"));
+    runner.signal(Signal::SIGTERM);
+    let ended = runner.ended();
+    assert_eq!((ended.code, ended.starts()), (Some(0), 0), "{}", ended.log);
 }
