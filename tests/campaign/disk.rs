@@ -8,6 +8,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::mount::MsFlags;
+
+use crate::hung::Folder;
+
 /// Says that we are in a mount namespace of our own.
 const INSIDE: &str = "CAMPAIGN_MOUNTS";
 
@@ -31,7 +35,7 @@ pub(crate) fn enter_namespace() {
 
 /// A folder of a host.
 pub(crate) struct Disk {
-    path: PathBuf,
+    pub(crate) folder: Folder,
     mounted: bool,
 }
 
@@ -40,16 +44,12 @@ impl Disk {
         fs::create_dir_all(&path).expect("a folder");
         let mounted = std::env::var_os(INSIDE).is_some()
             && mount(["-t", "tmpfs", "-o", "size=160k,mode=700", "campaign"].map(OsStr::new), &path);
-        Self { path, mounted }
+        Self { folder: Folder::new(path), mounted }
     }
 
     /// Whether disks can fail here.
     pub(crate) fn can_fail() -> bool {
         std::env::var_os(INSIDE).is_some()
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Nothing more can be written.
@@ -68,13 +68,15 @@ impl Disk {
     }
 
     fn ballast(&self) -> PathBuf {
-        self.path.join("ballast")
+        self.folder.below().join("ballast")
     }
 
     pub(crate) fn set_read_only(&self, read_only: bool) {
         if self.mounted {
-            let options = if read_only { "remount,ro" } else { "remount,rw" };
-            mount(["-o", options].map(OsStr::new), &self.path);
+            let read_only = if read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+            let none = None::<&str>;
+            // Not by the tool, which looks at what is mounted over it.
+            nix::mount::mount(none, &self.folder.below(), none, MsFlags::MS_REMOUNT | read_only, none).ok();
         }
     }
 }
@@ -82,7 +84,8 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         if self.mounted {
-            quietly(Command::new("umount").arg("--lazy").arg(&self.path));
+            self.folder.answer();
+            quietly(Command::new("umount").arg("--lazy").arg(self.folder.path()));
         }
     }
 }

@@ -16,16 +16,18 @@ pub(crate) enum Invariant {
     Bounded,
     Explained,
     OrderlyEnd,
+    GivenUp,
+    Answers,
     Recovers,
 }
 
 use Invariant::{
-    Bounded, Explained, LiveCredentials, NoOrphan, NoSecret, OneWorker, OrderlyEnd, Recovers, RemovedOnce,
-    StopEnds, WholeCache,
+    Answers, Bounded, Explained, GivenUp, LiveCredentials, NoOrphan, NoSecret, OneWorker, OrderlyEnd,
+    Recovers, RemovedOnce, StopEnds, WholeCache,
 };
 
 impl Invariant {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         OneWorker,
         NoOrphan,
         LiveCredentials,
@@ -36,6 +38,8 @@ impl Invariant {
         Bounded,
         Explained,
         OrderlyEnd,
+        GivenUp,
+        Answers,
         Recovers,
     ];
 
@@ -51,6 +55,8 @@ impl Invariant {
             Bounded => "bounded",
             Explained => "explained",
             OrderlyEnd => "orderly-end",
+            GivenUp => "given-up",
+            Answers => "answers",
             Recovers => "recovers",
         }
     }
@@ -89,6 +95,13 @@ impl Invariant {
             }
             OrderlyEnd => {
                 "the runner ends with an exit code that is documented for what happened, never in a panic"
+            }
+            GivenUp => {
+                "a worker that SIGKILL does not end is given up, with exit code 1, and the log says its state and where in \
+                 the kernel it waits: what is left of it when the runner has ended"
+            }
+            Answers => {
+                "status is answered in bounded time as long as the runner lives: its socket, twice a second"
             }
             Recovers => {
                 "when all faults are over, the next start brings a worker with live credentials; on a cloud's machine \

@@ -28,12 +28,14 @@ const RECOVERY: Duration = Duration::from_secs(30);
 const LAST_STOP: Duration = Duration::from_secs(120);
 
 /// What ends a fault.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum End {
     Rule(RuleId),
     Metadata,
     DiskFull,
     DiskReadOnly,
+    /// Of this folder.
+    Hung(String),
     Files,
     SlowLog,
     Freeze(Instant),
@@ -51,6 +53,10 @@ pub(crate) struct Lived {
     pub(crate) log: Vec<u8>,
     pub(crate) boots: usize,
     pub(crate) time: Duration,
+    /// What of the plan was not possible, and why.
+    pub(crate) skipped: Vec<String>,
+    /// Something was refused for want of processes.
+    pub(crate) was_full: bool,
 }
 
 pub(crate) struct Life<'a> {
@@ -102,7 +108,8 @@ impl<'a> Life<'a> {
         life.stop();
         life.kill_all();
         let log = std::fs::read(life.folder.join("log")).unwrap_or_default();
-        Lived { watch: life.watch, log, boots: life.boots, time: began.elapsed() }
+        let (skipped, was_full) = (std::mem::take(&mut life.host.skipped), life.host.room.was_full());
+        Lived { watch: life.watch, log, boots: life.boots, time: began.elapsed(), skipped, was_full }
     }
 
     fn look(&mut self) {
@@ -127,6 +134,9 @@ impl<'a> Life<'a> {
                 Step::End(End::Metadata) => lately.metadata = Some(now),
                 Step::End(End::DiskFull) => lately.disk = Some(now),
                 Step::End(End::DiskReadOnly) => (lately.disk, lately.read_only) = (Some(now), Some(now)),
+                Step::End(End::Hung(folder)) if folder == "cache" => {
+                    (lately.disk, lately.read_only) = (Some(now), Some(now));
+                }
                 Step::End(End::Files) => lately.few_files = Some(now),
                 Step::End(End::SlowLog) => lately.slow_log = Some(now),
                 _ => {}
@@ -155,6 +165,10 @@ impl<'a> Life<'a> {
             Action::DiskReadOnly { r#for } => {
                 self.host.disk.set_read_only(true);
                 Some((End::DiskReadOnly, r#for))
+            }
+            Action::HungDisk { folder, r#for } => {
+                self.host.hang(&folder);
+                Some((End::Hung(folder), r#for))
             }
             Action::FewFiles { spare, r#for } => {
                 self.on_runner(|runner| runner.limit_files(Some(spare)));
@@ -219,6 +233,7 @@ impl<'a> Life<'a> {
             End::Metadata => self.host.tell("clear"),
             End::DiskFull => self.host.disk.empty(),
             End::DiskReadOnly => self.host.disk.set_read_only(false),
+            End::Hung(folder) => self.host.answer(&folder),
             End::Files => self.on_runner(|runner| runner.limit_files(None)),
             End::SlowLog => self.on_runner(|runner| runner.stall_log(false)),
             End::Freeze(since) => {
@@ -266,6 +281,7 @@ impl<'a> Life<'a> {
     fn boot(&mut self) {
         self.boots += 1;
         self.watch.starts();
+        self.host.hang_for_good();
         match Runner::start(&mut self.host.command()) {
             Ok(runner) => self.runner = Some(runner),
             Err(fault) => {
@@ -278,7 +294,8 @@ impl<'a> Life<'a> {
         let Some(mut runner) = self.runner.take() else { return };
         self.watch.ended(&self.host, &mut runner, status);
         self.keep_log(&runner, status);
-        // As systemd does with whatever is left in the unit's cgroup.
+        // As systemd does with whatever is left in the unit's cgroup; and what it cannot end, a reboot ends.
+        self.host.release_stuck();
         self.kill_all();
         self.going_down = None;
         self.pause_until = Instant::now() + Duration::from_millis(self.episode.service_pause_ms);
@@ -313,12 +330,15 @@ impl<'a> Life<'a> {
 
     fn kill_all(&mut self) {
         processes::end_chains(&self.host.record());
-        let pids = processes::with_environment(self.host.mark());
-        for (pid, _) in pids {
-            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
-        }
         let gone = Instant::now() + GOING_DOWN;
-        while !processes::with_environment(self.host.mark()).is_empty() && Instant::now() < gone {
+        loop {
+            let left = processes::with_environment(self.host.mark());
+            for (pid, _) in &left {
+                kill(Pid::from_raw(*pid), Signal::SIGKILL).ok();
+            }
+            if left.is_empty() || Instant::now() >= gone {
+                return;
+            }
             std::thread::park_timeout(Duration::from_millis(5));
         }
     }

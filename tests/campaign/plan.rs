@@ -73,6 +73,8 @@ pub(crate) enum Action {
     DiskFull { r#for: u64 },
     /// The disk of the cache is read-only.
     DiskReadOnly { r#for: u64 },
+    /// The file system of a folder of the runner's or its worker's does not answer; see [`HANGING`].
+    HungDisk { folder: String, r#for: u64 },
     /// The runner can open so many files more and no others.
     FewFiles { spare: u64, r#for: u64 },
     /// Nobody reads the log.
@@ -94,6 +96,18 @@ pub(crate) enum Action {
     /// Somebody reboots the host.
     Reboot,
 }
+
+/// In a script, the folder whose file system never answers, and keeps whoever touches it from being killed.
+pub(crate) const HUNG: &str = "{hung}";
+
+/// In a script, the task that is a fork bomb.
+pub(crate) const BOMB: &str = "spawn bomb";
+
+/// The folders of the lock, of the drain mark, of `worker.path` and of `worker.configPath`.
+pub(crate) const FOLDERS: [&str; 4] = ["runtime", "state", "worker", "worker-config"];
+
+/// Those that can hang: the cache's, too.
+const HANGING: [&str; 5] = ["cache", "runtime", "state", "worker", "worker-config"];
 
 /// Names of faults of calls.
 pub(crate) const CALL_FAULTS: [&str; 15] = [
@@ -158,6 +172,11 @@ impl Episode {
 }
 
 impl Episode {
+    /// Whether a worker's script has this in it.
+    pub(crate) fn has(&self, text: &str) -> bool {
+        self.workers.iter().flatten().any(|statement| statement.contains(text))
+    }
+
     /// Its beginning.
     pub(crate) fn cut(mut self, seconds: u64) -> Self {
         self.seconds = self.seconds.min(seconds);
@@ -174,7 +193,8 @@ fn pick<T: Copy>(chance: &mut Rng, choices: &[T]) -> T {
 fn worker(chance: &mut Rng) -> Vec<String> {
     let after = format!("sleep {}ms", chance.u64(100..8000));
     let soon = format!("sleep {}ms", chance.u64(1..800));
-    let left = pick(chance, &["child", "group", "session", "daemon", "zombie", "leaderless", "chain"]);
+    let kinds = ["child", "group", "session", "daemon", "zombie", "leaderless", "chain", "bomb"];
+    let left = pick(chance, &kinds);
     let flags =
         pick(chance, &["", " ignore-term", " hold-stdout", " ignore-term hold-stderr", " with-zombie"]);
     let spawn = format!("spawn {left}{flags}");
@@ -212,7 +232,8 @@ fn worker(chance: &mut Rng) -> Vec<String> {
         ],
     );
     let (hello, all) = ("hello all", "on finish: exit 0");
-    let script: Vec<&str> = match chance.u8(..14) {
+    let stuck = format!("wait-file {HUNG}/x");
+    let script: Vec<&str> = match chance.u8(..17) {
         // Obeys.
         0..=3 => vec!["on now: exit 0", all, hello, "wait"],
         4 => vec![&now, "on finish: sleep 700ms ; exit 0", hello, &spawn, "wait"],
@@ -228,6 +249,9 @@ fn worker(chance: &mut Rng) -> Vec<String> {
         9 | 10 => vec!["on now: exit 0", all, hello, &after, &spawn, end],
         11 => vec!["on now: exit 0", hello, &soon, end],
         12 => vec!["on now: exit 0", all, hello, bad, &after, end],
+        // Is in state D from then on.
+        13 | 14 => vec!["on now: exit 0", hello, &soon, &stuck],
+        15 => vec!["on now: exit 0", all, hello, BOMB, &after, end],
         _ => vec![&now, hello, &soon, bad, "wait"],
     };
     script.into_iter().map(str::to_owned).collect()
@@ -237,7 +261,7 @@ fn action(chance: &mut Rng, host: Kind) -> Action {
     // Mostly short, now and then longer than credentials have to go.
     let time = if chance.u8(..8) == 0 { chance.u64(5000..30_000) } else { chance.u64(50..5000) };
     let text = |choices: &[&str], chance: &mut Rng| pick(chance, choices).to_owned();
-    match chance.u8(..36) {
+    match chance.u8(..38) {
         0..=7 => Action::Call { call: text(&CALLS, chance), fault: text(&CALL_FAULTS, chance), r#for: time },
         8 | 9 => Action::ServerDown { r#for: time },
         10 | 11 if host != Kind::Static => {
@@ -259,6 +283,7 @@ fn action(chance: &mut Rng, host: Kind) -> Action {
         33 if host != Kind::Static => Action::Terminate,
         25..=27 | 32 | 33 => Action::KillRunner,
         10 | 11 | 34 => Action::Deploy,
+        35 | 36 => Action::HungDisk { folder: text(&HANGING, chance), r#for: time },
         _ => Action::Reboot,
     }
 }

@@ -20,13 +20,29 @@ fn assert_seen(invariant: &str, script: &str) {
 
 #[track_caller]
 fn assert_seen_on(host: &str, worker: &[&str], seconds: u64, invariant: &str, script: &str) {
+    assert_seen_with((host, worker, seconds), &json!([]), invariant, script);
+}
+
+#[track_caller]
+fn assert_seen_with(episode: (&str, &[&str], u64), actions: &Value, invariant: &str, script: &str) {
+    assert_seen_in(episode, (actions, "0.1"), invariant, script);
+}
+
+/// `patience`: what all allowed times are multiplied by.
+#[track_caller]
+fn assert_seen_in(
+    (host, worker, seconds): (&str, &[&str], u64),
+    (actions, patience): (&Value, &str),
+    invariant: &str,
+    script: &str,
+) {
     let folder = tempfile::tempdir().unwrap();
     let runner = folder.path().join("runner");
     let head = "folder=$(dirname \"$1\")\ncache=$folder/disk/cache/run.json";
     write(&runner, format!("#!/bin/sh\n{head}\n{script}\n")).unwrap();
     std::fs::set_permissions(&runner, Permissions::from_mode(0o755)).unwrap();
-    let (code, report) =
-        run(host, worker, seconds, &["--patience", "0.1", "--runner", runner.to_str().unwrap()]);
+    let more = ["--patience", patience, "--runner", runner.to_str().unwrap()];
+    let (code, report) = run_with(host, worker, seconds, actions, &more);
     assert_eq!(code, Some(1), "{report}");
     assert!(report.contains(&format!("BROKEN {invariant} ")), "{report}");
 }
@@ -130,6 +146,103 @@ fn a_worker_after_a_removal_is_seen() {
 #[test]
 fn a_runner_that_does_not_stop_is_seen() {
     assert_seen("stop-ends", r#"trap '' TERM INT; "$REAL" "$@" & wait"#);
+}
+
+/// Is in state D from then on.
+const STUCK: [&str; 4] = ["on now: exit 0", "hello all", "print ready", "wait-file {hung}/x"];
+
+/// A task that uses up every process.
+const BOMB: [&str; 4] = ["on now: exit 0", "hello all", "spawn bomb ignore-term", "wait"];
+
+/// Whether the campaign can do this here; where it cannot, it says why.
+fn is_skipped(report: &str, fault: &str) -> bool {
+    let reason = report.lines().find(|line| line.starts_with("skipped ") && line.contains(fault));
+    if let Some(reason) = reason {
+        let must = std::env::var("CI").is_ok_and(|ci| ci == "true") && nix::unistd::geteuid().is_root();
+        assert!(!must, "{reason}");
+        eprintln!("{reason}");
+    }
+    reason.is_some()
+}
+
+/// Each folder in turn, at a time when the runner needs it: a worker is started, and then a stop.
+#[test]
+fn a_runner_gets_along_with_hung_disks() {
+    let hang =
+        |at: usize, folder: &str| json!({"at": at, "do": "hung-disk", "folder": folder, "for": 60_000});
+    for folders in [["cache", "state"], ["worker", "runtime"], ["worker-config", "worker-config"]] {
+        let stop = json!({"at": 4000, "do": "signal", "signal": "SIGTERM"});
+        let actions = json!([hang(500, folders[0]), hang(600, folders[1]), stop]);
+        let crashes = ["on now: exit 0", "hello all", "sleep 1s", "exit 1"];
+        let (code, report) = run_with("static", &crashes, 5, &actions, &[]);
+        assert_eq!(code, Some(0), "{folders:?}: {report}");
+        if is_skipped(&report, "hung disk") {
+            return;
+        }
+        assert!(!report.contains("\n0 answers"), "{report}");
+    }
+}
+
+#[test]
+fn a_runner_that_waits_for_a_hung_disk_is_seen() {
+    let hang = json!({"at": 500, "do": "hung-disk", "folder": "runtime", "for": 60_000});
+    let actions = json!([hang, {"at": 1500, "do": "signal", "signal": "SIGTERM"}]);
+    let waits = r#""$REAL" "$@" & pid=$!; trap 'ls "$folder/runtime" >&2; kill $pid' TERM; wait; wait"#;
+    let (_, report) = run_with("static", &OBEDIENT, 3, &actions, &[]);
+    if !is_skipped(&report, "hung disk") {
+        assert_seen_with(("static", &OBEDIENT, 8), &actions, "stop-ends", waits);
+    }
+}
+
+#[test]
+fn a_runner_that_does_not_answer_is_seen() {
+    let deaf = r#""$REAL" "$@" & pid=$!; trap 'kill $pid' TERM; (sleep 1; kill -STOP $pid) & wait; wait"#;
+    assert_seen_on("static", &OBEDIENT, 6, "answers", deaf);
+}
+
+#[test]
+fn a_runner_gives_a_worker_in_state_d_up() {
+    let stop = json!([{"at": 2000, "do": "signal", "signal": "SIGTERM"}]);
+    let (code, report) = run_with("static", &STUCK, 4, &stop, &[]);
+    assert_eq!(code, Some(0), "{report}");
+    assert!(is_skipped(&report, "state D") || !report.contains(" 0 workers given up"), "{report}");
+}
+
+#[test]
+fn a_runner_that_does_not_give_a_worker_up_is_seen() {
+    let stop = json!([{"at": 2000, "do": "signal", "signal": "SIGTERM"}]);
+    let (_, report) = run_with("static", &STUCK, 3, &stop, &[]);
+    if is_skipped(&report, "state D") {
+        return;
+    }
+    let patient = r#"sed 's/"killTimeout": "1s"/"killTimeout": "1h"/' "$1" >"$1.x"; chmod 600 "$1.x"; exec "$REAL" "$1.x""#;
+    assert_seen_with(("static", &STUCK, 8), &stop, "stop-ends", patient);
+    // One that does not say so.
+    let silent = r#"mkfifo "$folder/log.$$"; grep -v 'cannot be killed' <"$folder/log.$$" >&2 &
+        "$REAL" "$@" 2>"$folder/log.$$" & pid=$!; trap 'kill $pid' TERM; wait $pid; wait $pid"#;
+    assert_seen_in(("static", &STUCK, 8), (&stop, "1"), "given-up", silent);
+    // One that exits as if nothing was wrong.
+    let content = r#""$REAL" "$@" & pid=$!; trap 'kill $pid' TERM; wait $pid; wait $pid; exit 0"#;
+    assert_seen_in(("static", &STUCK, 8), (&stop, "1"), "given-up", content);
+}
+
+#[test]
+fn a_runner_gets_along_while_a_task_holds_every_process() {
+    let (code, report) = run("static", &BOMB, 5, &[]);
+    assert_eq!(code, Some(0), "{report}");
+    assert!(is_skipped(&report, "fork bomb") || report.contains(" 1 episodes with all"), "{report}");
+}
+
+/// As one that makes its threads when it needs them.
+#[test]
+fn a_runner_that_fails_for_want_of_a_process_is_seen() {
+    let (_, report) = run("static", &BOMB, 3, &[]);
+    if !is_skipped(&report, "fork bomb") {
+        // Asked to stop, it needs one more.
+        let needs =
+            r#""$REAL" "$@" & pid=$!; trap 'kill $pid; sleep 0.01 || exit 101' TERM; wait; wait $pid"#;
+        assert_seen_on("static", &BOMB, 8, "orderly-end", needs);
+    }
 }
 
 #[test]

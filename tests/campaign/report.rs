@@ -21,6 +21,10 @@ pub(crate) struct Report {
     time: Duration,
     actions: BTreeMap<String, usize>,
     most: (u64, usize, u64),
+    skipped: BTreeMap<String, usize>,
+    answers: usize,
+    given_up: usize,
+    full: usize,
 }
 
 impl Report {
@@ -48,6 +52,12 @@ impl Report {
             };
             *self.actions.entry(name).or_default() += 1;
         }
+        for reason in &lived.skipped {
+            *self.skipped.entry(reason.clone()).or_default() += 1;
+        }
+        self.answers += lived.watch.answers();
+        self.given_up += lived.watch.given_up;
+        self.full += usize::from(lived.was_full);
         let broken = !lived.watch.breaks.is_empty();
         self.broken += usize::from(broken);
         broken
@@ -90,6 +100,13 @@ impl Report {
         let actions: Vec<String> =
             self.actions.iter().map(|(name, count)| format!("{count} {name}")).collect();
         println!("faults: {}", actions.join(", "));
+        println!(
+            "{} answers to questions for the status, {} workers given up in state D, {} episodes with all processes used up",
+            self.answers, self.given_up, self.full
+        );
+        for (reason, count) in &self.skipped {
+            println!("skipped {count} times: {reason}");
+        }
     }
 }
 

@@ -15,6 +15,9 @@ pub(crate) struct End {
 /// All that a runner says which a signal stops before it has a log.
 const STOPPED_EARLY: &str = "stopped before the runner configuration";
 
+/// What it says of a worker that SIGKILL does not end.
+const GIVEN_UP: &str = "worker cannot be killed";
+
 /// The runner's own lines.
 pub(crate) struct Story(Vec<String>);
 
@@ -48,7 +51,8 @@ impl Story {
         if let Some(pid) = told.iter().find(|pid| !self.has(&["worker started", &format!("pid={pid} ")])) {
             return Some(format!("no word of the start of worker {pid}"));
         }
-        let ends = self.0.iter().filter(|line| line.contains("worker exited")).count();
+        let ends = ["worker exited", GIVEN_UP];
+        let ends = self.0.iter().filter(|line| ends.iter().any(|end| line.contains(end))).count();
         if ends < told.len() {
             return Some(format!("{} workers have ended, and it tells of {ends}", told.len()));
         }
@@ -63,6 +67,15 @@ impl Story {
             return Some(format!("no word of its end; the last line is `{last}`"));
         }
         self.unmentioned(signals, end.at)
+    }
+
+    /// What is missing where a worker was left that SIGKILL does not end.
+    pub(crate) fn not_given_up(&self, pid: i32, code: Option<i32>) -> Option<String> {
+        let named = [GIVEN_UP, &format!("pid={pid} state=D waits_in=request_wait_answer")];
+        if !self.has(&named) {
+            return Some(format!("worker {pid} is stuck, and no line says where"));
+        }
+        (code != Some(1)).then(|| format!("worker {pid} is stuck, and the exit code is {code:?}"))
     }
 
     fn unmentioned(&self, signals: &[(Signal, Instant)], end: Instant) -> Option<String> {

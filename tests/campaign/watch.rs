@@ -10,13 +10,14 @@ use start_worker::host::private_file::Access;
 use start_worker::run::cache::{self, CachedRun};
 
 use crate::bounds::{
-    DISK, DISK_AGAIN, JUST_EXECUTED_KIB, LAST_LINES, Lately, MOST_FILES, MOST_MEMORY_KIB, MOST_THREADS,
-    NOTICE_NOTICED, SLACK, SLEEP_NOTICED, STOP, since,
+    ANSWER, DISK, DISK_AGAIN, JUST_EXECUTED_KIB, LAST_LINES, Lately, MOST_FILES, MOST_MEMORY_KIB,
+    MOST_THREADS, NOTICE_NOTICED, SLACK, SLEEP_NOTICED, STOP, since,
 };
 use crate::fake_taskcluster::WorkerState;
 use crate::invariants::{Break, Invariant};
 use crate::plan::Episode;
 use crate::processes;
+use crate::question::Questions;
 use crate::record::{Record, Worker, pid_of};
 use crate::runner::Runner;
 use crate::secrets::Secrets;
@@ -44,6 +45,9 @@ pub(crate) struct Watch {
     cache_time: Option<SystemTime>,
     seen_requests: usize,
     pub(crate) lately: Lately,
+    questions: Questions,
+    /// Workers that were given up.
+    pub(crate) given_up: usize,
     /// No worker may start on this machine any more.
     removed: bool,
     /// What all allowed times are multiplied by.
@@ -55,7 +59,8 @@ pub(crate) struct Watch {
 impl Watch {
     pub(crate) fn new(host: &Host, episode: &Episode) -> Self {
         let ignores = |script: &Vec<String>| script.iter().any(|statement| statement == "on SIGTERM:");
-        let mut secrets = Secrets::of_folder(&host.folder);
+        let mut secrets = Secrets::default();
+        host.add_secrets_to(&mut secrets);
         secrets.add("the provisioner's token", "made-up-security-token");
         Self {
             began: Instant::now(),
@@ -69,6 +74,8 @@ impl Watch {
             cache_time: None,
             seen_requests: 0,
             lately: Lately::default(),
+            questions: Questions::default(),
+            given_up: 0,
             removed: false,
             patience: 1.0,
             most: (0, 0, 0),
@@ -101,6 +108,12 @@ impl Watch {
     /// A runner is about to be started.
     pub(crate) fn starts(&mut self) {
         self.before = self.workers.len();
+        self.questions.start_again();
+    }
+
+    /// How often the runners have answered.
+    pub(crate) fn answers(&self) -> usize {
+        self.questions.answers
     }
 
     /// The worker that lives.
@@ -129,6 +142,7 @@ impl Watch {
         if let Some(runner) = runner {
             self.look_at_size(runner);
             self.look_at_stop(runner);
+            self.look_at_status(host, runner);
         }
         self.look_at_notice();
     }
@@ -173,7 +187,11 @@ impl Watch {
         let Some(worker) = self.workers.last() else { return };
         let Some(late) = late(worker, host) else { return };
         let allowed = SLACK + self.lately.frozen;
-        if late > allowed && !since(self.lately.jump, SLEEP_NOTICED + SLACK) && processes::lives(worker.pid) {
+        if late > allowed
+            && !processes::waits_for_disk(worker.pid)
+            && !since(self.lately.jump, SLEEP_NOTICED + SLACK)
+            && processes::lives(worker.pid)
+        {
             let what = format!("worker {} lives with credentials that expired {late:?} ago", worker.pid);
             self.broken(Invariant::LiveCredentials, what);
         }
@@ -193,7 +211,7 @@ impl Watch {
             self.broken(Invariant::WholeCache, fault);
         }
         // What it knows now, it may show later.
-        self.secrets.add_folder(host.disk.path());
+        host.add_secrets_to(&mut self.secrets);
     }
 
     fn look_for_renewal_in_cache(&mut self, host: &Host, expires: Option<i64>) {
@@ -263,11 +281,20 @@ impl Watch {
         }
     }
 
+    fn look_at_status(&mut self, host: &Host, runner: &mut Runner) {
+        let waited = self.questions.look(&host.status_socket());
+        let unheard = since(self.lately.few_files, ANSWER + SLACK);
+        let bound = ANSWER + SLACK + self.lately.frozen;
+        if waited > bound.mul_f64(self.patience) && !unheard && runner.ended().is_none() {
+            self.broken(Invariant::Answers, format!("the runner has not answered for {waited:?}"));
+        }
+    }
+
     fn look_at_notice(&mut self) {
         let Some(notice) = &self.notice else { return };
         let bound = NOTICE_NOTICED + STOP + SLACK + self.lately.frozen;
         let unheard = since(self.lately.metadata, bound) || since(self.lately.few_files, bound);
-        if unheard || !processes::lives(notice.worker) {
+        if unheard || !processes::lives(notice.worker) || processes::waits_for_disk(notice.worker) {
             self.notice = None;
         } else if notice.at.elapsed() > bound {
             let what =
@@ -281,15 +308,24 @@ impl Watch {
         let by_itself = status.code().is_some();
         let end = End { at: Instant::now(), by_itself };
         self.look_for_orphans(host, by_itself);
+        let stuck: Vec<i32> = self.workers.iter().skip(self.before).map(|worker| worker.pid).collect();
+        let stuck = stuck.into_iter().find(|pid| by_itself && processes::waits_for_disk(*pid));
         self.look(host, None);
         runner.finish_log();
         let log = runner.log();
         let mine: Vec<i32> = self.workers.iter().skip(self.before).map(|worker| worker.pid).collect();
         // What nobody reads for so long is given up at the end.
-        if !since(self.lately.slow_log, LAST_LINES + SLACK)
-            && let Some(gap) = Story::read(&log).gap(&mine, &runner.signals, end)
-        {
-            self.broken(Invariant::Explained, gap);
+        if !since(self.lately.slow_log, LAST_LINES + SLACK) {
+            let story = Story::read(&log);
+            if let Some(gap) = story.gap(&mine, &runner.signals, end) {
+                self.broken(Invariant::Explained, gap);
+            }
+            if let Some(pid) = stuck {
+                self.given_up += 1;
+                if let Some(fault) = story.not_given_up(pid, status.code()) {
+                    self.broken(Invariant::GivenUp, fault);
+                }
+            }
         }
         self.look_for_secrets(host, &log);
         if let Some(what) = disorder(runner, status) {
@@ -317,6 +353,8 @@ impl Watch {
                 };
                 left.retain(|(pid, _)| !deaf(*pid));
             }
+            // Nothing ends it; whether it was given up is looked at elsewhere.
+            left.retain(|(pid, _)| !processes::waits_for_disk(*pid));
             let hidden = by_itself && processes::descendant_lives(&host.record());
             if left.is_empty() && !hidden {
                 return;
@@ -332,7 +370,7 @@ impl Watch {
     }
 
     fn look_for_secrets(&mut self, host: &Host, log: &[u8]) {
-        self.secrets.add_folder(&host.folder);
+        host.add_secrets_to(&mut self.secrets);
         let requests = host.fake.requests();
         requests
             .iter()

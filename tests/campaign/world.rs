@@ -1,5 +1,6 @@
 //! A host and what is around it: a folder with a disk in it, a clock, a Taskcluster, and its cloud's metadata service.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -13,8 +14,12 @@ use serde_json::{Value, json};
 use crate::disk::Disk;
 use crate::fake_metadata::{Cloud, FakeMetadata};
 use crate::fake_taskcluster::{FakeTaskcluster, ProviderType, WorkerKey};
-use crate::plan::{Episode, Kind};
+use crate::hung::Folder;
+use crate::hung_mount::Wait;
+use crate::plan::{BOMB, Episode, FOLDERS, HUNG, Kind};
 use crate::processes::MARK;
+use crate::room::Room;
+use crate::secrets::Secrets;
 
 const POOL: &str = "pp/ww";
 const GROUP: &str = "wg";
@@ -41,6 +46,13 @@ pub(crate) struct Host {
     pub(crate) metadata: Option<FakeMetadata>,
     pub(crate) key: WorkerKey,
     pub(crate) disk: Disk,
+    /// Its other folders that can hang, by the names that plans have for them.
+    folders: BTreeMap<&'static str, Folder>,
+    /// Hangs for good, for workers that touch it.
+    stuck: Option<Folder>,
+    pub(crate) room: Room,
+    /// What of the plan is not possible here, and why.
+    pub(crate) skipped: Vec<String>,
     pub(crate) folder: PathBuf,
     mark: String,
     clock: File,
@@ -80,6 +92,10 @@ impl Host {
             metadata,
             key: WorkerKey::new(POOL, GROUP, ""),
             disk: Disk::new(folder.join("disk")),
+            folders: FOLDERS.into_iter().map(|name| (name, Folder::new(folder.join(name)))).collect(),
+            stuck: episode.has(HUNG).then(|| Folder::new(folder.join("stuck"))),
+            room: Room::Unlimited,
+            skipped: Vec::new(),
             folder: folder.to_owned(),
             mark: format!("{MARK}=campaign-{}-{}", std::process::id(), episode.number),
             clock: clock.expect("a file"),
@@ -90,6 +106,14 @@ impl Host {
             deployments: 0,
             programs: programs.clone(),
         };
+        std::os::unix::fs::symlink(&programs.worker, host.path("worker/worker")).expect("our folder");
+        if episode.has(BOMB) {
+            match Room::little() {
+                Ok(room) => host.room = room,
+                Err(reason) => host.skipped.push(format!("fork bomb: {reason}")),
+            }
+        }
+        host.hang_for_good();
         host.set_clock();
         host.deploy();
         host.replace_machine();
@@ -101,8 +125,8 @@ impl Host {
     pub(crate) fn replace_machine(&mut self) {
         self.machines += 1;
         self.doomed = false;
-        fs::remove_dir_all(self.disk.path().join("cache")).ok();
-        fs::remove_file(self.path("held")).ok();
+        fs::remove_dir_all(self.disk.folder.below().join("cache")).ok();
+        self.resume();
         fs::remove_file(self.path("host-commands")).ok();
         let id = format!("i-{:017}", self.machines);
         self.key = match self.kind {
@@ -233,8 +257,8 @@ impl Host {
         let mut config = json!({
             "provider": provider,
             "worker": {
-                "implementation": "command", "path": self.programs.worker,
-                "configPath": self.path("worker.json"), "args": scripts(&episode.workers),
+                "implementation": "command", "path": self.path("worker/worker"),
+                "configPath": self.path("worker-config/worker.json"), "args": self.scripts(&episode.workers),
                 "credentialsInEnvironment": true, "helloTimeout": "3s",
             },
             "supervision": {
@@ -249,13 +273,13 @@ impl Host {
                 "forceShutdownCommand": recorder("force shutdown"), "forceRebootCommand": recorder("force reboot"),
                 "startFailureDelay": "1s",
             },
-            "status": {"socket": null},
+            "status": {"socket": self.status_socket()},
         });
         if self.kind.is_dynamic() {
             config["startTimeout"] = json!("8s");
         }
         if episode.cache {
-            config["cacheOverRestarts"] = json!(self.cache());
+            config["cacheOverRestarts"] = json!(self.disk.folder.path().join("cache/run.json"));
         }
         let path = self.configuration();
         // JSON is YAML.
@@ -267,13 +291,29 @@ impl Host {
         self.path("runner.yml")
     }
 
+    /// The test worker's arguments: what each start does.
+    fn scripts(&self, workers: &[Vec<String>]) -> Value {
+        let stuck = self.path("stuck").display().to_string();
+        let bombs = !matches!(self.room, Room::Unlimited);
+        let statements = workers.iter().enumerate().flat_map(|(index, script)| {
+            let and_later = if index + 1 == workers.len() { "+" } else { "" };
+            let stuck = stuck.clone();
+            script.iter().map(move |statement| {
+                let statement = statement.replace(HUNG, &stuck);
+                let statement = if bombs { statement } else { statement.replace(BOMB, "spawn child") };
+                format!("start {}{and_later}: {statement}", index + 1)
+            })
+        });
+        statements.collect()
+    }
+
     /// The runner, ready to be started.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(&self.programs.runner);
+        let mut command = self.room.command(&self.programs.runner);
         let (name, mark) = self.mark.split_once('=').unwrap_or_default();
         command.arg(self.configuration()).env(name, mark);
         command.env("TEST_WORKER_RECORD", self.record()).env("TEST_WORKER_ALONE", self.path("alone"));
-        command.env("RUNTIME_DIRECTORY", self.path("runtime")).env("STATE_DIRECTORY", &self.folder);
+        command.env("RUNTIME_DIRECTORY", self.path("runtime")).env("STATE_DIRECTORY", self.path("state"));
         command.env("LD_PRELOAD", &self.programs.clock).env("SHIFTED_CLOCK", self.path("clock"));
         command
             .env("NO_PROXY", format!("127.0.0.1,{}", self.fake.address().ip()))
@@ -299,8 +339,60 @@ impl Host {
         self.folder.join(name)
     }
 
+    /// Not as the runner knows it: it never hangs.
     pub(crate) fn cache(&self) -> PathBuf {
-        self.disk.path().join("cache/run.json")
+        self.disk.folder.below().join("cache/run.json")
+    }
+
+    pub(crate) fn status_socket(&self) -> PathBuf {
+        self.path("status.sock")
+    }
+
+    /// What the runner and its workers have written, in no folder that hangs.
+    pub(crate) fn add_secrets_to(&self, secrets: &mut Secrets) {
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            // As the list says it: nothing is looked at.
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                secrets.add_file(&entry.path());
+            }
+        }
+        self.folders
+            .values()
+            .chain([&self.disk.folder])
+            .for_each(|folder| secrets.add_folder(&folder.below()));
+    }
+
+    fn folder_mut(&mut self, name: &str) -> Option<&mut Folder> {
+        if name == "cache" { Some(&mut self.disk.folder) } else { self.folders.get_mut(name) }
+    }
+
+    /// A folder of the runner's, or of its worker's, does not answer any more.
+    pub(crate) fn hang(&mut self, name: &str) {
+        let worker = self.programs.worker.clone();
+        if let Some(Err(reason)) = self.folder_mut(name).map(|folder| folder.hang(Wait::Killable, &worker)) {
+            self.skipped.push(format!("hung disk: {reason}"));
+        }
+    }
+
+    /// It answers again.
+    pub(crate) fn answer(&mut self, name: &str) {
+        if let Some(folder) = self.folder_mut(name) {
+            folder.answer();
+        }
+    }
+
+    /// Whoever touches the stuck disk cannot be killed.
+    pub(crate) fn hang_for_good(&mut self) {
+        let worker = self.programs.worker.clone();
+        if let Some(Err(reason)) = self.stuck.as_mut().map(|stuck| stuck.hang(Wait::Endless, &worker)) {
+            self.stuck = None;
+            self.skipped.push(format!("worker in state D: {reason}"));
+        }
+    }
+
+    /// As a reboot would: whoever waits for the stuck disk can end.
+    pub(crate) fn release_stuck(&mut self) {
+        self.stuck.iter_mut().for_each(Folder::answer);
     }
 
     pub(crate) fn record(&self) -> PathBuf {
@@ -326,7 +418,9 @@ impl Host {
 
     /// Somebody lets a host that holds go on.
     pub(crate) fn resume(&self) {
-        fs::remove_file(self.path("held")).ok();
+        if let Some(state) = self.folders.get("state") {
+            fs::remove_file(state.below().join("held")).ok();
+        }
     }
 
     /// The host's clock jumps, by so many seconds.
@@ -387,13 +481,4 @@ fn cloud_name(kind: Kind) -> &'static str {
         Kind::Azure => "azure",
         Kind::Google => "google",
     }
-}
-
-/// The test worker's arguments: what each start does.
-fn scripts(workers: &[Vec<String>]) -> Value {
-    let statements = workers.iter().enumerate().flat_map(|(index, script)| {
-        let and_later = if index + 1 == workers.len() { "+" } else { "" };
-        script.iter().map(move |statement| format!("start {}{and_later}: {statement}", index + 1))
-    });
-    statements.collect()
 }

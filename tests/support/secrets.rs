@@ -54,7 +54,7 @@ impl Secrets {
     }
 
     /// A configuration is one value, a record has one a line.
-    fn add_file(&mut self, path: &Path) {
+    pub(crate) fn add_file(&mut self, path: &Path) {
         let Ok(text) = std::fs::read_to_string(path) else { return };
         if let Ok(value) = serde_yaml::from_str::<Value>(&text) {
             return self.add_value(&value);
