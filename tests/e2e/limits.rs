@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -125,7 +126,9 @@ fn with_few_processes_the_runner_says_so_before_or_instead_of_a_worker_and_never
     let programs = tempfile::tempdir().unwrap();
     fs::set_permissions(programs.path(), Permissions::from_mode(0o755)).unwrap();
     let runner = programs.path().join("runner").display().to_string();
-    fs::copy(env!("CARGO_BIN_EXE_start-worker"), &runner).unwrap();
+    // By another process: what this one writes is open in whatever its other threads start at the same time, and busy.
+    let copied = Command::new("cp").args([env!("CARGO_BIN_EXE_start-worker"), &runner]).status();
+    assert!(copied.unwrap().success());
     let mut seen = [false; 3];
     for limit in 1..=16 {
         let scene = Scene::new().set("worker.path", "true").set("supervision.maxRestarts", 0);
