@@ -95,23 +95,30 @@ fn answers_and_ends(wait: Wait) {
         eprintln!("skipped: a mount needs root");
         return;
     }
-    for (name, put) in PLACES {
-        let scene = patient();
-        let _runner = with_hung_disk(wait, |disk| {
-            let runner = put(scene, disk).start();
-            eventually(|| somebody_waits(&runner).then_some(()))
-                .unwrap_or_else(|| panic!("{name}: not used\n{runner}"));
-            if name != "status.socket" {
-                eventually(|| status(&runner)).unwrap_or_else(|| panic!("{name}: no status\n{runner}"));
-            }
-            runner.signal(Signal::SIGTERM);
-            let ended = runner.ended();
-            // A host that must go, and is still here, is not as intended.
-            let code = i32::from(ended.log.contains("is still here"));
-            assert_eq!(ended.code, Some(code), "{name}: {}", ended.log);
-            runner
-        });
-    }
+    // Most of the time is waiting.
+    std::thread::scope(|scope| {
+        for places in PLACES.chunks(4) {
+            scope.spawn(move || places.iter().for_each(|place| answers_and_ends_with(*place, wait)));
+        }
+    });
+}
+
+fn answers_and_ends_with((name, put): Place, wait: Wait) {
+    let scene = patient();
+    let _runner = with_hung_disk(wait, |disk| {
+        let runner = put(scene, disk).start();
+        eventually(|| somebody_waits(&runner).then_some(()))
+            .unwrap_or_else(|| panic!("{name}: not used\n{runner}"));
+        if name != "status.socket" {
+            eventually(|| status(&runner)).unwrap_or_else(|| panic!("{name}: no status\n{runner}"));
+        }
+        runner.signal(Signal::SIGTERM);
+        let ended = runner.ended();
+        // A host that must go, and is still here, is not as intended.
+        let code = i32::from(ended.log.contains("is still here"));
+        assert_eq!(ended.code, Some(code), "{name}: {}", ended.log);
+        runner
+    });
 }
 
 #[test]
