@@ -20,7 +20,7 @@ const SYSTEMD: &str = "/run/systemd/system";
 /// How long a disk may take for the configured user, before the worker is started without.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a look for a display manager may take.
+/// Time limit of a look for a display manager.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// The automatic login of this runner's host.
@@ -59,8 +59,8 @@ impl Logins {
         self.user.as_ref()
     }
 
-    /// Whether there is a display manager that this process can tell whom to log in. One on a disk that does not answer is
-    /// none.
+    /// Returns true if there is a display manager that this process can tell whom to log in. One on a disk that does
+    /// not answer is none.
     pub async fn can_be_set(&self) -> bool {
         let host = self.host.clone();
         let possible = self.lanes.autologin.at(self.host.root(), LOOK, move || host.is_possible()).await;

@@ -30,17 +30,17 @@ use cli::{Arguments, exit};
 /// How long what blocks may still take when all else has ended.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 
-/// How long the disk of the runner configuration may take to answer.
+/// Time limit of the disk of the runner configuration.
 const READ_TIME: Duration = Duration::from_secs(30);
 
-/// How long the disk of the authorities' certificates may take before the start goes on without an answer.
+/// Time limit of the disk of the authorities' certificates; the start goes on without an answer.
 const LOOK_TIME: Duration = Duration::from_secs(5);
 
 /// Rust's own exit code of a panic.
 const PANICKED: u8 = 101;
 
-/// Everything but the start of workers happens on a second thread. The main thread executes their programs: it waits for
-/// as long as a disk takes, and lives for as long as the runner.
+/// Everything but the start of workers happens on a second thread. The main thread executes their programs: it waits
+/// for as long as a disk takes, and lives for as long as the runner.
 fn main() -> ExitCode {
     let arguments = Arguments::read();
     if arguments.short_version {
@@ -77,8 +77,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Takes from the kernel what the runner will need: descriptors, signals, threads. Signals are caught before there is any
-/// other thread, which would inherit that they are blocked.
+/// Takes from the kernel what the runner will need: descriptors, signals, threads. Signals are caught before there is
+/// any other thread, which would inherit that they are blocked.
 fn set_up(blocked: Blocked) -> Result<(Runtime, Signals), String> {
     limits::enough_descriptors()?;
     let runtime = blocking::runtime().map_err(|cause| format!("cannot start the runtime: {cause}"))?;
@@ -158,7 +158,8 @@ async fn load(
     }
 }
 
-/// Why other users could choose whom TLS trusts. What does not answer now is looked at again before it is used.
+/// Explains why other users could choose whom TLS trusts. What does not answer now is looked at again before it is
+/// used.
 async fn exposed_authority(environment: &Environment, lanes: &Lanes) -> Option<String> {
     for (variable, path) in environment.proxies.authorities.clone() {
         let at = path.clone();

@@ -47,7 +47,7 @@ impl Address {
         })
     }
 
-    /// Whether anything listens there; what cannot be asked counts.
+    /// Returns true if anything listens on the socket, or if that cannot be determined.
     pub(super) fn is_listened_to(&self) -> Result<bool, String> {
         let nobody = |cause: &io::Error| {
             matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
@@ -55,8 +55,8 @@ impl Address {
         Ok(!UnixStream::connect(self.path()?).is_err_and(|cause| nobody(&cause)))
     }
 
-    /// Gives `show` the status now, and with every change, until the runner ends or it has seen enough; `every`: nothing,
-    /// too, after so long without a change.
+    /// Gives `show` the status now, and with every change, until the runner ends or it has seen enough; `every`:
+    /// nothing, too, after so long without a change.
     pub(super) fn watch(
         &self,
         every: Option<Duration>,

@@ -19,7 +19,7 @@ use screen::Screen;
 /// How often a screen is drawn anew where nothing changes: how long ago something was does.
 const REDRAW: Duration = Duration::from_secs(1);
 
-/// How often somebody who waits looks whether the time is up, or a start-worker is there.
+/// Interval at which `--wait` checks the time and looks for a start-worker.
 const LOOK_AT_THE_TIME: Duration = Duration::from_millis(100);
 
 /// To the upper left, and all below it away. (ECMA-48: CUP, ED)
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "STATE", value_parser = PossibleValuesParser::new(Phase::ALL.map(state_argument)), conflicts_with = "watch")]
     wait: Option<String>,
 
-    /// How long --wait waits
+    /// Time limit of --wait
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5m", requires = "wait")]
     timeout: Duration,
 
@@ -102,7 +102,7 @@ fn pause() {
     std::thread::sleep(LOOK_AT_THE_TIME);
 }
 
-/// Why a state was waited for in vain.
+/// The error of a state that was not reached in time.
 fn not_reached(
     arguments: &Arguments,
     wanted: &str,

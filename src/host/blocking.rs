@@ -1,11 +1,11 @@
 //! Calls that a disk, a directory server or the kernel can hang.
 //!
 //! They never run on the runtime's own thread: a [`Lane`] runs them on threads that exist before the first worker does,
-//! because a task's fork bomb can use up every thread that the service may have. Calls of one lane run one at a time, so
-//! that a path that hangs occupies one thread, however often it is tried; each caller waits for a limited time.
+//! because a task's fork bomb can use up every thread that the service may have. Calls of one lane run one at a time,
+//! so that a path that hangs occupies one thread, however often it is tried; each caller waits for a limited time.
 //!
-//! The worker is spawned on the process' main thread ([`MainThread`]): the parent-death signal follows the spawning thread,
-//! and the main thread is the one that lives as long as the runner.
+//! The worker is spawned on the process' main thread ([`MainThread`]): the parent-death signal follows the spawning
+//! thread, and the main thread is the one that lives as long as the runner.
 
 use std::any::Any;
 use std::io;
@@ -20,21 +20,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::probe::Probe;
 
-/// The threads for blocking calls. One path can hang two lanes (a runtime directory has the lock and the status socket, a
-/// state directory the cache and the drain marker), a process that hangs those who look at it one: at least one thread is
-/// left for everything else.
+/// The threads for blocking calls. One path can hang two lanes (a runtime directory has the lock and the status socket,
+/// a state directory the cache and the drain marker), a process that hangs those who look at it one: at least one
+/// thread is left for everything else.
 pub const THREADS: usize = 3;
 
 /// They wait for work as long as the runner runs.
 const KEEP_ALIVE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// How long the threads may take to start.
+/// Time limit for the start of the threads.
 const START_TIME: Duration = Duration::from_secs(10);
 
-/// What the runtime takes from the kernel at once; it has a handful of descriptors, and keeps room for each.
+/// Descriptors that the runtime takes from the kernel at once; it has a handful of descriptors, and keeps room for
+/// each.
 const IO_EVENTS: usize = 64;
 
-/// How often a caller that waits looks whether it is its turn.
+/// Interval at which a waiting caller checks for its turn.
 const TURN: Duration = Duration::from_millis(1);
 
 /// Jobs that wait for the main thread: one for each lane that uses it.
@@ -98,7 +99,7 @@ pub enum Unanswered {
     TimedOut {
         /// A path, a user, a host.
         what: String,
-        /// How long it was waited for.
+        /// The time limit that has passed.
         limit: Duration,
     },
     /// It ended without a result.
@@ -140,8 +141,8 @@ impl Lane {
         Self { main_thread: Some(main_thread), ..Self::default() }
     }
 
-    /// Makes a call that uses `path`, and waits for it, and for its turn, for `limit` at most. A call that is given up goes
-    /// on, and its result is dropped.
+    /// Makes a call that uses `path`, and waits for it, and for its turn, for `limit` at most. A call that is given up
+    /// goes on, and its result is dropped.
     ///
     /// # Errors
     ///
@@ -199,8 +200,8 @@ impl Lane {
 }
 
 impl Lane {
-    /// Makes a call that takes microseconds, unless somebody hangs it: the caller, a thread of the runtime, waits for `limit`
-    /// at most, its turn included. `None`: the call has not come back.
+    /// Makes a call that takes microseconds, unless somebody hangs it: the caller, a thread of the runtime, waits for
+    /// `limit` at most, its turn included. `None`: the call has not come back.
     pub fn now<T: Send + 'static>(
         &self,
         limit: Duration,
@@ -292,7 +293,7 @@ impl Jobs {
     /// Does what is asked for, until nobody can ask any more.
     pub fn serve(self) {
         for job in self.0 {
-            // Whoever waits for it learns that there is no answer.
+            // The caller that waits for it learns that there is no answer.
             drop(catch_unwind(AssertUnwindSafe(job)));
         }
     }

@@ -1,7 +1,8 @@
 //! Execution of exactly the program that was named.
 //!
-//! `execvp(3)`, which the standard library calls, hands a file to `/bin/sh` that the kernel does not take for a program. An
-//! empty one, which a full disk or an interrupted copy leaves, then "succeeds", and half a binary is a shell's syntax error.
+//! `execvp(3)`, which the standard library calls, hands a file to `/bin/sh` that the kernel does not take for a
+//! program. An empty one, which a full disk or an interrupted copy leaves, then "succeeds", and half a binary is a
+//! shell's syntax error.
 #![expect(
     unsafe_code,
     reason = "pre_exec runs between fork and exec; execve has no safe wrapper that does not allocate"
@@ -15,8 +16,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr;
 
-/// Makes the command execute its program, or fail: nothing else. `name`: what the program is called by. To be said last, and
-/// of a command whose program has a slash.
+/// Makes the command execute its program, or fail: nothing else. `name`: what the program is called by. To be said
+/// last, and of a command whose program has a slash.
 ///
 /// # Errors
 ///
@@ -29,7 +30,7 @@ pub fn exactly(command: &mut Command, name: &OsStr) -> io::Result<()> {
     Ok(())
 }
 
-/// What `execve(2)` is given. The pointers go into the strings beside them.
+/// The arguments of `execve(2)`. The pointers refer to the strings beside them.
 struct Arguments {
     program: CString,
     _strings: Vec<CString>,
@@ -67,7 +68,7 @@ impl Arguments {
         Ok(Self { program, _strings: strings, argv, envp })
     }
 
-    /// Why it is not executed.
+    /// The reason for which it is not executed.
     fn execute(&self) -> io::Error {
         // SAFETY: both lists end with a null pointer, and their strings live as long as they do.
         unsafe { libc::execve(self.program.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr()) };

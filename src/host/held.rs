@@ -1,4 +1,5 @@
-//! The mark that keeps a worker from being started: an operator drained this host, and its worker's own reboot followed.
+//! The mark that keeps a worker from being started: an operator drained this host, and its worker's own reboot
+//! followed.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::private_file;
 /// The mark's name, in the state directory or after the cache's own name.
 const NAME: &str = "held";
 
-/// How long its disk may take.
+/// Time limit of its disk.
 const TIME: Duration = Duration::from_secs(10);
 
 /// Where the mark goes: in the state directory, else beside the cache; `None`: there is neither.
@@ -51,12 +52,12 @@ pub async fn mark(place: Option<&Path>, lane: &Lane) {
     }
 }
 
-/// Whether the mark is there.
+/// Returns true if the mark exists.
 ///
 /// # Errors
 ///
-/// Its disk does not answer; or something is in its place that neither root nor this process's user made, or that is not
-/// a regular file.
+/// Its disk does not answer; or something is in its place that neither root nor this process's user made, or that is
+/// not a regular file.
 pub async fn is_marked(path: &Path, lane: &Lane) -> Result<Result<bool, private_file::Error>, Unanswered> {
     let mark = path.to_owned();
     lane.at(path, TIME, move || private_file::is_marked(&mark)).await

@@ -1,10 +1,10 @@
 //! Helper programs: what the runner itself starts for a short while beside the worker (host commands, hooks,
 //! `<worker> --version`).
 //!
-//! Each helper has a process group of its own and a time limit that ends the whole group. Its output is read to the end,
-//! whatever it writes, and its first lines are kept. A process that outlives its helper (a shutdown script that puts
-//! itself into the background) carries the helper's mark in its environment, so that nobody takes it for something that
-//! the worker left behind.
+//! Each helper has a process group of its own and a time limit that ends the whole group. Its output is read to the
+//! end, whatever it writes, and its first lines are kept. A process that outlives its helper (a shutdown script that
+//! puts itself into the background) carries the helper's mark in its environment, so that nobody takes it for something
+//! that the worker left behind.
 #![expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
 
 use std::collections::HashSet;
@@ -40,14 +40,14 @@ use starting::Starts;
 /// How long the rest of the output is waited for once the helper has exited: a child of its may hold the pipes.
 const LAST_OUTPUT: Duration = Duration::from_millis(200);
 
-/// How long the program of a question, and of a host command, may take to be executed.
+/// Time limit for the execution of the program of a question or a host command to begin.
 const START_QUESTION: Duration = Duration::from_secs(5);
 const START_HOST_COMMAND: Duration = Duration::from_secs(30);
 
 /// How long a killed helper may take to disappear.
 const KILLED: Duration = Duration::from_secs(1);
 
-/// How long a file of `/proc` may take, while the runtime's thread waits.
+/// Time limit of a file in `/proc`, because the runtime's thread waits for it.
 const INSPECTION: Duration = Duration::from_millis(100);
 
 /// How often what a helper left behind is looked for and killed: it may fork meanwhile.
@@ -102,7 +102,7 @@ impl HelperError {
     }
 }
 
-/// What a helper said, behind how it ended.
+/// The helper's output, appended to its exit status.
 fn said(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
 }
@@ -123,7 +123,7 @@ pub struct Helpers {
     /// Where questions are started, and apart from them host commands: a question that hangs keeps no host up.
     questions: Lane,
     host_commands: Lane,
-    /// Where those files of `/proc` are read that a process can hang.
+    /// The lane that reads those files in `/proc` that a process can hang.
     inspection: Lane,
 }
 
@@ -198,7 +198,7 @@ impl Helpers {
             && self.environment_has(pid, move |entry| entry.starts_with(mark.as_bytes()))
     }
 
-    /// Whether an entry of a process' environment is like this; no also where the process hangs whoever looks at it.
+    /// Returns true if a process' environment has such an entry; false, too, if the process hangs its readers.
     pub fn environment_has(&self, pid: i32, is_entry: impl Fn(&[u8]) -> bool + Send + 'static) -> bool {
         self.inspect(move || processes::has_in_environment(pid, is_entry)).unwrap_or(false)
     }
@@ -208,8 +208,8 @@ impl Helpers {
         self.inspection.now(INSPECTION, read)
     }
 
-    /// Starts a helper, on another thread. `program`: its name, for messages; `make`: may look at the file system; `keep`:
-    /// how much of each output is kept, in bytes.
+    /// Starts a helper, on another thread. `program`: its name, for messages; `make`: may look at the file system;
+    /// `keep`: how much of each output is kept, in bytes.
     ///
     /// # Errors
     ///
@@ -372,8 +372,8 @@ impl Drop for Running {
     }
 }
 
-/// A helper that writes after the runner has ended gets an error in place of SIGPIPE, which would end it before its work
-/// is done. systemd's services have SIGPIPE ignored, too (`IgnoreSIGPIPE=`).
+/// A helper that writes after the runner has ended gets an error in place of SIGPIPE, which would end it before its
+/// work is done. systemd's services have SIGPIPE ignored, too (`IgnoreSIGPIPE=`).
 fn ignore_sigpipe(command: &mut Command) {
     let child = || {
         // SAFETY: SIG_IGN is no function of ours.

@@ -5,15 +5,15 @@ use std::os::fd::AsFd;
 
 use nix::sys::resource::{Resource, getrlimit};
 
-/// The descriptors that the runner needs beside those that it was started with: 6 for the runtime, its signals and the log,
-/// 8 to start a worker, 6 for calls, files and `/proc`, 12 for the status socket, metrics and their connections.
+/// The descriptors that the runner needs beside those that it was started with: 6 for the runtime, its signals and the
+/// log, 8 to start a worker, 6 for calls, files and `/proc`, 12 for the status socket, metrics and their connections.
 const DESCRIPTORS: usize = 32;
 
-/// Whether there are enough file descriptors.
+/// Checks that there are enough file descriptors.
 ///
 /// # Errors
 ///
-/// How many there are, and what to do.
+/// States the number of descriptors, and the remedy.
 pub fn enough_descriptors() -> Result<(), String> {
     let stderr = io::stderr();
     let tried: io::Result<Vec<_>> = (0..DESCRIPTORS).map(|_| stderr.as_fd().try_clone_to_owned()).collect();

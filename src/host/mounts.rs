@@ -1,4 +1,4 @@
-//! What is mounted where, as the kernel tells it: no file system is touched.
+//! The mount table, as the kernel tells it: no file system is touched.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// One line of `proc_pid_mountinfo(5)`, as far as it is needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Where it is mounted.
+    /// Its mount point.
     pub place: PathBuf,
     /// `ext4`, `nfs4`, `fuse.sshfs` …
     pub kind: String,

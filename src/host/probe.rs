@@ -1,12 +1,13 @@
 //! Asks whether a path's file system answers, in a process that may be lost.
 //!
-//! A thread that waits for a server that has read its request and never answers (FUSE), or for a dead hard mount, cannot
-//! be killed, and no process ends before all of its threads do: one such call keeps the runner, and its service, from
-//! ending. So where file systems are mounted that a server behind them can hang, each call is preceded by a child process
-//! that does nothing but look at the path. It costs a fork; on other hosts it costs a look at `/proc/self/mountinfo`.
+//! A thread that waits for a server that has read its request and never answers (FUSE), or for a dead hard mount,
+//! cannot be killed, and no process ends before all of its threads do: one such call keeps the runner, and its service,
+//! from ending. So where file systems are mounted that a server behind them can hang, each call is preceded by a child
+//! process that does nothing but look at the path. It costs a fork; on other hosts it costs a look at
+//! `/proc/self/mountinfo`.
 //!
-//! No signal tells of the child's end, so that nobody else waits for it: not the supervisor, which reaps orphans, and takes
-//! what is below the runner for a worker's.
+//! No signal tells of the child's end, so that nobody else waits for it: not the supervisor, which reaps orphans, and
+//! takes what is below the runner for a worker's.
 #![expect(unsafe_code, reason = "fork, and what runs in the child, have no safe wrappers")]
 
 use std::ffi::CString;
@@ -60,8 +61,8 @@ struct Child {
 }
 
 impl Probe {
-    /// Whether the path can be looked at within `limit`. Blocks for so long. An earlier child that has not come back is
-    /// waited for first: there is never more than one.
+    /// Returns true if the path can be looked at within `limit`. Blocks for so long. An earlier child that has not come
+    /// back is waited for first: there is never more than one.
     pub(super) fn answers(&self, path: &Path, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         let mut lost = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,11 +1,12 @@
 //! The host's processes as `/proc` shows them, and signals that reach a process and no later one with its pid.
 //!
-//! A process is alive as long as one of its threads is. The state that `/proc` shows is that of the main thread alone: a
-//! process whose main thread has exited shows `Z` and goes on running.
+//! A process is alive as long as one of its threads is. The state that `/proc` shows is that of the main thread alone:
+//! a process whose main thread has exited shows `Z` and goes on running.
 //!
-//! A process that hangs while it executes a program (its last file on a FUSE server has to be closed first) keeps everybody
-//! waiting who looks at what a debugger may see of it: `environ`, `wchan`, `stack`, and on Linux 6.18 `stat`. `status`,
-//! `children` and `cgroup` never wait. What does is in [`has_in_environment`] alone, which is for a thread that may be lost.
+//! A process that hangs while it executes a program (its last file on a FUSE server has to be closed first) keeps
+//! everybody waiting who looks at what a debugger may see of it: `environ`, `wchan`, `stack`, and on Linux 6.18 `stat`.
+//! `status`, `children` and `cgroup` never wait. What does is in [`has_in_environment`] alone, which is for a thread
+//! that may be lost.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -160,7 +161,8 @@ pub fn look_at(pid: i32) -> io::Result<Option<Process>> {
     }))
 }
 
-/// A group's or session's number; `None`: the process is gone by now. 0, which none has, where a security module keeps it.
+/// A group's or session's number; `None`: the process is gone by now. 0, which none has, where a security module keeps
+/// it.
 fn known(answer: nix::Result<Pid>) -> Option<i32> {
     match answer {
         Ok(number) => Some(number.as_raw()),
@@ -176,7 +178,7 @@ fn threads(pid: i32) -> u64 {
     fs::metadata(format!("/proc/{pid}/task")).map_or(0, |folder| folder.nlink().saturating_sub(LINKS))
 }
 
-/// What a file of a process begins with; `None`: the process is gone.
+/// Reads the beginning of a file of a process; `None` if the process is gone.
 fn read_start(pid: i32, file: &str, size: usize) -> io::Result<Option<Vec<u8>>> {
     let mut start = vec![0; size];
     // One read: the kernel writes it as one piece.
@@ -273,7 +275,7 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
 }
 
-/// What `/proc/PID/status` begins with.
+/// The beginning of `/proc/PID/status`.
 #[derive(Debug, PartialEq, Eq)]
 struct Status {
     command: String,
@@ -297,7 +299,7 @@ impl Status {
     }
 }
 
-/// When a process was started, in clock ticks since the boot, where pidfds do not tell it from a later one.
+/// Start time of a process, in clock ticks since the boot, for kernels whose pidfds do not identify a process.
 fn start_time(pid: i32) -> io::Result<Option<u64>> {
     Ok(read_start(pid, "stat", STAT_SIZE)?.as_deref().and_then(parse_start_time))
 }

@@ -1,10 +1,10 @@
 //! The service manager that started the runner: it is told how things are, and shown that they go on.
 //!
-//! The protocol is `sd_notify(3)`: one datagram, `NAME=value` a line, to the socket that `NOTIFY_SOCKET` names. It is spoken
-//! here and not by a crate: those read the environment themselves, and it is a line of code.
+//! The protocol is `sd_notify(3)`: one datagram, `NAME=value` a line, to the socket that `NOTIFY_SOCKET` names. It is
+//! spoken here and not by a crate: those read the environment themselves, and it is a line of code.
 //!
-//! Nothing here waits: a manager that takes no more datagrams misses one, and the next heartbeat, which then comes soon,
-//! makes up for it.
+//! Nothing here waits: a manager that takes no more datagrams misses one, and the next heartbeat, which then comes
+//! soon, makes up for it.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
@@ -36,7 +36,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// How often what is shown is made anew, where the manager expects no heartbeat.
 const SHOW_EVERY: Duration = Duration::from_secs(300);
 
-/// How long the file system of the manager's socket may take to answer.
+/// Time limit of the file system of the manager's socket.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// What systemd tells the runner alone: neither the worker and its tasks nor a host command may take it for themselves.
@@ -99,7 +99,8 @@ struct Inner {
 }
 
 impl ServiceManager {
-    /// The same as [`Self::at`], unless the file system of its socket does not answer: whoever sends to a path looks it up.
+    /// The same as [`Self::at`], unless the file system of its socket does not answer: whoever sends to a path looks it
+    /// up.
     pub async fn where_it_answers(address: &Address, lane: &Lane) -> Self {
         let path = address.notify_socket.as_deref().map(Path::new).filter(|path| path.is_absolute());
         if let Some(path) = path
@@ -191,8 +192,8 @@ impl ServiceManager {
         inner.extending.store(extending, Ordering::Relaxed);
     }
 
-    /// Waits for the next heartbeat's time and gives it. Whoever awaits this shows that he goes on; it may be dropped at
-    /// any time.
+    /// Waits for the next heartbeat's time and gives it. Whoever awaits this shows that he goes on; it may be dropped
+    /// at any time.
     pub async fn heartbeat(&self) {
         let Some(inner) = &self.0 else { return std::future::pending().await };
         while tokio::time::timeout_at(inner.next_beat(), inner.sooner.notified()).await.is_ok() {}

@@ -1,12 +1,13 @@
 //! The runner's controlling terminal, lent to the worker's process group while a worker lives.
 //!
-//! The kernel stops a process that changes the settings of its terminal, or reads from it, unless its process group is the
-//! terminal's foreground group (termios(3), SIGTTOU and SIGTTIN). The worker has a process group of its own. Where the
-//! runner's group is the foreground group, the worker's therefore takes its place, before the worker executes its program.
+//! The kernel stops a process that changes the settings of its terminal, or reads from it, unless its process group is
+//! the terminal's foreground group (termios(3), SIGTTOU and SIGTTIN). The worker has a process group of its own. Where
+//! the runner's group is the foreground group, the worker's therefore takes its place, before the worker executes its
+//! program.
 //!
-//! Ctrl-C and Ctrl-\ reach the foreground group alone, and a worker may handle or ignore them. A child of the runner, the
-//! *listener*, therefore joins the worker's group. It passes these two signals on to the runner, and it returns the terminal to
-//! the runner's group when the runner ends, even by SIGKILL: a shell without job control would not do that.
+//! Ctrl-C and Ctrl-\ reach the foreground group alone, and a worker may handle or ignore them. A child of the runner,
+//! the *listener*, therefore joins the worker's group. It passes these two signals on to the runner, and it returns the
+//! terminal to the runner's group when the runner ends, even by SIGKILL: a shell without job control would not do that.
 //!
 //! The kernel sends no signal when the listener ends, so nobody else waits for it, as in `probe.rs`.
 #![expect(unsafe_code, reason = "fork, and what runs in the child, have no safe wrappers")]
@@ -29,7 +30,7 @@ use tokio::io::AsyncReadExt;
 /// The signals of Ctrl-C and Ctrl-\.
 const TYPED: [Signal; 2] = [Signal::SIGINT, Signal::SIGQUIT];
 
-/// What the listener answers when it has joined a process group. No signal has this number.
+/// The listener's answer when it has joined a process group. No signal has this number.
 const JOINED: u8 = 0;
 
 /// The terminal, with the listener. Dropping it returns the terminal to the runner's process group.
@@ -77,8 +78,8 @@ impl Loan {
         self.socket.as_fd().try_clone_to_owned()
     }
 
-    /// Lends the terminal to the process group of a worker that runs already; `false`: the runner is in the background, or
-    /// the group does not exist.
+    /// Lends the terminal to the process group of a worker that runs already; `false`: the runner is in the background,
+    /// or the group does not exist.
     pub fn lend_to(&self, group: Pid) -> bool {
         setpgid(self.listener, group).is_ok() && self.lend()
     }
@@ -89,7 +90,8 @@ impl Loan {
         foreground_group(&self.device) == Some(getpgrp()) && self.set_foreground_group(group)
     }
 
-    /// Returns the terminal to the runner's process group. A shell, or a process of somebody else's, that has it keeps it.
+    /// Returns the terminal to the runner's process group. A shell, or a process of somebody else's, that has it keeps
+    /// it.
     pub fn take_back(&self) {
         let Some(holder) = foreground_group(&self.device).filter(|holder| *holder != getpgrp()) else {
             return;
@@ -206,7 +208,8 @@ fn listen(files: [RawFd; 3], other_end: RawFd, runner: libc::pid_t) -> ! {
     }
 }
 
-/// Passes on the signals that have come, but for those that the runner has received itself: the group was still its own.
+/// Passes on the signals that have come, but for those that the runner has received itself: the group was still its
+/// own.
 fn pass_on(signals: RawFd, socket: RawFd, runner: libc::pid_t) {
     let size = size_of::<libc::signalfd_siginfo>();
     // SAFETY: plain system calls; all bytes are valid for a structure of integers, which outlives the calls.

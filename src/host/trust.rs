@@ -1,7 +1,7 @@
 //! Which files and directories of others the runner may rely on, and what a command line can do about the rest.
 //!
-//! Whoever can change a file that the runner acts on chooses what root executes. So such files must belong to root or to
-//! the runner's own user, and so must the directories on the way to them; nobody else may write either.
+//! Whoever can change a file that the runner acts on chooses what root executes. So such files must belong to root or
+//! to the runner's own user, and so must the directories on the way to them; nobody else may write either.
 
 use std::fmt::Write as _;
 use std::fs::Metadata;
@@ -108,8 +108,9 @@ fn exposed_itself(directory: &Path, but_for: u32) -> Option<Exposed> {
     Some(Exposed { fix: chmod_go_w(directory), path, why: format!("its mode is {mode:04o}") })
 }
 
-/// Why other users could choose whom TLS trusts by changing the certificates at `path`, which `variable` names: they could
-/// answer in Taskcluster's place, and an answer can have files written as root. `None` also where there is nothing.
+/// Explains why other users could choose whom TLS trusts by changing the certificates at `path`, which `variable`
+/// names: they could answer in Taskcluster's place, and an answer can have files written as root. `None` also where
+/// there is nothing.
 pub fn exposed_authority(variable: &str, path: &Path) -> Option<String> {
     let found = std::fs::metadata(path).ok()?;
     let (at, uid, mode) = (path.display(), found.uid(), found.mode() & 0o7777);

@@ -1,8 +1,8 @@
 //! What the service manager is told of the runner: that the worker has been started, and in words what is going on.
 //!
 //! Heartbeats are none of this task's business: they come from whoever does the work, as he does it
-//! ([`ServiceManager::heartbeat`]). This one tells of changes, and what has grown old anew at a heartbeat, so that nobody
-//! wakes up for it.
+//! ([`ServiceManager::heartbeat`]). This one tells of changes, and what has grown old anew at a heartbeat, so that
+//! nobody wakes up for it.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -76,8 +76,8 @@ impl Telling {
     }
 }
 
-/// Whether the worker runs, or its start has to wait. The start of the service returns then, and a boot goes on: a wrong
-/// secret would keep both for ever. The words say what is waited for.
+/// Returns true if the worker runs, or its start has to wait. The start of the service returns then, and a boot goes
+/// on: a wrong secret would keep both waiting without end. The words name the obstacle.
 fn is_up(summary: StateSummary) -> bool {
     summary.worker_pid.is_some() || matches!(summary.phase, Phase::Holding | Phase::BackingOff)
 }

@@ -16,7 +16,7 @@ use crate::run::cache::{self, CacheError, CachedRun, Expected, Stage};
 use crate::run::files::FileOrigin;
 use crate::taskcluster::{Effort, result_of};
 
-/// How long the cache's disk may take.
+/// Time limit of the cache's disk.
 const READ: Duration = Duration::from_secs(30);
 
 /// How long a renewal that is due may keep a cached run from starting.

@@ -7,7 +7,7 @@ use super::{PrepareError, Preparer};
 use crate::host::atomic;
 use crate::run::files::{self, ShippedFile};
 
-/// How long the disk of a file may take to answer, and how long it may take to write all of them.
+/// Time limits: of the disk of a file, and of writing all files.
 const LOOK: Duration = Duration::from_secs(30);
 const WRITE_FILES: Duration = Duration::from_secs(10 * 60);
 

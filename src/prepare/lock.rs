@@ -10,7 +10,7 @@ use crate::host::atomic::{self, parent_of};
 use crate::host::lock::{Lock, LockError};
 use crate::run::WorkerIdentity;
 
-/// How long the runtime directory may take to answer.
+/// Time limit of the runtime directory's file system.
 const TIME: Duration = Duration::from_secs(10);
 
 impl Preparer {

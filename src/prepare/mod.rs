@@ -80,7 +80,7 @@ pub struct Preparer {
     pub on_identified: OnIdentified,
     /// What is not done more often than that.
     pub limits: Limits,
-    /// Where calls are made that can hang.
+    /// The lanes for calls that can hang.
     pub lanes: Lanes,
     lock: Option<Lock>,
     cache_lock: Option<Lock>,
@@ -164,7 +164,8 @@ impl Preparer {
         }
     }
 
-    /// Registers a static worker anew, with everything that follows. `limit` is each step's; the cache is not looked at.
+    /// Registers a static worker anew, with everything that follows. `limit` is each step's; the cache is not looked
+    /// at.
     ///
     /// # Errors
     ///

@@ -16,7 +16,7 @@ use crate::run::{Parts, Run, WorkerIdentity};
 use crate::taskcluster::Client;
 
 impl Preparer {
-    /// What speaks to Taskcluster.
+    /// The client for Taskcluster.
     pub(super) fn client(&self, root_url: &str) -> Result<Client, PrepareError> {
         let client = Client::new(root_url, &self.proxies, self.clock.clone())?;
         let client = client.with_lanes(self.lanes.clone());

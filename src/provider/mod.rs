@@ -158,7 +158,7 @@ pub fn identify_offline(config: &ProviderConfig) -> Option<Result<Identified, Pr
     }
 }
 
-/// When credentials in the runner configuration become valid, where they are not yet.
+/// Returns the time at which credentials in the runner configuration become valid, if that is in the future.
 pub fn not_yet_valid(config: &ProviderConfig, now: jiff::Timestamp) -> Option<jiff::Timestamp> {
     match config {
         ProviderConfig::Standalone(config) => standalone::not_yet_valid(config.certificate.as_ref()?, now),

@@ -13,7 +13,7 @@ use crate::credentials::Credentials;
 /// The providerId of every standalone worker, and its `cloud`.
 const NAME: &str = "standalone";
 
-/// How long before its time Taskcluster takes a certificate for valid.
+/// Taskcluster accepts a certificate this long before its start.
 const GRACE: SignedDuration = SignedDuration::from_mins(5);
 
 /// What is read of a certificate. Taskcluster's documentation: "temporary credentials".
@@ -48,7 +48,7 @@ fn expiry(certificate: &SecretString) -> Result<Option<Timestamp>, ProviderError
     Ok(expiry.transpose()?.and_then(Date::time))
 }
 
-/// When the certificate becomes valid, where that is later than Taskcluster overlooks.
+/// Returns the time at which the certificate becomes valid, if Taskcluster does not accept it yet.
 pub(super) fn not_yet_valid(certificate: &SecretString, now: Timestamp) -> Option<Timestamp> {
     let certificate: serde_json::Value = serde_json::from_str(certificate.expose_secret()).ok()?;
     let start = Timestamp::from_millisecond(certificate.get("start")?.as_i64()?).ok()?;

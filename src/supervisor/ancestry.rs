@@ -1,18 +1,19 @@
 //! Which processes came from the worker.
 //!
-//! The runner is a child subreaper: a process that loses its parent becomes the runner's child, so that everything that a
-//! worker ever started has the runner among its ancestors, in any process group and session. Not every descendant of the
-//! runner is the worker's, though:
+//! The runner is a child subreaper: a process that loses its parent becomes the runner's child, so that everything that
+//! a worker ever started has the runner among its ancestors, in any process group and session. Not every descendant of
+//! the runner is the worker's, though:
 //!
 //! * *Helpers* are the runner's own: host commands, `--version`, and what a host command leaves in the background.
 //! * *Strangers* were children of this process before it became the runner (a shell started a sidecar and then executed
 //!   the runner), or came to it because it is PID 1 (what a `docker exec` has left).
 //!
-//! Where the runner is not PID 1 and had no children when it started, nothing but helpers can be below it and not be the
-//! worker's: then every other descendant is, whatever it has done to hide. Where there can be strangers, a descendant is
-//! the worker's if it lives in the worker's cgroup, was seen below the worker while that lived, is in a process group or
-//! session of such a process, or has the run's token in its environment. A process that wipes its environment, and
-//! leaves its parent and its session between two looks, is taken for a stranger there: docs/reliability.md.
+//! Where the runner is not PID 1 and had no children when it started, nothing but helpers can be below it and not be
+//! the worker's: then every other descendant is, whatever it has done to hide. Where there can be strangers, a
+//! descendant is the worker's if it lives in the worker's cgroup, was seen below the worker while that lived, is in a
+//! process group or session of such a process, or has the run's token in its environment. A process that wipes its
+//! environment, and leaves its parent and its session between two looks, is taken for a stranger there:
+//! docs/reliability.md.
 
 use std::collections::{HashMap, HashSet};
 
@@ -65,7 +66,7 @@ pub(super) struct Ancestry {
     pub(super) helpers: Helpers,
     /// The worker's entry in its environment.
     token: String,
-    /// Where there can be strangers: what was seen below the worker.
+    /// Processes seen below the worker, noted if there can be strangers.
     known: HashMap<i32, u64>,
 }
 
@@ -140,7 +141,8 @@ impl Ancestry {
             })
     }
 
-    /// Whether a group or session is one that a process of the worker's has made, and no later one with the same number.
+    /// Whether a group or session is one that a process of the worker's has made, and no later one with the same
+    /// number.
     fn is_name_of_known(&self, leader: i32) -> bool {
         let Some(birth) = self.known.get(&leader) else { return false };
         processes::look_at(leader).ok().flatten().is_none_or(|process| process.id.birth == *birth)
@@ -152,14 +154,14 @@ pub(super) fn has_children() -> bool {
     waitid(WaitId::All, peek()) != Err(Errno::ECHILD)
 }
 
-/// Any child that stays as it is, but for the runner's own forks (`host/probe.rs`). What a worker leaves is seen: the kernel
-/// sends SIGCHLD for an orphan that it gives to the runner.
+/// Any child that stays as it is, but for the runner's own forks (`host/probe.rs`). What a worker leaves is seen: the
+/// kernel sends SIGCHLD for an orphan that it gives to the runner.
 pub(super) fn peek() -> WaitPidFlag {
     WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT
 }
 
-/// Whether a child of the runner's is a fork of its own (`host/probe.rs`): no SIGCHLD tells of its end, and no ordinary wait
-/// knows it. Whatever has executed a program, or has lost its parent, is none.
+/// True for a child of the runner's that is a fork of its own (`host/probe.rs`): no SIGCHLD tells of its end, and no
+/// ordinary wait knows it. Whatever has executed a program, or has lost its parent, is none.
 fn is_own_fork(child: &Process) -> bool {
     child.parent == own_pid()
         && waitid(WaitId::Pid(Pid::from_raw(child.id.pid)), peek()) == Err(Errno::ECHILD)

@@ -31,11 +31,11 @@ const WORKER_EVENTS: usize = 64;
 /// A worker that has closed its input, and lives longer than this, has done so on purpose.
 const STILL_ALIVE: Duration = Duration::from_secs(1);
 
-/// How long after the worker's exit what was typed on its terminal is waited for. Stopping the process that passes it on
-/// can delay it.
+/// How long after the worker's exit what was typed on its terminal is waited for. Stopping the process that passes it
+/// on can delay it.
 const TYPED_TIME: Duration = Duration::from_secs(1);
 
-/// What has changed about a worker process.
+/// A change of the state of a worker process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     /// It has ended.
@@ -261,7 +261,7 @@ impl Child {
     }
 }
 
-/// Waits for what is typed on the terminal; `None`: nothing more will come of it.
+/// Waits for what is typed on the terminal; `None`: there will be nothing more.
 async fn typed(terminal: &mut Option<Loan>) -> Option<Signal> {
     terminal.as_mut()?.typed().await
 }

@@ -1,8 +1,8 @@
 //! Finds what the worker leaves behind, signals and reaps it. `ancestry.rs` says which processes those are.
 //!
 //! The kernel has the last word on the end: a process without children has no descendants, and a cgroup that is not
-//! populated is empty. Only where that cannot be asked (helpers or strangers live) two consecutive walks through `/proc`
-//! that find nothing count as the end.
+//! populated is empty. Only where that cannot be asked (helpers or strangers live) two consecutive walks through
+//! `/proc` that find nothing count as the end.
 //!
 //! Orphans are reaped by pid: `waitpid(-1)` would steal the worker's own exit from tokio.
 
@@ -28,7 +28,7 @@ use crate::host::processes::{self, Id, Process};
 /// How long one attempt to freeze a tree that forks may take. The supervisor's loop waits meanwhile.
 const HUNT: Duration = Duration::from_millis(20);
 
-/// How often `/proc` is walked through until nothing that was found has ended meanwhile.
+/// Number of walks through `/proc` until all found processes still live at the end of one.
 const WALKS: usize = 3;
 
 /// The most files that a look at `/proc`, with a signal, has open at the same time.
@@ -76,8 +76,8 @@ pub(super) enum Survey {
 }
 
 impl Descendants {
-    /// Makes the runner a subreaper. `end_all`: nothing of a worker is to be left alive, so that it gets a cgroup of its
-    /// own, where there can be one.
+    /// Makes the runner a subreaper. `end_all`: nothing of a worker is to be left alive, so that it gets a cgroup of
+    /// its own, where there can be one.
     pub(super) async fn new(end_all: bool, strangers: &Strangers, helpers: Helpers) -> Self {
         let cgroups = WorkerCgroups::below_runner().filter(|_| end_all);
         if let Some(cgroups) = &cgroups {
@@ -134,8 +134,8 @@ impl Descendants {
         matches!(self.worker, Worker::Lives(_))
     }
 
-    /// Reaps orphans that came to the runner and have died. The worker and helpers are left to those that wait for them,
-    /// and so is everything while another thread starts one of them: it is not known yet.
+    /// Reaps orphans that came to the runner and have died. The worker and helpers are left to those that wait for
+    /// them, and so is everything while another thread starts one of them: it is not known yet.
     pub(super) fn reap(&self) {
         // None begins meanwhile.
         let Some(_none) = self.ancestry.helpers.none_starting() else { return };
@@ -186,8 +186,8 @@ impl Descendants {
         !has_children() && !self.cgroups.as_ref().is_some_and(WorkerCgroups::is_populated)
     }
 
-    /// Looks at what is left of the worker: in its cgroup, and where that is empty, or at the first time (`thorough`), in
-    /// all of `/proc`.
+    /// Looks at what is left of the worker: in its cgroup, and where that is empty, or at the first time (`thorough`),
+    /// in all of `/proc`.
     pub(super) fn survey(&mut self, thorough: bool) -> Survey {
         if self.are_gone() {
             return Survey::Gone;
@@ -295,8 +295,8 @@ impl Descendants {
         Ok(found)
     }
 
-    /// Visits the same processes from the top, without a look at the rest of the host. One that forks or exits meanwhile
-    /// may be missed.
+    /// Visits the same processes from the top, without a look at the rest of the host. One that forks or exits
+    /// meanwhile may be missed.
     fn descend(&self, visit: &mut dyn FnMut(&Process)) -> io::Result<()> {
         let own = own_pid();
         let mut next: Vec<(i32, i32)> = processes::children(own)?.into_iter().map(|pid| (pid, own)).collect();

@@ -91,7 +91,7 @@ pub struct Job {
     pub strangers: Strangers,
     /// Says whether, and how strongly, the runner has been asked to end.
     pub stop: StopSignal,
-    /// Where calls are made that can hang.
+    /// The lanes for calls that can hang.
     pub lanes: Lanes,
 }
 

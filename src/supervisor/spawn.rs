@@ -30,7 +30,7 @@ pub(super) struct Origin {
     pub(super) token: (String, String),
 }
 
-/// Where a worker's process goes before it executes its program.
+/// The place that a worker's process enters before it executes its program.
 #[derive(Debug, Default)]
 pub(super) struct Entrances {
     /// The entrance of the cgroup that it joins.

@@ -1,5 +1,5 @@
-//! The start of a worker, beside the supervisor's loop: its account is looked up, its files are written, and its program is
-//! executed. Each can hang, so each has a time limit; and each can fail for a reason that passes by itself.
+//! The start of a worker, beside the supervisor's loop: its account is looked up, its files are written, and its
+//! program is executed. Each can hang, so each has a time limit; and each can fail for a reason that passes by itself.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -30,7 +30,7 @@ use crate::host::terminal::Loan;
 use crate::host::{cgroup, execute, mounts, service_manager};
 use crate::worker::LaunchSpec;
 
-/// How long a file system, a program or a directory server may take to answer.
+/// Time limit of a file system, a program or a directory server.
 pub(super) const TIME: Duration = Duration::from_secs(30);
 
 /// Reasons that may pass by themselves: a program that is being replaced, a full process or file table, a full disk, a
@@ -52,7 +52,7 @@ const PASSING: [Errno; 14] = [
     Errno::EHOSTDOWN,
 ];
 
-/// Why a worker could not be started.
+/// The reason for which a worker could not be started.
 #[derive(Debug, Error)]
 pub(super) enum StartError {
     /// Its configuration file could not be written.
@@ -63,9 +63,9 @@ pub(super) enum StartError {
     Execute {
         /// The program.
         program: PathBuf,
-        /// What that often means.
+        /// The usual cause.
         hint: String,
-        /// What the operating system says.
+        /// The operating system's error.
         cause: io::Error,
     },
     /// `worker.user` names nobody, or cannot be looked up.
@@ -73,7 +73,7 @@ pub(super) enum StartError {
     User {
         /// The name.
         user: String,
-        /// What is wrong with it.
+        /// The error of the look-up.
         cause: io::Error,
     },
     /// The pipes could not be made, or not be handed to the output thread.
@@ -85,7 +85,7 @@ pub(super) enum StartError {
 }
 
 impl StartError {
-    /// Whether the reason may pass by itself.
+    /// Returns true if the reason may pass by itself.
     pub(super) fn passes(&self) -> bool {
         let mut cause: Option<&(dyn Error + 'static)> = match self {
             Self::Unanswered(cause) => return matches!(cause, Unanswered::TimedOut { .. }),
@@ -144,7 +144,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Waits no longer for the worker to be executed. What has come of it by then is killed.
+    /// Waits no longer for the worker to be executed. A process that exists by then is killed.
     pub(super) fn abandon_spawn(&mut self) {
         if let Some(spawning) = self.spawning.take() {
             let program = self.spec.program.display();
@@ -184,8 +184,8 @@ fn look_up(name: &str) -> io::Result<(Account, User)> {
     Ok((Account { uid: user.uid, gid: user.gid, groups }, user))
 }
 
-/// Writes the worker's configuration file, private to the worker's account; what was there is replaced, whatever its mode
-/// was.
+/// Writes the worker's configuration file, private to the worker's account; what was there is replaced, whatever its
+/// mode was.
 pub(super) async fn write_configuration(spec: LaunchSpec, lanes: Lanes) -> Result<(), StartError> {
     let Some(file) = spec.config_file.clone() else { return Ok(()) };
     let account = account(&spec, &lanes).await?;
@@ -200,7 +200,7 @@ pub(super) async fn write_configuration(spec: LaunchSpec, lanes: Lanes) -> Resul
 pub(super) struct Spawned {
     process: Option<std::process::Child>,
     pub(super) program: PathBuf,
-    /// Where its stdout and its stderr are read.
+    /// The read ends of its stdout and stderr.
     pipes: Option<[OwnedFd; 2]>,
     /// The terminal, where it was lent to the worker.
     terminal: Option<Loan>,
@@ -217,7 +217,7 @@ impl Spawned {
         self.process.as_mut()?.stdin.take()
     }
 
-    /// Where its stdout and its stderr are read, the first time.
+    /// The read ends of its stdout and stderr, until they are taken.
     pub(super) fn take_pipes(&mut self) -> Option<[OwnedFd; 2]> {
         self.pipes.take()
     }
@@ -235,7 +235,7 @@ impl Spawned {
 
 impl Drop for Spawned {
     fn drop(&mut self) {
-        // It has not been waited for, so the group is its own. Whoever reaps orphans reaps it.
+        // It has not been waited for, so the group is its own. The reaper of orphans reaps it.
         if let Some(Ok(group)) = self.process.as_ref().map(|process| i32::try_from(process.id())) {
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
@@ -292,8 +292,8 @@ fn spawn(
     }
 }
 
-/// The terminal that is to be lent to the worker, and the entrance for its process; nothing where the runner has no terminal,
-/// or is in its background.
+/// The terminal that is to be lent to the worker, and the entrance for its process; nothing where the runner has no
+/// terminal, or is in its background.
 fn terminal() -> (Option<Loan>, Option<OwnedFd>) {
     let prepared = Loan::prepare().and_then(|loan| loan.map(|loan| Ok((loan.entrance()?, loan))).transpose());
     match prepared {
@@ -344,12 +344,12 @@ fn command(
     (command, name.into_os_string())
 }
 
-/// Whether the program is looked up in `PATH`.
+/// True if the program is looked up in `PATH`.
 fn is_looked_up(spec: &LaunchSpec) -> bool {
     spec.program.components().nth(1).is_none()
 }
 
-/// What the error often means. Looks at the files.
+/// Returns the usual cause of the error. Looks at the files.
 fn hint(spec: &LaunchSpec, cause: &io::Error) -> String {
     let exists = spec.program.exists();
     let hint = match cause.kind() {

@@ -58,7 +58,7 @@ pub(super) fn tell(note: Note, circumstances: Circumstances) {
     }
 }
 
-/// What helps depends on the signal.
+/// The remedy depends on the signal.
 fn left_stopped(pid: u32, signal: i32) {
     let (name, command) = (signal_name(signal), format!("kill -CONT -- -{pid}"));
     if matches!(signal, libc::SIGTTIN | libc::SIGTTOU) {

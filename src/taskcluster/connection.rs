@@ -35,7 +35,7 @@ pub struct Proxies {
     pub https: Option<String>,
     /// Hosts that are reached without: `no_proxy`.
     pub no_proxy: Option<String>,
-    /// Where the certificates of authorities are read from: `SSL_CERT_FILE`, `SSL_CERT_DIR`, with these names.
+    /// The paths of the authorities' certificates, each with the name of its variable: `SSL_CERT_FILE`, `SSL_CERT_DIR`.
     pub authorities: Vec<(&'static str, PathBuf)>,
 }
 

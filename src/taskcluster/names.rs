@@ -8,7 +8,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::host::blocking::Lane;
 
-/// How long a look-up is waited for: longer than any connection is.
+/// Time limit of a look-up, longer than that of any connection.
 const TIME: Duration = Duration::from_secs(60);
 
 /// Looks names up as the system does (`getaddrinfo`), one at a time.

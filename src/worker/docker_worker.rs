@@ -48,7 +48,7 @@ pub(super) fn configure(config: &mut Merged, run: &Run) {
     }
 }
 
-/// How docker-worker is started: a release has a script, and where there is none it is a clone.
+/// Starts docker-worker: a release has a script; a clone of its repository has none.
 pub(super) fn start(path: &Path, config_path: &Path, config: &Merged) -> Start {
     let args = vec!["--host".to_owned(), "worker-runner".to_owned(), "production".to_owned()];
     let clone = path.join("src/bin/worker.js").to_string_lossy().into_owned();

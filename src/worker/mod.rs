@@ -2,8 +2,8 @@
 //! into a meaning. It starts nothing and contacts nobody.
 //!
 //! To add one: a variant of [`Implementation`], a file here with its `configure` (what it sets in the worker
-//! configuration), `start` (how it is started) and `explain` (what its exits mean), and its arms in [`final_config`] and
-//! [`launch`].
+//! configuration), `start` (how it is started) and `explain` (what its exits mean), and its arms in [`final_config`]
+//! and [`launch`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ pub struct LaunchSpec {
     pub implementation: &'static str,
     /// The program: looked up in `PATH` where it has no slash.
     pub program: PathBuf,
-    /// What is started where there is no such program.
+    /// The program that is started if there is no such program.
     pub or_else: Option<OrElse>,
     /// Its arguments.
     pub args: Vec<String>,

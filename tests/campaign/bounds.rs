@@ -10,7 +10,7 @@ pub(crate) const SLACK: Duration = Duration::from_secs(8);
 /// last answer waited for, a removal ended, and the log written.
 pub(crate) const STOP: Duration =
     Duration::from_secs(5 + 2 + 5 + 5 + 5).saturating_add(STOP_TIMEOUT).saturating_add(KILL_TIMEOUT);
-/// How long an answer at the status socket may take.
+/// Time limit of an answer at the status socket.
 pub(crate) const ANSWER: Duration = Duration::from_secs(2);
 /// How long the end of the log is waited for.
 pub(crate) const LAST_LINES: Duration = start_worker::LAST_LINES_TIME;

@@ -13,7 +13,7 @@ use crate::hung_mount::{HungMount, Wait, device};
 /// A folder that can hang. The campaign itself never takes the way that hangs.
 pub(crate) struct Folder {
     path: PathBuf,
-    /// What is below the mount.
+    /// The files below the mount.
     below: File,
     mount: Option<HungMount>,
 }
@@ -30,7 +30,7 @@ impl Folder {
         &self.path
     }
 
-    /// What is in it, whatever is mounted over it.
+    /// Its files, whatever is mounted over it.
     pub(crate) fn below(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.below.as_raw_fd()).into()
     }

@@ -53,7 +53,7 @@ pub(crate) struct Lived {
     pub(crate) log: Vec<u8>,
     pub(crate) boots: usize,
     pub(crate) time: Duration,
-    /// What of the plan was not possible, and why.
+    /// The parts of the plan that were not possible, with the reasons.
     pub(crate) skipped: Vec<String>,
     /// Something was refused for want of processes.
     pub(crate) was_full: bool,

@@ -172,7 +172,7 @@ impl Episode {
 }
 
 impl Episode {
-    /// Whether a worker's script has this in it.
+    /// Returns true if a worker's script contains this.
     pub(crate) fn has(&self, text: &str) -> bool {
         self.workers.iter().flatten().any(|statement| statement.contains(text))
     }

@@ -154,7 +154,7 @@ const STUCK: [&str; 4] = ["on now: exit 0", "hello all", "print ready", "wait-fi
 /// A task that uses up every process.
 const BOMB: [&str; 4] = ["on now: exit 0", "hello all", "spawn bomb ignore-term", "wait"];
 
-/// Whether the campaign can do this here; where it cannot, it says why.
+/// Returns true if the campaign has skipped this fault, and prints the reason.
 fn is_skipped(report: &str, fault: &str) -> bool {
     let reason = report.lines().find(|line| line.starts_with("skipped ") && line.contains(fault));
     if let Some(reason) = reason {

@@ -34,7 +34,7 @@ pub(crate) fn lives(pid: i32) -> bool {
         .is_some_and(|(_, rest)| !matches!(rest.trim_start().chars().next(), None | Some('Z' | 'X')))
 }
 
-/// Whether a thread of a process waits for a FUSE server: SIGKILL may not end it.
+/// Returns true if a thread of a process waits for a FUSE server: SIGKILL may not end it.
 pub(crate) fn waits_for_disk(pid: i32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let mut places = threads.filter_map(|thread| fs::read_to_string(thread.path().join("wchan")).ok());

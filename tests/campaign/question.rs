@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How often it is asked.
+/// Interval of the questions.
 const EVERY: Duration = Duration::from_millis(500);
 
 /// One question at a time.

@@ -1,5 +1,5 @@
-//! Room for few processes, for hosts whose tasks are fork bombs: a cgroup with `pids.max`; or, for whoever is not root, a
-//! limit of the account's processes.
+//! Room for few processes, for hosts whose tasks are fork bombs: a cgroup with `pids.max`; or, for whoever is not root,
+//! a limit of the account's processes.
 
 use std::fs;
 use std::path::Path;
@@ -47,7 +47,7 @@ impl Room {
         }
     }
 
-    /// Whether a process or a thread was refused.
+    /// Returns true if a process or a thread was refused.
     pub(crate) fn was_full(&self) -> bool {
         match self {
             Self::Unlimited => false,

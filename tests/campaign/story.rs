@@ -15,7 +15,7 @@ pub(crate) struct End {
 /// All that a runner says which a signal stops before it has a log.
 const STOPPED_EARLY: &str = "stopped before the runner configuration";
 
-/// What it says of a worker that SIGKILL does not end.
+/// The message about a worker that SIGKILL does not end.
 const GIVEN_UP: &str = "worker cannot be killed";
 
 /// The runner's own lines.
@@ -69,7 +69,7 @@ impl Story {
         self.unmentioned(signals, end.at)
     }
 
-    /// What is missing where a worker was left that SIGKILL does not end.
+    /// The messages that are missing after a worker that SIGKILL did not end.
     pub(crate) fn not_given_up(&self, pid: i32, code: Option<i32>) -> Option<String> {
         let named = [GIVEN_UP, &format!("pid={pid} state=D waits_in=request_wait_answer")];
         if !self.has(&named) {

@@ -111,7 +111,7 @@ impl Watch {
         self.questions.start_again();
     }
 
-    /// How often the runners have answered.
+    /// Number of answers of the runners.
     pub(crate) fn answers(&self) -> usize {
         self.questions.answers
     }

@@ -51,7 +51,7 @@ pub(crate) struct Host {
     /// Hangs for good, for workers that touch it.
     stuck: Option<Folder>,
     pub(crate) room: Room,
-    /// What of the plan is not possible here, and why.
+    /// The parts of the plan that are not possible here, with the reasons.
     pub(crate) skipped: Vec<String>,
     pub(crate) folder: PathBuf,
     mark: String,
@@ -348,7 +348,7 @@ impl Host {
         self.path("status.sock")
     }
 
-    /// What the runner and its workers have written, in no folder that hangs.
+    /// Output of the runner and its workers, in a folder that never hangs.
     pub(crate) fn add_secrets_to(&self, secrets: &mut Secrets) {
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             // As the list says it: nothing is looked at.

@@ -150,7 +150,7 @@ fn with_few_processes_the_runner_says_so_before_or_instead_of_a_worker_and_never
     assert_eq!(seen, [true; 3], "for no thread, for no child, for both");
 }
 
-/// What a number of processes is enough for.
+/// The start that a number of processes allows.
 #[derive(Clone, Copy)]
 enum Enough {
     Nothing,

@@ -10,7 +10,7 @@ use crate::support::processes::children;
 use crate::support::shell::{INTERRUPT, QUIT, SUSPEND, Shell};
 use crate::support::{Scene, eventually, named, signals, wait_until};
 
-/// What is stopped by the kernel where it is done in the background, quickly and without a trace.
+/// An action for which the kernel stops a process in the background, quickly and without a trace.
 const CHANGE: &str = "run stty -F /dev/tty -echo echo";
 
 fn signal(pid: i32, signal: Signal) {

@@ -2,13 +2,13 @@
 //!
 //! KIND is where the descendant lives: `child` (in the worker's process group), `group` (in one of its own), `session`
 //! (in one of its own), `daemon` (its parent is gone as well), or `zombie` (it has exited, and nobody asks); or how it
-//! hides: `leaderless` (its main thread has exited, another one lives), `chain` (it forks, exits, and its child does the
-//! same in a session of its own, for 30 s at most, and while the lock below exists); or `bomb` (it forks until the kernel
-//! refuses, and again whenever it can, for 30 s at most, while the lock below exists, and 500 times at most).
+//! hides: `leaderless` (its main thread has exited, another one lives), `chain` (it forks, exits, and its child does
+//! the same in a session of its own, for 30 s at most, and while the lock below exists); or `bomb` (it forks until the
+//! kernel refuses, and again whenever it can, for 30 s at most, while the lock below exists, and 500 times at most).
 //! FLAGs: `ignore-term`, `hold-stdout`, `hold-stderr` (it keeps the worker's pipe open), `with-zombie` (it never asks
 //! after a child of its own), `handle-term` (SIGTERM makes it exit by itself), `stopped` (by SIGSTOP), `wiped` (it has
-//! executed itself with an empty environment), `cgroup=FOLDER` (it moves to this cgroup, which it makes), `closes=FILE` (it
-//! opens the file and executes a program, for which the file is closed). The statement ends when the descendant has
+//! executed itself with an empty environment), `cgroup=FOLDER` (it moves to this cgroup, which it makes), `closes=FILE`
+//! (it opens the file and executes a program, for which the file is closed). The statement ends when the descendant has
 //! recorded itself.
 //!
 //! Each but a zombie holds a shared lock on `$TEST_WORKER_RECORD.lives` while any of its threads or children lives.
@@ -35,11 +35,11 @@ const KINDS: [&str; 8] = ["child", "group", "session", "daemon", "zombie", "lead
 const FLAGS: [&str; 7] =
     ["ignore-term", "handle-term", "hold-stdout", "hold-stderr", "with-zombie", "stopped", "wiped"];
 
-/// How flags begin that name a cgroup, and a file.
+/// Prefixes of the flags that name a cgroup and a file.
 const CGROUP: &str = "cgroup=";
 const CLOSES: &str = "closes=";
 
-/// How long a chain of forks, and a fork bomb, goes on when nobody ends it.
+/// Time after which a chain of forks, or a fork bomb, ends by itself.
 const CHAIN: Duration = Duration::from_secs(30);
 
 /// More than any test allows, and no harm to a machine where nothing limits it.

@@ -1,9 +1,9 @@
 //! A file system that never answers: a FUSE mount whose server replies to nothing.
 //!
-//! It is mounted in a mount namespace of its own, which the processes share that are started on the same thread. Its server
-//! is another process (`test-worker hung-disk`), so that a thread of the test that waits for it cannot keep the device
-//! open. When the disk is dropped, or the test is killed, the kernel aborts the connection, and everything that waits goes
-//! on with an error.
+//! It is mounted in a mount namespace of its own, which the processes share that are started on the same thread. Its
+//! server is another process (`test-worker hung-disk`), so that a thread of the test that waits for it cannot keep the
+//! device open. When the disk is dropped, or the test is killed, the kernel aborts the connection, and everything that
+//! waits goes on with an error.
 
 use std::path::PathBuf;
 
@@ -19,14 +19,14 @@ mod hung_mount;
 pub(crate) use hung_mount::Wait;
 use hung_mount::{HungMount, device};
 
-/// Whether a thread of this process waits for an answer of a FUSE server: in state D once it got SIGKILL.
+/// Returns true if a thread of this process waits for a FUSE server: in state D once it got SIGKILL.
 pub(crate) fn waits_for_disk(pid: i32) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let mut places = threads.flat_map(|thread| std::fs::read_to_string(thread.path().join("wchan")));
     places.any(|place| place == "request_wait_answer")
 }
 
-/// Whether the runner, or a process that it has started, waits for the disk.
+/// Returns true if the runner, or a process that it has started, waits for the disk.
 pub(crate) fn somebody_waits(runner: &Runner) -> bool {
     waits_for_disk(runner.pid()) || runner.children().iter().any(|child| waits_for_disk(child.pid))
 }

@@ -1,5 +1,5 @@
-//! `test-worker hung-disk HOW`: the server of a FUSE file system, whose device is stdin, that does not answer. It ends when
-//! nobody reads its stdout any more.
+//! `test-worker hung-disk HOW`: the server of a FUSE file system, whose device is stdin, that does not answer. It ends
+//! when nobody reads its stdout any more.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -15,7 +15,7 @@ const FLUSH: u32 = 25;
 const ROOT: u64 = 1;
 const FILE: u64 = 2;
 
-/// What is answered.
+/// The answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum How {
     /// Nothing; requests are left where they are.
@@ -78,7 +78,7 @@ fn longs(values: &[u64]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_ne_bytes()).collect()
 }
 
-/// Whether there is a request. Without `requests` they are left where they are.
+/// Returns true if there is a request. Without `requests` they are left where they are.
 fn wait(device: BorrowedFd<'_>, stdout: BorrowedFd<'_>, requests: bool) -> bool {
     let asked = if requests { PollFlags::POLLIN } else { PollFlags::empty() };
     let mut both = [PollFd::new(device, asked), PollFd::new(stdout, PollFlags::empty())];

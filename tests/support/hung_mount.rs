@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
 
-/// What ends the wait of a process that has touched the file system, apart from its end.
+/// The event, beside its end, that ends the wait of a process that has touched the file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
     /// SIGKILL: the server does not even take the request.
@@ -19,14 +19,14 @@ pub(crate) enum Wait {
     Close,
 }
 
-/// The mount, for as long as this lives: its server is a process that is killed then, whereupon the kernel ends every wait
-/// with an error. It ends with this process, too: the pipe of its stdout closes.
+/// The mount, for as long as this lives: its server is a process that is killed then, whereupon the kernel ends every
+/// wait with an error. It ends with this process, too: the pipe of its stdout closes.
 pub(crate) struct HungMount {
     place: PathBuf,
     server: Child,
 }
 
-/// What makes FUSE mounts. It can be opened elsewhere than where it is used.
+/// The device for FUSE mounts. It can be opened elsewhere than where it is used.
 pub(crate) fn device() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open("/dev/fuse")
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long what was killed may take to be gone.
+/// Time limit for killed processes to be gone.
 const GONE: Duration = Duration::from_secs(20);
 
 /// The cgroup. Dropping it kills what is in it, and removes it.
@@ -37,7 +37,7 @@ impl PidsCgroup {
         &self.0
     }
 
-    /// How often a process or a thread was refused there.
+    /// Number of processes and threads that were refused there.
     pub(crate) fn refusals(&self) -> u64 {
         let events = fs::read_to_string(self.0.join("pids.events")).unwrap_or_default();
         let count = events.lines().find_map(|line| line.strip_prefix("max ")?.parse().ok());
@@ -64,8 +64,8 @@ impl Drop for PidsCgroup {
     }
 }
 
-/// The cgroup below which it is made: this process' own in the tree of version 1; in the unified one the root, if that has
-/// handed the controller down already. Nothing is switched on.
+/// The cgroup below which it is made: this process' own in the tree of version 1; in the unified one the root, if that
+/// has handed the controller down already. Nothing is switched on.
 fn parent() -> Result<PathBuf, String> {
     let mounts = fs::read_to_string("/proc/self/mounts").map_err(|cause| cause.to_string())?;
     let mounted = |kind: &str, has: &dyn Fn(&str, &str) -> bool| {

@@ -3,7 +3,7 @@
 use crate::machine::{Machine, eventually};
 use crate::service::{Config, OBEDIENT, Service};
 
-/// Where a file system is that never answers.
+/// Mount point of a file system that never answers.
 const HUNG: &str = "/var/lib/hung";
 
 /// Nothing ends it but SIGKILL.

@@ -1,8 +1,8 @@
 //! Automatic login: whom the display manager logs in at the next boot.
 //!
 //! [`Autologin`] finds the display manager of a root directory and reads, sets or clears the user. What a file is to
-//! say is decided by pure functions ([`gdm`], [`own`]); names are parsed before they come that far ([`name`]). Files are
-//! replaced atomically, and are on the disk when a call returns. All of it blocks.
+//! say is decided by pure functions ([`gdm`], [`own`]); names are parsed before they come that far ([`name`]). Files
+//! are replaced atomically, and are on the disk when a call returns. All of it blocks.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -157,7 +157,7 @@ impl Autologin {
         Self { root: Root::new(root), display_manager, tty }
     }
 
-    /// What the files are below.
+    /// The root directory of the files.
     pub fn root(&self) -> &Path {
         self.root.path()
     }

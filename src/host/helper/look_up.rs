@@ -1,4 +1,4 @@
-//! Where the program of a host command is found, and whether the file systems answer on which a program is looked up.
+//! Looks up the program of a host command, and checks that the file systems answer on which a program is looked up.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -21,8 +21,8 @@ const FIRST_LINE: u64 = 256;
 /// Where programs are looked up that are in none of `PATH`'s folders: a service's `PATH` may lack the administrator's.
 const SBIN: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
-/// A command of the runner configuration, looked up in `PATH` and then in the administrator's folders, which the command
-/// gets in its `PATH`, too.
+/// A command of the runner configuration, looked up in `PATH` and then in the administrator's folders, which the
+/// command gets in its `PATH`, too.
 ///
 /// # Errors
 ///
@@ -67,9 +67,9 @@ fn look_up(program: &str, path: &OsStr) -> io::Result<PathBuf> {
     Err(cause)
 }
 
-/// Visits the places that the kernel, or `execvp(3)`, visits to execute this program, in the same order, each for `limit` at
-/// most: the folders of `path` (`None`: of the runner's own `PATH` and the administrator's) where it has no slash, and the
-/// interpreter of a script. Returns where the program is; `None`: nowhere.
+/// Visits the places that the kernel, or `execvp(3)`, visits to execute this program, in the same order, each for
+/// `limit` at most: the folders of `path` (`None`: of the runner's own `PATH` and the administrator's) where it has no
+/// slash, and the interpreter of a script. Returns where the program is; `None`: nowhere.
 ///
 /// # Errors
 ///
@@ -128,7 +128,7 @@ impl Executable {
     }
 }
 
-/// What the error often means. Looks at the files.
+/// Returns the usual cause of the error. Looks at the files.
 pub(super) fn hint(program: &str, cause: &io::Error) -> String {
     let is_path = program.contains('/');
     let hint = match cause.kind() {
@@ -148,7 +148,7 @@ pub(super) fn hint(program: &str, cause: &io::Error) -> String {
     hint.to_owned()
 }
 
-/// What an error of the kernel means that says little.
+/// Explains an error of the kernel that says little.
 pub fn hint_of_kernel(cause: &io::Error) -> &'static str {
     match cause.raw_os_error() {
         Some(libc::ENOEXEC) => {

@@ -1,4 +1,4 @@
-//! What a helper writes: its pipes are read to their end, and the beginning is kept.
+//! Output of a helper: its pipes are read to their end, and the beginning is kept.
 
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,15 +11,15 @@ use super::HelperError;
 /// The longest summary of an output, in characters.
 pub(super) const SUMMARY: usize = 1024;
 
-/// How many lines a summary has.
+/// Number of lines in a summary.
 const SUMMARY_LINES: usize = 10;
 
-/// What a helper that exited has left.
+/// The result of a helper that has exited.
 #[derive(Debug)]
 pub struct Output {
     /// The program, as it was asked for.
     pub program: String,
-    /// How it exited.
+    /// Its exit status.
     pub status: ExitStatus,
     /// The beginning of its stdout.
     pub stdout: Vec<u8>,

@@ -46,12 +46,12 @@ impl Helpers {
         Starting(self.registry.clone())
     }
 
-    /// Whether a child is being started that nobody knows yet.
+    /// Returns true while a child is being started that is not registered yet.
     pub fn is_starting(&self) -> bool {
         self.registry.starts.count().now > 0
     }
 
-    /// How many starts there have been; `None`: there is one now.
+    /// The number of starts so far; `None` while one is in progress.
     pub fn starts(&self) -> Option<u64> {
         let count = self.registry.starts.count();
         (count.now == 0).then_some(count.ever)

@@ -3,8 +3,8 @@
 //! Nothing here can block the runner or fail it: a socket that cannot be had is a warning, connections are bounded in
 //! number, time and size, and what they ask for goes through the same channels as signals do.
 //!
-//! [`socket`] binds it, [`serve`] keeps the connections, [`request`] is what is said on them, and [`answer`] what there is
-//! to be told.
+//! [`socket`] binds it, [`serve`] keeps the connections, [`request`] is what is said on them, and [`answer`] what there
+//! is to be told.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ const FILE_NAME: &str = "status.sock";
 /// How long binding may take.
 const BINDING_TIME: Duration = Duration::from_secs(3);
 
-/// How long removing it may take.
+/// Time limit of its removal.
 const REMOVING_TIME: Duration = Duration::from_secs(1);
 
 /// How long the last answers may take to be written.

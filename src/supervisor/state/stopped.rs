@@ -22,7 +22,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 pub struct Stops {
     /// The number of the signal that has stopped it; `None`: it runs.
     pub signal: Option<i32>,
-    /// When the runner last continued it.
+    /// The time at which the runner last continued it.
     continued: Option<Moment>,
     /// It has been left as it is since then, and the log says so.
     left: bool,
@@ -47,7 +47,7 @@ impl Machine {
         }
     }
 
-    /// The worker runs again, whoever has continued it.
+    /// The worker runs again; anyone may have continued it.
     pub(super) fn worker_continued(&mut self, actions: &mut Vec<Action>) {
         let Some(Worker { stops, .. }) = self.stoppable() else { return };
         if stops.signal.take().is_some() && stops.left {

@@ -65,7 +65,7 @@ impl Shell {
         shell
     }
 
-    /// How the runner is started.
+    /// The command that starts the runner.
     pub(crate) fn runner(&self) -> String {
         format!("{} {}", env!("CARGO_BIN_EXE_start-worker"), self.scene.path("runner.yml").display())
     }
@@ -148,7 +148,7 @@ impl Shell {
         found.unwrap_or_else(|| panic!("no {name} {count}\n{self}"))
     }
 
-    /// What `start-worker status --json` says.
+    /// The answer of `start-worker status --json`.
     pub(crate) fn status(&self) -> serde_json::Value {
         let socket = self.scene.path("status.sock");
         let mut command = Command::new(env!("CARGO_BIN_EXE_start-worker"));

@@ -42,8 +42,8 @@ pub(super) struct Checker {
     deadlines_now: (Moment, u32),
     ended: Option<State>,
     credentials: Generations,
-    /// The present worker was asked to end for the sake of new credentials, or asks for a reboot: however it ends, that is
-    /// no crash.
+    /// The present worker was asked to end for the sake of new credentials, or asks for a reboot: however it ends, that
+    /// is no crash.
     excused: bool,
     /// The last exit was counted as a crash.
     counted: bool,
@@ -56,7 +56,7 @@ pub(super) struct Checker {
     kills: u32,
     /// How many workers were given up.
     given_up: u32,
-    /// When the present worker was last continued.
+    /// The time at which the present worker was last continued.
     continued: Option<Moment>,
 }
 
