@@ -8,15 +8,15 @@
 //! Before anything else the host's automatic login ([`mod@autologin`]) is set, where the configuration names a user.
 //!
 //! 1. **Prepare** ([`mod@prepare`]): the provider ([`provider`]) says who the worker is; it is registered
-//!    ([`registration`], [`taskcluster`]), and the worker configuration is merged from its sources ([`run`](mod@run)).
-//! The    result is a [`run::Run`], which is cached; the worker's implementation ([`worker`]) turns it into a
-//! [`worker::LaunchSpec`]: program, arguments, configuration file, the meaning of exits. 2. **Supervise**
-//! ([`supervisor`]): one task owns the worker's process. Its loop only makes [`event::Event`]s; a pure    state machine
-//! ([`supervisor::state`]) decides; the loop acts. Sibling tasks ([`watch`]) watch signals,    credentials, deployments
-//! and interruptions, and send events. The worker's output goes its own way, through the    output thread, which hands
-//! protocol messages ([`protocol`]) to the supervisor. 3. **Conclude** ([`keep`]): the [`event::Outcome`] has
-//! consequences: the machine leaves worker-manager, or the worker    registers anew and all begins again; else it
-//! becomes the exit code, once the last lines are written.
+//!    ([`registration`], [`taskcluster`]), and the worker configuration is merged from its sources
+//!    ([`run`](mod@run)). The result is a [`run::Run`], which is cached; the worker's implementation ([`worker`])
+//!    turns it into a [`worker::LaunchSpec`]: program, arguments, configuration file, the meaning of exits.
+//! 2. **Supervise** ([`supervisor`]): one task owns the worker's process. Its loop only makes [`event::Event`]s; a
+//!    pure state machine ([`supervisor::state`]) decides; the loop acts. Sibling tasks ([`watch`]) watch signals,
+//!    credentials, deployments and interruptions, and send events. The worker's output goes its own way, through
+//!    the output thread, which hands protocol messages ([`protocol`]) to the supervisor.
+//! 3. **Conclude** ([`keep`]): the [`event::Outcome`] has consequences: the machine leaves worker-manager, or the
+//!    worker registers anew and all begins again; else it becomes the exit code, once the last lines are written.
 //!
 //! All along [`standing`] has where the runner stands, for whoever asks at the status socket ([`observe::status`]).
 //!

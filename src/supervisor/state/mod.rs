@@ -21,8 +21,8 @@
 //! ```
 //!
 //! * `Preparing`: the worker's files are being written. A request to end is granted at once: nothing runs.
-//! * `Spawning`: the program is being executed. A request is remembered; a stop waits 5 s for the program, which may be
-//! on   a disk that does not answer.
+//! * `Spawning`: the program is being executed. A request is remembered; a stop waits 5 s for the program, which may
+//!   be on a disk that does not answer.
 //! * A start that fails for a reason that may pass counts as a crash.
 //! * `Running`: alive, nothing asked of it. Its hello is awaited for `helloTimeout`.
 //! * `Stopping`: somebody asked it to end; the ladder in `stop.rs` says what was last done about it.
@@ -33,8 +33,8 @@
 //! * `Lingering`: it was interrupted, and nobody we know of asked for that: 2 s for our own SIGTERM to arrive.
 //! * `BackingOff`: waiting before the next start. `AwaitingReboot`: the host is said to reboot. Should it not,
 //!   the worker is started again in place where it can be; where not, that is the end.
-//! * A worker that a signal has stopped (SIGSTOP) stays `Running` or `Stopping`; `stopped.rs` says what is done about
-//! it.
+//! * A worker that a signal has stopped (SIGSTOP) stays `Running` or `Stopping`; `stopped.rs` says what is done
+//!   about it.
 //! * New credentials: a running worker is told them, or, where it cannot be, asked to finish and started again; files
 //!   that were being written are written again.
 //! * judge (in `judge.rs`): cause × exit → what next. The cause comes first.
