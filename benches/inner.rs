@@ -15,8 +15,8 @@ use start_worker::protocol::capabilities::Capability;
 use start_worker::protocol::json::log_members;
 use start_worker::protocol::message;
 use start_worker::protocol::transport::{Piece, Splitter};
-use start_worker::run::Object;
-use start_worker::run::worker_config::{Merged, Source};
+use start_worker::run_spec::Object;
+use start_worker::run_spec::worker_config::{Merged, Source};
 use tokio::sync::mpsc;
 
 /// As much as the runner reads at once, in bytes.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use crate::chain::Chain;
 use crate::config;
+use crate::error_chain::ErrorChain;
 use crate::host::autologin::name::{SessionName, UserName};
 use crate::host::autologin::{Autologin, AutologinError, Done, Shown};
 use crate::host::blocking::{Lanes, Unanswered};
@@ -133,7 +133,7 @@ impl Logins {
                 self.conclude(Some(user.as_str()), &done, helpers).await;
             }
             Ok(Err(cause)) => {
-                error!(%user, error = %Chain(&cause), "autologin.user is not set: the next boot does not log this user in; the worker starts all the same");
+                error!(%user, error = %ErrorChain(&cause), "autologin.user is not set: the next boot does not log this user in; the worker starts all the same");
             }
             Err(cause) => {
                 error!(%user, error = %cause, "autologin.user is not on the disk: the worker starts all the same");

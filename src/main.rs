@@ -6,16 +6,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use start_worker::chain::Chain;
 use start_worker::clock::CommonClock;
 use start_worker::config::RunnerConfig;
+use start_worker::error_chain::ErrorChain;
 use start_worker::event::Outcome;
 use start_worker::host::blocking::{self, Lanes, MainThread, Unanswered};
 use start_worker::host::{helper, limits, memory, oom, private_file, trust};
-use start_worker::observe::logging::{self, Filter, FilterError};
 use start_worker::output::Output;
 use start_worker::redact::Secrets;
-use start_worker::troubles::Troubles;
+use start_worker::telemetry::logging::{self, Filter, FilterError};
+use start_worker::telemetry::recent_warnings::RecentWarnings;
 use start_worker::watch::signals::{Blocked, Signals};
 use start_worker::{Host, LAST_LINES_TIME, RunError, config};
 use tokio::runtime::Runtime;
@@ -201,9 +201,9 @@ fn start(
         }
     };
     let secrets = Secrets::default();
-    let troubles = Troubles::default();
+    let recent_warnings = RecentWarnings::default();
     logging::mask_panics(secrets.clone());
-    logging::install(output.log_sink(), format, filter, secrets.clone(), troubles.clone());
+    logging::install(output.log_sink(), format, filter, secrets.clone(), recent_warnings.clone());
     let (version, provider) = (env!("CARGO_PKG_VERSION"), config.provider.provider_type());
     info!(version, config = %path.display(), provider, worker = config.worker.implementation.name(), "start-worker starts");
     for warning in loaded.warnings {
@@ -215,13 +215,13 @@ fn start(
     if let Some(warning) = warning {
         warn!("{warning}");
     }
-    let result = run(config, (environment, lanes), (secrets, troubles), runtime, &output);
+    let result = run(config, (environment, lanes), (secrets, recent_warnings), runtime, &output);
     match &result {
         Ok(outcome) if outcome.is_as_intended() => {
             info!("start-worker ends: {outcome}");
         }
         Ok(outcome) => error!(exit_code = exit::code(&result), "start-worker ends: {outcome}"),
-        Err(cause) => error!(exit_code = exit::code(&result), "start-worker ends: {}", Chain(cause)),
+        Err(cause) => error!(exit_code = exit::code(&result), "start-worker ends: {}", ErrorChain(cause)),
     }
     output.close(LAST_LINES_TIME);
     exit::code(&result)
@@ -230,7 +230,7 @@ fn start(
 fn run(
     config: RunnerConfig,
     (environment, lanes): (Environment, Lanes),
-    (secrets, troubles): (Secrets, Troubles),
+    (secrets, recent_warnings): (Secrets, RecentWarnings),
     (runtime, signals): (Runtime, Signals),
     output: &Output,
 ) -> Result<Outcome, RunError> {
@@ -248,7 +248,7 @@ fn run(
         metadata: environment.metadata,
         service_manager: environment.service_manager,
         lanes,
-        troubles,
+        recent_warnings,
     };
     let result = runtime.block_on(start_worker::run(config, host, signals, output));
     // A write that a dead disk never ends must not keep the runner.

@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use start_worker::host::private_file::Access;
-use start_worker::run::Object;
-use start_worker::run::cache::{self, CachedRun, Leaving, Stage};
+use start_worker::run_spec::Object;
+use start_worker::run_spec::cache::{self, CachedRun, Leaving, Stage};
 
 const GO_CACHE: &str = include_str!("fixtures/contract/go-cache-google.json");
 

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use start_worker::autologin::Logins;
-use start_worker::chain::Chain;
 use start_worker::config;
+use start_worker::error_chain::ErrorChain;
 use start_worker::host::autologin::{AutologinError, Done, Shown};
 use start_worker::host::helper::Helpers;
 use start_worker::host::private_file::Access;
@@ -118,7 +118,7 @@ fn follow(logins: &Logins, done: &Done) {
     let followed = runtime.map(|runtime| runtime.block_on(logins.follow_up(done, &Helpers::default())));
     let failed = match followed {
         Ok(Ok(())) => return,
-        Ok(Err(cause)) => Chain(&cause).to_string(),
+        Ok(Err(cause)) => ErrorChain(&cause).to_string(),
         Err(cause) => cause.to_string(),
     };
     complain(&format!("warning: systemd has not read its units again, the next boot will: {failed}"));
@@ -149,7 +149,7 @@ fn shown(shown: &Shown) -> String {
 
 fn conclude(result: Result<String, AutologinError>) -> u8 {
     let cause = match result {
-        Err(cause) => Chain(&cause).to_string(),
+        Err(cause) => ErrorChain(&cause).to_string(),
         Ok(text) => match print(&text) {
             Ok(()) => return exit::OK,
             Err(cause) => format!("cannot print the answer: {cause}"),

@@ -4,12 +4,12 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use start_worker::check::{Report, faults_json};
 use start_worker::clock::SystemClock;
 use start_worker::config::{self, Diagnostic, Level, RunnerConfig};
 use start_worker::host::private_file::Access;
-use start_worker::online::{self, Findings, Surroundings};
 use start_worker::redact::Secrets;
+use start_worker::startup::explain::{Report, faults_json};
+use start_worker::startup::probe::{self, Findings, Surroundings};
 
 use super::environment::Environment;
 use super::{exit, print};
@@ -91,7 +91,7 @@ fn look(config: &RunnerConfig, secrets: &Secrets) -> io::Result<Findings> {
     let surroundings =
         Surroundings { clock: Arc::new(SystemClock), proxies, metadata, runtime_directory, path };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let findings = runtime.block_on(online::look(config, &surroundings));
+    let findings = runtime.block_on(probe::look(config, &surroundings));
     let findings = findings.masked(secrets);
     // A name that is still being looked up is not waited for.
     runtime.shutdown_background();

@@ -4,7 +4,7 @@ use start_worker::RunError;
 use start_worker::config::{LoadError, LoadErrorKind};
 use start_worker::event::Outcome;
 use start_worker::host::private_file;
-use start_worker::prepare::FailureKind;
+use start_worker::startup::FailureKind;
 
 /// Ended as intended.
 pub(crate) const OK: u8 = 0;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
-use start_worker::chain::Chain;
 use start_worker::config::{self, LoadError};
-use start_worker::observe::logging::Filter;
+use start_worker::error_chain::ErrorChain;
+use start_worker::telemetry::logging::Filter;
 
 pub(crate) mod autologin;
 pub(crate) mod check;
@@ -117,6 +117,6 @@ pub(crate) fn load_error(error: &LoadError) -> String {
             let lines: Vec<String> = faults.diagnostics.iter().map(config::Diagnostic::labelled).collect();
             lines.join("\n")
         }
-        LoadError::File(_) => format!("error: {}", Chain(error)),
+        LoadError::File(_) => format!("error: {}", ErrorChain(error)),
     }
 }

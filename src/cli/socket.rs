@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::net::sockopt::socket_peercred;
 use serde_json::{Value, json};
 use start_worker::host::trust;
-use start_worker::observe::status;
+use start_worker::telemetry::status;
 
 use super::environment::Environment;
 

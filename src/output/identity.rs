@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::Value;
 
 use super::render::Stream;
-use crate::run::WorkerIdentity;
+use crate::run_spec::WorkerIdentity;
 
 /// Before each field of an entry that the runner itself has made. No other line begins with it, for workers' lines have
 /// a tag, and it is a control character, which no field has.
@@ -126,7 +126,7 @@ pub(super) fn cut(line: &[u8], longest: usize) -> (&[u8], &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::WorkerPoolId;
+    use crate::run_spec::WorkerPoolId;
 
     fn entries(block: &[u8]) -> Vec<String> {
         let identity = WorkerIdentity {

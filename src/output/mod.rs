@@ -116,7 +116,7 @@ pub struct LogSink(Handle);
 
 /// Tells what has gone through the thread so far. Clones tell the same.
 #[derive(Debug, Clone)]
-pub struct Counters(Arc<Shared>);
+pub struct OutputCounters(Arc<Shared>);
 
 /// What has gone through the thread.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -133,7 +133,7 @@ pub struct Counts {
     pub lost_bytes: u64,
 }
 
-impl Counters {
+impl OutputCounters {
     /// By now.
     pub fn now(&self) -> Counts {
         let Self(shared) = self;
@@ -241,8 +241,8 @@ impl Output {
     }
 
     /// For an observer.
-    pub fn counters(&self) -> Counters {
-        Counters(self.handle.shared.clone())
+    pub fn counters(&self) -> OutputCounters {
+        OutputCounters(self.handle.shared.clone())
     }
 
     /// Gives a worker's pipes into the thread's care. What is read from them goes to the log at once, and what the

@@ -29,7 +29,7 @@ struct OutputThread {
     sources: Vec<Source>,
     buffer: Vec<u8>,
     /// The pipe inside a long line, which has the sink to itself until then.
-    keeper: Option<Keeper>,
+    keeper: Option<SinkOwner>,
     /// The runner's own lines that wait for the keeper.
     held_lines: VecDeque<Vec<u8>>,
     /// More commands may be waiting than one turn takes.
@@ -41,7 +41,7 @@ struct OutputThread {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Keeper {
+struct SinkOwner {
     pipe: PipeId,
     until: Instant,
 }
@@ -257,7 +257,7 @@ impl OutputThread {
         if keeps && !reading.keeps_sink {
             self.keeper = None;
         } else if reading.keeps_sink && self.keeper.is_none() {
-            self.keeper = Some(Keeper { pipe, until: now + KEEPS_SINK });
+            self.keeper = Some(SinkOwner { pipe, until: now + KEEPS_SINK });
         }
         reading.bytes
     }

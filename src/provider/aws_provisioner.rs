@@ -8,8 +8,8 @@ use super::aws::{USER_DATA, refuse_a_doomed_instance};
 use super::document::Document;
 use super::metadata::{Asker, MetadataOrigins, SOON, Service};
 use super::{Identified, Patience, Proof, ProviderError, location, metadata_of};
-use crate::run::worker_config::{Merged, Source};
-use crate::run::{Object, WorkerIdentity, WorkerPoolId};
+use crate::run_spec::worker_config::{Merged, Source};
+use crate::run_spec::{Object, WorkerIdentity, WorkerPoolId};
 
 /// The providerId of every such worker.
 const NAME: &str = "aws-provisioner";

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::document::Document;
 use super::metadata::{Asker, MetadataOrigins, SIGNED, SOON, Service};
 use super::{Identified, Patience, Proof, ProviderError, location, metadata_of};
-use crate::run::{Object, WorkerIdentity};
+use crate::run_spec::{Object, WorkerIdentity};
 
 const INSTANCE: &str = "/metadata/instance?api-version=2021-12-13";
 const ATTESTED: &str = "/metadata/attested/document?api-version=2021-12-13";

@@ -4,8 +4,8 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::ProviderError;
-use crate::run::worker_config::parse_outside_json;
-use crate::run::{Object, WorkerPoolId};
+use crate::run_spec::worker_config::parse_outside_json;
+use crate::run_spec::{Object, WorkerPoolId};
 
 /// A JSON object, and where it is from.
 pub(super) struct Document {

@@ -2,7 +2,7 @@
 
 use super::{Identified, Proof, ProviderError};
 use crate::config::FixedIdentity;
-use crate::run::{WorkerIdentity, WorkerPoolId};
+use crate::run_spec::{WorkerIdentity, WorkerPoolId};
 
 /// The configured identity, with what proves it. `cloud` stands in the location where the file has no other.
 pub(super) fn identified(

@@ -2,7 +2,7 @@
 
 use super::ProviderError;
 use super::document::Document;
-use crate::run::{WorkerIdentity, WorkerPoolId};
+use crate::run_spec::{WorkerIdentity, WorkerPoolId};
 
 /// Which worker the machine is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use thiserror::Error;
 
 use crate::config::ProviderConfig;
 use crate::credentials::Credentials;
-use crate::run::{Object, WorkerIdentity};
-use crate::trouble::Trouble;
+use crate::run_spec::{Object, WorkerIdentity};
+use crate::telemetry::current_retry::CurrentRetry;
 
 pub mod aws;
 pub mod aws_provisioner;
@@ -119,7 +119,7 @@ pub struct Patience {
     /// `None`: for ever.
     pub time: Option<Duration>,
     /// Whom to tell meanwhile what does not work.
-    pub trouble: Trouble,
+    pub trouble: CurrentRetry,
 }
 
 /// Asks the provider that the runner configuration names. `implementation` is the worker's (`generic-worker`): the

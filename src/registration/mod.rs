@@ -7,10 +7,10 @@ use secrecy::SecretString;
 use tracing::{info, warn};
 
 use crate::credentials::Credentials;
-use crate::run::WorkerIdentity;
+use crate::run_spec::WorkerIdentity;
 use crate::taskcluster::{CallError, Client, Effort, RegisterWorker, Registered, WorkerName};
 
-pub mod removal;
+pub mod deregister;
 
 /// Who registers, and with what.
 #[derive(Clone)]

@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
 
 use crate::autologin::Logins;
-use crate::chain::Chain;
+use crate::error_chain::ErrorChain;
 use crate::host::helper::Helpers;
 use crate::protocol::message::{AutologinRefused, AutologinRequest, ToWorker};
 use crate::quota::Quota;
@@ -144,7 +144,7 @@ async fn perform(logins: &Arc<Logins>, helpers: &Helpers, request: &AutologinReq
             logins.conclude(user, &done, helpers).await;
             return None;
         }
-        Ok(Err(cause)) => Chain(&cause).to_string(),
+        Ok(Err(cause)) => ErrorChain(&cause).to_string(),
         Err(cause) => cause.to_string(),
     };
     error!(user, error = cause, "the automatic login that the worker asks for cannot be set");

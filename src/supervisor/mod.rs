@@ -1,7 +1,7 @@
 //! The supervisor: the only owner of the worker's process, and the only place where decisions are performed.
 //!
 //! [`supervise`] is one loop. Its `select!` arms only make [`Event`]s; [`state::Machine`] decides; `perform`
-//! acts. Siblings (signals, credentials …) never touch the process: they send events.
+//! acts. Sibling tasks (signals, credentials …) never touch the process: they send events.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,32 +23,32 @@ use crate::output::{Output, WorkerEvent};
 use crate::protocol::capabilities::Capabilities;
 use crate::protocol::message::ToWorker;
 use crate::redact::Secrets;
-use crate::run::cache::Keeper;
-use crate::standing::Announcer;
+use crate::run_spec::cache::CacheWriter;
 use crate::stop::StopSignal;
+use crate::telemetry::status_board::StatusPublisher;
 use crate::worker::{InPlace, LaunchSpec};
 
 mod ancestry;
 mod changes;
 mod child;
-mod clearing;
+mod cleanup;
+mod decision_log;
 mod descendants;
-mod heard;
-mod last_things;
 mod logins;
 mod reports;
+mod shutdown_tasks;
 mod spawn;
 mod start;
 pub mod state;
-mod story;
 mod stuck;
 mod summary;
 mod version;
 mod wait;
+mod worker_messages;
 
 pub use ancestry::Strangers;
 use child::Child;
-use clearing::{Clearing, Surroundings};
+use cleanup::{Cleanup, Surroundings};
 use descendants::Descendants;
 pub use reports::ReportSender;
 use start::Spawned;
@@ -72,7 +72,7 @@ pub struct Job {
     /// What the runner can do with this worker.
     pub offered: Capabilities,
     /// The one writer of the cached run.
-    pub keeper: Keeper,
+    pub cache_writer: CacheWriter,
     /// The host is one that goes with its worker.
     pub dynamic: bool,
     /// Set once the worker has asked for its host to go away, and may.
@@ -84,9 +84,9 @@ pub struct Job {
     /// The host's automatic login; `None`: it has none that a worker could set.
     pub logins: Option<Arc<Logins>>,
     /// Where the mark goes that keeps a worker from being started after a drain; `None`: nowhere to put it.
-    pub held_mark: Option<PathBuf>,
+    pub drain_marker: Option<PathBuf>,
     /// Whom to tell of every change.
-    pub announcer: Announcer,
+    pub publisher: StatusPublisher,
     /// Children of this process that no worker has left behind.
     pub strangers: Strangers,
     /// Says whether, and how strongly, the runner has been asked to end.
@@ -101,7 +101,7 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
     let policy = Policy::new(&job.supervision, &spec, &job.host, job.dynamic);
     let (machine, first) = Machine::new(policy);
     let descendants = Descendants::new(job.supervision.kill_descendants, &job.strangers, job.helpers.clone());
-    let descendants = job.announcer.manager().alive_while(descendants).await;
+    let descendants = job.publisher.manager().alive_while(descendants).await;
     let at_the_end = TaskTracker::new();
     let logins = logins::Requests::new(job.logins.take(), descendants.helpers(), &at_the_end);
     let mut supervisor = Supervisor {
@@ -116,7 +116,7 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
         worker_events: None,
         preparing: None,
         spawning: None,
-        clearing: None,
+        cleanup: None,
         descendants,
         in_place: None,
         last_exit: None,
@@ -126,7 +126,7 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
         at_the_end,
         reboot_needless: CancellationToken::new(),
     };
-    supervisor.announce();
+    supervisor.publish();
     supervisor.perform_all(first);
     let outcome = supervisor.run(events).await;
     supervisor.descendants.end_cgroup().await;
@@ -147,7 +147,7 @@ struct Supervisor<'a> {
     worker_events: Option<mpsc::Receiver<WorkerEvent>>,
     preparing: Option<Starting<()>>,
     spawning: Option<Starting<Spawned>>,
-    clearing: Option<Clearing>,
+    cleanup: Option<Cleanup>,
     descendants: Descendants,
     /// What `--version` answered, once it was asked.
     in_place: Option<bool>,
@@ -166,7 +166,7 @@ struct Supervisor<'a> {
 impl Supervisor<'_> {
     async fn run(&mut self, events: &mut mpsc::Receiver<Event>) -> Outcome {
         let mut orphans = tokio::signal::unix::signal(SignalKind::child()).ok();
-        let mut attendant = self.job.announcer.pulse().attend();
+        let mut attendant = self.job.publisher.liveness().attend();
         loop {
             if let State::Ended(outcome) = *self.machine.state() {
                 drop(attendant);
@@ -191,15 +191,15 @@ impl Supervisor<'_> {
                 // Before what the worker says: one that never stops talking is still stopped in time.
                 () = expired(deadline) => Some(Event::Deadline),
                 // Here and nowhere else while a worker is supervised: it shows that this loop goes on.
-                () = self.job.announcer.manager().heartbeat() => None,
+                () = self.job.publisher.manager().heartbeat() => None,
                 Some(said) = next(&mut self.worker_events) => self.heard(said),
-                change = changed(&mut self.child, self.clearing.is_none()) => self.worker_changed(change),
+                change = changed(&mut self.child, self.cleanup.is_none()) => self.worker_changed(change),
                 result = prepared(&mut self.preparing) => Some(match result {
                     Ok(()) => Event::Prepared,
                     Err(cause) => start::failed(&cause),
                 }),
                 result = executed(&mut self.spawning) => Some(self.adopt(result)),
-                () = tick(&mut self.clearing) => self.advance_clearing(),
+                () = tick(&mut self.cleanup) => self.advance_clearing(),
                 // Or one that died while nobody could be reaped.
                 Some(()) = child_signal(&mut orphans, &self.job.helpers) => {
                     self.descendants.orphan_died();
@@ -209,7 +209,7 @@ impl Supervisor<'_> {
                     self.descendants.observe();
                     None
                 }
-                // Last: a loop that never gets here has no pulse.
+                // Last: a loop that never gets here is not alive.
                 () = attendant.asked() => {
                     attendant.answer();
                     None
@@ -237,7 +237,7 @@ impl Supervisor<'_> {
             } else {
                 debug!(?event, ?before, ?after, "event");
             }
-            self.announce();
+            self.publish();
             for action in actions {
                 pending.extend(self.perform(action));
             }
@@ -277,12 +277,12 @@ impl Supervisor<'_> {
             }
             Action::GiveUp => return self.give_up(),
             Action::Clear { terminate } => return self.clear(terminate),
-            Action::KillLeftovers => self.with_clearing(Clearing::kill),
-            Action::AbandonLeftovers => self.with_clearing(Clearing::abandon),
+            Action::KillLeftovers => self.with_cleanup(Cleanup::kill),
+            Action::AbandonLeftovers => self.with_cleanup(Cleanup::abandon),
             Action::ShutDownHost => self.leave_host(),
             Action::ForgetRun => self.forget_run(),
             Action::RebootHost => self.reboot_host(),
-            Action::MarkHeld => self.mark_held(),
+            Action::MarkHeld => self.set_drain_marker(),
         }
         None
     }
@@ -300,7 +300,7 @@ impl Supervisor<'_> {
     }
 
     fn has_leftovers(&self) -> bool {
-        self.clearing.as_ref().is_some_and(Clearing::has_leftovers)
+        self.cleanup.as_ref().is_some_and(Cleanup::has_leftovers)
     }
 
     fn with_child(&self, act: impl FnOnce(&Child)) {
@@ -309,25 +309,25 @@ impl Supervisor<'_> {
         }
     }
 
-    fn with_clearing(&mut self, act: impl FnOnce(&mut Clearing, &mut Self)) {
-        if let Some(mut clearing) = self.clearing.take() {
+    fn with_cleanup(&mut self, act: impl FnOnce(&mut Cleanup, &mut Self)) {
+        if let Some(mut clearing) = self.cleanup.take() {
             act(&mut clearing, self);
-            self.clearing = Some(clearing);
+            self.cleanup = Some(clearing);
         }
     }
 
     fn clear(&mut self, terminate: bool) -> Option<Event> {
         let leave = !self.job.supervision.kill_descendants;
         self.descendants.worker_ended();
-        self.clearing = Some(Clearing::begin(leave, terminate, self));
+        self.cleanup = Some(Cleanup::begin(leave, terminate, self));
         // Its output may have ended before it did.
         self.advance_clearing()
     }
 
     fn advance_clearing(&mut self) -> Option<Event> {
-        let mut clearing = self.clearing.take()?;
+        let mut clearing = self.cleanup.take()?;
         let Some(in_place) = clearing.advance(self) else {
-            self.clearing = Some(clearing);
+            self.cleanup = Some(clearing);
             return None;
         };
         if self.machine.restart_in_place_matters(self.now()) {

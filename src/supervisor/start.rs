@@ -21,7 +21,7 @@ use tracing::{error, warn};
 use super::child::Child;
 use super::spawn::{Account, Entrances, Origin, set_apart};
 use super::{LAST_LINES, Supervisor};
-use crate::chain::Chain;
+use crate::error_chain::ErrorChain;
 use crate::event::Event;
 use crate::host::atomic::{Owner, WriteError};
 use crate::host::blocking::{Lanes, Unanswered};
@@ -137,7 +137,7 @@ impl Supervisor<'_> {
                 self.descendants.worker_started(pid);
                 self.child = Some(child);
                 self.worker_events = Some(said);
-                self.job.announcer.announce_start();
+                self.job.publisher.publish_start();
                 Event::Started { pid }
             }
             Err(cause) => failed(&cause),
@@ -158,9 +158,9 @@ impl Supervisor<'_> {
 pub(super) fn failed(cause: &StartError) -> Event {
     let passing = cause.passes();
     if passing {
-        error!(error = %Chain(cause), "worker cannot be started now");
+        error!(error = %ErrorChain(cause), "worker cannot be started now");
     } else {
-        error!(error = %Chain(cause), "worker cannot be started");
+        error!(error = %ErrorChain(cause), "worker cannot be started");
     }
     Event::StartFailed { passing }
 }

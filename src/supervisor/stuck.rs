@@ -8,7 +8,7 @@ use tracing::error;
 
 use super::Supervisor;
 use super::child::Child;
-use super::clearing::Clearing;
+use super::cleanup::Cleanup;
 use crate::event::{Event, Exit};
 use crate::host::helper::Helpers;
 
@@ -23,7 +23,7 @@ impl Supervisor<'_> {
             );
         }
         self.last_exit = Some(Exit::STUCK);
-        self.clearing = Some(Clearing::begin(true, false, self));
+        self.cleanup = Some(Cleanup::begin(true, false, self));
         self.advance_clearing()
     }
 }

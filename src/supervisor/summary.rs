@@ -2,18 +2,18 @@
 
 use super::child::Child;
 use super::state::{Note, State, Worker};
-use super::{Supervisor, story};
+use super::{Supervisor, decision_log};
 use crate::event::{Exit, Phase, Reason, StateSummary, Strength};
 use crate::host::cgroup;
-use crate::standing::{Circumstances, Crashes};
+use crate::telemetry::status_board::{Circumstances, Crashes};
 
 impl Supervisor<'_> {
     /// Tells observers where things stand.
-    pub(super) fn announce(&self) {
-        self.job.announcer.announce(summary(self.machine.state(), self.last_exit));
-        self.job.announcer.announce_credentials(self.spec.credentials.expires);
+    pub(super) fn publish(&self) {
+        self.job.publisher.publish(summary(self.machine.state(), self.last_exit));
+        self.job.publisher.publish_credentials(self.spec.credentials.expires);
         let supervision = &self.job.supervision;
-        self.job.announcer.announce_crashes(Crashes {
+        self.job.publisher.publish_crashes(Crashes {
             count: self.machine.crashes(),
             allowed: supervision.max_restarts,
             window: supervision.restart_window,
@@ -24,9 +24,9 @@ impl Supervisor<'_> {
     pub(super) fn note(&self, note: Note) {
         let circumstances = self.circumstances(matches!(note, Note::Exited { .. }));
         if let Note::Exited { exit, ran, .. } = note {
-            self.job.announcer.announce_exit(exit, ran, circumstances);
+            self.job.publisher.publish_exit(exit, ran, circumstances);
         }
-        story::tell(note, circumstances);
+        decision_log::tell(note, circumstances);
     }
 
     /// Of the worker; `ended`: it has just ended.

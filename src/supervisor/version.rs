@@ -50,7 +50,7 @@ pub(super) async fn can_restart_in_place(
 impl Supervisor<'_> {
     /// A request to stop may have settled what the worker's program is still being asked for.
     pub(super) fn forget_version(&self) {
-        if let Some(clearing) = &self.clearing
+        if let Some(clearing) = &self.cleanup
             && !self.machine.restart_in_place_matters(self.now())
         {
             clearing.forget_version();

@@ -5,7 +5,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::child::{Change, Child};
-use super::clearing::Clearing;
+use super::cleanup::Cleanup;
 use super::start::{Spawned, StartError};
 use crate::host::blocking::Unanswered;
 use crate::host::helper::Helpers;
@@ -53,9 +53,9 @@ pub(super) async fn renewed(launches: &mut watch::Receiver<LaunchSpec>) -> Launc
     }
 }
 
-pub(super) async fn tick(clearing: &mut Option<Clearing>) {
-    match clearing {
-        Some(clearing) => clearing.tick().await,
+pub(super) async fn tick(cleanup: &mut Option<Cleanup>) {
+    match cleanup {
+        Some(cleanup) => cleanup.tick().await,
         None => std::future::pending().await,
     }
 }

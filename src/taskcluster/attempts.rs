@@ -13,7 +13,7 @@ use super::error::{CallError, Target, Tried, Why, span};
 use super::pace::Pace;
 use crate::clock::Clock;
 use crate::retry::Backoff;
-use crate::trouble::Trouble;
+use crate::telemetry::current_retry::CurrentRetry;
 
 /// The first ceiling of the back-off.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -114,7 +114,7 @@ pub(super) struct Terms<'a> {
     pub(super) attempt: Duration,
     pub(super) clock: &'a dyn Clock,
     /// Who is told of a failure that is followed by another attempt.
-    pub(super) trouble: &'a Trouble,
+    pub(super) trouble: &'a CurrentRetry,
     /// What every attempt waits for; `None`: nothing.
     pub(super) pace: Option<&'a Pace>,
 }
@@ -161,7 +161,7 @@ pub(super) async fn keep_trying<T, F>(
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let mut story = Story::new(call);
+    let mut story = RetryLog::new(call);
     let _over = terms.trouble.until_dropped();
     let longest = if matches!(terms.end, End::Never) { LONGEST_WAIT_FOREVER } else { LONGEST_WAIT };
     let (mut backoff, mut chance) = (Backoff::new(FIRST_WAIT, longest), fastrand::Rng::new());
@@ -203,7 +203,7 @@ where
 }
 
 /// What happened to a call so far, and when it was last told.
-struct Story<'a> {
+struct RetryLog<'a> {
     call: &'a Target,
     began: Instant,
     attempts: u32,
@@ -211,7 +211,7 @@ struct Story<'a> {
     told: Option<Instant>,
 }
 
-impl<'a> Story<'a> {
+impl<'a> RetryLog<'a> {
     fn new(call: &'a Target) -> Self {
         Self { call, began: Instant::now(), attempts: 0, may_have_been_done: false, told: None }
     }

@@ -26,8 +26,8 @@ use crate::clock::{Clock, Date};
 use crate::credentials::Credentials;
 use crate::host::blocking::Lanes;
 use crate::redact::{Secrets, cut};
-use crate::tally::Tally;
-use crate::trouble::Trouble;
+use crate::telemetry::counters::Counters;
+use crate::telemetry::current_retry::CurrentRetry;
 
 /// The longest that one attempt may take. Taskcluster may be silent for 30 s and then answer.
 const ATTEMPT: Duration = Duration::from_secs(30);
@@ -50,8 +50,8 @@ struct Inner {
     clock_offset: AtomicI64,
     attempt: Duration,
     in_flight: InFlight,
-    trouble: Trouble,
-    tally: Tally,
+    trouble: CurrentRetry,
+    counters: Counters,
     pace: Option<Pace>,
     secrets: Secrets,
 }
@@ -88,17 +88,17 @@ impl Client {
 
     /// Counts its requests there, too, and keeps to that pace; to be said before there are clones.
     #[must_use]
-    pub fn counting(self, in_flight: InFlight, tally: Tally, pace: Pace) -> Self {
+    pub fn counting(self, in_flight: InFlight, counters: Counters, pace: Pace) -> Self {
         self.with(|inner| {
             inner.in_flight = in_flight;
-            inner.tally = tally;
+            inner.counters = counters;
             inner.pace = Some(pace);
         })
     }
 
     /// Tells there what it tries again, too; to be said before there are clones.
     #[must_use]
-    pub fn telling(self, trouble: Trouble) -> Self {
+    pub fn telling(self, trouble: CurrentRetry) -> Self {
         self.with(|inner| inner.trouble = trouble)
     }
 
@@ -136,8 +136,8 @@ impl Client {
             clock_offset: AtomicI64::new(0),
             attempt,
             in_flight: InFlight::default(),
-            tally: Tally::default(),
-            trouble: Trouble::default(),
+            counters: Counters::default(),
+            trouble: CurrentRetry::default(),
             pace: None,
             secrets: Secrets::default(),
         };
@@ -194,11 +194,11 @@ impl Client {
     ) -> Result<T, Failure> {
         let _sent = self.0.in_flight.sent();
         let mut counted =
-            Counted { tally: &self.0.tally, call: call.name, began: Instant::now(), status: None };
+            Counted { counters: &self.0.counters, call: call.name, began: Instant::now(), status: None };
         let result = self.send(call).await.and_then(|answer| {
             counted.status = Some(answer.status);
             if let Some(theirs) = date(&answer.headers, DATE.as_str()).and_then(Date::time) {
-                self.0.tally.set_clock_offset(theirs.duration_since(self.now()).as_secs());
+                self.0.counters.set_clock_offset(theirs.duration_since(self.now()).as_secs());
             }
             self.judge(call, answer, read)
         });

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use crate::tally::{Label, Tally};
+use crate::telemetry::counters::{Counters, Label};
 
 /// Counts the requests of all clients that share it.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ impl Drop for Sent<'_> {
 
 /// A request that is counted when it is over, also where nobody waits for its end.
 pub(super) struct Counted<'a> {
-    pub(super) tally: &'a Tally,
+    pub(super) counters: &'a Counters,
     pub(super) call: &'static str,
     pub(super) began: Instant,
     /// `None`: no answer.
@@ -57,8 +57,8 @@ pub(super) struct Counted<'a> {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         let status = self.status.map_or(Label::from("none"), |status| status.to_string().into());
-        self.tally.requests.count([self.call.into(), status]);
-        self.tally.request_times.took(self.call, self.began.elapsed());
+        self.counters.requests.count([self.call.into(), status]);
+        self.counters.request_times.took(self.call, self.began.elapsed());
     }
 }
 

@@ -14,11 +14,11 @@ use crate::config::WorkerSettings;
 use crate::credentials::Credentials;
 use crate::event::{Cause, Event, Strength};
 use crate::redact::Secrets;
-use crate::registration::removal::Current;
+use crate::registration::deregister::Current;
 use crate::registration::{Registrar, Renewed};
-use crate::run::cache::{CachedRun, Keeper};
-use crate::standing::Announcer;
+use crate::run_spec::cache::{CacheWriter, CachedRun};
 use crate::taskcluster::{CALL_EVERY, CallError, Effort, result_of};
+use crate::telemetry::status_board::StatusPublisher;
 use crate::worker::{self, Launch, LaunchSpec, WorkerError};
 
 #[cfg(test)]
@@ -72,13 +72,13 @@ pub struct Renewal<R = Registrar> {
     /// The runner configuration's `worker`.
     pub settings: WorkerSettings,
     /// The writer of the cache.
-    pub keeper: Keeper,
+    pub cache_writer: CacheWriter,
     /// Tells the wall-clock time.
     pub clock: Arc<dyn Clock>,
     /// What must not be shown.
     pub secrets: Secrets,
     /// Whom to tell when the next renewal is due.
-    pub announcer: Announcer,
+    pub publisher: StatusPublisher,
     /// Where the supervisor finds the newest launch.
     pub launches: watch::Sender<LaunchSpec>,
     /// The way to the supervisor.
@@ -97,11 +97,11 @@ impl<R: Renews> Renewal<R> {
             let wait = if wait.is_zero() { if_due_again } else { wait };
             let due = self.clock.now().saturating_add(earlier(wait).max(soonest)).unwrap_or(Timestamp::MAX);
             debug!(%due, "credentials are renewed then");
-            self.announcer.announce_renewal(Some(due));
+            self.publisher.publish_renewal(Some(due));
             wait_until(due, &*self.clock).await;
             let Some(last_use) = self.credentials().last_use() else { return };
             let Ok(renewed) = self.renew(last_use).await else {
-                self.announcer.announce_renewal(None);
+                self.publisher.publish_renewal(None);
                 wait_until(last_use, &*self.clock).await;
                 error!(expired_at = ?self.credentials().expires, "the worker's credentials run out and could not be renewed: it is stopped");
                 self.send(Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring }).await;
@@ -124,7 +124,7 @@ impl<R: Renews> Renewal<R> {
         let Some(secret) = secret else { std::future::pending().await };
         loop {
             let renewed = self.registrar.renew(&credentials, &secret, Effort::Until(last_use)).await;
-            self.announcer.tally().renewals.count([result_of(&renewed)]);
+            self.publisher.counters().renewals.count([result_of(&renewed)]);
             let cause = match renewed {
                 Ok(renewed) => return Ok(renewed),
                 Err(cause) => cause,
@@ -135,7 +135,7 @@ impl<R: Renews> Renewal<R> {
                 return Err(cause);
             }
             warn!(error = %cause, again = %format!("{again:.0}"), "credentials cannot be renewed yet");
-            self.announcer.announce_renewal(Some(again));
+            self.publisher.publish_renewal(Some(again));
             wait_until(again, &*self.clock).await;
         }
     }
@@ -158,7 +158,7 @@ impl<R: Renews> Renewal<R> {
         });
         // What could be made at the start can be made again.
         let Ok((encoded, Launch::Start(spec))) = made else { return };
-        self.keeper.renew(encoded).await;
+        self.cache_writer.renew(encoded).await;
         self.launches.send_replace(LaunchSpec { renewals, ..*spec });
     }
 

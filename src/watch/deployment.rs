@@ -17,8 +17,8 @@ use crate::clock::{Clock, wait_for};
 use crate::config::{self, ProviderConfig, RunnerConfig};
 use crate::event::{Cause, Event, Strength};
 use crate::registration::Registrar;
-use crate::standing::{Announcer, DeploymentWatch};
 use crate::taskcluster::CALL_EVERY;
+use crate::telemetry::status_board::{DeploymentWatch, StatusPublisher};
 use crate::worker::LaunchSpec;
 
 pub mod definition;
@@ -48,7 +48,7 @@ pub struct Watch {
     /// The newest launch: with the newest credentials.
     pub launches: watch::Receiver<LaunchSpec>,
     /// Whom to tell what is looked at, and what came of it.
-    pub announcer: Announcer,
+    pub publisher: StatusPublisher,
     /// Changes when somebody wants it to look now (SIGHUP).
     pub checks: watch::Receiver<()>,
     /// The way to the supervisor.
@@ -60,15 +60,15 @@ impl Watch {
     /// together does not ask together; after a start from the cache, too. While there is a new deployment, each look
     /// asks for a drain.
     pub async fn watch(self) {
-        let Self { registrar, config, deployed, clock, launches, announcer, checks, events } = self;
-        let look = Sources::new(registrar, &config, &deployed, launches, announcer.tally().clone());
-        announcer.announce_deployment(DeploymentWatch {
+        let Self { registrar, config, deployed, clock, launches, publisher, checks, events } = self;
+        let look = Sources::new(registrar, &config, &deployed, launches, publisher.counters().clone());
+        publisher.publish_deployment(DeploymentWatch {
             sources: look.names(),
             values: deployed.values(),
             ..DeploymentWatch::default()
         });
         let settings = config.deployment.clone();
-        let looks = Looks { look, settings, clock, announcer, checks, events, told: Vec::new(), last: None };
+        let looks = Looks { look, settings, clock, publisher, checks, events, told: Vec::new(), last: None };
         looks.keep(fastrand::Rng::new()).await;
     }
 }
@@ -90,7 +90,7 @@ struct Looks<L> {
     look: L,
     settings: config::Deployment,
     clock: Arc<dyn Clock>,
-    announcer: Announcer,
+    publisher: StatusPublisher,
     checks: watch::Receiver<()>,
     events: mpsc::Sender<Event>,
     /// What the last look has found.
@@ -138,7 +138,7 @@ impl<L: Look> Looks<L> {
             verdict.tell();
         }
         self.told = found;
-        self.announcer.announce_check(self.look.names(), self.result());
+        self.publisher.publish_check(self.look.names(), self.result());
         if self.told.is_empty() {
             return !self.events.is_closed();
         }

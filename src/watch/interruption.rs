@@ -10,8 +10,8 @@ use tracing::warn;
 use crate::clock::Clock;
 use crate::event::{Cause, Event, Strength};
 use crate::provider::interruption::{Kind, Notice, Watcher};
-use crate::standing::Announcer;
-use crate::tally::Label;
+use crate::telemetry::counters::Label;
+use crate::telemetry::status_board::StatusPublisher;
 
 /// How long a cloud may take to hear that its machine is ready to go.
 const ACKNOWLEDGE: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ pub struct Interruptions {
     /// Tells the wall-clock time.
     pub clock: Arc<dyn Clock>,
     /// Whom to tell how the cloud answers.
-    pub announcer: Announcer,
+    pub publisher: StatusPublisher,
     /// The way to the supervisor.
     pub events: mpsc::Sender<Event>,
     /// Cancelled once the worker is gone for good.
@@ -43,8 +43,8 @@ impl Interruptions {
                 notice = self.watcher.next() => notice,
             };
             let event = self.event(&notice);
-            self.announcer.tally().notices.count([notice.source.into(), label(&notice.action)]);
-            self.announcer.announce_notice(notice.to_string());
+            self.publisher.counters().notices.count([notice.source.into(), label(&notice.action)]);
+            self.publisher.publish_notice(notice.to_string());
             warn!(
                 source = notice.source,
                 action = notice.action,
@@ -62,11 +62,11 @@ impl Interruptions {
 
     /// Each poll is counted, and observers see how the last one went.
     fn listen(&mut self) {
-        let (announcer, cloud) = (self.announcer.clone(), self.watcher.cloud());
-        announcer.announce_interruption_watch(cloud);
+        let (publisher, cloud) = (self.publisher.clone(), self.watcher.cloud());
+        publisher.publish_interruption_watch(cloud);
         self.watcher.set_hears(Box::new(move |result| {
-            announcer.tally().polls.count([cloud, if result.is_ok() { "ok" } else { "failed" }]);
-            announcer.announce_poll(result);
+            publisher.counters().polls.count([cloud, if result.is_ok() { "ok" } else { "failed" }]);
+            publisher.publish_poll(result);
         }));
     }
 

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::{InPlace, Start, config_file, explain_plainly};
 use crate::credentials::Credentials;
-use crate::run::worker_config::Merged;
-use crate::run::{Object, Run};
+use crate::run_spec::worker_config::Merged;
+use crate::run_spec::{Object, Run};
 
 /// Adds the object `taskcluster`: who the worker is, and its credentials.
 pub(super) fn configure(config: &mut Merged, run: &Run) {

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::{InPlace, OrElse, Start, config_file, explain_plainly, location_text};
 use super::{set_certificate, set_from_metadata};
-use crate::run::Run;
-use crate::run::worker_config::Merged;
+use crate::run_spec::Run;
+use crate::run_spec::worker_config::Merged;
 
 /// Its configuration keys, and the metadata that they are set from.
 const FROM_METADATA: [(&str, &str); 7] = [

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::config;
 use crate::redact::MASK;
-use crate::run::files::{FileOrigin, ShippedFile};
-use crate::run::{Object, Run};
+use crate::run_spec::files::{FileOrigin, ShippedFile};
+use crate::run_spec::{Object, Run};
 
 /// What a dummy run shows.
 #[derive(Debug, Clone, Copy)]

@@ -8,8 +8,8 @@ use secrecy::ExposeSecret;
 use super::{InPlace, Start, config_file, explain_plainly, failure, is_true, location_text};
 use super::{set_certificate, set_from_metadata};
 use crate::event::{Exit, ExitClass, ExitStatus};
-use crate::run::worker_config::{Merged, Source};
-use crate::run::{Object, Run};
+use crate::run_spec::worker_config::{Merged, Source};
+use crate::run_spec::{Object, Run};
 
 /// Its configuration keys, and the metadata that they are set from.
 const FROM_METADATA: [(&str, &str); 6] = [

@@ -17,8 +17,8 @@ use crate::config::{Implementation, RestartInPlace, WorkerSettings};
 use crate::credentials::Credentials;
 use crate::event::{Exit, ExitClass, ExitStatus};
 use crate::host::atomic::{self, Attributes, Owner, WriteError};
-use crate::run::Run;
-use crate::run::worker_config::Merged;
+use crate::run_spec::Run;
+use crate::run_spec::worker_config::Merged;
 
 mod command;
 mod docker_worker;

@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::*;
 use crate::credentials::Credentials;
-use crate::run::files::{FileEntry, FileOrigin, ShippedFile};
-use crate::run::worker_config::{Source, take_provider_form, take_secret_form};
-use crate::run::{Object, Parts, WorkerIdentity, WorkerPoolId};
+use crate::run_spec::files::{FileEntry, FileOrigin, ShippedFile};
+use crate::run_spec::worker_config::{Source, take_provider_form, take_secret_form};
+use crate::run_spec::{Object, Parts, WorkerIdentity, WorkerPoolId};
 
 const GO_STANDALONE: &str = include_str!("../../tests/fixtures/contract/go-cache-standalone.json");
 const GO_GOOGLE: &str = include_str!("../../tests/fixtures/contract/go-cache-google.json");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use start_worker::host::private_file::Access;
-use start_worker::run::cache::{self, CachedRun};
+use start_worker::run_spec::cache::{self, CachedRun};
 
 use crate::bounds::{
     ANSWER, DISK, DISK_AGAIN, JUST_EXECUTED_KIB, LAST_LINES, Lately, MOST_FILES, MOST_MEMORY_KIB,

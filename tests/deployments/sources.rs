@@ -10,9 +10,9 @@ use start_worker::config::{self, RunnerConfig};
 use start_worker::credentials::Credentials;
 use start_worker::event::{Cause, Event, Exit, ExitClass, Strength};
 use start_worker::registration::Registrar;
-use start_worker::run::{WorkerIdentity, WorkerPoolId};
-use start_worker::standing::Announcer;
+use start_worker::run_spec::{WorkerIdentity, WorkerPoolId};
 use start_worker::taskcluster::{Client, Proxies};
+use start_worker::telemetry::status_board::StatusPublisher;
 use start_worker::watch::deployment::{Deployed, Watch};
 use start_worker::worker::{InPlace, LaunchSpec};
 use tokio::sync::{mpsc, watch};
@@ -95,7 +95,7 @@ impl Scene {
             deployed,
             clock: Arc::new(SystemClock),
             launches: newest,
-            announcer: Announcer::new(Arc::new(SystemClock)),
+            publisher: StatusPublisher::new(Arc::new(SystemClock)),
             checks: checks.subscribe(),
             events: sender,
         };

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use secrecy::ExposeSecret;
 use serde_json::Value;
-use start_worker::run::cache::{self, CacheErrorKind, CachedRun};
-use start_worker::run::{Object, Parts};
+use start_worker::run_spec::cache::{self, CacheErrorKind, CachedRun};
+use start_worker::run_spec::{Object, Parts};
 
 const FILE: &str = "/var/lib/run.json";
 

@@ -12,7 +12,7 @@ use start_worker::provider::google::zone_and_region;
 use start_worker::provider::interruption::azure::Events;
 use start_worker::provider::launched::Launched;
 use start_worker::provider::spot::Spot;
-use start_worker::run::WorkerPoolId;
+use start_worker::run_spec::WorkerPoolId;
 
 const URL: &str = "http://169.254.169.254/answer";
 

@@ -1,7 +1,7 @@
 //! Requests at the status socket: one of three, or one short line that says why not.
 
 use serde_json::Value;
-use start_worker::observe::status::request::Request;
+use start_worker::telemetry::status::request::Request;
 
 /// What an answer may be long at most, in bytes.
 const LONGEST: usize = 2000;

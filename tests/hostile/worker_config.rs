@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use start_worker::redact::MASK;
-use start_worker::run::worker_config::{
+use start_worker::run_spec::worker_config::{
     Merged, Source, find_provider_config, parse_outside_json, take_provider_form, take_secret_form,
 };
-use start_worker::run::{Object, Parts};
+use start_worker::run_spec::{Object, Parts};
 
 /// Each of the first three lines is a layer.
 pub(crate) fn check(data: &[u8]) {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use start_worker::run::files::{FileEntry, FileOrigin, Limits, ShippedFile, write_within};
+use start_worker::run_spec::files::{FileEntry, FileOrigin, Limits, ShippedFile, write_within};
 
 const LIMITS: Limits = Limits { entries: 20, bytes: 64 << 10 };
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use start_worker::clock::SystemClock;
 use start_worker::credentials::Credentials;
 use start_worker::host::private_file::Access;
-use start_worker::run::cache::{self, CachedRun};
+use start_worker::run_spec::cache::{self, CachedRun};
 use start_worker::taskcluster::{Client, Effort, Proxies, WorkerName};
 use tempfile::TempDir;
 

@@ -52,13 +52,13 @@ pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
 
 /// What the kills have hit.
 #[derive(Default)]
-struct Tally {
+struct Counters {
     steps: BTreeMap<Step, usize>,
     /// Machines that had registered and did not know it: the answer was lost with the runner.
     lost: usize,
 }
 
-impl Tally {
+impl Counters {
     /// A step that too few kills have hit.
     fn missed(&self, steps: &[Step]) -> Option<Step> {
         steps.iter().copied().find(|step| self.steps.get(step).is_none_or(|hits| *hits < AT_LEAST))
@@ -72,7 +72,7 @@ const ROUNDS: usize = 5;
 /// enough.
 fn on_all_lanes(
     jobs: usize,
-    tally: &Mutex<Tally>,
+    tally: &Mutex<Counters>,
     steps: &[Step],
     job: impl Fn(usize, &mut fastrand::Rng) + Sync,
 ) {
@@ -98,7 +98,7 @@ fn on_all_lanes(
 }
 
 /// Kills the machine's runner once, aimed at `aim`, and looks at what is left.
-fn kill(machine: &Machine, aim: usize, chance: &mut fastrand::Rng, tally: &Mutex<Tally>) -> Step {
+fn kill(machine: &Machine, aim: usize, chance: &mut fastrand::Rng, tally: &Mutex<Counters>) -> Step {
     let aim = &AIMS[aim % AIMS.len()];
     machine.slow_down(aim.late, chance);
     let boot = machine.boot();
@@ -126,7 +126,7 @@ fn works_again(machine: &Machine, after: Step) {
     machine.assert_nothing_lives();
 }
 
-fn report(title: &str, tally: &Tally, steps: &[Step]) {
+fn report(title: &str, tally: &Counters, steps: &[Step]) {
     println!("{title}:");
     for step in steps {
         println!("{:5}  {}", tally.steps.get(step).copied().unwrap_or(0), step.in_words());
@@ -134,14 +134,14 @@ fn report(title: &str, tally: &Tally, steps: &[Step]) {
     println!("{:5}  lost the machine", tally.lost);
 }
 
-fn assert_all_hit(tally: &Tally, steps: &[Step]) {
+fn assert_all_hit(tally: &Counters, steps: &[Step]) {
     let missed = tally.missed(steps).map(Step::in_words);
     assert_eq!(missed, None, "fewer than {AT_LEAST} kills hit this step");
 }
 
 #[test]
 fn a_static_worker_survives_kills_at_any_moment() {
-    let tally = Mutex::new(Tally::default());
+    let tally = Mutex::new(Counters::default());
     let kills_a_machine = 4;
     on_all_lanes(200 / kills_a_machine, &tally, Step::OF_STATIC, |number, chance| {
         let machine = Machine::new(Provider::Static, &format!("static-{number}"));
@@ -158,7 +158,7 @@ fn a_static_worker_survives_kills_at_any_moment() {
 
 #[test]
 fn a_cloud_s_machine_survives_kills_but_for_that_between_its_registration_and_its_cache() {
-    let tally = Mutex::new(Tally::default());
+    let tally = Mutex::new(Counters::default());
     on_all_lanes(130, &tally, Step::OF_CLOUD, |number, chance| {
         let machine = Machine::new(Provider::Google, &format!("google-{number}"));
         let step = kill(&machine, number, chance, &tally);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
-use start_worker::run::cache::Stage;
+use start_worker::run_spec::cache::Stage;
 
 use crate::eventually;
 use crate::fake_taskcluster::Request;

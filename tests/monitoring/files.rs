@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use start_worker::observe::metrics::{METRICS, Metric};
+use start_worker::telemetry::metrics::{METRICS, Metric};
 
 use crate::export::get;
 use crate::prometheus::crash_loop;

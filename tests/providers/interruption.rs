@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use start_worker::config::{CloudConfig, ProviderConfig};
 use start_worker::provider::interruption::{Kind, Notice, Watcher, watcher};
-use start_worker::run::{WorkerIdentity, WorkerPoolId};
+use start_worker::run_spec::{WorkerIdentity, WorkerPoolId};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::advance;

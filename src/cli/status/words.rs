@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::cli::socket::printable;
-use start_worker::standing::killed_for_memory;
+use start_worker::telemetry::status_board::killed_for_memory;
 
 /// The narrowest column of values. On a narrower terminal, lines are left for the terminal to wrap.
 const NARROWEST: usize = 20;
@@ -269,7 +269,7 @@ mod tests {
             "interruption": {
                 "cloud": "EC2", "lastAnswer": "2026-11-23T20:15:00Z", "failure": null, "notice": null,
             },
-            "troubles": [trouble, trouble, trouble, trouble, trouble],
+                "troubles": [trouble, trouble, trouble, trouble, trouble],
             "log": {
                 "workerLines": 12345, "workerBytes": 6_789_012, "droppedLines": 3, "lostBytes": 4096,
                 "warnings": 7, "errors": 5,

@@ -13,7 +13,7 @@ use super::metadata::{Failure, MetadataOrigins, SOON, Service};
 use super::spot::{INSTANCE_ACTION, Spot};
 use super::{ProviderError, google::PREEMPTED};
 use crate::config::ProviderConfig;
-use crate::run::WorkerIdentity;
+use crate::run_spec::WorkerIdentity;
 
 mod aws;
 pub mod azure;

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::{Answer, Failure, SOON, Service};
 use crate::provider::{Patience, ProviderError};
-use crate::trouble::Trouble;
+use crate::telemetry::current_retry::CurrentRetry;
 
 /// Metadata can lag behind the boot: how long what must be there may be absent.
 const LATE: Duration = Duration::from_secs(60);
@@ -180,7 +180,7 @@ fn pause(attempt: u32) -> Duration {
 struct Silence {
     since: Option<Instant>,
     told: Option<Instant>,
-    trouble: Trouble,
+    trouble: CurrentRetry,
 }
 
 impl Silence {

@@ -8,7 +8,7 @@ use reqwest::{RequestBuilder, StatusCode, redirect, retry};
 use rustls::crypto::ring;
 
 use super::{Answer, Failure, MAX_BODY, SOON};
-use crate::chain::Chain;
+use crate::error_chain::ErrorChain;
 use crate::provider::ProviderError;
 use crate::taskcluster::Names;
 
@@ -31,7 +31,7 @@ pub(super) fn client() -> Result<reqwest::Client, ProviderError> {
         .dns_resolver(Names::default())
         .connect_timeout(SOON)
         .build()
-        .map_err(|cause| ProviderError::Client(Chain(&cause).to_string()))
+        .map_err(|cause| ProviderError::Client(ErrorChain(&cause).to_string()))
 }
 
 /// Sends a request and reads all of its answer, within `limit`.
@@ -41,7 +41,7 @@ pub(super) async fn read(request: RequestBuilder, limit: Duration) -> Result<(An
             return Failure::TimedOut(limit);
         }
         let no_route = no_route(&cause);
-        let text = Chain(&cause.without_url()).to_string();
+        let text = ErrorChain(&cause.without_url()).to_string();
         if no_route { Failure::NoRoute(text) } else { Failure::Transport(text) }
     };
     let mut response = request.timeout(limit).send().await.map_err(failed)?;

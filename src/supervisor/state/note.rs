@@ -1,4 +1,4 @@
-//! What a decision tells the log, as a value; `supervisor::story` puts it into words.
+//! What a decision tells the log, as a value; `supervisor::decision_log` puts it into words.
 
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::taskcluster::attempts::{End, Failure, Next, Terms, keep_trying};
 use crate::taskcluster::error::{Target, Why};
 use crate::taskcluster::{CallError, Effort};
-use crate::trouble::Trouble;
+use crate::telemetry::current_retry::CurrentRetry;
 
 const ATTEMPT: Duration = Duration::from_secs(30);
 
@@ -66,8 +66,13 @@ pub(crate) async fn scripted<T>(
     clock: &dyn Clock,
     mut attempt: impl FnMut() -> Result<T, Fails>,
 ) -> Result<T, CallError> {
-    let terms =
-        Terms { end: End::from(effort), attempt: ATTEMPT, clock, trouble: &Trouble::default(), pace: None };
+    let terms = Terms {
+        end: End::from(effort),
+        attempt: ATTEMPT,
+        clock,
+        trouble: &CurrentRetry::default(),
+        pace: None,
+    };
     keep_trying(&target(), terms, || {
         ready(attempt().map_err(|fails| match fails {
             Fails::Refused => failure(Next::Nothing),
@@ -84,8 +89,13 @@ async fn run(
     next: impl Fn(usize) -> Option<Next>,
 ) -> (Result<(), CallError>, Vec<Duration>) {
     let (began, made) = (Instant::now(), RefCell::new(Vec::new()));
-    let terms =
-        Terms { end: End::from(effort), attempt: ATTEMPT, clock, trouble: &Trouble::default(), pace: None };
+    let terms = Terms {
+        end: End::from(effort),
+        attempt: ATTEMPT,
+        clock,
+        trouble: &CurrentRetry::default(),
+        pace: None,
+    };
     let result = keep_trying(&target(), terms, || {
         let at = made.borrow().len();
         made.borrow_mut().push(began.elapsed());
@@ -208,7 +218,7 @@ async fn an_attempt_that_hangs_is_given_up_and_may_have_been_done() {
             end: End::from(effort),
             attempt: ATTEMPT,
             clock: &clock,
-            trouble: &Trouble::default(),
+            trouble: &CurrentRetry::default(),
             pace: None,
         };
         let target = target();
@@ -239,7 +249,7 @@ async fn a_lost_answer_is_remembered_when_a_later_attempt_is_refused() {
             end: End::Never,
             attempt: ATTEMPT,
             clock: &clock,
-            trouble: &Trouble::default(),
+            trouble: &CurrentRetry::default(),
             pace: None,
         };
         let result: Result<(), _> = keep_trying(&target(), terms, || {

@@ -16,11 +16,11 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::config::{Implementation, RestartInPlace};
 use crate::host::private_file::Access;
-use crate::run::cache::{self, Stage};
-use crate::run::worker_config::Merged;
-use crate::run::{Object, Parts, Run, WorkerIdentity, WorkerPoolId};
-use crate::standing::Announcer;
+use crate::run_spec::cache::{self, Stage};
+use crate::run_spec::worker_config::Merged;
+use crate::run_spec::{Object, Parts, Run, WorkerIdentity, WorkerPoolId};
 use crate::taskcluster::tests::attempts::{Fails, scripted};
+use crate::telemetry::status_board::StatusPublisher;
 
 /// Whether an attempt at this time, by the true clock, fails.
 type Script = Box<dyn Fn(Timestamp) -> Option<Fails> + Send + Sync>;
@@ -86,7 +86,7 @@ struct World {
     manager: Arc<Manager>,
     launches: watch::Receiver<LaunchSpec>,
     events: mpsc::Receiver<Event>,
-    announcer: Announcer,
+    publisher: StatusPublisher,
     task: JoinHandle<()>,
     folder: TempDir,
 }
@@ -119,21 +119,21 @@ impl World {
         let Ok(Launch::Start(spec)) = worker::launch(&cached.run, &settings()) else { panic!("no launch") };
         let (launches, newest) = watch::channel(*spec);
         let (sender, events) = mpsc::channel(16);
-        let announcer = Announcer::new(clock.clone());
+        let publisher = StatusPublisher::new(clock.clone());
         let renewal = Renewal {
             registrar: manager.clone(),
             may_register_again,
             current: Arc::new(Mutex::new(cached)),
             settings: settings(),
-            keeper: Keeper::new(Some(folder.path().join("run.json"))),
+            cache_writer: CacheWriter::new(Some(folder.path().join("run.json"))),
             clock: clock.clone(),
             secrets: Secrets::default(),
-            announcer: announcer.clone(),
+            publisher: publisher.clone(),
             launches,
             events: sender,
         };
         let task = tokio::spawn(renewal.keep());
-        Self { clock, manager, launches: newest, events, announcer, task, folder }
+        Self { clock, manager, launches: newest, events, publisher, task, folder }
     }
 
     /// The credentials that the supervisor has.
@@ -452,7 +452,7 @@ async fn credentials_that_ended_while_the_host_slept_are_replaced_before_their_e
 async fn the_next_renewal_is_announced_and_results_are_counted() {
     let began = Timestamp::UNIX_EPOCH;
     let mut world = World::new(mins(20), move |now| (now > began + mins(7)).then_some(Fails::Unreachable));
-    let renew = world.announcer.observe();
+    let renew = world.publisher.observe();
     let next = || renew.borrow().credentials_renew;
     sleep(Duration::from_secs(1)).await;
     let first = next().unwrap();
@@ -463,7 +463,7 @@ async fn the_next_renewal_is_announced_and_results_are_counted() {
     assert!((first + mins(4)..=first + mins(6)).contains(&second), "{second}");
     while world.event().await.1 != STOP {}
     assert_eq!(next(), None, "nothing is renewed any more");
-    let counted = world.announcer.tally().renewals.all();
+    let counted = world.publisher.counters().renewals.all();
     assert_eq!(counted.get(&["ok".into()]), Some(&1), "{counted:?}");
     assert_eq!(counted.get(&["failed".into()]), Some(&1), "{counted:?}");
 }

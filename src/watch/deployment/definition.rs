@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::run::worker_config::{Source, find_provider_config};
-use crate::run::{Parts, Run};
+use crate::run_spec::worker_config::{Source, find_provider_config};
+use crate::run_spec::{Parts, Run};
 
 /// What a run knows of the deployment that it was made from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
     use crate::host::private_file::Access;
-    use crate::run::{Object, cache};
+    use crate::run_spec::{Object, cache};
 
     const WORKER: &str = "generic-worker";
 

@@ -12,8 +12,8 @@ use super::definition::{Deployed, Finding, deployment_ids, launch_config_ids};
 use crate::config::{Implementation, ProviderConfig, RunnerConfig};
 use crate::redact::{Secrets, cut};
 use crate::registration::Registrar;
-use crate::tally::Tally;
 use crate::taskcluster::{CallError, Effort, result_of};
+use crate::telemetry::counters::Counters;
 use crate::worker::LaunchSpec;
 
 /// How often in a row worker-manager must say that the worker is to end: it decides anew with every scan.
@@ -74,7 +74,7 @@ impl Sources {
         config: &RunnerConfig,
         deployed: &Deployed,
         launches: watch::Receiver<LaunchSpec>,
-        tally: Tally,
+        counters: Counters,
     ) -> Self {
         let name = registrar.name();
         let worker = format!("{}/{}/{}", name.worker_pool_id, name.worker_group, name.worker_id);
@@ -82,12 +82,12 @@ impl Sources {
             call: Call::new(
                 "shouldWorkerTerminate",
                 format!("worker-manager:should-worker-terminate:{worker}"),
-                tally.clone(),
+                counters.clone(),
             ),
             times: 0,
         });
         let scope = format!("worker-manager:get-worker-pool:{}", name.worker_pool_id);
-        let pool = Call::new("workerPool", scope, tally);
+        let pool = Call::new("workerPool", scope, counters);
         let compared =
             deployed.values().into_iter().map(|(what, own)| Compared { what, own, missing: false }).collect();
         let implementation = config.worker.implementation.name();
@@ -183,7 +183,7 @@ struct Call {
     state: CallState,
     /// Why the last answer was none.
     trouble: Option<String>,
-    tally: Tally,
+    counters: Counters,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,8 +195,8 @@ enum CallState {
 }
 
 impl Call {
-    fn new(name: &'static str, scope: String, tally: Tally) -> Self {
-        Self { name, scope, state: CallState::Works, trouble: None, tally }
+    fn new(name: &'static str, scope: String, counters: Counters) -> Self {
+        Self { name, scope, state: CallState::Works, trouble: None, counters }
     }
 
     fn rests(&self) -> bool {
@@ -206,7 +206,7 @@ impl Call {
     /// The answer, where there is one. The first failure is told, and the first success after it.
     fn settle<T>(&mut self, result: Result<T, CallError>) -> Option<T> {
         let (call, before) = (self.name, self.state);
-        self.tally.polls.count([call, result_of(&result)]);
+        self.counters.polls.count([call, result_of(&result)]);
         self.trouble = None;
         let cause = match result {
             Ok(answer) => {

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::super::clock_tests::TestClock;
 use super::*;
-use crate::standing::Standing;
+use crate::telemetry::status_board::StatusBoard;
 
 const INTERVAL: Duration = Duration::from_secs(300);
 const DRAIN: Event = Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy };
@@ -47,7 +47,7 @@ struct Scene {
     events: mpsc::Receiver<Event>,
     found: Arc<Mutex<Vec<Verdict>>>,
     trouble: Arc<Mutex<Option<String>>>,
-    standing: watch::Receiver<Standing>,
+    standing: watch::Receiver<StatusBoard>,
     times: Times,
     began: Instant,
 }
@@ -65,13 +65,13 @@ impl Scene {
             trouble: trouble.clone(),
             times: times.clone(),
         };
-        let announcer = Announcer::new(clock.clone());
-        let standing = announcer.observe();
+        let publisher = StatusPublisher::new(clock.clone());
+        let standing = publisher.observe();
         let looks = Looks {
             look,
             settings: config::Deployment { poll, interval: INTERVAL },
             clock: clock.clone(),
-            announcer,
+            publisher,
             checks: checks.subscribe(),
             events: sender,
             told: Vec::new(),

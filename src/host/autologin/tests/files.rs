@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::chain::Chain;
+use crate::error_chain::ErrorChain;
 use crate::host::autologin::name::{SessionName, Tty, UserName};
 use crate::host::autologin::{Autologin, AutologinError, DisplayManager, Done};
 
@@ -64,7 +64,7 @@ fn ci() -> UserName {
 }
 
 fn said(error: &AutologinError, host: &Host) -> String {
-    Chain(error).to_string().replace(host.0.path().to_str().unwrap(), "ROOT")
+    ErrorChain(error).to_string().replace(host.0.path().to_str().unwrap(), "ROOT")
 }
 
 const LIGHTDM: &str = "etc/lightdm/lightdm.conf.d/90-start-worker-autologin.conf";

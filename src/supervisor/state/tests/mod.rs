@@ -549,7 +549,7 @@ fn a_notice_is_acted_on_once_and_an_earlier_deadline_counts() {
 fn a_drain_before_a_far_deadline_becomes_a_stop_in_time_for_its_ladder() {
     let mut driven = Driven::greeted(policy());
     assert_eq!(driven.event(interruption(Strength::Drain, Some(1000))), [TELL_DRAIN]);
-    // 5 s for the removal, 10 s for SIGTERM, 50 s for the message.
+    // 5 s for the deregistration, 10 s for SIGTERM, 50 s for the message.
     assert_eq!(driven.deadline_in(secs(935)), [TELL_STOP]);
     assert_eq!(driven.deadline_in(secs(50)), [Action::Terminate]);
     assert_eq!(driven.deadline_in(secs(10)), [Action::Kill]);

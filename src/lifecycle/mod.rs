@@ -1,0 +1,362 @@
+//! One worker's keeping, from one run to the next, in one process: prepare, supervise, conclude, again.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch as channel};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::autologin::Logins;
+use crate::config::{ProviderConfig, RunnerConfig};
+use crate::error_chain::ErrorChain;
+use crate::event::{Outcome, Phase, StopRequest};
+use crate::host::helper::Helpers;
+use crate::host::{drain_marker, private_file};
+use crate::lifecycle::drained::{Released, hold};
+use crate::output::Output;
+use crate::protocol::capabilities::{Capabilities, Capability};
+use crate::provider::interruption;
+use crate::quota::ReportLimit;
+use crate::registration::Registrar;
+use crate::registration::deregister::{Current, Deregistration};
+use crate::run_spec::cache::CachedRun;
+use crate::startup::{PrepareError, Prepared, Preparer, Ready};
+use crate::stop::StopSignal;
+use crate::supervisor::{self, Job, Strangers};
+use crate::telemetry::status::Resume;
+use crate::telemetry::status_board::StatusPublisher;
+use crate::watch::deployment::Deployed;
+use crate::watch::reports;
+use crate::worker::{self, Launch};
+
+mod consequence;
+mod deregister;
+pub mod drained;
+pub mod runner;
+mod task_group;
+mod watchers;
+
+pub use consequence::{Consequence, consequence};
+use deregister::Left;
+pub(crate) use task_group::TaskGroup;
+
+/// Events that the tasks of one run may send before they wait for the supervisor.
+const WAITING_EVENTS: usize = 64;
+
+/// Reports that wait for worker-manager, of the worker and of the runner each; more are not sent.
+const WAITING_REPORTS: usize = 2;
+
+/// How long each step of registering anew for a new deployment is tried, before the worker goes on as it was.
+const REDEPLOY_TIME: Duration = Duration::from_secs(60);
+
+/// How long the answer to a request that cannot be made again is waited for, when all else is to end.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
+
+/// How long what a run has left may take to end: reports, an acknowledgement.
+const LAST_TASK: Duration = Duration::from_secs(60);
+
+/// One worker's keeping.
+pub struct Lifecycle<'a> {
+    /// The runner configuration.
+    pub config: Arc<RunnerConfig>,
+    /// What makes runs.
+    pub preparer: Preparer,
+    /// Where a drain is noted that a reboot follows.
+    pub drain_marker: Option<PathBuf>,
+    /// The host's automatic login.
+    pub logins: Arc<Logins>,
+    /// The runner's own short-lived children.
+    pub helpers: Helpers,
+    /// Where the worker's output goes.
+    pub output: &'a Output,
+    /// Tells where the runner stands.
+    pub publisher: StatusPublisher,
+    /// Says whether, and how strongly, the runner has been asked to end.
+    pub stop: StopSignal,
+    /// Tells the watch for a new deployment to look now.
+    pub checks: channel::Sender<()>,
+}
+
+/// A run that has been supervised.
+struct Supervised {
+    outcome: Outcome,
+    /// The result for the machine, where the worker has asked for it to go.
+    left: Option<Left>,
+    /// The run, with its newest credentials.
+    current: Current,
+    registrar: Option<Registrar>,
+    /// How this machine leaves worker-manager; `None`: it is not one that does.
+    deregistration: Option<Deregistration>,
+    /// Stops the watch for interruptions: the worker is gone for good.
+    gone: CancellationToken,
+    /// What is still to end, and may take its time: it comes after a deregistration.
+    last: Vec<JoinHandle<()>>,
+    /// They end with this.
+    tasks: TaskGroup,
+}
+
+impl Supervised {
+    /// The last reports are waited for, unless there is no time to lose.
+    fn wait_for_reports(&mut self, reporting: Option<JoinHandle<()>>) {
+        match (reporting, self.outcome) {
+            (Some(_), Outcome::Stopped | Outcome::Held) | (None, _) => {}
+            (Some(reporting), Outcome::Interrupted { .. }) => self.last.push(reporting),
+            (Some(reporting), _) => self.last.insert(0, reporting),
+        }
+    }
+
+    /// Ends what the run has left. What the cloud is told now may be the machine's end.
+    async fn finish(&mut self, stop: &StopSignal) {
+        self.gone.cancel();
+        for task in self.last.drain(..) {
+            // A sibling that does not finish in time ends with the others.
+            let _ = stop.bounded(tokio::time::timeout(LAST_TASK, task)).await;
+        }
+        self.tasks.end();
+    }
+}
+
+impl Lifecycle<'_> {
+    /// After an operator's drain that ended in a reboot: waits until somebody wants the worker back, or the runner's
+    /// end.
+    ///
+    /// # Errors
+    ///
+    /// The mark that tells of the drain is not the runner's own.
+    pub async fn hold(&self, resumes: mpsc::Receiver<Resume>) -> Result<Released, private_file::Error> {
+        let lane = &self.preparer.lanes.drain_marker;
+        let Some(mark) = self.drain_marker.as_deref() else { return Ok(Released::Resumed) };
+        let marked = tokio::select! {
+            biased;
+            _ = self.stop.requested() => return Ok(Released::Ended),
+            marked = drain_marker::is_marked(mark, lane) => marked,
+        };
+        match marked {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => return Ok(Released::Resumed),
+            Ok(Err(cause)) => return Err(cause),
+            Err(cause) => {
+                warn!(error = %cause, "cannot look for the mark of a drain: starting as if there was none");
+                return Ok(Released::Resumed);
+            }
+        }
+        self.publisher.publish(Phase::Holding.into());
+        Ok(hold((mark, lane), resumes, &self.stop).await)
+    }
+
+    /// Keeps the worker until it needs no more keeping.
+    ///
+    /// # Errors
+    ///
+    /// There is no run, or no worker can be made of it.
+    pub async fn keep(&mut self) -> Result<Outcome, PrepareError> {
+        let strangers = Strangers::so_far();
+        // While a worker is supervised, its supervisor shows that it goes on.
+        let manager = self.publisher.manager().clone();
+        let mut prepared = match Box::pin(manager.alive_while(self.prepare())).await? {
+            Ok(prepared) => prepared,
+            Err(outcome) => return Ok(outcome),
+        };
+        loop {
+            let mut run = Box::pin(self.supervise(prepared, &strangers)).await?;
+            run.outcome = manager.alive_while(self.taken_away(&run)).await.unwrap_or(run.outcome);
+            let registers = matches!(self.config.provider, ProviderConfig::Static(_));
+            let concluded = consequence(run.outcome, self.config.provider.is_dynamic(), registers);
+            if concluded == Consequence::Remove && run.left.is_none() {
+                let reason = run.outcome.to_string();
+                let leave = self.leave(run.deregistration.as_ref(), &reason, true);
+                run.left = Some(manager.alive_while(leave).await);
+            }
+            manager.alive_while(run.finish(&self.stop)).await;
+            let stopped = self.stop.current();
+            if let (Consequence::RegisterAnew | Consequence::Redeploy { .. }, Some(request)) =
+                (concluded, stopped)
+            {
+                return Ok(request.outcome());
+            }
+            prepared = match concluded {
+                Consequence::End | Consequence::Remove if run.left == Some(Left::Behind) => {
+                    return Ok(Outcome::LeftBehind);
+                }
+                Consequence::End | Consequence::Remove => return Ok(run.outcome),
+                Consequence::RemoveLater if stopped.is_some() => {
+                    info!("stopped: this machine is not removed");
+                    return Ok(run.outcome);
+                }
+                Consequence::RemoveLater => {
+                    self.leave_later(run.deregistration.as_ref(), &run.outcome.to_string()).await;
+                    return Ok(run.outcome);
+                }
+                Consequence::RegisterAnew => {
+                    info!("the worker's credentials have run out: registering anew");
+                    match Box::pin(manager.alive_while(self.prepare())).await? {
+                        Ok(prepared) => prepared,
+                        Err(outcome) => return Ok(outcome),
+                    }
+                }
+                Consequence::Redeploy { in_place } => {
+                    match manager.alive_while(Box::pin(self.redeploy(run, in_place))).await {
+                        Err(stopped) => return Ok(stopped.outcome()),
+                        Ok(_) if !in_place => {
+                            let boots = self.boot_for_the_deployment();
+                            return Ok(manager.alive_while(boots).await);
+                        }
+                        Ok(prepared) => prepared,
+                    }
+                }
+            };
+        }
+    }
+
+    /// A run, or how it ended without one.
+    async fn prepare(&mut self) -> Result<Result<Prepared, Outcome>, PrepareError> {
+        self.publisher.publish(Phase::Preparing.into());
+        let in_flight = self.preparer.in_flight();
+        let dynamic = self.config.provider.is_dynamic();
+        let ready = {
+            let mut preparing = std::pin::pin!(self.preparer.prepare());
+            tokio::select! {
+                biased;
+                stopped = self.stop.requested() => {
+                    if dynamic && in_flight.any() {
+                        // What was sent may have been the one registration that this machine has.
+                        self.stop.unless_killed(tokio::time::timeout(LAST_ANSWER, preparing)).await;
+                    }
+                    return Ok(Err(stopped.outcome()));
+                }
+                ready = &mut preparing => ready,
+            }
+        };
+        match ready {
+            Ok(Ready::Run(prepared)) => Ok(Ok(*prepared)),
+            Ok(Ready::Leaving(prepared)) => Ok(Err(self.leave_at_last(*prepared).await)),
+            Err(cause) => {
+                self.start_failed(&cause).await;
+                Err(cause)
+            }
+        }
+    }
+
+    /// Registers first; what has come of that takes the place of the old run, or the old run goes on. An error is the
+    /// request to stop that came first.
+    async fn redeploy(&mut self, run: Supervised, in_place: bool) -> Result<Prepared, StopRequest> {
+        let anew = tokio::select! {
+            biased;
+            stopped = self.stop.requested() => return Err(stopped),
+            anew = self.preparer.prepare_anew(REDEPLOY_TIME) => anew,
+        };
+        Ok(anew.unwrap_or_else(|cause| {
+            if in_place {
+                warn!(error = %ErrorChain(&cause), "cannot register for the new deployment: the worker goes on with the old one until the next poll");
+            } else {
+                warn!(error = %ErrorChain(&cause), "cannot register for the new deployment: that is tried again after the boot");
+            }
+            let cached = run.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            Prepared { cached, registrar: run.registrar }
+        }))
+    }
+
+    /// Keeps the worker of one run, with the tasks that the run needs.
+    async fn supervise(&self, prepared: Prepared, strangers: &Strangers) -> Result<Supervised, PrepareError> {
+        let Prepared { cached, registrar } = prepared;
+        // The run's own: a request of a run that is over must not reach the next one.
+        let (sender, mut events) = mpsc::channel(WAITING_EVENTS);
+        self.publisher.publish_run(&cached.run);
+        let (identity, expires) = (cached.run.identity.clone(), cached.run.credentials.expires);
+        let deployed = Deployed::of(&cached.run);
+        let launch = worker::launch(&cached.run, &self.config.worker)?;
+        let watcher = interruption::watcher(&self.config.provider, &self.preparer.metadata, &identity)?;
+        let mut supervised = self.done(cached, registrar);
+        let tasks = &supervised.tasks;
+        let Launch::Start(spec) = launch else { return Ok(supervised) };
+        let (launches, newest) = channel::channel(*spec);
+        let (reports, told) = report_queue(self.preparer.limits.reports.clone());
+        let reporting = supervised.registrar.clone().map(|registrar| {
+            let secrets = self.preparer.secrets.clone();
+            tasks.spawn("reports", reports::send(registrar, told, newest.clone(), secrets))
+        });
+        let (offered, logins) = self.offered(reporting.is_some()).await;
+        let job = Job {
+            launches: newest,
+            supervision: self.config.supervision.clone(),
+            host: self.config.host.clone(),
+            helpers: self.helpers.clone(),
+            offered,
+            logins,
+            cache_writer: self.preparer.cache_writer.clone(),
+            dynamic: self.config.provider.is_dynamic(),
+            leave: channel::Sender::new(false),
+            reports: reporting.is_some().then_some(reports),
+            secrets: self.preparer.secrets.clone(),
+            drain_marker: self.drain_marker.clone(),
+            publisher: self.publisher.clone(),
+            strangers: strangers.clone(),
+            stop: self.stop.clone(),
+            lanes: self.preparer.lanes.clone(),
+        };
+        if let Some(registrar) = supervised.registrar.clone() {
+            let deployment = self.deployment(registrar.clone(), deployed, launches.subscribe(), &sender);
+            drop(tasks.spawn("deployment", deployment.watch()));
+            let renewal = self.renewal(registrar, &supervised.current, launches, &sender);
+            drop(tasks.spawn("credentials", renewal.keep()));
+        } else if let Some(expires) = expires {
+            self.watch_expiry(expires, tasks, &sender);
+        }
+        let interruptions =
+            watcher.map(|watcher| self.interruptions(watcher, &supervised.gone, &sender).watch());
+        supervised.last.extend(interruptions.map(|watch| tasks.spawn("interruption", watch)));
+        let deregistration = supervised.deregistration.as_ref();
+        let supervision = Box::pin(self.supervise_and_leave(job, deregistration, &mut events));
+        (supervised.outcome, supervised.left) = supervision.await;
+        supervised.wait_for_reports(reporting);
+        self.last_answer().await;
+        Ok(supervised)
+    }
+
+    /// A run that needs no supervision: it is done.
+    fn done(&self, cached: CachedRun, registrar: Option<Registrar>) -> Supervised {
+        let current: Current = Arc::new(Mutex::new(cached));
+        let dynamic = self.config.provider.is_dynamic();
+        Supervised {
+            outcome: Outcome::Done,
+            left: None,
+            deregistration: dynamic.then(|| self.deregistration(registrar.clone(), current.clone())),
+            current,
+            registrar,
+            gone: CancellationToken::new(),
+            last: Vec::new(),
+            tasks: TaskGroup::new(self.stop.clone()),
+        }
+    }
+
+    /// What the runner can do with a worker, and the host's automatic login where there is a display manager to tell,
+    /// whose file this process may write. `renewing`: the worker's credentials are renewed.
+    async fn offered(&self, renewing: bool) -> (Capabilities, Option<Arc<Logins>>) {
+        use Capability::{
+            Autologin, ErrorReport, GracefulTermination, Log, NewCredentials, Reboot, Shutdown,
+        };
+        let possible = self.logins.can_be_set().await;
+        let always = [ErrorReport, GracefulTermination, Log, Reboot, Shutdown];
+        let sometimes = [renewing.then_some(NewCredentials), possible.then_some(Autologin)];
+        let offered = always.into_iter().chain(sometimes.into_iter().flatten()).collect();
+        (offered, possible.then(|| self.logins.clone()))
+    }
+
+    /// On a cloud, what was sent may be a renewal, whose answer has the secret for the next.
+    async fn last_answer(&self) {
+        let in_flight = self.preparer.in_flight();
+        if self.config.provider.is_dynamic() && in_flight.any() {
+            self.stop.unless_killed(tokio::time::timeout(LAST_ANSWER, in_flight.none())).await;
+        }
+    }
+}
+
+/// The way of error reports from the supervisor to worker-manager.
+fn report_queue(limit: ReportLimit) -> (supervisor::ReportSender, reports::Queue) {
+    let ((of_worker, workers), (of_runner, own)) =
+        (mpsc::channel(WAITING_REPORTS), mpsc::channel(WAITING_REPORTS));
+    (supervisor::ReportSender { of_worker, of_runner, limit }, reports::Queue { workers, own })
+}

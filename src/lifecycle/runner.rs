@@ -1,0 +1,253 @@
+//! One runner process: catches signals, opens status socket and metrics, and runs the worker's [`Lifecycle`] to its end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tracing::info;
+
+use super::drained::Released;
+use super::{Lifecycle, TaskGroup};
+use crate::autologin::Logins;
+use crate::clock::Clock;
+use crate::config::{Implementation, RunnerConfig};
+use crate::error_chain::ErrorChain;
+use crate::event::{Outcome, StopRequest};
+use crate::host::blocking::Lanes;
+use crate::host::helper::Helpers;
+use crate::host::service_manager::{Address, ServiceManager};
+use crate::host::{drain_marker, private_file};
+use crate::output::{Identity, Output};
+use crate::provider::{self, MetadataOrigins};
+use crate::redact::Secrets;
+use crate::run_spec::Run;
+use crate::startup::{Context, OnIdentified, PrepareError, Preparer};
+use crate::stop::StopSignal;
+use crate::taskcluster::Proxies;
+use crate::telemetry::recent_warnings::RecentWarnings;
+use crate::telemetry::service_manager::{self, StatusNotifier};
+use crate::telemetry::status_board::StatusPublisher;
+use crate::telemetry::{View, metrics, status};
+use crate::watch::signals::Signals;
+use crate::worker::dummy::Shown;
+use crate::{watch, worker};
+
+/// Requests to resume that wait for the first of them.
+const WAITING_RESUMES: usize = 4;
+
+/// How long what is not on the disk yet is waited for at the end.
+const LAST_WRITE_TIME: Duration = Duration::from_secs(10);
+
+/// The world outside, as arguments.
+pub struct Host {
+    /// Tells the wall-clock time.
+    pub clock: Arc<dyn Clock>,
+    /// `$RUNTIME_DIRECTORY`, or where it is by default; `None`: there is none that this user may write.
+    pub runtime_directory: Option<PathBuf>,
+    /// `$STATE_DIRECTORY`, or where it is by default.
+    pub state_directory: Option<PathBuf>,
+    /// The way to Taskcluster.
+    pub proxies: Proxies,
+    /// Where the clouds' metadata services are.
+    pub metadata: MetadataOrigins,
+    /// What must not be logged or reported.
+    pub secrets: Secrets,
+    /// Who started the runner, and wants to know how it goes.
+    pub service_manager: Address,
+    /// The lanes for calls that can hang.
+    pub lanes: Lanes,
+    /// The recent warnings and errors of the runner's own log.
+    pub recent_warnings: RecentWarnings,
+}
+
+/// Why no worker was supervised.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// There is no run.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    /// The worker's implementation cannot use it.
+    #[error(transparent)]
+    Worker(#[from] worker::WorkerError),
+    /// What is in the place of the drain's mark was made by somebody else.
+    #[error("cannot tell whether this host was drained: {0}, or remove it if nobody drained this host")]
+    Mark(private_file::Error),
+    /// Signals cannot be caught.
+    #[error("cannot catch signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Runs the configured worker until its lifecycle is over. `signals` have been caught since the program's start.
+pub async fn run(
+    config: RunnerConfig,
+    host: Host,
+    signals: Signals,
+    output: &Output,
+) -> Result<Outcome, RunError> {
+    let manager = ServiceManager::where_it_answers(&host.service_manager, &host.lanes.service_manager).await;
+    let stop = StopSignal::default();
+    let tasks = TaskGroup::new(stop.clone());
+    let checks = tokio::sync::watch::Sender::new(());
+    let checked = watch::deployment::is_possible(&config.provider).then(|| checks.clone());
+    drop(tasks.spawn("signals", signals.forward(stop.clone(), checked, manager.clone())));
+
+    worker::usable(&config.worker)?;
+    let drain_marker =
+        drain_marker::place(host.state_directory.as_deref(), config.cache_over_restarts.as_deref());
+    let publisher = StatusPublisher::new(host.clock.clone()).with_manager(manager.clone());
+    let config = Arc::new(config);
+    host.proxies.secrets().for_each(|secret| host.secrets.add_for_good(&secret));
+    let context = Context {
+        clock: host.clock,
+        proxies: host.proxies,
+        metadata: host.metadata,
+        runtime_directory: host.runtime_directory,
+        secrets: host.secrets,
+        lanes: host.lanes,
+        counters: publisher.counters().clone(),
+        on_identified: on_identified(&config, &publisher, output),
+    };
+    if let Implementation::Dummy { show_secrets } = config.worker.implementation {
+        return dummy(config, context, show_secrets, (&manager, output, &stop)).await;
+    }
+    let preparer = Preparer::new(config.clone(), context);
+    if let Some(Ok(identified)) = provider::identify_offline(&config.provider) {
+        (preparer.on_identified)(&identified.root_url, &identified.identity);
+    }
+    let (logins, helpers) = configured_logins(&config, &preparer.lanes, &stop).await;
+    let (resumes, to_resume) = mpsc::channel(WAITING_RESUMES);
+    let (provider, implementation) = (config.provider.provider_type(), config.worker.implementation.name());
+    let view = View::new(&publisher, &host.recent_warnings, output.counters(), provider, implementation)
+        .with_trouble(&preparer.trouble, &preparer.secrets);
+    let counterparts = status::Counterparts { view: view.clone(), stop: stop.clone(), resumes };
+    let metrics = metrics::open(config.metrics_listen, view, preparer.clock.clone()).await;
+    let lane = preparer.lanes.status_socket.clone();
+    let status =
+        status::open(&config.status_socket, preparer.runtime_directory.as_deref(), counterparts, lane).await;
+    let telling = tasks.spawn("service manager", telling(&preparer, &publisher).tell());
+    let mut lifecycle =
+        Lifecycle { config, preparer, drain_marker, logins, helpers, output, publisher, stop, checks };
+    let result = match manager.alive_while(lifecycle.hold(to_resume)).await {
+        Ok(Released::Resumed) => Box::pin(lifecycle.keep()).await.map_err(RunError::from),
+        Ok(Released::Ended) => Ok(lifecycle.stop.current().map_or(Outcome::Stopped, StopRequest::outcome)),
+        Err(cause) => Err(RunError::Mark(cause)),
+    };
+    // Its words are not to come after the last ones.
+    telling.abort();
+    let outcome = concluded(&manager, &lifecycle.preparer.secrets, &result);
+    // Credentials that are not on the disk yet.
+    let written = tokio::time::timeout(LAST_WRITE_TIME, lifecycle.preparer.cache_writer.flush());
+    lifecycle.stop.unless_killed(written).await;
+    if let Some(status) = status {
+        status.close(outcome).await;
+    }
+    if let Some(metrics) = metrics {
+        metrics.close().await;
+    }
+    result
+}
+
+/// Keeps the service manager informed.
+fn telling(preparer: &Preparer, publisher: &StatusPublisher) -> StatusNotifier {
+    StatusNotifier {
+        manager: publisher.manager().clone(),
+        board: publisher.observe(),
+        trouble: preparer.trouble.observe(),
+        clock: preparer.clock.clone(),
+        secrets: preparer.secrets.clone(),
+        worker: preparer.config.worker.implementation.name(),
+    }
+}
+
+/// Publishes the worker's identity: in the status, the metrics, the service manager's status line and each log record.
+fn on_identified(config: &RunnerConfig, publisher: &StatusPublisher, output: &Output) -> OnIdentified {
+    let (publisher, log) = (publisher.clone(), output.log_sink());
+    let implementation = config.worker.implementation.name();
+    Box::new(move |root_url, identity| {
+        publisher.publish_identity(root_url, identity);
+        log.identify(Identity::new(implementation, identity));
+    })
+}
+
+/// The host's automatic login, set to the configured user, and the registry of the runner's own children.
+async fn configured_logins(
+    config: &RunnerConfig,
+    lanes: &Lanes,
+    stop: &StopSignal,
+) -> (Arc<Logins>, Helpers) {
+    let logins = Arc::new(Logins::new(&config.autologin).with_lanes(lanes.clone()));
+    let helpers = Helpers::default();
+    // What follows sees a request, too.
+    stop.unless_requested(logins.set_configured(&helpers)).await;
+    (logins, helpers)
+}
+
+/// Tells the service manager how it ended, and says it in words.
+fn concluded(manager: &ServiceManager, secrets: &Secrets, result: &Result<Outcome, RunError>) -> String {
+    let outcome = result.as_ref().map_or_else(|cause| ErrorChain(cause).to_string(), Outcome::to_string);
+    let outcome = secrets.mask(outcome);
+    service_manager::conclude(
+        manager,
+        &outcome,
+        result.as_ref().is_ok_and(|outcome| outcome.is_as_intended()),
+    );
+    outcome
+}
+
+/// Runs the dummy worker, which shows what would be started and ends.
+async fn dummy(
+    config: Arc<RunnerConfig>,
+    mut context: Context,
+    show_secrets: bool,
+    (manager, output, stop): (&ServiceManager, &Output, &StopSignal),
+) -> Result<Outcome, RunError> {
+    let secrets = context.secrets.clone();
+    // The log shows a run and does not come from its worker.
+    context.on_identified = Box::new(|_, _| {});
+    if show_secrets {
+        // The log is to show them, for once.
+        context.secrets = Secrets::default();
+    }
+    let shown = show(Preparer::new(config, context), show_secrets, output, stop);
+    let result = Box::pin(manager.alive_while(shown)).await;
+    concluded(manager, &secrets, &result);
+    result
+}
+
+/// The dummy worker: its run, line by line, as fast as the log takes them.
+async fn show(
+    mut preparer: Preparer,
+    secrets: bool,
+    output: &Output,
+    stop: &StopSignal,
+) -> Result<Outcome, RunError> {
+    let run = tokio::select! {
+        biased;
+        stopped = stop.requested() => return Ok(stopped.outcome()),
+        run = preparer.look() => run?,
+    };
+    show_run(&run, secrets, output).await;
+    Ok(Outcome::Done)
+}
+
+async fn show_run(run: &Run, secrets: bool, output: &Output) {
+    const A_MOMENT: Duration = Duration::from_millis(5);
+    let shown =
+        Shown { run, registration_secret: run.registration_secret.as_ref(), files: &run.files, secrets };
+    let log = output.log_sink();
+    for line in worker::dummy::show(&shown).lines() {
+        let room = async {
+            while !log.has_room() {
+                tokio::time::sleep(A_MOMENT).await;
+            }
+        };
+        // A log that has stalled for good loses lines, and says how many.
+        let _ = tokio::time::timeout(LAST_LINES_TIME, room).await;
+        info!("{line}");
+    }
+}
+
+/// How long the last lines may take to be written, where the log is stalled.
+pub const LAST_LINES_TIME: Duration = Duration::from_secs(5);

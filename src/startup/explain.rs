@@ -1,0 +1,206 @@
+//! `start-worker check`: what a runner configuration means, told without starting or contacting anything.
+
+use std::fmt::Write;
+
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+use crate::config::{self, Diagnostic, Implementation, ProviderConfig, RunnerConfig};
+use crate::error_chain::ErrorChain;
+use crate::redact::Secrets;
+use crate::run_spec::Run;
+use crate::run_spec::worker_config::{Merged, Source};
+use crate::startup::{self, Offline};
+use crate::worker;
+
+/// What `check` found out.
+#[derive(Debug)]
+pub struct Report {
+    /// The runner configuration in effect, masked unless secrets are to be shown.
+    runner: Value,
+    /// The worker configuration as far as it is known offline, masked likewise.
+    worker: Merged,
+    /// What is added to it at start, a sentence each.
+    added: Vec<String>,
+    /// Which of its keys are not written for the worker.
+    left_out: Vec<&'static str>,
+    /// Why this host cannot start it, where that is known.
+    refused: Option<String>,
+    /// Problems that will keep this host from working before long.
+    warning: Option<String>,
+    /// Secrets, which are masked in whatever repeats them.
+    secrets: Secrets,
+}
+
+impl Report {
+    /// Looks at a configuration that loads.
+    pub fn new(config: &RunnerConfig, show_secrets: bool) -> Self {
+        let Offline { run, known, from_cache, trouble: refused, warning } = startup::offline(config);
+        let (final_config, refused) = match worker::final_config(&run, &config.worker) {
+            Ok(merged) => (Some(merged), refused),
+            // The first thing that a start would stumble over.
+            Err(cause) => (None, Some(ErrorChain(&cause).to_string())),
+        };
+        let offline = final_config.as_ref().filter(|_| known).unwrap_or(&run.worker_config);
+        let mut secrets = config::effective::secrets(&config.provider);
+        if from_cache {
+            secrets.extend(cached_secrets(&run));
+        }
+        let hidden = Secrets::default();
+        if !show_secrets {
+            for name in config::effective::public_names(config) {
+                hidden.allow(&name);
+            }
+            let by_key = config::effective::secrets_by_key(config);
+            for secret in by_key.iter().map(String::as_str).chain(secrets.iter().copied()) {
+                hidden.add_configured(secret);
+            }
+        }
+        let mut runner = config::effective::effective(config, show_secrets);
+        hidden.mask_strings(&mut runner);
+        Self {
+            runner,
+            worker: if show_secrets { offline.clone() } else { offline.masked(&secrets) },
+            added: added(config, final_config.as_ref().filter(|_| !known), from_cache),
+            left_out: worker::left_out(offline, &config.worker),
+            refused: refused.map(|refused| hidden.mask(refused)),
+            warning: warning.map(|warning| hidden.mask(warning)),
+            secrets: hidden,
+        }
+    }
+
+    /// Secrets in the other findings, which must not be shown.
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
+    /// For people: YAML, with comments that say where each value of the worker configuration came from.
+    pub fn text(&self) -> String {
+        let mut text = format!("# runner configuration in effect\n{}", config::to_yaml(&self.runner));
+        text.push_str(
+            "\n# worker configuration as far as it is known offline, and the source of each value\n",
+        );
+        let lines: Vec<(String, String)> = self
+            .worker
+            .leaves()
+            .map(|leaf| {
+                (self.secrets.mask(format!("{}: {}", leaf.path, leaf.value)), leaf.source.to_string())
+            })
+            .collect();
+        let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or_default().min(WIDEST);
+        for (line, source) in lines {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{line:width$}  # {source}");
+        }
+        for added in &self.added {
+            let _ = writeln!(text, "# added at start: {added}");
+        }
+        for key in &self.left_out {
+            let _ = writeln!(text, "# for start-worker, not in the worker's file: {key}");
+        }
+        if let Some(warning) = &self.warning {
+            let _ = writeln!(text, "\n# this host can start it, but: {warning}");
+        }
+        if let Some(refused) = &self.refused {
+            let _ = writeln!(text, "\n# this host cannot start it: {refused}");
+        }
+        text
+    }
+
+    /// For programs. `online`: what was found online, where that was asked for.
+    pub fn json(&self, diagnostics: &[Diagnostic], online: Option<Value>) -> String {
+        let leaves: Vec<Value> = self
+            .worker
+            .leaves()
+            .map(|leaf| json!({"path": self.secrets.mask(leaf.path), "value": leaf.value, "source": leaf.source.to_string()}))
+            .collect();
+        let mut report = json!({
+            "runnerConfiguration": self.runner,
+            "workerConfiguration": leaves,
+            "addedAtStart": self.added,
+            "notWritten": self.left_out,
+            "cannotStart": self.refused,
+            "diagnostics": diagnostics.iter().map(diagnostic).collect::<Vec<_>>(),
+        });
+        if let Some(warning) = &self.warning {
+            report["warning"] = json!(warning);
+        }
+        if let Some(online) = online {
+            report["online"] = online;
+        }
+        format!("{report:#}\n")
+    }
+}
+
+/// A longer value does not push all sources to the right.
+const WIDEST: usize = 60;
+
+/// A configuration that does not load, for programs.
+pub fn faults_json(diagnostics: &[Diagnostic]) -> String {
+    format!("{:#}\n", json!({"diagnostics": diagnostics.iter().map(diagnostic).collect::<Vec<_>>()}))
+}
+
+fn diagnostic(diagnostic: &Diagnostic) -> Value {
+    json!({
+        "level": match diagnostic.level {
+            config::Level::Error => "error",
+            config::Level::UnknownKey | config::Level::Warning => "warning",
+        },
+        // A name need not be UTF-8.
+        "file": diagnostic.file.display().to_string(),
+        "line": diagnostic.line,
+        "path": diagnostic.path,
+        "message": diagnostic.message,
+    })
+}
+
+/// What comes to the worker configuration at start, in the order in which it is merged. `with_placeholders`: the
+/// configuration that the implementation would make for a worker of whom only the pool is known.
+fn added(config: &RunnerConfig, with_placeholders: Option<&Merged>, from_cache: bool) -> Vec<String> {
+    let mut added = Vec::new();
+    if from_cache {
+        added.push(match config.provider {
+            ProviderConfig::Static(_) => {
+                "nothing, if Taskcluster cannot be reached; else the worker registers anew".to_owned()
+            }
+            _ => "nothing: the worker starts with the cached run".to_owned(),
+        });
+        return added;
+    }
+    match &config.provider {
+        ProviderConfig::Standalone(_) => {}
+        ProviderConfig::AwsProvisioner(_) => added.push("data of the user-data (provider)".to_owned()),
+        ProviderConfig::Static(_)
+        | ProviderConfig::Aws(_)
+        | ProviderConfig::Azure(_)
+        | ProviderConfig::Google(_) => {
+            added.push("workerConfig and files that registerWorker returns (provider)".to_owned());
+        }
+    }
+    if config.get_secrets {
+        added.push(
+            "the secrets worker-type:<pool> and worker-pool:<pool>, where they exist (getSecrets)".to_owned(),
+        );
+    }
+    let leaves = with_placeholders.map(|merged| {
+        let ours = merged.leaves().filter(|leaf| *leaf.source == Source::Implementation);
+        ours.map(|leaf| leaf.path).collect::<Vec<_>>()
+    });
+    if let Some(leaves) = leaves.filter(|leaves| !leaves.is_empty()) {
+        let name = config.worker.implementation.name();
+        added.push(format!("what start-worker sets for {name}: {}", leaves.join(", ")));
+    }
+    if let Implementation::Command { config_path: None, .. } = config.worker.implementation {
+        added.push("nothing is written: worker.configPath is not given".to_owned());
+    }
+    added
+}
+
+/// What a cached run has and must not be shown, wherever it stands.
+fn cached_secrets(run: &Run) -> Vec<&str> {
+    let credentials = &run.credentials;
+    let secrets =
+        [Some(&credentials.access_token), credentials.certificate.as_ref(), run.registration_secret.as_ref()];
+    let texts = secrets.into_iter().flatten().map(ExposeSecret::expose_secret);
+    texts.filter(|text| !text.is_empty()).collect()
+}

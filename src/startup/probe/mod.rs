@@ -1,0 +1,181 @@
+//! `start-worker check --online`: tries each step of a start as far as that has no effect, and reports the outcome of each.
+//!
+//! It registers nobody, spends no secret and writes nothing. `here.rs` looks at this host, `there.rs` at the provider
+//! and Taskcluster.
+
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::clock::Clock;
+use crate::config::{Implementation, ProviderConfig, RunnerConfig};
+use crate::provider::MetadataOrigins;
+use crate::redact::Secrets;
+use crate::run_spec::cache::{CachedRun, Stage};
+use crate::taskcluster::Proxies;
+
+mod host;
+mod network;
+
+/// The world outside, as arguments.
+pub struct Surroundings {
+    /// Tells the wall-clock time.
+    pub clock: Arc<dyn Clock>,
+    /// The way to Taskcluster.
+    pub proxies: Proxies,
+    /// Where the clouds' metadata services are.
+    pub metadata: MetadataOrigins,
+    /// Where lock and status socket go.
+    pub runtime_directory: Option<PathBuf>,
+    /// Where programs are looked up.
+    pub path: Option<OsString>,
+}
+
+/// The outcome of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A start would get over it.
+    Ok,
+    /// A start would, perhaps with less than could be.
+    Warning,
+    /// A start would fail there.
+    Failed,
+    /// Not tried, because an earlier step failed.
+    Skipped,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What was tried.
+    pub what: &'static str,
+    /// Its outcome.
+    pub outcome: Outcome,
+    /// What was found, or why not.
+    pub found: String,
+}
+
+/// What was found out.
+#[derive(Debug)]
+pub struct Findings {
+    steps: Vec<Step>,
+    plan: Vec<String>,
+}
+
+/// Goes through all steps. Takes half a minute at most where nobody answers.
+pub async fn look(config: &RunnerConfig, surroundings: &Surroundings) -> Findings {
+    let (mut steps, cached) = host::look(config, surroundings);
+    steps.extend(network::look(config, surroundings, cached.as_ref()).await);
+    Findings { steps, plan: plan(config, cached.as_ref()) }
+}
+
+impl Findings {
+    /// Whether a start would fail.
+    pub fn fails(&self) -> bool {
+        self.steps.iter().any(|step| step.outcome == Outcome::Failed)
+    }
+
+    /// The same without these secrets.
+    #[must_use]
+    pub fn masked(self, secrets: &Secrets) -> Self {
+        let step = |step: Step| Step { found: secrets.mask(step.found), ..step };
+        Self { steps: self.steps.into_iter().map(step).collect(), ..self }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut text = "\n# online: what a start would meet\n".to_owned();
+        for Step { what, outcome, found } in &self.steps {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "# {:<8} {what}: {found}", outcome.word());
+        }
+        text.push_str("# at start:\n");
+        for (number, sentence) in (1..).zip(&self.plan) {
+            let _ = writeln!(text, "#   {number}. {sentence}");
+        }
+        text
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        let step =
+            |step: &Step| json!({"step": step.what, "result": step.outcome.word(), "found": step.found});
+        json!({"steps": self.steps.iter().map(step).collect::<Vec<_>>(), "atStart": self.plan, "fails": self.fails()})
+    }
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "doubtful",
+            Self::Failed => "fails",
+            Self::Skipped => "not tried",
+        }
+    }
+}
+
+impl Step {
+    fn new(what: &'static str, outcome: Outcome, found: impl Into<String>) -> Self {
+        Self { what, outcome, found: found.into() }
+    }
+
+    /// Where a start could do without it.
+    fn at_most_doubtful(mut self) -> Self {
+        if self.outcome == Outcome::Failed {
+            self.outcome = Outcome::Warning;
+        }
+        self
+    }
+}
+
+/// What a start would do, a sentence each.
+fn plan(config: &RunnerConfig, cached: Option<&CachedRun>) -> Vec<String> {
+    let name = config.worker.implementation.name();
+    if let Some(cached) = cached.filter(|cached| cached.leaving.is_some()) {
+        let so_far = cached.how_far_it_has_left();
+        let rest = if cached.has_left() || !config.provider.is_dynamic() {
+            "nothing is done"
+        } else {
+            "no worker is started, and the machine is deregistered and shut down"
+        };
+        return vec![format!("{so_far}: {rest}")];
+    }
+    let mut plan = Vec::new();
+    let goes_on = cached.is_some_and(|cached| cached.stage == Stage::Complete);
+    let is_static = matches!(config.provider, ProviderConfig::Static(_));
+    if goes_on && !is_static {
+        plan.push("the worker goes on with the cached run: nothing is asked for again".to_owned());
+        plan.push("credentials that are due are renewed".to_owned());
+    } else {
+        plan.push(match &config.provider {
+            ProviderConfig::Standalone(_) => {
+                "the worker's name and credentials are those of the runner configuration".to_owned()
+            }
+            ProviderConfig::AwsProvisioner(_) => {
+                "the one-time secret of the user-data is fetched, and removed".to_owned()
+            }
+            _ => "the worker registers with worker-manager".to_owned(),
+        });
+        if goes_on {
+            plan.push("where that gets no answer for a minute, the cached run serves".to_owned());
+        }
+        if config.get_secrets {
+            plan.push(
+                "the worker pool's secrets are fetched, and the files that come with all this written"
+                    .to_owned(),
+            );
+        }
+        if let Some(path) = &config.cache_over_restarts {
+            plan.push(format!("the run is cached at {}", path.display()));
+        }
+    }
+    match &config.worker.implementation {
+        Implementation::Dummy { .. } => plan.push("the run is shown, and nothing started".to_owned()),
+        _ => plan.push(format!("{name}'s configuration is written, and it is started")),
+    }
+    plan
+}

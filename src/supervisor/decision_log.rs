@@ -1,0 +1,164 @@
+//! The supervisor's story in the log: each [`Note`] in an operator's words.
+
+use std::time::Duration;
+
+use tracing::field::display;
+use tracing::{error, info, warn};
+
+use super::state::{Ladder, Note, Request};
+use crate::event::{Cause, Exit, ExitClass, Strength, signal_name};
+use crate::telemetry::status_board::{Circumstances, killed_for_memory};
+
+/// Logs one note. `circumstances`: of the worker that the note is about, where it lives or has just ended.
+pub(super) fn tell(note: Note, circumstances: Circumstances) {
+    match note {
+        Note::Ending { pid, request, ladder } => ending(pid, request, ladder),
+        Note::NoHello { waited } => warn!(
+            waited = %span(waited),
+            "worker has said no hello: it is treated as one that does not speak the protocol"
+        ),
+        Note::DrainIdle { idle } => warn!(
+            idle = %span(idle),
+            "worker was asked to finish its tasks, none is running, and yet it does not end: the drain becomes a stop"
+        ),
+        Note::DeadlineNear => {
+            warn!(
+                "worker has not finished its tasks, and the machine's end is near: the drain becomes a stop"
+            );
+        }
+        Note::DrainTooLong { waited } => warn!(
+            waited = %span(waited),
+            "worker has not finished its tasks within supervision.drainTimeout: the drain becomes a stop"
+        ),
+        Note::StopTooLong { waited } => {
+            warn!(waited = %span(waited), "worker has not ended within supervision.stopTimeout: sending SIGTERM");
+        }
+        Note::TermTooLong { waited } => {
+            warn!(waited = %span(waited), "worker has not ended within supervision.killTimeout of SIGTERM (stopTimeout, where it could not be asked): sending SIGKILL");
+        }
+        Note::KillTooLong { pid } => {
+            warn!(
+                pid,
+                "worker is still alive after SIGKILL, probably stuck in the kernel: sending SIGKILL again"
+            );
+        }
+        Note::LeftoversKilled { waited } => {
+            warn!(waited = %span(waited), "processes that the worker left behind have not ended: sending SIGKILL");
+        }
+        Note::ShutdownAsked { granted: true } => info!("worker asks for its host to be shut down: doing so"),
+        Note::ShutdownAsked { granted: false } => info!(
+            "worker asks for its host to be shut down: not done on this host (host.shutdownStatic is false); waiting for the worker to exit"
+        ),
+        Note::WorkerStopped { pid, signal } => warn!(
+            pid, signal = %signal_name(signal),
+            "worker was stopped by a signal: continuing it with SIGCONT, once"
+        ),
+        Note::WorkerLeftStopped { pid, signal } => left_stopped(pid, signal),
+        other => after_exit(other, circumstances),
+    }
+}
+
+/// The remedy depends on the signal.
+fn left_stopped(pid: u32, signal: i32) {
+    let (name, command) = (signal_name(signal), format!("kill -CONT -- -{pid}"));
+    if matches!(signal, libc::SIGTTIN | libc::SIGTTOU) {
+        warn!(
+            pid, signal = %name, command,
+            "worker was stopped again because it uses the terminal in the background, and stays so: bring start-worker to the foreground (fg), then run the command"
+        );
+    } else {
+        warn!(
+            pid, signal = %name, command,
+            "worker was stopped by a signal again within a minute, and stays so: find out what stops it, then run the command"
+        );
+    }
+}
+
+fn exited(exit: Exit, ran: Duration, expected: bool, circumstances: Circumstances) {
+    let Circumstances { pid, dumped, cpu, oom_kills } = circumstances;
+    let (Exit { status, class, meaning }, ran) = (exit, display(span(ran)));
+    let cpu = cpu.map(span).map(display);
+    let core = pid.filter(|_| dumped).map(|pid| format!("coredumpctl info {pid}"));
+    let dumped = dumped.then_some(true);
+    if expected || matches!(class, ExitClass::Done | ExitClass::Idle | ExitClass::Reboot) {
+        info!(pid, %status, meaning, ran, cpu, dumped, core, "worker exited");
+    } else {
+        warn!(pid, %status, meaning, ran, cpu, dumped, core, "worker exited");
+    }
+    if oom_kills > 0 {
+        warn!(why = killed_for_memory(oom_kills), "memory ran out while the worker ran");
+    }
+}
+
+fn after_exit(note: Note, circumstances: Circumstances) {
+    match note {
+        Note::Exited { exit, ran, expected } => exited(exit, ran, expected, circumstances),
+        Note::BadConfiguration => {
+            error!(
+                "worker cannot work with its configuration: not started again; see its last lines and worker.configPath"
+            );
+        }
+        Note::TooManyCrashes { crashes, allowed: 0, .. } => {
+            error!(crashes, "worker crashed, and supervision allows no restart: giving up");
+        }
+        Note::TooManyCrashes { crashes, allowed, window } => error!(
+            crashes, max_restarts = allowed, restart_window = %span(window),
+            "worker crashed too often: giving up"
+        ),
+        Note::CannotRestartInPlace => error!(
+            "worker cannot be started again without a reboot (worker.restartInPlace says otherwise where that is wrong)"
+        ),
+        Note::Restarting { wait, crashes: 0, .. } => {
+            info!(wait = %span(wait), "worker is started again (supervision.restart is always)");
+        }
+        Note::Restarting { wait, crashes, allowed } => {
+            info!(wait = %span(wait), crashes, max_restarts = allowed, "worker is started again after a crash");
+        }
+        Note::RestartWithCredentials => info!("worker is started again with its new credentials"),
+        Note::RestartInsteadOfReboot => info!("worker wants a reboot: started again in place instead"),
+        Note::AwaitingReboot { timeout } => {
+            info!(timeout = %span(timeout), "worker wants a reboot: waiting for the host to go down");
+        }
+        Note::RebootDidNotCome { waited, in_place: true } => {
+            warn!(waited = %span(waited), "the reboot has not come within supervision.rebootTimeout: starting the worker again in place");
+        }
+        Note::RebootDidNotCome { waited, in_place: false } => error!(
+            waited = %span(waited),
+            "the reboot has not come within supervision.rebootTimeout, and the worker cannot go on without one: reboot the host"
+        ),
+        _ => {}
+    }
+}
+
+fn ending(pid: u32, request: Request, ladder: Ladder) {
+    let cause = request.cause;
+    match (request.strength, ladder) {
+        (Strength::Drain, Ladder::Told { .. }) => {
+            info!(pid, %cause, "asked the worker to finish its tasks and exit");
+        }
+        (Strength::Drain, Ladder::AwaitingHello(_)) => {
+            info!(pid, %cause, "asking the worker to finish its tasks as soon as it has said hello");
+        }
+        (Strength::Drain, _) => info!(
+            pid, %cause,
+            "worker cannot be asked to finish its tasks (no graceful-termination): waiting for it to end by itself"
+        ),
+        (Strength::Stop, Ladder::Told { .. }) => info!(pid, %cause, "asked the worker to stop at once"),
+        (Strength::Stop, Ladder::AwaitingHello(_)) => {
+            info!(pid, %cause, "asking the worker to stop as soon as it has said hello");
+        }
+        (Strength::Stop, _) => {
+            info!(pid, %cause, "worker cannot be asked to stop (no graceful-termination): sent SIGTERM");
+        }
+        (Strength::Kill, _) if cause == Cause::Operator => {
+            warn!(pid, "second request to stop: killing the worker and all its processes");
+        }
+        (Strength::Kill, _) => warn!(pid, %cause, "killing the worker and all its processes"),
+    }
+}
+
+/// A duration as people write it, to the millisecond: `1m 30s`.
+pub(super) fn span(duration: Duration) -> humantime::FormattedDuration {
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    humantime::format_duration(Duration::from_millis(millis))
+}

@@ -1,0 +1,113 @@
+//! What the supervisor does beside its loop and at its end: host commands, the mark of a drain, the last words.
+
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::reports::GivenUp;
+use super::{LAST_LINES, Supervisor};
+use crate::event::{Outcome, Strength};
+use crate::host::drain_marker;
+use crate::host::power::{Descent, TakeDown};
+use crate::telemetry::recent_warnings::QUOTED;
+
+/// The time that host commands, the mark of a drain and automatic logins may take when all else has ended.
+const LAST_THINGS: Duration = Duration::from_secs(160);
+
+impl Supervisor<'_> {
+    /// Beside the loop, for it ends with an fsync; waited for at the end.
+    pub(super) fn set_drain_marker(&self) {
+        let place = self.job.drain_marker.clone();
+        let lane = self.job.lanes.drain_marker.clone();
+        self.at_the_end.spawn(async move { drain_marker::mark(place.as_deref(), &lane).await });
+    }
+
+    /// What comes after the boot registers anew.
+    pub(super) fn forget_run(&self) {
+        let cache_writer = self.job.cache_writer.clone();
+        self.at_the_end.spawn(async move {
+            cache_writer.remove().await;
+        });
+    }
+
+    /// The worker wants its host to go away. That goes on beside the worker, and after it.
+    pub(super) fn leave_host(&self) {
+        let (logins_done, leave) = (self.logins.all_done(), self.job.leave.clone());
+        self.at_the_end.spawn(async move {
+            logins_done.await;
+            leave.send_replace(true);
+        });
+    }
+
+    /// Reboots the host, beside the loop.
+    pub(super) fn reboot_host(&self) {
+        let (helpers, stop) = (self.descendants.helpers(), self.job.stop.clone());
+        let needless = self.reboot_needless.clone();
+        let logins_done = self.logins.all_done();
+        let take_down = TakeDown {
+            what: "reboot",
+            command: self.job.host.reboot_command.clone(),
+            force: self.job.host.force_reboot_command.clone(),
+            patience: self.job.supervision.reboot_timeout,
+        };
+        self.at_the_end.spawn(async move {
+            logins_done.await;
+            let going_down = async {
+                tokio::select! {
+                    _ = stop.at_least(Strength::Stop) => {}
+                    () = needless.cancelled() => {}
+                }
+            };
+            if let Descent::StillUp(why) = take_down.run(&helpers, going_down).await {
+                error!(error = %why, "the host must reboot, and nothing has taken it down: reboot it by hand");
+            }
+        });
+    }
+
+    /// Waits for what must be over before the runner goes on.
+    pub(super) async fn finish(&mut self, outcome: Outcome) {
+        if outcome != Outcome::NeedsReboot {
+            self.reboot_needless.cancel();
+        }
+        self.concluded(outcome);
+        self.logins.close();
+        self.at_the_end.close();
+        // What they have to complain about belongs in the log.
+        let last_things = tokio::time::timeout(LAST_THINGS, self.at_the_end.wait());
+        let last_things = self.job.stop.bounded(last_things);
+        if self.job.publisher.manager().alive_while(last_things).await.is_none() {
+            warn!(
+                "stopped while a host command, a removal or the mark of a drain was under way: not waited for any longer"
+            );
+        }
+    }
+
+    fn concluded(&self, outcome: Outcome) {
+        let reported = match outcome {
+            Outcome::GaveUp | Outcome::StartFailed => true,
+            // Elsewhere the worker registers anew.
+            Outcome::CredentialsExpired => self.job.dynamic,
+            _ => false,
+        };
+        if !reported {
+            return;
+        }
+        let reported = usize::try_from(self.job.supervision.report_output_lines).unwrap_or(LAST_LINES);
+        self.reports.give_up(&GivenUp {
+            worker: self.spec.implementation,
+            exit: self.last_exit,
+            credentials_ran_out: outcome == Outcome::CredentialsExpired,
+            crashes: self.machine.crashes(),
+            last_lines: self
+                .last_lines
+                .get(self.last_lines.len().saturating_sub(reported)..)
+                .unwrap_or_default(),
+        });
+        if outcome == Outcome::GaveUp && !self.last_lines.is_empty() {
+            let first = self.last_lines.len().saturating_sub(LAST_LINES);
+            let lines = self.last_lines.get(first..).unwrap_or_default();
+            // One record, and no error: what the worker wrote is in the log already, and must not count twice.
+            info!(target: QUOTED, repeated = true, count = lines.len(), lines = lines.join("\n"), "the worker's last lines");
+        }
+    }
+}

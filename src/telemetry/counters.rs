@@ -1,0 +1,171 @@
+//! What the runner counts of itself, for observers: each part counts what it does, and nobody waits for anybody.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// A label's value.
+pub type Label = Cow<'static, str>;
+
+/// The counts of one runner. Clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct Counters(Arc<Counts>);
+
+/// What is counted.
+#[derive(Debug)]
+pub struct Counts {
+    /// How often the worker was started after the first time.
+    pub restarts: AtomicU64,
+    /// Processes that the kernel killed for lack of memory while it ran.
+    pub oom_kills: AtomicU64,
+    /// Its exits, by meaning.
+    pub exits: By<1>,
+    /// Renewals of the credentials, by result; `failed` is the end of all tries, not each of them.
+    pub renewals: By<1>,
+    /// Requests to Taskcluster, by call and status.
+    pub requests: By<2>,
+    /// How long they took, by call.
+    pub request_times: Times,
+    /// Polls for new deployments and interruptions, by source and result.
+    pub polls: By<2>,
+    /// Notices of interruptions, by source and action.
+    pub notices: By<2>,
+    /// What to add to the host's clock to get Taskcluster's, in seconds.
+    clock_offset: AtomicI64,
+}
+
+/// No answer of Taskcluster has told the time yet.
+const UNKNOWN: i64 = i64::MIN;
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            restarts: AtomicU64::new(0),
+            oom_kills: AtomicU64::new(0),
+            exits: By::default(),
+            renewals: By::default(),
+            requests: By::default(),
+            request_times: Times::default(),
+            polls: By::default(),
+            notices: By::default(),
+            clock_offset: AtomicI64::new(UNKNOWN),
+        }
+    }
+}
+
+impl std::ops::Deref for Counters {
+    type Target = Counts;
+
+    fn deref(&self) -> &Counts {
+        &self.0
+    }
+}
+
+impl Counts {
+    /// Taskcluster's clock is so many seconds ahead of the host's.
+    pub fn set_clock_offset(&self, seconds: i64) {
+        self.clock_offset.store(seconds, Ordering::Relaxed);
+    }
+
+    /// How far Taskcluster's clock is ahead of the host's, in seconds, once it has answered.
+    pub fn clock_offset(&self) -> Option<i64> {
+        Some(self.clock_offset.load(Ordering::Relaxed)).filter(|offset| *offset != UNKNOWN)
+    }
+}
+
+/// Counts by labels. For what happens a few times a second at most.
+#[derive(Debug)]
+pub struct By<const LABELS: usize>(Mutex<BTreeMap<[Label; LABELS], u64>>);
+
+impl<const LABELS: usize> Default for By<LABELS> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<const LABELS: usize> By<LABELS> {
+    /// One more.
+    pub fn count(&self, labels: [impl Into<Label>; LABELS]) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(labels.map(Into::into)).or_default() += 1;
+    }
+
+    /// All that were counted.
+    pub fn all(&self) -> BTreeMap<[Label; LABELS], u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The upper bounds of [`Times`], in seconds: from an answer on the same network to one that has come at the last moment.
+pub const BOUNDS: [f64; 8] = [0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+
+/// How long something took, by what it was.
+#[derive(Debug, Default)]
+pub struct Times(Mutex<BTreeMap<&'static str, Spread>>);
+
+/// How times are spread.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Spread {
+    /// How many took as long as the bound of the same index at most.
+    pub within: [u64; BOUNDS.len()],
+    /// How many there were.
+    pub count: u64,
+    /// How long they took together, in seconds.
+    pub seconds: f64,
+}
+
+impl Times {
+    /// One more took so long.
+    pub fn took(&self, what: &'static str, time: Duration) {
+        let seconds = time.as_secs_f64();
+        let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let spread = times.entry(what).or_default();
+        for (count, bound) in spread.within.iter_mut().zip(BOUNDS) {
+            *count += u64::from(seconds <= bound);
+        }
+        spread.count += 1;
+        spread.seconds += seconds;
+    }
+
+    /// All that were counted.
+    pub fn all(&self) -> BTreeMap<&'static str, Spread> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_counted_apart_and_clones_together() {
+        let counters = Counters::default();
+        counters.clone().polls.count(["workerPool", "ok"]);
+        counters.polls.count(["workerPool", "ok"]);
+        counters.polls.count(["workerPool", "failed"]);
+        let all: Vec<_> =
+            counters.polls.all().into_iter().map(|([_, result], count)| (result, count)).collect();
+        assert_eq!(all, [("failed".into(), 1), ("ok".into(), 2)]);
+    }
+
+    #[test]
+    fn times_are_counted_under_every_bound_that_they_keep() {
+        let times = Times::default();
+        for millis in [25, 26, 90_000] {
+            times.took("ping", Duration::from_millis(millis));
+        }
+        let spread = times.all()["ping"];
+        assert_eq!((spread.within, spread.count), ([1, 2, 2, 2, 2, 2, 2, 2], 3));
+        assert!((spread.seconds - 90.051).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_clocks_offset_is_not_known_before_somebody_has_told_the_time() {
+        let counters = Counters::default();
+        assert_eq!(counters.clock_offset(), None);
+        counters.set_clock_offset(-3);
+        assert_eq!(counters.clock_offset(), Some(-3));
+    }
+}

@@ -1,0 +1,348 @@
+//! The runner's own log: `tracing` events as finished lines, for people or as JSON, through the output thread.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::str::FromStr;
+
+use serde_json::Value;
+use thiserror::Error;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+use crate::output::{BEGINS_ENTRY, Format, Identity, LogSink};
+use crate::redact::{Secrets, cut};
+use crate::telemetry::recent_warnings::{QUOTED, RecentWarnings, Warning};
+
+/// The length of a warning or an error that observers see, in characters: enough for one that quotes what a server has
+/// answered.
+const LONGEST_TROUBLE: usize = 4000;
+
+/// Which lines are logged: `info`, or per module `warn,start_worker::supervisor=debug`. Errors always are.
+#[derive(Debug, Clone)]
+pub struct Filter(Targets);
+
+/// A log level, or a filter, that is not understood.
+#[derive(Debug, Error)]
+pub enum FilterError {
+    /// It is no level.
+    #[error("{0:?} is not a level; use error, warn, info, debug or trace")]
+    Level(String),
+    /// It is no module of this program.
+    #[error(
+        "{0:?} is not a module of start-worker; use start_worker::MODULE=LEVEL, as in info,start_worker::supervisor=debug"
+    )]
+    Module(String),
+}
+
+impl FromStr for Filter {
+    type Err = FilterError;
+
+    /// Reads a filter as `--log-level` and `START_WORKER_LOG` have it: a level, `MODULE=LEVEL`, or several of these with
+    /// commas between them. Modules without a level of their own have the level that stands alone, or info.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut filter = Self::default().0;
+        for part in text.split(',').map(str::trim) {
+            filter = match part.split_once('=') {
+                None => filter.with_default(level(part)?),
+                Some((module, of_module)) => {
+                    filter.with_target(own_module(module.trim())?, level(of_module.trim())?)
+                }
+            };
+        }
+        Ok(Self(filter))
+    }
+}
+
+fn level(name: &str) -> Result<LevelFilter, FilterError> {
+    match name.to_ascii_lowercase().as_str() {
+        "error" => Ok(LevelFilter::ERROR),
+        "warn" => Ok(LevelFilter::WARN),
+        "info" => Ok(LevelFilter::INFO),
+        "debug" => Ok(LevelFilter::DEBUG),
+        "trace" => Ok(LevelFilter::TRACE),
+        _ => Err(FilterError::Level(name.to_owned())),
+    }
+}
+
+/// Modules of other crates write no lines here.
+fn own_module(name: &str) -> Result<&str, FilterError> {
+    let is_own = name == "start_worker" || name.starts_with("start_worker::");
+    if is_own { Ok(name) } else { Err(FilterError::Module(name.to_owned())) }
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self(Targets::new().with_default(LevelFilter::INFO))
+    }
+}
+
+/// Makes the runner's log go to `sink` from now on, for the whole process, without the known `secrets`. What is wrong is
+/// noted in the recent warnings, too.
+pub fn install(
+    sink: LogSink,
+    format: Format,
+    filter: Filter,
+    secrets: Secrets,
+    recent_warnings: RecentWarnings,
+) {
+    // Fails only where a log is installed already; then that one goes on.
+    let _ = tracing::subscriber::set_global_default(Lines { sink, format, filter, secrets, recent_warnings });
+}
+
+/// Makes panics tell where and why without these secrets.
+pub fn mask_panics(secrets: Secrets) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("<unnamed>");
+        let text = secrets.mask(panic.to_string());
+        let trace = Backtrace::capture();
+        let trace =
+            if trace.status() == BacktraceStatus::Captured { trace.to_string() } else { String::new() };
+        // Without a stderr there is nobody to tell.
+        let _ = writeln!(io::stderr(), "\nthread '{name}' {text}\n{trace}");
+    }));
+}
+
+/// Renders events and hands them to the output thread. Spans are not kept: a registry of them would cost more memory than
+/// all else that the log needs, and nothing here opens one.
+struct Lines {
+    sink: LogSink,
+    format: Format,
+    filter: Filter,
+    secrets: Secrets,
+    recent_warnings: RecentWarnings,
+}
+
+impl Lines {
+    fn is_logged(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::ERROR || self.filter.0.would_enable(metadata.target(), metadata.level())
+    }
+
+    fn note(&self, at: jiff::Timestamp, event: &Event<'_>) {
+        let is_error = match *event.metadata().level() {
+            Level::ERROR => true,
+            Level::WARN => false,
+            _ => return,
+        };
+        if event.metadata().target() == QUOTED {
+            return;
+        }
+        let fields = TextFields::of(event, &self.secrets);
+        let text = cut(&(fields.message + &fields.rest), LONGEST_TROUBLE, "…").into_owned();
+        self.recent_warnings.note(Warning { at, is_error, text });
+    }
+}
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // What is wrong is noted also where its line is not logged.
+        metadata.is_event() && (*metadata.level() <= Level::WARN || self.is_logged(metadata))
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        let levels = self.filter.0.iter().map(|(_, level)| level).chain(self.filter.0.default_level());
+        levels.chain([LevelFilter::WARN]).max()
+    }
+
+    fn new_span(&self, _span: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &Id, _values: &Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
+
+    fn enter(&self, _span: &Id) {}
+
+    fn exit(&self, _span: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let now = jiff::Timestamp::now();
+        self.note(now, event);
+        if !self.is_logged(event.metadata()) {
+            return;
+        }
+        let secrets = &self.secrets;
+        let line = match self.format {
+            Format::Text => text_line(now, event, secrets),
+            Format::Json => json_line(now, event, self.sink.identity(), secrets),
+            Format::Prioritised => {
+                let priority = priority(*event.metadata().level());
+                format!("<{priority}>{}", text_fields(event, secrets))
+            }
+            Format::Journald => journal_entry(event, secrets),
+        };
+        let line = line.into_bytes();
+        let metadata = event.metadata();
+        if *metadata.level() > Level::INFO || metadata.target() == QUOTED {
+            self.sink.line_of_less_weight(line);
+        } else {
+            self.sink.line(line);
+        }
+    }
+}
+
+/// `2026-11-23T19:12:00.123Z INFO  worker started pid=4711`
+fn text_line(now: jiff::Timestamp, event: &Event<'_>, secrets: &Secrets) -> String {
+    format!("{now:.3} {}", text_fields(event, secrets))
+}
+
+/// `INFO  worker started pid=4711`
+fn text_fields(event: &Event<'_>, secrets: &Secrets) -> String {
+    let fields = TextFields::of(event, secrets);
+    format!("{:5} {}{}\n", event.metadata().level(), fields.message, fields.rest)
+}
+
+/// As syslog(3) counts.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
+/// One line of fields, for the output thread to make an entry of. No value has a control character.
+fn journal_entry(event: &Event<'_>, secrets: &Secrets) -> String {
+    let text = TextFields::of(event, secrets);
+    let mut fields = JournalFields { text: String::new(), secrets };
+    event.record(&mut fields);
+    let (priority, message) = (priority(*event.metadata().level()), format!("{}{}", text.message, text.rest));
+    format!("{BEGINS_ENTRY}PRIORITY={priority}{BEGINS_ENTRY}MESSAGE={message}{}\n", fields.text)
+}
+
+/// `START_WORKER_PID=4711`: no field of the journal's own, or of anybody else's, begins like this.
+struct JournalFields<'s> {
+    text: String,
+    secrets: &'s Secrets,
+}
+
+impl Visit for JournalFields<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() != "message" {
+            let name =
+                field.name().to_ascii_uppercase().replace(|other: char| !other.is_ascii_alphanumeric(), "_");
+            // Writing to a String cannot fail.
+            let _ = write!(self.text, "{BEGINS_ENTRY}START_WORKER_{name}=");
+            escape(&mut self.text, &self.secrets.mask(value));
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+}
+
+/// The values are masked one by one, before they are quoted and escaped: what stands beside a mask stays well-formed.
+struct TextFields<'s> {
+    message: String,
+    rest: String,
+    secrets: &'s Secrets,
+}
+
+impl<'s> TextFields<'s> {
+    fn of(event: &Event<'_>, secrets: &'s Secrets) -> Self {
+        let mut fields = Self { message: String::new(), rest: String::new(), secrets };
+        event.record(&mut fields);
+        fields
+    }
+
+    fn add(&mut self, field: &Field, value: &str) {
+        let value = &self.secrets.mask(value);
+        if field.name() == "message" {
+            escape(&mut self.message, value);
+            return;
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(self.rest, " {}=", field.name());
+        let plain =
+            !value.is_empty() && !value.contains([' ', '"', '=']) && !value.contains(char::is_control);
+        if plain {
+            self.rest.push_str(value);
+        } else {
+            let _ = write!(self.rest, "{value:?}");
+        }
+    }
+}
+
+/// Control characters must not make a line look like another one, or like two.
+fn escape(into: &mut String, text: &str) {
+    for character in text.chars() {
+        if character.is_control() {
+            into.extend(character.escape_default());
+        } else {
+            into.push(character);
+        }
+    }
+}
+
+impl Visit for TextFields<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, &format!("{value:?}"));
+    }
+}
+
+/// `{"timestamp":"…","level":"info","message":"worker started","source":"start-worker","pid":4711}`
+fn json_line(
+    now: jiff::Timestamp,
+    event: &Event<'_>,
+    identity: Option<&Identity>,
+    secrets: &Secrets,
+) -> String {
+    let whose = identity.map_or("", Identity::json);
+    let mut fields = JsonFields { text: String::new(), secrets };
+    event.record(&mut fields);
+    let level = match *event.metadata().level() {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
+    };
+    format!(
+        "{{\"timestamp\":\"{now:.3}\",\"level\":\"{level}\",{whose}\"source\":\"start-worker\"{}}}\n",
+        fields.text
+    )
+}
+
+struct JsonFields<'s> {
+    text: String,
+    secrets: &'s Secrets,
+}
+
+impl JsonFields<'_> {
+    fn add(&mut self, field: &Field, value: &Value) {
+        // Writing to a String cannot fail.
+        let _ = write!(self.text, ",{}:{value}", Value::from(field.name()));
+    }
+}
+
+impl Visit for JsonFields<'_> {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add(field, &value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add(field, &value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field, &value.into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, &self.secrets.mask(value).into());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, &self.secrets.mask(format!("{value:?}")).into());
+    }
+}

@@ -1,0 +1,385 @@
+//! The runner's numbers as Prometheus reads them. Names, kinds and meanings are in [`METRICS`], which docs/monitoring.md
+//! repeats.
+
+use std::sync::atomic::Ordering;
+
+use jiff::{SignedDuration, Timestamp};
+use prometheus::TextEncoder;
+use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
+
+use crate::event::{ExitClass, Phase};
+use crate::telemetry::View;
+use crate::telemetry::counters::{BOUNDS, Label, Spread};
+use crate::telemetry::status_board::StatusBoard;
+
+/// Of the text format, with what HTTP wants to know of it.
+pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// What kind of number a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows while the runner lives.
+    Counter,
+    /// It is what it is now.
+    Gauge,
+    /// How values are spread.
+    Histogram,
+}
+
+impl Kind {
+    /// Its name in the text format.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// A metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name; its unit is in it.
+    pub name: &'static str,
+    /// What kind of number it is.
+    pub kind: Kind,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it tells.
+    pub help: &'static str,
+}
+
+const fn metric(
+    name: &'static str,
+    kind: Kind,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind, labels, help }
+}
+
+/// All metrics.
+pub const METRICS: &[Metric] = &[
+    BUILD,
+    WORKER,
+    START_TIME,
+    HEALTHY,
+    STATE,
+    STATE_TIME,
+    RESTARTS,
+    EXITS,
+    CRASHES,
+    EXPIRY,
+    RENEWAL,
+    RENEWALS,
+    REQUESTS,
+    REQUEST_TIMES,
+    POLLS,
+    NOTICES,
+    OOM_KILLS,
+    LINES,
+    BYTES,
+    LAST_OUTPUT,
+    MESSAGES,
+    DROPPED,
+    LOST,
+    CLOCK,
+];
+
+const BUILD: Metric =
+    metric("start_worker_build_info", Kind::Gauge, &["version"], "Always 1; the version of start-worker.");
+const WORKER: Metric = metric(
+    "start_worker_worker_info",
+    Kind::Gauge,
+    &["provider_type", "implementation", "worker_pool_id", "worker_group", "worker_id"],
+    "Always 1; who the worker is, as far as that is known.",
+);
+const START_TIME: Metric = metric(
+    "start_worker_start_time_seconds",
+    Kind::Gauge,
+    &[],
+    "When start-worker started, in seconds since the epoch.",
+);
+const HEALTHY: Metric =
+    metric("start_worker_healthy", Kind::Gauge, &[], "1 where the state is as it should be, else 0.");
+const STATE: Metric =
+    metric("start_worker_state", Kind::Gauge, &["state"], "1 for the state it is in, 0 for all others.");
+const STATE_TIME: Metric = metric(
+    "start_worker_state_start_time_seconds",
+    Kind::Gauge,
+    &[],
+    "Since when it is in this state, in seconds since the epoch.",
+);
+const RESTARTS: Metric = metric(
+    "start_worker_worker_restarts_total",
+    Kind::Counter,
+    &[],
+    "How often the worker was started after the first time.",
+);
+const EXITS: Metric = metric(
+    "start_worker_worker_exits_total",
+    Kind::Counter,
+    &["meaning"],
+    "Exits of the worker, by what they mean.",
+);
+const CRASHES: Metric = metric(
+    "start_worker_worker_crashes",
+    Kind::Gauge,
+    &[],
+    "Crashes of the worker that count against supervision.maxRestarts.",
+);
+const EXPIRY: Metric = metric(
+    "start_worker_credentials_expiry_timestamp_seconds",
+    Kind::Gauge,
+    &[],
+    "When the worker's credentials end, in seconds since the epoch; absent where they do not.",
+);
+const RENEWAL: Metric = metric(
+    "start_worker_credentials_renewal_timestamp_seconds",
+    Kind::Gauge,
+    &[],
+    "When they are renewed next, in seconds since the epoch; absent where they are not.",
+);
+const RENEWALS: Metric = metric(
+    "start_worker_credentials_renewals_total",
+    Kind::Counter,
+    &["result"],
+    "Renewals of the worker's credentials, by result: ok, refused, failed.",
+);
+const REQUESTS: Metric = metric(
+    "start_worker_api_requests_total",
+    Kind::Counter,
+    &["call", "status"],
+    "Requests to Taskcluster, by call and HTTP status; none: no answer came.",
+);
+const REQUEST_TIMES: Metric = metric(
+    "start_worker_api_request_duration_seconds",
+    Kind::Histogram,
+    &["call"],
+    "How long requests to Taskcluster took, by call.",
+);
+const POLLS: Metric = metric(
+    "start_worker_polls_total",
+    Kind::Counter,
+    &["source", "result"],
+    "Polls for new deployments (by call) and interruptions (by cloud), by result: ok, refused, failed.",
+);
+const NOTICES: Metric = metric(
+    "start_worker_interruptions_total",
+    Kind::Counter,
+    &["source", "action"],
+    "Notices of interruptions, by who gave them and what was to happen.",
+);
+const LINES: Metric = metric(
+    "start_worker_worker_output_lines_total",
+    Kind::Counter,
+    &[],
+    "Lines that the worker has written, protocol messages included.",
+);
+const BYTES: Metric = metric(
+    "start_worker_worker_output_bytes_total",
+    Kind::Counter,
+    &[],
+    "Bytes that the worker has written.",
+);
+const LAST_OUTPUT: Metric = metric(
+    "start_worker_worker_last_output_timestamp_seconds",
+    Kind::Gauge,
+    &[],
+    "When the worker last wrote something, in seconds since the epoch; absent before that.",
+);
+const OOM_KILLS: Metric = metric(
+    "start_worker_worker_oom_kills_total",
+    Kind::Counter,
+    &[],
+    "Processes that the kernel killed for lack of memory while the worker ran, as counted at its exits.",
+);
+const MESSAGES: Metric = metric(
+    "start_worker_log_messages_total",
+    Kind::Counter,
+    &["level"],
+    "Warnings and errors in start-worker's own log.",
+);
+const DROPPED: Metric = metric(
+    "start_worker_log_dropped_lines_total",
+    Kind::Counter,
+    &[],
+    "Lines of start-worker's own log that were dropped because nobody took them.",
+);
+const LOST: Metric = metric(
+    "start_worker_log_lost_bytes_total",
+    Kind::Counter,
+    &[],
+    "Bytes of the log that could not be written.",
+);
+const CLOCK: Metric = metric(
+    "start_worker_clock_offset_seconds",
+    Kind::Gauge,
+    &[],
+    "How far Taskcluster's clock was ahead of the host's at its last answer; absent before that.",
+);
+
+/// All that there is to tell, in the text format.
+pub(super) fn text(view: &View, now: Timestamp) -> Result<String, prometheus::Error> {
+    let healthy = view.health(now).is_ok();
+    let mut families = of_board(&view.board.borrow(), healthy);
+    families.insert(0, family(BUILD, [(vec![env!("CARGO_PKG_VERSION").into()], 1.0)]));
+    families.insert(1, family(WORKER, [(worker(view), 1.0)]));
+    families.extend(of_counters(view));
+    families.extend(of_log(view));
+    families.retain(|family| !family.get_metric().is_empty());
+    TextEncoder::new().encode_to_string(&families)
+}
+
+fn worker(view: &View) -> Vec<Label> {
+    let board = view.board.borrow();
+    let identity = board.worker.as_ref().map(|worker| &worker.identity);
+    let known = identity.map_or_else(Default::default, |identity| {
+        [identity.worker_pool_id.to_string(), identity.worker_group.clone(), identity.worker_id.clone()]
+    });
+    let fixed = [view.provider.into(), view.implementation.into()];
+    fixed.into_iter().chain(known.into_iter().map(Label::from)).collect()
+}
+
+fn seconds(time: Timestamp) -> f64 {
+    time.duration_since(Timestamp::UNIX_EPOCH).as_secs_f64()
+}
+
+fn of_board(board: &StatusBoard, healthy: bool) -> Vec<MetricFamily> {
+    let phase = board.summary.phase;
+    let states = Phase::ALL
+        .map(|state| (vec![state.name().replace(' ', "_").into()], f64::from(u8::from(state == phase))));
+    vec![
+        one(START_TIME, seconds(board.started)),
+        one(HEALTHY, f64::from(u8::from(healthy))),
+        family(STATE, states),
+        one(STATE_TIME, seconds(board.since)),
+        one(CRASHES, f64::from(board.runs.crashes.count)),
+        family(EXPIRY, board.credentials_expire.map(|time| (Vec::new(), seconds(time)))),
+        family(RENEWAL, board.credentials_renew.map(|time| (Vec::new(), seconds(time)))),
+    ]
+}
+
+fn of_counters(view: &View) -> Vec<MetricFamily> {
+    let counters = &view.counters;
+    let mut exits = counters.exits.all();
+    for class in ExitClass::ALL {
+        // A rate needs a beginning: what has not happened is 0, not absent.
+        exits.entry([class.name().into()]).or_default();
+    }
+    let mut renewals = counters.renewals.all();
+    for result in ["ok", "refused", "failed"] {
+        renewals.entry([result.into()]).or_default();
+    }
+    let times = counters.request_times.all().into_iter().map(|(call, spread)| (vec![call.into()], spread));
+    vec![
+        one(RESTARTS, count(counters.restarts.load(Ordering::Relaxed))),
+        family(EXITS, counted(exits)),
+        one(OOM_KILLS, count(counters.oom_kills.load(Ordering::Relaxed))),
+        family(RENEWALS, counted(renewals)),
+        family(REQUESTS, counted(counters.requests.all())),
+        histogram(REQUEST_TIMES, times),
+        family(POLLS, counted(counters.polls.all())),
+        family(NOTICES, counted(counters.notices.all())),
+        family(
+            CLOCK,
+            counters
+                .clock_offset()
+                .map(|offset| (Vec::new(), SignedDuration::from_secs(offset).as_secs_f64())),
+        ),
+    ]
+}
+
+fn of_log(view: &View) -> Vec<MetricFamily> {
+    let (counts, known) = (view.output.now(), view.recent_warnings.borrow());
+    let messages = [("error", known.errors), ("warning", known.warnings)];
+    vec![
+        one(LINES, count(counts.worker_lines)),
+        one(BYTES, count(counts.worker_bytes)),
+        family(LAST_OUTPUT, counts.last_output.map(|time| (Vec::new(), seconds(time)))),
+        family(MESSAGES, messages.map(|(level, number)| (vec![level.into()], count(number)))),
+        one(DROPPED, count(counts.dropped_lines)),
+        one(LOST, count(counts.lost_bytes)),
+    ]
+}
+
+/// Prometheus has but one kind of number.
+#[expect(clippy::cast_precision_loss, reason = "above 2^53 a count is off by a few, and its rate is not")]
+fn count(number: u64) -> f64 {
+    number as f64
+}
+
+fn counted<const LABELS: usize>(
+    counts: impl IntoIterator<Item = ([Label; LABELS], u64)>,
+) -> impl Iterator<Item = (Vec<Label>, f64)> {
+    counts.into_iter().map(|(labels, number)| (labels.into(), count(number)))
+}
+
+fn one(metric: Metric, value: f64) -> MetricFamily {
+    family(metric, [(Vec::new(), value)])
+}
+
+fn family(metric: Metric, values: impl IntoIterator<Item = (Vec<Label>, f64)>) -> MetricFamily {
+    let samples = values.into_iter().map(|(labels, value)| {
+        let mut sample = sample(metric, labels);
+        match metric.kind {
+            Kind::Counter => {
+                let mut counter = proto::Counter::default();
+                counter.set_value(value);
+                sample.set_counter(counter);
+            }
+            Kind::Gauge | Kind::Histogram => {
+                let mut gauge = proto::Gauge::default();
+                gauge.set_value(value);
+                sample.set_gauge(gauge);
+            }
+        }
+        sample
+    });
+    whole(metric, samples.collect())
+}
+
+fn histogram(metric: Metric, spreads: impl IntoIterator<Item = (Vec<Label>, Spread)>) -> MetricFamily {
+    let samples = spreads.into_iter().map(|(labels, spread)| {
+        let buckets = spread.within.iter().zip(BOUNDS).map(|(within, bound)| {
+            let mut bucket = proto::Bucket::default();
+            bucket.set_cumulative_count(*within);
+            bucket.set_upper_bound(bound);
+            bucket
+        });
+        let mut histogram = proto::Histogram::default();
+        histogram.set_bucket(buckets.collect());
+        histogram.set_sample_count(spread.count);
+        histogram.set_sample_sum(spread.seconds);
+        let mut sample = sample(metric, labels);
+        sample.set_histogram(histogram);
+        sample
+    });
+    whole(metric, samples.collect())
+}
+
+fn sample(metric: Metric, labels: Vec<Label>) -> proto::Metric {
+    let pairs = metric.labels.iter().zip(labels).map(|(name, value)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value(value.into_owned());
+        pair
+    });
+    let mut sample = proto::Metric::default();
+    sample.set_label(pairs.collect());
+    sample
+}
+
+fn whole(metric: Metric, samples: Vec<proto::Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(metric.name.to_owned());
+    family.set_help(metric.help.to_owned());
+    family.set_field_type(match metric.kind {
+        Kind::Counter => MetricType::COUNTER,
+        Kind::Gauge => MetricType::GAUGE,
+        Kind::Histogram => MetricType::HISTOGRAM,
+    });
+    family.set_metric(samples);
+    family
+}

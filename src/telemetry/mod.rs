@@ -1,0 +1,15 @@
+//! What others can see of the runner. Observers decide nothing.
+
+pub mod counters;
+pub mod current_retry;
+mod health;
+pub mod liveness;
+pub mod logging;
+pub mod metrics;
+pub mod recent_warnings;
+pub mod service_manager;
+pub mod status;
+pub mod status_board;
+mod view;
+
+pub use view::View;

@@ -1,0 +1,385 @@
+//! Keeps the connections: so many, for so long, with lines of such a length, and only for whom it is.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use super::answer::StatusAnswer;
+use super::request::{Answer, Request};
+use super::{Counterparts, Resume};
+use crate::event::{Phase, StopRequest, Strength};
+
+/// Connections at a time. More wait until they are accepted.
+const CONNECTIONS: usize = 32;
+
+/// Clients that wait for a drain's end, or for changes, beside them.
+pub(super) const WAITING: usize = 64;
+
+/// How long a client may take for its next request, and for reading an answer.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// How long a request may be.
+const LONGEST_LINE: usize = 16 * 1024;
+
+/// After a failed accept (no more file descriptors) it is tried again.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
+
+/// What all connections share.
+pub(super) struct Server {
+    pub(super) counterparts: Counterparts,
+    pub(super) waiting: Arc<Semaphore>,
+    /// Once the runner has ended: how.
+    pub(super) ended: watch::Receiver<Option<String>>,
+}
+
+/// Accepts connections until the runner has ended.
+pub(super) async fn serve(listener: UnixListener, server: Arc<Server>, tasks: TaskTracker) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let accepting = async {
+        while let Ok(place) = places.clone().acquire_owned().await {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tasks.spawn(server.clone().keep(stream, place))),
+                Err(cause) => {
+                    warn!(error = %cause, "the status socket cannot accept a connection");
+                    tokio::time::sleep(AFTER_FAILURE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = server.end() => {}
+        () = accepting => {}
+    }
+}
+
+/// What a client has sent.
+enum Line {
+    Request(Vec<u8>),
+    TooLong,
+}
+
+impl Server {
+    /// How the runner has ended, once it has.
+    async fn end(&self) -> Option<String> {
+        let mut ended = self.ended.clone();
+        // Where nobody tells how it has ended, it has all the same.
+        ended.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone())
+    }
+
+    async fn keep(self: Arc<Self>, stream: UnixStream, place: OwnedSemaphorePermit) {
+        if let Err(cause) = self.converse(stream, place).await {
+            debug!(error = %cause, "a connection to the status socket has ended");
+        }
+    }
+
+    /// Answers one request after the other.
+    async fn converse(&self, stream: UnixStream, place: OwnedSemaphorePermit) -> io::Result<()> {
+        let peer = stream.peer_cred()?;
+        let peer_pid = peer.pid().unwrap_or(0);
+        let (reader, mut writer) = stream.into_split();
+        if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {
+            warn!(uid = peer.uid(), from_pid = peer_pid, "another user speaks to the status socket: refused");
+            let refusal = "only root and the runner's own user may speak to it".to_owned();
+            return answer(&mut writer, &Answer::Error(refusal)).await;
+        }
+        let mut reader = BufReader::new(reader);
+        loop {
+            let line = tokio::select! {
+                biased;
+                _ = self.end() => return Ok(()),
+                line = timeout(IDLE, next_line(&mut reader)) => line??,
+            };
+            let request = match line {
+                None => return Ok(()),
+                Some(Line::TooLong) => {
+                    let complaint = format!("not a request: longer than {LONGEST_LINE} bytes");
+                    return answer(&mut writer, &Answer::Error(complaint)).await;
+                }
+                Some(Line::Request(line)) => Request::parse(&line),
+            };
+            let said = match request {
+                Ok(Request::Drain { wait: true }) => {
+                    drop(place);
+                    return self.drain_and_wait(peer_pid, reader, writer).await;
+                }
+                Ok(Request::Status { watch: true }) => {
+                    drop(place);
+                    return self.tell_changes(reader, writer).await;
+                }
+                Ok(request) => self.perform(request, peer_pid).await,
+                Err(complaint) => complaint,
+            };
+            answer(&mut writer, &said).await?;
+        }
+    }
+
+    async fn perform(&self, request: Request, peer_pid: i32) -> Answer {
+        match request {
+            Request::Status { .. } => Answer::Status(Box::new(StatusAnswer::new(&self.counterparts.view))),
+            Request::Drain { .. } => {
+                self.drain(peer_pid);
+                Answer::DRAINING
+            }
+            Request::Resume {} => self.resume(peer_pid).await,
+        }
+    }
+
+    fn drain(&self, peer_pid: i32) {
+        info!(from_pid = peer_pid, "asked to drain through the status socket");
+        self.counterparts.stop.request(StopRequest::operator(Strength::Drain));
+    }
+
+    async fn resume(&self, peer_pid: i32) -> Answer {
+        if self.counterparts.view.board.borrow().summary.phase != Phase::Holding {
+            return Answer::NOT_HOLDING;
+        }
+        info!(from_pid = peer_pid, "asked to resume through the status socket");
+        let (sender, answered) = oneshot::channel();
+        if self.counterparts.resumes.send(Resume { answer: sender }).await.is_err() {
+            return Answer::NOT_HOLDING;
+        }
+        match answered.await {
+            Ok(Ok(())) => Answer::RESUMED,
+            Ok(Err(cause)) => Answer::Error(format!("still holding: {cause}")),
+            // Somebody else was first.
+            Err(_) => Answer::NOT_HOLDING,
+        }
+    }
+
+    /// An answer now, and one with every change, until the runner ends or the client goes. Changes that come faster than
+    /// the client reads are one.
+    async fn tell_changes(
+        &self,
+        mut reader: BufReader<OwnedReadHalf>,
+        mut writer: OwnedWriteHalf,
+    ) -> io::Result<()> {
+        let Ok(_waiting) = self.waiting.clone().try_acquire_owned() else {
+            let complaint = format!("{WAITING} wait for changes or a drain's end already");
+            return answer(&mut writer, &Answer::Error(complaint)).await;
+        };
+        let mut view = self.counterparts.view.clone();
+        loop {
+            view.board.mark_unchanged();
+            view.recent_warnings.mark_unchanged();
+            answer(&mut writer, &Answer::Status(Box::new(StatusAnswer::new(&view)))).await?;
+            tokio::select! {
+                biased;
+                // First: the last change comes with the end.
+                changed = view.changed() => if !changed { return Ok(()) },
+                _ = self.end() => return Ok(()),
+                more = reader.fill_buf() => {
+                    if !more?.is_empty() {
+                        let complaint = "nothing can follow a request that waits".to_owned();
+                        answer(&mut writer, &Answer::Error(complaint)).await?;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The answer comes with the runner's end, unless the client goes before.
+    async fn drain_and_wait(
+        &self,
+        peer_pid: i32,
+        mut reader: BufReader<OwnedReadHalf>,
+        mut writer: OwnedWriteHalf,
+    ) -> io::Result<()> {
+        self.drain(peer_pid);
+        let Ok(_waiting) = self.waiting.clone().try_acquire_owned() else {
+            let complaint = format!("the drain is asked for, but {WAITING} wait for its end already");
+            return answer(&mut writer, &Answer::Error(complaint)).await;
+        };
+        tokio::select! {
+            biased;
+            outcome = self.end() => match outcome {
+                Some(outcome) => answer(&mut writer, &Answer::ended(outcome)).await,
+                None => Ok(()),
+            },
+            more = reader.fill_buf() => {
+                if !more?.is_empty() {
+                    let complaint = "the drain is asked for; nothing can follow a request that waits".to_owned();
+                    answer(&mut writer, &Answer::Error(complaint)).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The next request, without its newline; `None`: there is none.
+async fn next_line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Line>> {
+    let longest = u64::try_from(LONGEST_LINE).unwrap_or(u64::MAX);
+    let mut line = Vec::new();
+    if reader.take(longest + 1).read_until(b'\n', &mut line).await? == 0 {
+        return Ok(None);
+    }
+    if line.pop_if(|last| *last == b'\n').is_none() && line.len() > LONGEST_LINE {
+        return Ok(Some(Line::TooLong));
+    }
+    Ok(Some(Line::Request(line)))
+}
+
+async fn answer(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
+    timeout(IDLE, writer.write_all(&answer.line())).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use tokio::sync::mpsc;
+    use tokio::task::JoinHandle;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::output::{Format, Output};
+    use crate::stop::StopSignal;
+    use crate::telemetry::View;
+    use crate::telemetry::recent_warnings::{RecentWarnings, Warning};
+    use crate::telemetry::status_board::StatusPublisher;
+
+    const A_DAY: Duration = Duration::from_secs(24 * 3600);
+
+    struct Runner {
+        server: Arc<Server>,
+        ended: watch::Sender<Option<String>>,
+        publisher: StatusPublisher,
+        recent_warnings: RecentWarnings,
+    }
+
+    fn runner() -> Runner {
+        let (ended, end) = watch::channel(None);
+        let (publisher, recent_warnings) =
+            (StatusPublisher::new(Arc::new(SystemClock)), RecentWarnings::default());
+        let sink = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+        let output = Output::start(sink.into(), Format::Text).unwrap();
+        let counterparts = Counterparts {
+            view: View::new(&publisher, &recent_warnings, output.counters(), "static", "generic-worker"),
+            stop: StopSignal::default(),
+            resumes: mpsc::channel(1).0,
+        };
+        let server =
+            Arc::new(Server { counterparts, waiting: Arc::new(Semaphore::new(WAITING)), ended: end });
+        Runner { server, ended, publisher, recent_warnings }
+    }
+
+    impl Runner {
+        fn connect(&self) -> (BufReader<UnixStream>, JoinHandle<io::Result<()>>) {
+            let (client, server) = UnixStream::pair().unwrap();
+            let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+            let listener = self.server.clone();
+            (BufReader::new(client), tokio::spawn(async move { listener.converse(server, place).await }))
+        }
+    }
+
+    /// Lets everything happen that can without time passing. The clock is paused.
+    async fn settle() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    async fn answer(client: &mut BufReader<UnixStream>) -> String {
+        let mut line = String::new();
+        client.read_line(&mut line).await.unwrap();
+        line
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_is_let_go() {
+        let runner = runner();
+        let start = Instant::now();
+        let (_client, connection) = runner.connect();
+        assert_eq!(connection.await.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed().as_secs(), IDLE.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_let_go() {
+        let runner = runner();
+        let (mut client, connection) = runner.connect();
+        let start = Instant::now();
+        let error = tokio::select! {
+            biased;
+            error = connection => error.unwrap().unwrap_err(),
+            () = async { while client.write_all(b"{\"request\":\"status\"}\n").await.is_ok() {} } => {
+                panic!("the client was let go before its time")
+            }
+        };
+        assert_eq!((error.kind(), start.elapsed().as_secs()), (io::ErrorKind::TimedOut, IDLE.as_secs()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_drain_may_wait_for_days_but_not_everybody_can() {
+        let runner = runner();
+        let mut clients = Vec::new();
+        for _ in 0..=WAITING {
+            let (mut client, _) = runner.connect();
+            client.write_all(b"{\"request\":\"drain\",\"wait\":true}\n").await.unwrap();
+            settle().await;
+            assert_eq!(
+                runner.server.counterparts.stop.current(),
+                Some(StopRequest::operator(Strength::Drain))
+            );
+            clients.push(client);
+        }
+        let last = answer(clients.last_mut().unwrap()).await;
+        assert!(last.contains("64 wait for its end already"), "{last}");
+        tokio::time::sleep(A_DAY).await;
+        // One that gives up makes room for another.
+        drop(clients.remove(0));
+        let (mut another, _) = runner.connect();
+        settle().await;
+        another.write_all(b"{\"request\":\"drain\",\"wait\":true}\n").await.unwrap();
+        settle().await;
+        clients.pop();
+        clients.push(another);
+        runner.ended.send_replace(Some("stopped as asked".to_owned()));
+        for client in &mut clients {
+            assert_eq!(answer(client).await, "{\"drain\":\"ended\",\"outcome\":\"stopped as asked\"}\n");
+            assert_eq!(answer(client).await, "");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_follows_a_request_that_waits() {
+        let runner = runner();
+        let (mut client, _) = runner.connect();
+        client.write_all(b"{\"request\":\"drain\",\"wait\":true}\n").await.unwrap();
+        settle().await;
+        client.write_all(b"{\"request\":\"status\"}\n").await.unwrap();
+        assert!(answer(&mut client).await.contains("nothing can follow"));
+        assert_eq!(answer(&mut client).await, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_watches_is_told_of_every_change_until_the_end() {
+        let runner = runner();
+        let (mut client, connection) = runner.connect();
+        client.write_all(b"{\"request\":\"status\",\"watch\":true}\n").await.unwrap();
+        assert!(answer(&mut client).await.contains("\"state\":\"preparing\""));
+        tokio::time::sleep(A_DAY).await;
+        runner.publisher.publish(Phase::Starting.into());
+        runner.publisher.publish(Phase::Running.into());
+        assert!(answer(&mut client).await.contains("\"state\":\"running\""), "two at once are one change");
+        runner.recent_warnings.note(Warning {
+            at: Timestamp::UNIX_EPOCH,
+            is_error: true,
+            text: "oh dear".to_owned(),
+        });
+        assert!(answer(&mut client).await.contains("oh dear"));
+        runner.publisher.publish(Phase::Ended.into());
+        runner.ended.send_replace(Some("stopped as asked".to_owned()));
+        assert!(answer(&mut client).await.contains("\"state\":\"ended\""));
+        assert_eq!(answer(&mut client).await, "");
+        connection.await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,75 @@
+//! All that observers look at, in one place.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::output::OutputCounters;
+use crate::redact::Secrets;
+use crate::telemetry::counters::Counters;
+use crate::telemetry::current_retry::CurrentRetry;
+use crate::telemetry::liveness::Liveness;
+use crate::telemetry::recent_warnings::{Known, RecentWarnings};
+use crate::telemetry::status_board::{StatusBoard, StatusPublisher};
+
+/// A view of the runner.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Where it stands.
+    pub board: watch::Receiver<StatusBoard>,
+    /// What it has counted.
+    pub counters: Counters,
+    /// The liveness of the supervisor's loop.
+    pub liveness: Liveness,
+    /// The recent warnings and errors of the runner's own log.
+    pub recent_warnings: watch::Receiver<Known>,
+    /// What the runner tries again at the moment, and why.
+    pub trouble: watch::Receiver<Option<Arc<str>>>,
+    /// What must not be shown of it.
+    pub secrets: Secrets,
+    /// What has gone through the output thread.
+    pub output: OutputCounters,
+    /// `provider.providerType`.
+    pub provider: &'static str,
+    /// `worker.implementation`.
+    pub implementation: &'static str,
+}
+
+impl View {
+    /// Of the runner whose status `publisher` publishes.
+    pub fn new(
+        publisher: &StatusPublisher,
+        recent_warnings: &RecentWarnings,
+        output: OutputCounters,
+        provider: &'static str,
+        implementation: &'static str,
+    ) -> Self {
+        Self {
+            board: publisher.observe(),
+            counters: publisher.counters().clone(),
+            liveness: publisher.liveness().clone(),
+            recent_warnings: recent_warnings.observe(),
+            trouble: CurrentRetry::default().observe(),
+            secrets: Secrets::default(),
+            output,
+            provider,
+            implementation,
+        }
+    }
+
+    /// Also of what is told to `trouble`, without these secrets.
+    #[must_use]
+    pub fn with_trouble(self, trouble: &CurrentRetry, secrets: &Secrets) -> Self {
+        Self { trouble: trouble.observe(), secrets: secrets.clone(), ..self }
+    }
+
+    /// Waits until the runner stands elsewhere, tries something else again, or the log has noted a trouble; `false`: nothing more will come.
+    pub async fn changed(&mut self) -> bool {
+        let changed = tokio::select! {
+            changed = self.board.changed() => changed,
+            changed = self.recent_warnings.changed() => changed,
+            Ok(()) = self.trouble.changed() => Ok(()),
+        };
+        changed.is_ok()
+    }
+}
