@@ -5,8 +5,8 @@ _default:
 
 # Format, lints and dependencies, without the tests.
 check:
-    cargo fmt --check
-    cargo clippy --all-targets -- -D warnings
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
     cargo deny check bans licenses sources
 
 # All tests.

@@ -1,5 +1,4 @@
 //! The cache over restarts where the process or the disk does not last.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -60,7 +59,10 @@ fn a_process_that_is_killed_while_it_writes_leaves_the_old_cache_or_the_new() {
     let (mut old, mut new) = (0, 0);
     for round in 0..200_u32 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_process_that_is_killed_while_it_writes_leaves_the_old_cache_or_the_new"])
+            .args([
+                "--exact",
+                "cache::a_process_that_is_killed_while_it_writes_leaves_the_old_cache_or_the_new",
+            ])
             .arg("--nocapture")
             .env(TRIED, &path)
             .stdout(Stdio::piped())
@@ -104,7 +106,10 @@ fn where_a_file_cannot_grow_the_old_cache_stays_and_nothing_is_left_beside_it() 
     let status = Command::new("sh")
         .args(["-c", script, "sh"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "where_a_file_cannot_grow_the_old_cache_stays_and_nothing_is_left_beside_it"])
+        .args([
+            "--exact",
+            "cache::where_a_file_cannot_grow_the_old_cache_stays_and_nothing_is_left_beside_it",
+        ])
         .env(TRIED, &path)
         .stdout(Stdio::null())
         .status()

@@ -1,5 +1,4 @@
 //! `start-worker check` as an operator uses it: the real program, what it prints, and how it exits.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -12,10 +11,7 @@ use std::process::{Command, Output};
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 
-#[path = "support/secrets.rs"]
-mod secrets;
-
-use secrets::Secrets;
+use test_support::secrets::Secrets;
 
 /// A folder with runner configurations in it, which is all that the program sees.
 struct Desk(tempfile::TempDir);

@@ -6,10 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Output};
 
-#[path = "support/secrets.rs"]
-mod secrets;
-
-use secrets::Secrets;
+use test_support::secrets::Secrets;
 
 use start_worker::config::{self, Diagnostic, KeyInfo};
 use start_worker::host::private_file::Access;

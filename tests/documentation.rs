@@ -1,7 +1,5 @@
 //! Holds the documents to the code: messages and exit codes that an operator can meet, links, and the index.
 
-#![expect(clippy::panic, reason = "how a test fails")]
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

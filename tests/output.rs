@@ -10,9 +10,9 @@ use start_worker::output::{Format, WorkerEvent};
 use start_worker::protocol::capabilities::{Capabilities, Capability};
 use start_worker::protocol::message::{AutologinRefused, AutologinRequest, ErrorReport, FromWorker};
 
-use crate::output_support::{Log, set_nonblocking};
+use log::{Log, set_nonblocking};
 
-mod output_support;
+mod log;
 
 const MIB: usize = 1024 * 1024;
 
@@ -49,7 +49,7 @@ fn output_just_before_the_exit_and_a_last_line_without_newline_are_not_lost() {
     let mut worker = log.worker();
     worker.print("a\nb\nc\nlast words");
     worker.print_error("oh");
-    let last: BTreeSet<String> = worker.exit().iter().map(|line| output_support::untimed(line)).collect();
+    let last: BTreeSet<String> = worker.exit().iter().map(|line| log::untimed(line)).collect();
     assert!(last.is_subset(
         &["[worker] b", "[worker] c", "[worker] last words", "[stderr] oh"].map(str::to_owned).into()
     ));

@@ -1,7 +1,5 @@
 //! Holds documents that name tests to the tests: what has gone wrong before, and what is promised about security.
 
-#![expect(clippy::panic, reason = "how a test fails")]
-
 use std::collections::BTreeSet;
 use std::path::Path;
 

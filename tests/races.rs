@@ -1,22 +1,19 @@
 //! Whole runs of the real program in which two things meet that seldom meet.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-#[path = "support/secrets.rs"]
-mod secrets;
+use test_support::secrets::Secrets;
 
-use secrets::Secrets;
+use crate::harness::write_program;
 
 /// Runs start-worker in the folder to its end; its exit code and its log. `worker`, `supervision` and `host` are YAML in
 /// flow style, without the braces.
 fn run(folder: &Path, [worker, supervision, host]: [&str; 3], script: &str) -> (Option<i32>, String) {
     let program = folder.join("worker.sh");
-    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, format!("#!/bin/sh\n{script}\n"));
     let config = folder.join("runner.yml");
     let text = format!(
         r#"

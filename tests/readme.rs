@@ -2,34 +2,27 @@
 //!
 //! A line that begins with `$ ` is typed, what follows is what is printed. `^C` is pressed when as many lines have come as
 //! stand above it. `…` as the last line: it runs on, beside what is typed next (another terminal). A block behind
-//! "Put this into `name`:" is a file. `UPDATE_README=1 cargo test --test readme` writes what comes into the README.
+//! "Put this into `name`:" is a file. `UPDATE_README=1 cargo test --test it readme` writes what comes into the README.
 
-#![expect(clippy::panic, reason = "how a test fails")]
-
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-#[path = "support/secrets.rs"]
-mod secrets;
-
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use secrets::Secrets;
 use tempfile::TempDir;
+use test_support::secrets::Secrets;
+
+use crate::harness::write_program;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a demonstration's task takes here: long enough to press Ctrl-C in the midst of it on a busy machine.
 const TASK: &str = "5";
-
-/// A child that is forked while another test writes a script has that open until it executes: "text file busy".
-static FORKS: Mutex<()> = Mutex::new(());
 
 /// Whether the README is to be written, not read.
 fn updates() -> bool {
@@ -142,9 +135,13 @@ impl Newcomer {
                 .replace(r#"["1"]"#, &format!("[{:?}]", task()));
             let copy = folder.path().join("config-examples").join(path.file_name().expect("a name"));
             let script = path.extension().is_some_and(|extension| extension == "sh");
-            write(&copy, &text, if script { 0o755 } else { 0o644 });
+            if script {
+                write_program(&copy, text);
+            } else {
+                fs::write(&copy, text).expect("a copy");
+            }
         }
-        write(&folder.path().join("bin/cargo"), CARGO, 0o755);
+        write_program(&folder.path().join("bin/cargo"), CARGO);
         let program = Path::new(env!("CARGO_BIN_EXE_start-worker"));
         std::os::unix::fs::symlink(program, folder.path().join("bin/start-worker")).expect("a link");
         Self { folder, code: 0, port: None, others: Vec::new() }
@@ -168,10 +165,7 @@ impl Newcomer {
         shell.env("START_WORKER", program);
         shell.env("EXAMPLES", program.parent().expect("a folder").join("examples"));
         shell.stdin(Stdio::null()).stdout(writer.try_clone().expect("a pipe")).stderr(writer);
-        let child = {
-            let _alone = FORKS.lock();
-            shell.spawn().expect("a shell")
-        };
+        let child = shell.spawn().expect("a shell");
         let lines = Arc::new(Mutex::new(Vec::new()));
         let shared = Arc::clone(&lines);
         std::thread::spawn(move || {
@@ -217,7 +211,7 @@ impl Newcomer {
         let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
         let config = self.path("config-examples/static-demo.yml");
         let text = fs::read_to_string(&config).expect("the example").replace("8085", &port);
-        write(&config, &text, 0o644);
+        fs::write(&config, &text).expect("a file");
         self.port = Some(port);
     }
 
@@ -232,12 +226,6 @@ impl Newcomer {
         };
         lines.into_iter().map(port).map(one_second).map(|line| without(&line, "from_pid", None)).collect()
     }
-}
-
-fn write(path: &Path, text: &str, mode: u32) {
-    let _alone = FORKS.lock();
-    fs::write(path, text).expect("a file");
-    fs::set_permissions(path, Permissions::from_mode(mode)).expect("its mode");
 }
 
 /// A field's value as something else; or no such field.
@@ -317,7 +305,7 @@ fn follow(newcomer: &mut Newcomer, heading: &str) {
             shown = shown.replace(block, &session);
         } else if let Some(name) = before.trim_end().strip_suffix("`:") {
             let name = name.rsplit('`').next().expect("a name");
-            write(&newcomer.path(name), block, 0o644);
+            fs::write(newcomer.path(name), block).expect("a file");
         }
     }
     if updates() {

@@ -1,5 +1,4 @@
 //! The log as an operator reads it: whole runs of the real program, every line held to its words.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
@@ -13,10 +12,9 @@ use insta::assert_snapshot;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-#[path = "support/secrets.rs"]
-mod secrets;
+use test_support::secrets::Secrets;
 
-use secrets::Secrets;
+use crate::harness::write_program;
 
 /// Longer than any run here takes, however loaded the machine is.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -34,8 +32,7 @@ impl Story {
     fn begin(worker: &str, supervision: &str, script: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("worker.sh");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        write_program(&path, format!("#!/bin/sh\n{script}\n"));
         let config = folder.path().join("runner.yml");
         let text = format!(
             r#"

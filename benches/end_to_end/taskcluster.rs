@@ -12,10 +12,7 @@ use serde_json::json;
 
 use crate::Result;
 
-#[path = "../../tests/support/fake_taskcluster/mod.rs"]
-mod fake_taskcluster;
-
-use fake_taskcluster::FakeTaskcluster;
+use test_support::fake_taskcluster::FakeTaskcluster;
 
 pub(crate) const POOL: &str = "example/linux";
 pub(crate) const GROUP: &str = "office";

@@ -18,10 +18,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-#[path = "../../tests/support/fake_taskcluster/mod.rs"]
-mod fake_taskcluster;
-
-use fake_taskcluster::{FakeTaskcluster, Fault, Times};
+use test_support::fake_taskcluster::{FakeTaskcluster, Fault, Times};
 
 const POOL: &str = "fleet/linux";
 /// `deployment.interval`, a fifth of the default, so that the measurement has five times as many.

@@ -1,7 +1,6 @@
 #![no_main]
 //! See the file with the properties.
 
-#[path = "../../tests/hostile/gdm.rs"]
-mod gdm;
+use hostile::gdm;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| gdm::check(data));

@@ -1,7 +1,6 @@
 #![no_main]
 //! See the file with the properties.
 
-#[path = "../../tests/hostile/zip.rs"]
-mod zip;
+use hostile::zip;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| zip::check(data));

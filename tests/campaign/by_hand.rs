@@ -11,29 +11,15 @@
 
 mod bounds;
 mod disk;
-#[path = "../support/fake_metadata/mod.rs"]
-#[expect(dead_code, reason = "nobody asks it what it was asked")]
-mod fake_metadata;
-#[path = "../support/fake_taskcluster/mod.rs"]
-mod fake_taskcluster;
 mod hung;
-#[path = "../support/hung_mount.rs"]
-#[expect(dead_code, reason = "the end-to-end tests ask for more")]
-mod hung_mount;
 mod invariants;
 mod life;
-#[path = "../support/pids_cgroup.rs"]
-mod pids_cgroup;
 mod plan;
-mod processes;
 mod question;
 mod record;
 mod report;
 mod room;
 mod runner;
-#[path = "../support/secrets.rs"]
-#[expect(dead_code, reason = "here nothing is asserted")]
-mod secrets;
 mod spellings;
 mod story;
 mod watch;

@@ -6,9 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, umount2};
+use test_support::hung_mount::{HungMount, Wait, device};
 
 use crate::disk::Disk;
-use crate::hung_mount::{HungMount, Wait, device};
 
 /// A folder that can hang. The campaign itself never takes the way that hangs.
 pub(crate) struct Folder {

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use test_support::fake_taskcluster::{Fault, RuleId, Times, WorkerState};
+use test_support::processes;
 
-use crate::fake_taskcluster::{Fault, RuleId, Times, WorkerState};
 use crate::invariants::Invariant;
 use crate::plan::{Action, Episode, Timed};
-use crate::processes;
 use crate::runner::Runner;
 use crate::watch::Watch;
 use crate::world::{Host, Programs};
@@ -332,7 +332,7 @@ impl<'a> Life<'a> {
         processes::end_chains(&self.host.record());
         let gone = Instant::now() + GOING_DOWN;
         loop {
-            let left = processes::with_environment(self.host.mark());
+            let left = processes::command_lines(self.host.mark());
             for (pid, _) in &left {
                 kill(Pid::from_raw(*pid), Signal::SIGKILL).ok();
             }

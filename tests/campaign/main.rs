@@ -2,13 +2,11 @@
 //! a planted bug, which is a shell script around the real one.
 //!
 //! The campaign itself is the example `campaign`, `by_hand.rs`.
+#![cfg(test)]
 
-#[cfg(test)]
 mod found;
-#[cfg(test)]
 mod planted;
 
-#[cfg(test)]
 mod program {
     use std::path::{Path, PathBuf};
     use std::process::{Command, Output};

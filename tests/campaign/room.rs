@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::pids_cgroup::PidsCgroup;
+use test_support::pids_cgroup::PidsCgroup;
 
 /// For a runner, its worker, what that leaves behind, and a bomb.
 const MOST: u64 = 64;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::processes;
+use test_support::processes;
 
 /// A worker's output is not kept beyond this: the runner's own lines are what counts.
 const MOST_LOG: usize = 64 << 20;

@@ -1,6 +1,6 @@
 //! Finds secrets in a log that are there with escapes, or in part.
 
-use crate::secrets::Secrets;
+use test_support::secrets::Secrets;
 
 /// Shorter halves may be the beginning of another word.
 const SHORTEST_HALF: usize = 14;

@@ -8,19 +8,19 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use start_worker::host::private_file::Access;
 use start_worker::run_spec::cache::{self, CachedRun};
+use test_support::fake_taskcluster::WorkerState;
+use test_support::processes;
+use test_support::secrets::Secrets;
 
 use crate::bounds::{
     ANSWER, DISK, DISK_AGAIN, JUST_EXECUTED_KIB, LAST_LINES, Lately, MOST_FILES, MOST_MEMORY_KIB,
     MOST_THREADS, NOTICE_NOTICED, SLACK, SLEEP_NOTICED, STOP, since,
 };
-use crate::fake_taskcluster::WorkerState;
 use crate::invariants::{Break, Invariant};
 use crate::plan::Episode;
-use crate::processes;
 use crate::question::Questions;
 use crate::record::{Record, Worker, pid_of};
 use crate::runner::Runner;
-use crate::secrets::Secrets;
 use crate::spellings;
 use crate::story::{End, Story};
 use crate::world::{DRAIN_TIMEOUT, Host};
@@ -342,7 +342,7 @@ impl Watch {
             for event in self.record.news() {
                 self.recorded(&event, host);
             }
-            let mut left = processes::with_environment(host.mark());
+            let mut left = processes::command_lines(host.mark());
             if !by_itself {
                 // The kernel tells the worker alone.
                 let deaf = |pid: i32| {

@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
+use test_support::fake_metadata::{Cloud, FakeMetadata};
+use test_support::fake_taskcluster::{FakeTaskcluster, ProviderType, WorkerKey};
+use test_support::hung_mount::Wait;
+use test_support::processes::MARK;
+use test_support::secrets::Secrets;
 
 use crate::disk::Disk;
-use crate::fake_metadata::{Cloud, FakeMetadata};
-use crate::fake_taskcluster::{FakeTaskcluster, ProviderType, WorkerKey};
 use crate::hung::Folder;
-use crate::hung_mount::Wait;
 use crate::plan::{BOMB, Episode, FOLDERS, HUNG, Kind};
-use crate::processes::MARK;
 use crate::room::Room;
-use crate::secrets::Secrets;
 
 const POOL: &str = "pp/ww";
 const GROUP: &str = "wg";

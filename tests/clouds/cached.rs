@@ -1,9 +1,9 @@
 //! The second start of a machine: from its cache, without asking anybody.
 
 use nix::sys::signal::Signal;
+use test_support::fake_taskcluster::{Fault, Times};
 
-use crate::fake_taskcluster::{Fault, Times};
-use crate::machine::{ACTION, AZURE, EC2, EVENTS, GCE, Machine, OBEDIENT, PREEMPTED, at_once};
+use crate::clouds::machine::{ACTION, AZURE, EC2, EVENTS, GCE, Machine, OBEDIENT, PREEMPTED, at_once};
 
 #[test]
 fn a_cached_start_asks_neither_the_cloud_nor_taskcluster_before_its_worker_runs() {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use test_support::fake_taskcluster::{Fault, Times};
 
-use crate::fake_taskcluster::{Fault, Times};
-use crate::machine::{ACTION, EC2, Machine, OBEDIENT, at_once};
-use crate::support::{Runner, Scene, messages, named};
+use crate::clouds::machine::{ACTION, EC2, Machine, OBEDIENT, at_once};
+use crate::harness::{Runner, Scene, messages, named};
 
 /// How generic-worker ends: done, idle, reboot, interrupted, bad configuration, crashes.
 const EXITS: [&str; 9] =

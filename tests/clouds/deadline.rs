@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::fake_metadata::Cloud;
-use crate::machine::{AZURE, EC2, EVENTS, Kind, Machine, at_once};
-use crate::support::{messages, signals};
+use test_support::fake_metadata::Cloud;
+
+use crate::clouds::machine::{AZURE, EC2, EVENTS, Kind, Machine, at_once};
+use crate::harness::{messages, signals};
 
 /// Ends for nobody.
 const STUBBORN: [&str; 5] =

@@ -1,14 +1,13 @@
 //! A host that goes down because its cloud takes it away: the signal to the service is not an operator's stop. And what
 //! clouds say of the maintenance of their hosts.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::machine::{AZURE, EC2, GCE, Kind, Machine, OBEDIENT, PREEMPTED, at_once};
-use crate::support::{Scene, messages};
+use crate::clouds::machine::{AZURE, EC2, GCE, Kind, Machine, OBEDIENT, PREEMPTED, at_once};
+use crate::harness::{Scene, messages, write_program};
 
 const MAINTENANCE: &str = "/computeMetadata/v1/instance/maintenance-event";
 
@@ -25,9 +24,7 @@ fn with_system(scene: Scene, says: &str) -> Scene {
     let folder = scene.path("bin");
     fs::create_dir(&folder).unwrap();
     let systemctl = folder.join("systemctl");
-    fs::write(&systemctl, format!("#!/bin/sh\n[ \"$1\" = is-system-running ] && echo {says}\nexit 1\n"))
-        .unwrap();
-    fs::set_permissions(&systemctl, Permissions::from_mode(0o755)).unwrap();
+    write_program(&systemctl, format!("#!/bin/sh\n[ \"$1\" = is-system-running ] && echo {says}\nexit 1\n"));
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
     scene.env("PATH", &path)
 }
@@ -123,7 +120,7 @@ fn what_is_missing_in_an_answer_while_the_machine_boots_is_waited_for() {
     machine.tell(r#"set /metadata/instance {"compute": {"name": "vm-8fh2k", "location": "eastus"}}"#);
     let runner = machine.boot(OBEDIENT);
     runner.wait_for_log("the metadata service answers with a part only: asking again");
-    machine.set_azure(&["worker-group"], &serde_json::json!([crate::machine::interface()]));
+    machine.set_azure(&["worker-group"], &serde_json::json!([crate::clouds::machine::interface()]));
     runner.wait_for_log("worker says hello");
     // EC2's and GCE's documents.
     for (kind, path, partial) in [

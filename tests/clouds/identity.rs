@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::machine::{AZURE, EC2, GCE, Kind, Machine, OBEDIENT, interface};
+use crate::clouds::machine::{AZURE, EC2, GCE, Kind, Machine, OBEDIENT, interface};
 
 /// What registerWorker must have been sent.
 pub(crate) fn registration(machine: &Machine) -> Value {
@@ -102,7 +102,7 @@ pub(crate) fn assert_configuration(machine: &Machine, metadata: &Value, mut foun
 /// Boots a machine with generic-worker, and hands back the worker's configuration.
 pub(crate) fn boot(
     machine: &Machine,
-    furnish: impl FnOnce(crate::support::Scene) -> crate::support::Scene,
+    furnish: impl FnOnce(crate::harness::Scene) -> crate::harness::Scene,
 ) -> Value {
     let scene = machine.generic_worker().worker(OBEDIENT).set("workerConfig", json!({"list": ["file"]}));
     let runner = furnish(scene).start();
@@ -117,7 +117,7 @@ pub(crate) fn boot(
 /// The whole way, of a machine that has everything.
 pub(crate) fn assert_whole_start(
     machine: &Machine,
-    furnish: impl FnOnce(crate::support::Scene) -> crate::support::Scene,
+    furnish: impl FnOnce(crate::harness::Scene) -> crate::harness::Scene,
 ) {
     let configuration = boot(machine, furnish);
     assert_eq!(registration(machine), expected_registration(machine.kind));

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::fake_taskcluster::WorkerState;
-use crate::machine::{
+use test_support::fake_taskcluster::WorkerState;
+
+use crate::clouds::machine::{
     ACTION, AZURE, EC2, EVENTS, GCE, Kind, Machine, OBEDIENT, PREEMPTED, at_once, log_from,
 };
-use crate::support::{Ended, messages, signals};
+use crate::harness::{Ended, messages, signals};
 
 /// What a loaded host may take for what takes milliseconds.
 const SLACK: Duration = Duration::from_millis(900);
@@ -156,7 +157,7 @@ fn an_azure_machine_whose_first_events_take_minutes_starts_its_worker_at_once() 
     machine.tell(&format!("fault {EVENTS} hang"));
     let runner = machine.booted(OBEDIENT);
     machine.wait_until_asked(EVENTS, 1);
-    crate::support::wait_until(Instant::now() + Duration::from_secs(3));
+    crate::harness::wait_until(Instant::now() + Duration::from_secs(3));
     // Nor do the calls pile up, nor is it a trouble.
     assert_eq!(machine.asked(EVENTS), 1);
     let quiet = log_from(&runner.log(), "worker says hello");

@@ -2,10 +2,10 @@
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use test_support::fake_taskcluster::{Fault, Times, WorkerState};
 
-use crate::fake_taskcluster::{Fault, Times, WorkerState};
-use crate::machine::{EC2, GCE, LEGACY, Machine, OBEDIENT};
-use crate::support::{Ended, Scene};
+use crate::clouds::machine::{EC2, GCE, LEGACY, Machine, OBEDIENT};
+use crate::harness::{Ended, Scene};
 
 /// The effects of the commands that take the host down.
 #[derive(Clone, Copy)]

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use test_support::fake_metadata::{Cloud, FakeMetadata};
+use test_support::fake_taskcluster::{FakeTaskcluster, ProviderType, Request, WorkerKey};
 
-use crate::fake_metadata::{Cloud, FakeMetadata};
-use crate::fake_taskcluster::{FakeTaskcluster, ProviderType, Request, WorkerKey};
-use crate::support::{DEADLINE, Runner, Scene, eventually};
+use crate::harness::{DEADLINE, Runner, Scene, eventually};
 
 /// Of scripts: a worker that ends when it is asked to.
 pub(crate) const OBEDIENT: [&str; 4] = ["on now: exit 0", "on finish: exit 0", "hello all", "wait"];

@@ -3,9 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::fake_metadata::Cloud;
-use crate::machine::{ACTION, AZURE, EC2, EVENTS, GCE, Machine, OBEDIENT, PREEMPTED, at_once, log_from};
-use crate::support::{Runner, eventually, messages};
+use test_support::fake_metadata::Cloud;
+
+use crate::clouds::machine::{
+    ACTION, AZURE, EC2, EVENTS, GCE, Machine, OBEDIENT, PREEMPTED, at_once, log_from,
+};
+use crate::harness::{Runner, eventually, messages};
 
 const FAULTS: [&str; 5] = ["500", "401", "garbage", "close", "hang"];
 

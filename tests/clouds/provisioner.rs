@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use test_support::fake_taskcluster::{Fault, Times};
 
-use crate::fake_taskcluster::{Fault, Times};
-use crate::machine::{ACTION, LEGACY, Machine, OBEDIENT, TOKEN, at_once};
-use crate::support::{Scene, messages, test_worker};
+use crate::clouds::machine::{ACTION, LEGACY, Machine, OBEDIENT, TOKEN, at_once};
+use crate::harness::{Scene, messages, test_worker, write_program};
 
 /// Boots, and hands back the worker's configuration.
 fn configuration(machine: &Machine, scene: Scene) -> Value {
@@ -130,8 +130,7 @@ fn docker_worker_is_told_to_shut_down_when_it_is_idle() {
     std::fs::create_dir_all(release.join("bin")).unwrap();
     let script: PathBuf = release.join("bin/docker-worker");
     let text = format!("#!/bin/sh\nexec {} 'on now: exit 0' 'hello all' wait\n", test_worker().display());
-    std::fs::write(&script, text).unwrap();
-    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&script, text);
     let scene = scene.set(
         "worker",
         json!({"implementation": "docker-worker", "path": release, "configPath": config_path}),

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use crate::identity::assert_whole_start;
-use crate::machine::{AZURE, EC2, GCE, Kind, Machine};
+use crate::clouds::identity::assert_whole_start;
+use crate::clouds::machine::{AZURE, EC2, GCE, Kind, Machine};
 
 /// What makes the link-local address and GCE's name there, for what is started by it alone.
 const NAMESPACE: &str = "ip link set lo up && ip address add 169.254.169.254/32 dev lo && \
@@ -57,22 +57,22 @@ fn inside_at(kind: Kind, address: &str) {
 
 #[test]
 fn an_ec2_instance_starts_its_worker() {
-    outside("real_address::inside_ec2");
+    outside("clouds::real_address::inside_ec2");
 }
 
 #[test]
 fn an_ec2_instance_that_has_ipv6_alone_starts_its_worker() {
-    outside_in(IPV6_ALONE, "real_address::inside_ec2_with_ipv6_alone");
+    outside_in(IPV6_ALONE, "clouds::real_address::inside_ec2_with_ipv6_alone");
 }
 
 #[test]
 fn an_azure_machine_starts_its_worker() {
-    outside("real_address::inside_azure");
+    outside("clouds::real_address::inside_azure");
 }
 
 #[test]
 fn a_gce_instance_starts_its_worker() {
-    outside("real_address::inside_gce");
+    outside("clouds::real_address::inside_gce");
 }
 
 #[test]

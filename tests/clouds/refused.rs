@@ -4,12 +4,12 @@ use std::fs;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use test_support::fake_taskcluster::{Fault, Times};
 
-use crate::fake_taskcluster::{Fault, Times};
-use crate::machine::{AZURE, EC2, GCE, Machine, OBEDIENT, at_once};
+use crate::clouds::machine::{AZURE, EC2, GCE, Machine, OBEDIENT, at_once};
 
 /// A machine that has run, and lost its cache.
-fn that_lost_its_cache(kind: crate::machine::Kind) -> Machine {
+fn that_lost_its_cache(kind: crate::clouds::machine::Kind) -> Machine {
     let machine = Machine::new(kind);
     let runner = machine.booted(OBEDIENT);
     runner.signal(Signal::SIGTERM);

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
+use test_support::fake_taskcluster::{Fault, Times, WorkerState};
 
-use crate::fake_taskcluster::{Fault, Times, WorkerState};
-use crate::machine::{AZURE, EC2, GCE, Machine, OBEDIENT, at_once, read_cache};
-use crate::support::messages;
+use crate::clouds::machine::{AZURE, EC2, GCE, Machine, OBEDIENT, at_once, read_cache};
+use crate::harness::messages;
 
 #[test]
 fn a_worker_that_is_done_is_removed_once_and_the_mark_is_on_the_disk_before() {
@@ -90,7 +90,7 @@ fn a_shutdown_message_and_the_exit_that_follows_remove_once() {
         let script =
             ["hello all", r#"send {"type": "shutdown"}"#, r#"send {"type": "shutdown"}"#, &wait, exit];
         let runner = scene.worker(script).start();
-        machine.taskcluster.wait_for_answers("removeWorker", 1, crate::support::DEADLINE);
+        machine.taskcluster.wait_for_answers("removeWorker", 1, crate::harness::DEADLINE);
         fs::write(go, "").unwrap();
         let ended = runner.ended();
         assert_eq!((ended.code, ended.starts(), ended.host_commands), (Some(0), 1, vec![]), "{}", ended.log);

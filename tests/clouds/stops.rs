@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use test_support::fake_taskcluster::{Fault, Times};
 
-use crate::fake_taskcluster::{Fault, Times};
-use crate::hung_disk::{Wait, with_hung_disk};
-use crate::machine::{EC2, Machine, OBEDIENT, at_once};
-use crate::support::{Runner, Scene, is_root, wait_until};
+use crate::clouds::machine::{EC2, Machine, OBEDIENT, at_once};
+use crate::harness::hung_disk::{Wait, with_hung_disk};
+use crate::harness::{Runner, Scene, is_root, wait_until};
 
 /// Two signals that are at least so far apart are two requests.
 const APART: Duration = Duration::from_millis(1100);

@@ -1,9 +1,9 @@
 //! The page's claims about a running container.
 
 use nix::sys::signal::Signal;
+use test_support::record::{messages, named, signals};
 
-use crate::container::{Container, Kind, children, eventually, pid_inside};
-use crate::record::{messages, named, signals};
+use crate::containers::container::{Container, Kind, children, eventually, pid_inside};
 
 /// A worker that ends when it is asked to.
 const OBEDIENT: [&str; 4] = ["on now: exit 0", "on finish: exit 0", "hello all", "wait"];

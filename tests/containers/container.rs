@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::record::Event;
+use test_support::record::Event;
 
 /// How long anything may take that takes milliseconds on an idle host.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -112,7 +112,7 @@ fn programs() -> Arc<TempDir> {
     // By another process: a test that forks while this one writes a copy would keep it from being executed.
     let sources = [built.to_owned(), built.with_file_name("examples/test-worker")];
     let copied = Command::new("cp").args(sources).arg(folder.path()).status().unwrap();
-    assert!(copied.success(), "`--test containers` needs `--example test-worker`");
+    assert!(copied.success(), "`--test machines` needs `--example test-worker`");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let folder = Arc::new(folder);
     *shared = Arc::downgrade(&folder);

@@ -4,9 +4,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::fake_taskcluster::FakeTaskcluster;
-use crate::fake_taskcluster::auth::ISSUER;
-use crate::raw_http::{Answer, Request};
+use test_support::fake_taskcluster::FakeTaskcluster;
+use test_support::fake_taskcluster::auth::ISSUER;
+use test_support::raw_http::{Answer, Request};
 
 #[derive(Deserialize)]
 struct Fixture {

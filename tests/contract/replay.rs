@@ -5,12 +5,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
-
-use super::shape::differences;
-use crate::fake_taskcluster::{
+use test_support::fake_taskcluster::{
     Claims, Credentials, FakeTaskcluster, Fault, ProviderType, Times, WorkerKey, WorkerState,
 };
-use crate::raw_http::{Answer, Request, Signature};
+use test_support::raw_http::{Answer, Request, Signature};
+
+use super::shape::differences;
 
 const POOL: &str = "demo-provider/demo-pool";
 const DAY: Duration = Duration::from_secs(24 * 3600);

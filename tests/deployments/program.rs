@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::server::{POOL, REGISTER, Reply, Server};
+use crate::deployments::server::{POOL, REGISTER, Reply, Server};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 

@@ -17,8 +17,8 @@ use start_worker::watch::deployment::{Deployed, Watch};
 use start_worker::worker::{InPlace, LaunchSpec};
 use tokio::sync::{mpsc, watch};
 
-use crate::captured::Log;
-use crate::server::{POOL, Reply, Server, TERMINATE};
+use crate::deployments::server::{POOL, Reply, Server, TERMINATE};
+use crate::harness::captured::Log;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const DRAIN: Event = Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::support::{Ended, Scene, eventually};
+use crate::harness::{Ended, Scene, eventually};
 
 const LIGHTDM: &str = "root/etc/lightdm/lightdm.conf.d/90-start-worker-autologin.conf";
 const GDM: &str = "root/etc/gdm3/custom.conf";

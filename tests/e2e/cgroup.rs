@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Scene, eventually, is_root};
+use crate::harness::{Scene, eventually, is_root};
 
 /// The worker's, below the runner's.
 const WORKERS: &str = "start-worker.worker";
@@ -333,7 +333,7 @@ fn a_second_stop_signal_kills_all_that_is_in_it() {
     let mut stranger = stranger(&unit.workers(), &runner.path("asked"));
     let first = runner.signal(Signal::SIGTERM);
     runner.wait_for_graceful_termination(false);
-    crate::support::wait_until(first + std::time::Duration::from_millis(1100));
+    crate::harness::wait_until(first + std::time::Duration::from_millis(1100));
     runner.signal(Signal::SIGTERM);
     assert_eq!(runner.ended().code, Some(0));
     assert_eq!(end_of(&mut stranger), Some(libc::SIGKILL), "{runner}");

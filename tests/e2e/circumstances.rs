@@ -1,11 +1,10 @@
 //! Facts about the worker's end in the log, beside its exit status.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::support::{Ended, Scene, eventually, is_root};
+use crate::harness::{Ended, Scene, eventually, is_root, write_program};
 
 /// A cgroup with little memory, below the test's own. Dropping it removes it.
 struct LittleMemory(PathBuf);
@@ -63,8 +62,7 @@ fn tree() -> Option<PathBuf> {
 /// The worker is this shell script.
 fn shell(scene: Scene, script: &str) -> Scene {
     let program = scene.path("worker.sh");
-    fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, format!("#!/bin/sh\n{script}\n"));
     scene.set("worker.path", program.to_str().unwrap()).set("supervision.maxRestarts", 0)
 }
 

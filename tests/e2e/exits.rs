@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::support::{Ended, Scene};
+use crate::harness::{Ended, Scene};
 
 const ON_REBOOT: [&str; 5] = ["auto", "wait", "restart", "reboot", "exit"];
 

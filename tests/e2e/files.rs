@@ -10,7 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Ended, Runner, Scene, is_root, test_worker};
+use crate::harness::{Ended, Runner, Scene, copy_program, is_root, test_worker};
 
 /// Neither root nor anybody whom the host knows.
 const STRANGER: u32 = 12_345;
@@ -50,8 +50,7 @@ fn json(path: &Path) -> Value {
 fn as_stranger(scene: Scene) -> Scene {
     let copy = |from: &Path, name: &str| {
         let to = scene.path(name);
-        // By another process: a test that forks while this one writes the copy would keep it from being executed.
-        assert!(Command::new("cp").arg(from).arg(&to).status().unwrap().success());
+        copy_program(from, &to);
         set_mode(&to, 0o755);
         to
     };

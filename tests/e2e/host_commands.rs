@@ -1,12 +1,11 @@
 //! The commands that take the host down, and `--version`: whatever a helper writes, forks and leaves behind.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Runner, Scene, eventually};
+use crate::harness::{Runner, Scene, eventually, write_program};
 
 /// A host that its worker asks to be shut down, with this command. In the shell script `$1` is the scene's folder.
 fn shut_down_by(script: &str, worker: &[&str]) -> Scene {
@@ -88,8 +87,7 @@ fn a_worker_that_is_asked_for_its_version_leaves_nothing_behind() {
          until [ \"$(grep -c . {0})\" -ge 2 ]; do sleep 0.01; done\necho 'generic-worker (simple engine) 1.0.0'\n",
         pids.display()
     );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, script);
     let runner =
         scene.set("worker.path", program.to_str().unwrap()).set("supervision.maxRestarts", 0).start();
     let ended = runner.ended();

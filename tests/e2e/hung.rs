@@ -1,7 +1,6 @@
 //! A disk that does not answer: whatever path is on it, the runner answers, ends, and says which path it is.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -12,8 +11,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 
-use crate::hung_disk::{HungDisk, Wait, somebody_waits, with_hung_disk};
-use crate::support::{Runner, Scene, eventually, is_root};
+use crate::harness::hung_disk::{HungDisk, Wait, somebody_waits, with_hung_disk};
+use crate::harness::{Runner, Scene, eventually, is_root, write_program};
 
 const SECRET: &str = "made-up-secret-of-forty-four-characters-1234";
 
@@ -36,8 +35,7 @@ const PLACES: [Place; 16] = [
     }),
     ("a script's interpreter", |scene, disk| {
         let script = scene.path("worker.sh");
-        fs::write(&script, format!("#!{}\n", text(&disk.path("interpreter")))).unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&script, format!("#!{}\n", text(&disk.path("interpreter"))));
         scene.set("worker.path", text(&script))
     }),
     ("docker-worker's folder", |scene, disk| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Runner, Scene, eventually, is_root, named};
+use crate::harness::{Runner, Scene, eventually, is_root, named};
 
 const PLACES: [&str; 5] = ["child", "group", "session", "daemon", "zombie"];
 const MANNERS: [&str; 4] = ["", "ignore-term", "with-zombie", "ignore-term with-zombie"];

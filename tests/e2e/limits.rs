@@ -2,13 +2,12 @@
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 
-use crate::support::{Scene, is_root, test_worker};
+use crate::harness::{Scene, copy_program, is_root, test_worker, write_program};
 
 #[test]
 fn with_few_descriptors_the_runner_works_or_says_so_before_there_is_a_worker_and_never_panics() {
@@ -33,7 +32,7 @@ fn with_few_descriptors_the_runner_works_or_says_so_before_there_is_a_worker_and
 fn a_program_that_is_open_for_writing_is_tried_again_until_it_is_not() {
     let scene = Scene::new().worker(["exit 0"]).set("supervision.maxRestarts", 1000);
     let program = scene.path("busy-worker");
-    fs::copy(test_worker(), &program).unwrap();
+    copy_program(&test_worker(), &program);
     fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
     let writer = OpenOptions::new().append(true).open(&program).unwrap();
     let runner = scene.set("worker.path", program.to_str().unwrap()).start();
@@ -64,8 +63,7 @@ fn what_does_not_pass_by_itself_ends_the_runner_at_its_first_start() {
 /// The worker's program is this file.
 fn program(scene: Scene, content: &[u8]) -> Scene {
     let path = scene.path("program");
-    fs::write(&path, content).unwrap();
-    fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    write_program(&path, content);
     scene.set("worker.path", path.to_str().unwrap())
 }
 
@@ -98,7 +96,7 @@ fn a_program_on_a_noexec_mount_ends_the_runner_and_the_mount_is_named() {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
         mount(Some("noexec"), &place, Some("tmpfs"), MsFlags::MS_NOEXEC, None::<&str>).unwrap();
         let worker = place.join("worker");
-        fs::copy(test_worker(), &worker).unwrap();
+        copy_program(&test_worker(), &worker);
         let runner = scene.set("worker.path", worker.to_str().unwrap()).start();
         let ended = runner.ended();
         assert_eq!((ended.code, ended.starts()), (Some(1), 0), "{}", ended.log);
@@ -126,9 +124,7 @@ fn with_few_processes_the_runner_says_so_before_or_instead_of_a_worker_and_never
     let programs = tempfile::tempdir().unwrap();
     fs::set_permissions(programs.path(), Permissions::from_mode(0o755)).unwrap();
     let runner = programs.path().join("runner").display().to_string();
-    // By another process: what this one writes is open in whatever its other threads start at the same time, and busy.
-    let copied = Command::new("cp").args([env!("CARGO_BIN_EXE_start-worker"), &runner]).status();
-    assert!(copied.unwrap().success());
+    copy_program(env!("CARGO_BIN_EXE_start-worker").as_ref(), runner.as_ref());
     let mut seen = [false; 3];
     for limit in 1..=16 {
         let scene = Scene::new().set("worker.path", "true").set("supervision.maxRestarts", 0);

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Scene, named};
+use crate::harness::{Scene, named, write_program};
 
 /// How the runner comes to a score that nothing else has. -1000 where that is allowed, which takes `CAP_SYS_RESOURCE`: the
 /// runner gives it to itself, or has it from systemd. Where it is not, any score is inherited in the same way.
@@ -62,8 +62,7 @@ fn the_question_for_the_version_has_the_workers_score_and_nothing_of_systemds() 
         "#!/bin/sh\nif [ \"$1\" = --version ]; then {says}; echo 'generic-worker (simple engine) 1.0.0'; exit; fi\n[ -e {0} ] || exit 69\n",
         confessed.display()
     );
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&program, script);
     let scene = scene.set("worker.path", program.to_str().unwrap()).set("worker.oomScoreAdj", 400);
     let runner = under_systemd(scene).start();
     assert_eq!(runner.ended().code, Some(0), "{runner}");

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Ended, Runner, Scene, named};
+use crate::harness::{Ended, Runner, Scene, named};
 
 /// The record with which a runner that gives up repeats the worker's last lines.
 const REPEATED: &str = "the worker's last lines";

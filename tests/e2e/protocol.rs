@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Scene, eventually, messages, named, signals};
+use crate::harness::{Scene, eventually, messages, named, signals};
 
 /// Every line here begins a message and is wrong in one way.
 const MALFORMED: &[&str] = &[

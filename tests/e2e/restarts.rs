@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{Ended, Scene, named};
+use crate::harness::{Ended, Scene, named};
 
 /// From each exit of the worker to its next start.
 fn pauses(ended: &Ended) -> Vec<Duration> {
@@ -77,7 +77,7 @@ fn a_hello_of_the_worker_before_does_not_count_for_the_next() {
     runner.signal(Signal::SIGTERM);
     let ended = runner.ended();
     assert_eq!((ended.code, ended.starts()), (Some(0), 2));
-    assert_eq!(crate::support::signals(&ended.events), ["SIGTERM"]);
+    assert_eq!(crate::harness::signals(&ended.events), ["SIGTERM"]);
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
+use test_support::secrets::Secrets;
 
-use crate::secrets::Secrets;
-use crate::support::Scene;
+use crate::harness::Scene;
 
 const DUMMY: &str = "
 provider:

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Runner, Scene, eventually, messages, signals};
+use crate::harness::{Runner, Scene, eventually, messages, signals};
 
 /// One row of the table "All signals" in docs/operations.md.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
-use crate::support::{Scene, is_root, messages, named};
+use crate::harness::{Scene, copy_program, is_root, messages, named};
 
 #[test]
 fn a_worker_is_welcomed_with_the_capabilities_in_order() {
@@ -114,7 +114,7 @@ fn a_worker_runs_as_the_user_that_it_should() {
     // The user must reach the program and the record.
     let scene = Scene::new().worker(["exit 0"]).set("worker.user", "nobody").set("worker.cwd", "/");
     let program = scene.path("test-worker");
-    fs::copy(crate::support::test_worker(), &program).unwrap();
+    copy_program(&crate::harness::test_worker(), &program);
     fs::set_permissions(scene.path(""), Permissions::from_mode(0o755)).unwrap();
     fs::write(scene.path("record"), "").unwrap();
     fs::set_permissions(scene.path("record"), Permissions::from_mode(0o666)).unwrap();

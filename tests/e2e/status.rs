@@ -10,8 +10,8 @@ use std::process::{Child, Command, Output, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::scene::ACCESS_TOKEN;
-use crate::support::{DEADLINE, Runner, Scene, eventually, is_root};
+use crate::harness::scene::ACCESS_TOKEN;
+use crate::harness::{DEADLINE, Runner, Scene, copy_program, eventually, is_root};
 
 /// Finishes its tasks when the test says so.
 const PATIENT: [&str; 4] = ["on now: exit 0", "hello all", "print ready", "wait"];
@@ -176,7 +176,7 @@ fn a_drain_is_the_same_as_sigusr1_and_can_be_waited_for() {
     }
     let ended = runner.ended();
     assert_eq!((ended.code, ended.starts()), (Some(0), 1), "{}", ended.log);
-    assert_eq!(crate::support::messages(&ended.events), ["welcome", "finish"]);
+    assert_eq!(crate::harness::messages(&ended.events), ["welcome", "finish"]);
 }
 
 #[test]
@@ -281,9 +281,7 @@ fn another_user_is_refused_also_where_the_file_lets_them_in() {
     }
     let runner = ready(patient());
     let (path, program) = (socket(&runner), runner.path("start-worker"));
-    // By another process: a test that forks while this one writes the copy would keep it from being executed.
-    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_start-worker")).arg(&program).status().unwrap();
-    assert!(copied.success());
+    copy_program(env!("CARGO_BIN_EXE_start-worker").as_ref(), &program);
     let allow = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Runner, Scene, TOLERANCE, messages, named, signals, wait_until};
+use crate::harness::{Runner, Scene, TOLERANCE, messages, named, signals, wait_until};
 
 /// Hears everything and obeys nothing.
 const STUBBORN: [&str; 6] =
@@ -229,7 +229,7 @@ fn a_runner_that_is_killed_takes_its_worker_along() {
     let runner = ready(Scene::new().worker(["hello all", "print ready", "wait"]));
     runner.signal(Signal::SIGKILL);
     assert_eq!(runner.ended().code, None);
-    let gone = crate::support::eventually(|| runner.living().is_empty().then_some(Instant::now()));
+    let gone = crate::harness::eventually(|| runner.living().is_empty().then_some(Instant::now()));
     assert!(gone.is_some(), "{runner}");
     assert_eq!(signals(&runner.events()), ["SIGTERM"]);
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::hung_disk::{HungDisk, Wait, somebody_waits, waits_for_disk, with_hung_disk};
-use crate::support::{Runner, Scene, eventually, is_root, wait_until};
+use crate::harness::hung_disk::{HungDisk, Wait, somebody_waits, waits_for_disk, with_hung_disk};
+use crate::harness::{Runner, Scene, eventually, is_root, wait_until};
 
 /// A worker whose main thread waits for a disk that never answers.
 fn stuck(scene: Scene, disk: &HungDisk) -> Runner {

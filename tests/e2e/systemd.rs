@@ -9,8 +9,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::scene::ACCESS_TOKEN;
-use crate::support::{DEADLINE, Runner, Scene, eventually};
+use crate::harness::scene::ACCESS_TOKEN;
+use crate::harness::{DEADLINE, Runner, Scene, eventually};
 
 /// What a service manager has been told, datagram by datagram.
 struct Manager {

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use test_support::processes::children;
 
-use crate::support::processes::children;
-use crate::support::shell::{INTERRUPT, QUIT, SUSPEND, Shell};
-use crate::support::{Scene, eventually, named, signals, wait_until};
+use crate::harness::shell::{INTERRUPT, QUIT, SUSPEND, Shell};
+use crate::harness::{Scene, eventually, named, signals, wait_until};
 
 /// An action for which the kernel stops a process in the background, quickly and without a trace.
 const CHANGE: &str = "run stty -F /dev/tty -echo echo";

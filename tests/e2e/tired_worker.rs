@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Scene, TOLERANCE, messages, named, signals};
+use crate::harness::{Scene, TOLERANCE, messages, named, signals};
 
 fn told(messages: &[String]) -> Vec<&str> {
     messages.iter().map(String::as_str).skip(1).collect()

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
-use crate::support::Scene;
+use crate::harness::Scene;
 
 const RUNNER_FILE: &str = r#"
 provider:

@@ -3,18 +3,13 @@
 //!
 //! `FLOOD_DURATION` (default `500ms`) sets how long each flood lasts, `START_WORKER_BINARY` names the program. Each flood
 //! prints its figures: `cargo test --test floods -- --nocapture --test-threads=1`.
+#![cfg(test)]
 
-#[cfg(test)]
 mod flooded;
-#[cfg(test)]
-#[path = "../support/flood.rs"]
-mod kinds;
 
-#[cfg(test)]
 use flooded::{Format, flood};
 
 /// The flood ends, and then there is another one in which the runner is stopped.
-#[cfg(test)]
 macro_rules! floods {
     ($($name:ident: $kind:literal, $format:expr;)*) => {
         $(
@@ -26,15 +21,14 @@ macro_rules! floods {
 
         #[test]
         fn every_kind_of_flood_has_its_test() {
-            for (kind, _) in kinds::KINDS {
+            for (kind, _) in test_support::flood::KINDS {
                 assert!([$($kind),*].contains(kind), "{kind}");
-                assert!(kinds::block(kind).is_some_and(|block| block.ends_with(b"\n")), "{kind}");
+                assert!(test_support::flood::block(kind).is_some_and(|block| block.ends_with(b"\n")), "{kind}");
             }
         }
     };
 }
 
-#[cfg(test)]
 floods! {
     hellos_without_end: "hello", Format::Text;
     hellos_of_a_million_capabilities: "hello-huge", Format::Text;

@@ -17,10 +17,12 @@ use start_worker::run_spec::cache::{self, CachedRun};
 use start_worker::taskcluster::{Client, Effort, Proxies, WorkerName};
 use tempfile::TempDir;
 
-use crate::fake_metadata::{Cloud, FakeMetadata};
-use crate::fake_taskcluster::{FakeTaskcluster, Fault, ProviderType, Times, WorkerKey, WorkerState};
-use crate::secrets::Secrets;
-use crate::{eventually, processes};
+use test_support::fake_metadata::{Cloud, FakeMetadata};
+use test_support::fake_taskcluster::{FakeTaskcluster, Fault, ProviderType, Times, WorkerKey, WorkerState};
+use test_support::processes;
+use test_support::secrets::Secrets;
+
+use crate::eventually;
 
 /// Credentials that live so long are renewed after two seconds.
 const LIFE: Duration = Duration::from_secs(32);

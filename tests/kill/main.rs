@@ -3,20 +3,9 @@
 //!
 //! Each kill is aimed: something must have happened first, and then a random time passes. In which step it hit is told
 //! afterwards, by what can be seen from outside.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
-#![expect(clippy::print_stdout, reason = "which steps were hit, and with which seed, is for people")]
+#![cfg(test)]
 
-#[path = "../support/fake_metadata/mod.rs"]
-#[expect(dead_code, reason = "this test asks it nothing")]
-mod fake_metadata;
-#[path = "../support/fake_taskcluster/mod.rs"]
-mod fake_taskcluster;
 mod machine;
-#[path = "../e2e/support/processes.rs"]
-#[expect(dead_code, reason = "the end-to-end tests ask for more")]
-mod processes;
-#[path = "../support/secrets.rs"]
-mod secrets;
 mod steps;
 
 use std::collections::BTreeMap;

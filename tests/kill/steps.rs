@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
 use start_worker::run_spec::cache::Stage;
+use test_support::fake_taskcluster::Request;
 
 use crate::eventually;
-use crate::fake_taskcluster::Request;
 use crate::machine::{Boot, Provider};
 
 /// A step, as it can be told from outside.

@@ -7,8 +7,8 @@ use std::net::{SocketAddr, TcpStream};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::machine::{EC2, Machine, OBEDIENT};
-use crate::support::{DEADLINE, Runner, Scene, eventually};
+use crate::clouds::machine::{EC2, Machine, OBEDIENT};
+use crate::harness::{DEADLINE, Runner, Scene, eventually};
 
 /// With metrics at a port that the system chooses.
 pub(crate) fn measured(scene: Scene) -> Scene {

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use start_worker::telemetry::metrics::{METRICS, Metric};
 
-use crate::export::get;
-use crate::prometheus::crash_loop;
+use crate::monitoring::export::get;
+use crate::monitoring::prometheus::crash_loop;
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
+use test_support::fake_taskcluster::{FakeTaskcluster, Fault, Times};
 
-use crate::fake_taskcluster::{FakeTaskcluster, Fault, Times};
-use crate::machine::{EC2, LEGACY, Machine};
-use crate::support::Scene;
+use crate::clouds::machine::{EC2, LEGACY, Machine};
+use crate::harness::Scene;
 
 const SECRET: &str = "not-a-secret-but-secrets-have-44-characters-";
 

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::export::{address, exchange, get, measured, samples};
-use crate::support::{Scene, eventually};
+use crate::harness::{Scene, eventually};
+use crate::monitoring::export::{address, exchange, get, measured, samples};
 
 /// Where it is not installed the tests are skipped, but not in CI.
 fn is_there(program: &str) -> bool {
@@ -32,7 +32,7 @@ fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
     (output.status.success(), String::from_utf8(said).unwrap())
 }
 
-pub(crate) fn crash_loop() -> crate::support::Runner {
+pub(crate) fn crash_loop() -> crate::harness::Runner {
     let runner = measured(Scene::new()).worker(["hello all", "start 3: wait", "exit 7"]).start();
     runner.wait_for_start(3);
     runner

@@ -8,10 +8,10 @@ use insta::assert_snapshot;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use test_support::fake_taskcluster::{FakeTaskcluster, Fault, Times};
 
-use crate::fake_taskcluster::{FakeTaskcluster, Fault, Times};
-use crate::machine::{EC2, Machine};
-use crate::support::{Runner, Scene, eventually};
+use crate::clouds::machine::{EC2, Machine};
+use crate::harness::{Runner, Scene, eventually};
 
 /// With a socket in its folder.
 fn open(scene: Scene) -> Scene {

@@ -10,7 +10,7 @@ use nix::pty::openpty;
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
 
-use crate::support::{Runner, Scene, eventually};
+use crate::harness::{Runner, Scene, eventually};
 
 /// A runner whose start fails again and again, for a reason that is wider than any terminal here.
 fn failing() -> Runner {

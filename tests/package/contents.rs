@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use crate::build::must;
+use crate::package::build::must;
 
 fn said(command: &mut Command) -> String {
     String::from_utf8(must(command).stdout).unwrap()
@@ -34,7 +34,7 @@ fn names(folder: &str, end: &str) -> Vec<String> {
 
 #[test]
 fn the_package_has_the_program_its_units_and_its_documents_and_nothing_else() {
-    let Some(built) = crate::built() else { return };
+    let Some(built) = crate::package::built() else { return };
     let mut expected: BTreeSet<String> = [
         "/etc/needrestart/conf.d/start-worker.conf",
         "/usr/share/bash-completion/completions/start-worker",
@@ -70,7 +70,7 @@ fn the_package_has_the_program_its_units_and_its_documents_and_nothing_else() {
 
 #[test]
 fn the_package_needs_nothing_but_the_c_library() {
-    let Some(built) = crate::built() else { return };
+    let Some(built) = crate::package::built() else { return };
     let field = |name: &str| said(Command::new("dpkg-deb").arg("--field").arg(&built.packages[0]).arg(name));
     let needed = field("Depends");
     let names: Vec<&str> = needed.split(',').filter_map(|one| one.split_whitespace().next()).collect();
@@ -94,6 +94,6 @@ fn the_maintainer_scripts_are_what_dash_understands_and_start_nothing() {
 
 #[test]
 fn two_packages_of_one_program_are_the_same_byte_for_byte() {
-    let Some(built) = crate::built() else { return };
+    let Some(built) = crate::package::built() else { return };
     assert_eq!(std::fs::read(&built.packages[0]).unwrap(), std::fs::read(built.again()).unwrap());
 }

@@ -1,7 +1,7 @@
 //! Installed, configured, upgraded, removed, purged.
 
-use crate::build::VERSIONS;
-use crate::machine::Machine;
+use crate::package::build::VERSIONS;
+use crate::package::machine::Machine;
 
 const CONFIG: &str = "provider: {providerType: aws}\nworker: {implementation: dummy}\n";
 const UNITS: [&str; 3] =
@@ -52,7 +52,7 @@ const OPERATORS: [&str; 5] = [
 
 #[test]
 fn installing_enables_nothing_and_what_is_installed_runs() {
-    let Some(built) = crate::built() else { return };
+    let Some(built) = crate::package::built() else { return };
     let Some(machine) = Machine::make() else { return };
     machine.install(&built.packages[0]);
     assert_eq!(version(&machine), format!("ii {}", VERSIONS[0]));
@@ -67,7 +67,7 @@ fn installing_enables_nothing_and_what_is_installed_runs() {
 
 #[test]
 fn an_upgrade_changes_nothing_of_the_operators() {
-    let Some(built) = crate::built() else { return };
+    let Some(built) = crate::package::built() else { return };
     let Some(machine) = Machine::make() else { return };
     machine.install(&built.packages[0]);
     operate(&machine);
@@ -80,7 +80,7 @@ fn an_upgrade_changes_nothing_of_the_operators() {
 
 #[test]
 fn a_removed_package_leaves_what_it_needs_to_come_back() {
-    let Some(built) = crate::built() else { return };
+    let Some(built) = crate::package::built() else { return };
     let Some(machine) = Machine::make() else { return };
     machine.install(&built.packages[0]);
     operate(&machine);
@@ -95,7 +95,7 @@ fn a_removed_package_leaves_what_it_needs_to_come_back() {
 
 #[test]
 fn a_purge_leaves_nothing_but_what_the_operator_has_made() {
-    let Some(built) = crate::built() else { return };
+    let Some(built) = crate::package::built() else { return };
     let Some(machine) = Machine::make() else { return };
     let before = machine.added();
     machine.install(&built.packages[0]);

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::build::skip;
+use crate::package::build::skip;
 
 /// Makes the overlay in a mount namespace of its own, says so, and keeps it until its input ends.
 const MAKE: &str = r#"

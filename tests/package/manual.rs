@@ -6,7 +6,7 @@ use std::process::Command;
 
 use start_worker::config;
 
-use crate::build::{must, skip};
+use crate::package::build::{must, skip};
 
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap()
@@ -26,7 +26,7 @@ fn sub_commands() -> Vec<String> {
 
 #[test]
 fn every_command_has_a_page() {
-    let Some(built) = crate::built() else { return };
+    let Some(built) = crate::package::built() else { return };
     let commands = sub_commands();
     assert!(commands.len() >= 4, "{commands:?}");
     let documents = &built.documents;
@@ -62,7 +62,7 @@ fn in_shell(shell: &str, script: &str) -> Option<String> {
 }
 
 fn assert_offers(shell: &str, offers: impl Fn(&str, &Path) -> String, path: &str) {
-    let Some(built) = crate::built() else { return };
+    let Some(built) = crate::package::built() else { return };
     for (typed, expected) in TYPED {
         let Some(offered) = in_shell(shell, &offers(typed, &built.documents.join(path))) else { return };
         let has = offered.lines().any(|line| line.split_whitespace().next() == Some(expected));
@@ -93,7 +93,7 @@ fn fish_completes_commands_and_options() {
 
 #[test]
 fn every_key_of_the_runner_configuration_is_in_its_page() {
-    let Some(built) = crate::built() else { return };
+    let Some(built) = crate::package::built() else { return };
     let page = read(&built.documents.join("man/start-worker.yml.5"));
     let known: BTreeSet<String> = config::known_keys().into_iter().map(|key| key.path).collect();
     assert!(known.len() > 40, "{known:?}");
@@ -104,7 +104,7 @@ fn every_key_of_the_runner_configuration_is_in_its_page() {
 
 #[test]
 fn groff_has_nothing_to_say_about_the_pages() {
-    let Some(built) = crate::built() else { return };
+    let Some(built) = crate::package::built() else { return };
     if Command::new("groff").arg("--version").output().is_err() {
         skip("there is no groff (package groff-base)");
         return;

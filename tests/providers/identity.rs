@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use start_worker::config::{CloudConfig, ProviderConfig};
 use start_worker::provider::{Identified, MetadataOrigins, Patience, Proof, identify};
 
-use crate::captured::Log;
-use crate::scene::Scene;
+use crate::harness::captured::Log;
+use crate::providers::scene::Scene;
 
 fn proof(identified: &Identified) -> BTreeMap<&'static str, &str> {
     match &identified.proof {
@@ -180,7 +180,10 @@ async fn a_redirect_is_not_followed() {
 #[test]
 fn a_proxy_in_the_environment_is_not_asked() {
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "identity::an_ec2_instance_is_known_by_its_user_data_and_identity_document"])
+        .args([
+            "--exact",
+            "providers::identity::an_ec2_instance_is_known_by_its_user_data_and_identity_document",
+        ])
         .envs(["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"].map(|name| (name, "http://127.0.0.1:9")))
         .env_remove("NO_PROXY")
         .env_remove("no_proxy")

@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::advance;
 
-use crate::captured::Log;
-use crate::frozen::{Frozen, freeze, until, until_quiet};
-use crate::scene::Scene;
+use crate::harness::captured::Log;
+use crate::harness::frozen::{Frozen, freeze, until, until_quiet};
+use crate::providers::scene::Scene;
 
 const ACTION: &str = "/latest/meta-data/spot/instance-action";
 const TERMINATION: &str = "/latest/meta-data/spot/termination-time";

@@ -5,7 +5,7 @@ use std::process::Command;
 use start_worker::config::{CloudConfig, ProviderConfig};
 use start_worker::provider::{MetadataOrigins, Patience, identify};
 
-use crate::fake_metadata::{Cloud, FakeMetadata};
+use test_support::fake_metadata::{Cloud, FakeMetadata};
 
 /// What makes the link-local address and GCE's name there, for what is started by it alone.
 const NAMESPACE: &str = "ip link set lo up && ip address add 169.254.169.254/32 dev lo && \
@@ -30,7 +30,7 @@ fn the_services_are_found_where_the_clouds_have_them() {
         return;
     }
     let this = std::env::current_exe().unwrap();
-    let inside = "real_address::inside_the_namespace";
+    let inside = "providers::real_address::inside_the_namespace";
     let output = unshare(this.to_str().unwrap(), &["--exact", inside, "--ignored"]).unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");

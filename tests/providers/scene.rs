@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde_json::json;
 use start_worker::config::{CloudConfig, ProviderConfig};
 use start_worker::provider::{Identified, MetadataOrigins, Patience, ProviderError, identify};
+use test_support::fake_metadata::{Cloud, FakeMetadata};
 
-use crate::captured;
-use crate::fake_metadata::{Cloud, FakeMetadata};
-use crate::frozen::{freeze, passing};
+use crate::harness::captured;
+use crate::harness::frozen::{freeze, passing};
 
 /// A provider, and its cloud.
 pub(crate) struct Scene {
@@ -84,7 +84,7 @@ impl Scene {
         passing(self.asked(patience), || self.quiet()).await
     }
 
-    /// For [`until_quiet`](crate::frozen::until_quiet): nobody is answering, and nobody waits for an answer; or they
+    /// For [`until_quiet`](crate::harness::frozen::until_quiet): nobody is answering, and nobody waits for an answer; or they
     /// have waited for some time, so that none is to come.
     pub(crate) fn quiet(&self) -> Option<u32> {
         let answering = self.fake.tell("busy").unwrap() != "0";

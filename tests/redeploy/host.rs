@@ -8,10 +8,10 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use test_support::fake_metadata::{Cloud, FakeMetadata};
+use test_support::fake_taskcluster::{FakeTaskcluster, Fault, ProviderType, Times, WorkerKey};
 
-use crate::fake_metadata::{Cloud, FakeMetadata};
-use crate::fake_taskcluster::{FakeTaskcluster, Fault, ProviderType, Times, WorkerKey};
-use crate::support::{DEADLINE, Runner, Scene};
+use crate::harness::{DEADLINE, Runner, Scene};
 
 pub(crate) const REGISTER: &str = "registerWorker";
 pub(crate) const REREGISTER: &str = "reregisterWorker";

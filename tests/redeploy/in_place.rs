@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
+use test_support::fake_taskcluster::{Fault, Times};
 
-use crate::fake_taskcluster::{Fault, Times};
-use crate::host::{Cache, Host, REGISTER, REMOVE, TERMINATE, WORKER_POOL, lacks_scope, refusal};
-use crate::support::{Runner, Scene, eventually, messages};
+use crate::harness::{Runner, Scene, eventually, messages};
+use crate::redeploy::host::{Cache, Host, REGISTER, REMOVE, TERMINATE, WORKER_POOL, lacks_scope, refusal};
 
 /// A worker with a task that ends when the host lets it go; then it runs again without one.
 fn worker_with_a_task(host: &Host) -> Vec<String> {

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use test_support::fake_taskcluster::{Fault, Times};
 
-use crate::fake_taskcluster::{Fault, Times};
-use crate::host::{Cache, Host, REGISTER, REMOVE, REPORT, REREGISTER, WORKER_POOL};
-use crate::support::{Runner, Scene, eventually, messages, signals};
+use crate::harness::{Runner, Scene, eventually, messages, signals};
+use crate::redeploy::host::{Cache, Host, REGISTER, REMOVE, REPORT, REREGISTER, WORKER_POOL};
 
 /// A worker with a task that lasts until the host lets it go, and ends so; or at once, when it is told to.
 fn busy(host: &Host, end: &str) -> Vec<String> {

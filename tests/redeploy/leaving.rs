@@ -1,9 +1,9 @@
 //! A host that goes: removed by worker-manager, or else shut down; once, and never where it is not for that.
 
 use nix::sys::signal::Signal;
+use test_support::fake_taskcluster::Times;
 
-use crate::fake_taskcluster::Times;
-use crate::host::{Cache, Host, REGISTER, REMOVE, REPORT, refusal};
+use crate::redeploy::host::{Cache, Host, REGISTER, REMOVE, REPORT, refusal};
 
 const ASK: &str = r#"send {"type":"shutdown"}"#;
 

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use test_support::fake_taskcluster::{Fault, Times};
 
-use crate::fake_taskcluster::{Fault, Times};
-use crate::host::{Cache, Host, Kind, REGISTER, REMOVE, REPORT, REREGISTER};
-use crate::support::{Scene, messages, named};
+use crate::harness::{Scene, messages, named};
+use crate::redeploy::host::{Cache, Host, Kind, REGISTER, REMOVE, REPORT, REREGISTER};
 
 const GOING_DOWN: &str = "waiting for the host to go down";
 

@@ -5,10 +5,10 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use test_support::fake_taskcluster::{Fault, Times};
 
-use crate::fake_taskcluster::{Fault, Times};
-use crate::host::{Cache, Host, Kind, REGISTER, REMOVE, REPORT, REREGISTER};
-use crate::support::{Ended, Runner, messages};
+use crate::harness::{Ended, Runner, messages};
+use crate::redeploy::host::{Cache, Host, Kind, REGISTER, REMOVE, REPORT, REREGISTER};
 
 /// How many cells are tried at the same time. Most of them wait.
 const AT_A_TIME: usize = 8;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use test_support::fake_taskcluster::{Fault, Times};
 
-use crate::fake_taskcluster::{Fault, Times};
-use crate::site::{AT_ONCE, POOL, Site, line, lines, once, ready, stop};
-use crate::support::{Scene, named};
+use crate::harness::{Scene, named};
+use crate::registration::site::{AT_ONCE, POOL, Site, line, lines, once, ready, stop};
 
 const AWAY: &str = "Taskcluster cannot be reached: starting with the cached run";
 
@@ -104,7 +104,7 @@ fn a_cached_start_takes_the_runner_file_as_it_is_now() {
 #[test]
 fn files_are_not_written_again_on_a_cached_run() {
     let site = Site::new();
-    let shipped = crate::site::file(&site.text_path("shipped"), "a file", b"first", "file");
+    let shipped = crate::registration::site::file(&site.text_path("shipped"), "a file", b"first", "file");
     site.set_worker_config(&json!({"command": {"config": {}, "files": [shipped]}}));
     once(scene(&site));
     fs::write(site.path("shipped"), "changed by somebody").unwrap();
@@ -149,7 +149,12 @@ fn a_secret_that_cannot_be_had_for_now_falls_back_on_the_cache_too() {
 fn a_stale_cache_is_told_and_replaced() {
     let (site, _) = ran_once();
     site.taskcluster.set_pool("demo/other", json!({"config": {}}));
-    site.taskcluster.add_static_worker("demo/other", "here", "worker-1", crate::site::STATIC_SECRET);
+    site.taskcluster.add_static_worker(
+        "demo/other",
+        "here",
+        "worker-1",
+        crate::registration::site::STATIC_SECRET,
+    );
     let ended = once(scene(&site).set("provider.workerPoolID", "demo/other"));
     let said = line(&ended.log, "the cached run is stale");
     let why = "written for worker pool demo/linux, the runner configuration now says demo/other";
@@ -204,6 +209,6 @@ fn the_cache_is_for_its_owner_only_and_in_a_folder_of_its_own() {
     once(site.scene().set("cacheOverRestarts", site.text_path("made/here/cache.json")));
     let mode = |name: &str| fs::metadata(site.path(name)).unwrap().permissions().mode() & 0o7777;
     assert_eq!([mode("made"), mode("made/here"), mode("made/here/cache.json")], [0o700, 0o700, 0o600]);
-    let cache = crate::site::read_json(&site.path("made/here/cache.json"));
+    let cache = crate::registration::site::read_json(&site.path("made/here/cache.json"));
     assert_eq!(cache["WorkerPoolID"], POOL);
 }

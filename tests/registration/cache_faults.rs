@@ -5,8 +5,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use serde_json::json;
 
-use crate::site::{AT_ONCE, Site, line, lines, once, ready, stop};
-use crate::support::named;
+use crate::harness::named;
+use crate::registration::site::{AT_ONCE, Site, line, lines, once, ready, stop};
 
 /// A site whose worker has run once.
 fn ran_once() -> Site {
@@ -115,7 +115,7 @@ fn a_cache_whose_folder_turns_bad_while_the_worker_runs_is_a_warning() {
     // What is repaired is written at the end, at the latest.
     fs::remove_file(site.path("folder")).unwrap();
     stop(&runner);
-    let cache = crate::site::read_json(&site.path("folder/cache.json"));
+    let cache = crate::registration::site::read_json(&site.path("folder/cache.json"));
     assert_eq!(
         cache["RegistrationSecret"].as_str(),
         site.taskcluster.one_time_secret(&site.worker).as_deref()

@@ -4,10 +4,10 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use test_support::pids_cgroup::PidsCgroup;
 
-use crate::pids_cgroup::PidsCgroup;
-use crate::site::Site;
-use crate::support::{Runner, eventually};
+use crate::harness::{Runner, eventually};
+use crate::registration::site::Site;
 
 /// For a runner, its worker, and a bomb of about thirty.
 const MOST: u64 = 50;

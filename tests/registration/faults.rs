@@ -6,10 +6,10 @@ use std::time::{Duration, Instant, SystemTime};
 use jiff::SignedDuration;
 use nix::sys::signal::Signal;
 use serde_json::json;
+use test_support::fake_taskcluster::{FakeTaskcluster, Fault, Times};
 
-use crate::fake_taskcluster::{FakeTaskcluster, Fault, Times};
-use crate::site::{AT_ONCE, Site, between, line, lines, once, ready, stop};
-use crate::support::{Ended, wait_until};
+use crate::harness::{Ended, wait_until};
+use crate::registration::site::{AT_ONCE, Site, between, line, lines, once, ready, stop};
 
 const FAILS: &str = "a call to Taskcluster fails: trying again";
 const WORKS_AGAIN: &str = "a call to Taskcluster works again";

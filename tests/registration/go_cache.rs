@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
-use crate::site::{Site, line, lines, once};
-use crate::support::Scene;
+use crate::harness::Scene;
+use crate::registration::site::{Site, line, lines, once};
 
 const GOOGLE: &str = include_str!("../fixtures/contract/go-cache-google.json");
 const STANDALONE: &str = include_str!("../fixtures/contract/go-cache-standalone.json");

@@ -3,9 +3,9 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::hung_disk::{Wait, somebody_waits, with_hung_disk};
-use crate::site::{Site, file};
-use crate::support::{eventually, is_root};
+use crate::harness::hung_disk::{Wait, somebody_waits, with_hung_disk};
+use crate::harness::{eventually, is_root};
+use crate::registration::site::{Site, file};
 
 #[test]
 fn a_file_or_an_archive_on_a_disk_that_does_not_answer_does_not_keep_the_runner_from_a_stop() {

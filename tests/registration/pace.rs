@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::fake_taskcluster::{Fault, Times};
-use crate::site::{Site, stop};
-use crate::support::{Runner, wait_until};
+use test_support::fake_taskcluster::{Fault, Times};
+
+use crate::harness::{Runner, wait_until};
+use crate::registration::site::{Site, stop};
 
 /// So many calls may come at once, at a start.
 const AT_ONCE: usize = 12;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use test_support::fake_taskcluster::{Fault, Times};
 
-use crate::fake_taskcluster::{Fault, Times};
-use crate::site::{POOL, Site, line, lines, once, stop};
+use crate::registration::site::{POOL, Site, line, lines, once, stop};
 
 /// The first secret's refusal as it was recorded, for this secret.
 fn may_not_be_read(name: &str) -> Fault {

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::site::{STATIC_SECRET, Site, assert_discreet, once};
+use crate::registration::site::{STATIC_SECRET, Site, assert_discreet, once};
 
 /// What `check` prints, the parts that differ from run to run replaced.
 fn check(site: &Site, runner: &std::path::Path) -> String {

@@ -2,10 +2,12 @@
 
 use nix::sys::signal::Signal;
 use serde_json::json;
+use test_support::fake_taskcluster::{Fault, Times, WorkerState};
 
-use crate::fake_taskcluster::{Fault, Times, WorkerState};
-use crate::site::{AT_ONCE, GROUP, POOL, STATIC_SECRET, Site, WORKER, assert_discreet, line, lines, stop};
-use crate::support::Scene;
+use crate::harness::Scene;
+use crate::registration::site::{
+    AT_ONCE, GROUP, POOL, STATIC_SECRET, Site, WORKER, assert_discreet, line, lines, stop,
+};
 
 const NOT_YET: &str = "the worker cannot start yet";
 

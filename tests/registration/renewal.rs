@@ -5,9 +5,12 @@
 
 use std::time::Duration;
 
-use crate::fake_taskcluster::{Fault, Times, WorkerState};
-use crate::site::{AT_ONCE, STATIC_SECRET, Site, assert_discreet, between, line, lines, ready, stop};
-use crate::support::{messages, named};
+use test_support::fake_taskcluster::{Fault, Times, WorkerState};
+
+use crate::harness::{messages, named};
+use crate::registration::site::{
+    AT_ONCE, STATIC_SECRET, Site, assert_discreet, between, line, lines, ready, stop,
+};
 
 #[test]
 fn credentials_are_renewed_in_time_and_are_in_the_cache_before_the_worker_has_them() {
@@ -93,7 +96,7 @@ fn a_worker_that_says_hello_late_gets_the_newest_credentials_then() {
     ]);
     let runner = scene.start();
     site.let_renew(&runner);
-    site.taskcluster.wait_for_answers("reregisterWorker", 1, crate::support::DEADLINE);
+    site.taskcluster.wait_for_answers("reregisterWorker", 1, crate::harness::DEADLINE);
     runner.wait_for_log("credentials renewed");
     std::fs::write(&gate, "").unwrap();
     ready(&runner);

@@ -1,10 +1,10 @@
 //! Errors reach worker-manager: the worker's own, handed on, and the runner's when it gives up, once.
 
 use serde_json::{Value, json};
+use test_support::fake_taskcluster::{Fault, Times};
 
-use crate::fake_taskcluster::{Fault, Times};
-use crate::site::{GROUP, STATIC_SECRET, Site, WORKER, assert_discreet, line, lines, stop};
-use crate::support::DEADLINE;
+use crate::harness::DEADLINE;
+use crate::registration::site::{GROUP, STATIC_SECRET, Site, WORKER, assert_discreet, line, lines, stop};
 
 fn report(title: &str, description: &str, extra: &Value) -> String {
     let message = json!({

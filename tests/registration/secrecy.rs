@@ -9,10 +9,10 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use test_support::fake_taskcluster::{Fault, Times};
 
-use crate::fake_taskcluster::{Fault, Times};
-use crate::site::{AT_ONCE, STATIC_SECRET, Site, file, line, stop};
-use crate::support::{Runner, Scene, eventually};
+use crate::harness::{Runner, Scene, eventually};
+use crate::registration::site::{AT_ONCE, STATIC_SECRET, Site, file, line, stop};
 
 /// The contents of a pool's secret.
 const POOL_SECRET: &str = "hush \"pool/secret\" & 50% mörē";

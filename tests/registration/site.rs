@@ -8,9 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use test_support::fake_taskcluster::{FakeTaskcluster, Fault, Times, WorkerKey};
 
-use crate::fake_taskcluster::{FakeTaskcluster, Fault, Times, WorkerKey};
-use crate::support::{DEADLINE, Ended, Runner, Scene};
+use crate::harness::{DEADLINE, Ended, Runner, Scene};
 
 pub(crate) const POOL: &str = "demo/linux";
 pub(crate) const GROUP: &str = "here";

@@ -6,13 +6,13 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Map, Value, json};
+use test_support::fake_taskcluster::Request;
 use zip::write::SimpleFileOptions;
 
-use crate::fake_taskcluster::Request;
-use crate::site::{
+use crate::harness::{Scene, named};
+use crate::registration::site::{
     GROUP, POOL, STATIC_SECRET, Site, WORKER, assert_discreet, file, line, lines, once, ready, stop,
 };
-use crate::support::{Scene, named};
 
 /// The sources of a worker configuration: the runner file's, the pool's, and both secrets.
 fn with_all_sources(site: &Site, scene: Scene, implementation: &str) -> Scene {

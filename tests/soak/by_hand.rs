@@ -7,12 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "what cannot go on has failed")]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
-#[path = "../support/fake_taskcluster/mod.rs"]
-mod fake_taskcluster;
 mod plot;
-#[path = "../campaign/processes.rs"]
-#[expect(dead_code, reason = "the campaign asks for more")]
-mod processes;
 mod sample;
 
 use std::fmt::Write as _;
@@ -27,8 +22,8 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use serde_json::json;
 
-use fake_taskcluster::FakeTaskcluster;
 use sample::{Sample, flat, table};
+use test_support::fake_taskcluster::FakeTaskcluster;
 
 const POOL: &str = "soak/linux";
 const STATIC_SECRET: &str = "not-a-secret-but-secrets-have-44-characters-";

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::time::Duration;
 
-use crate::processes;
+use test_support::processes;
 
 /// The names of the columns.
 pub(crate) const HEAD: &str = "t_s,rss_kib,pss_kib,anon_kib,fds,threads,cpu_s,lines,renewals,polls,crashes";

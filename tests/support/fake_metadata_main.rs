@@ -6,9 +6,7 @@
 use std::io::{BufRead, Write, stderr, stdin, stdout};
 use std::process::ExitCode;
 
-use fake_metadata::{Cloud, FakeMetadata};
-
-mod fake_metadata;
+use test_support::fake_metadata::{Cloud, FakeMetadata};
 
 const USAGE: &str = "usage: fake-metadata ec2|azure|gce [--listen ADDRESS:PORT]";
 

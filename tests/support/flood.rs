@@ -5,7 +5,7 @@
 type Kind = (&'static str, fn() -> String);
 
 /// All kinds.
-pub(crate) const KINDS: &[Kind] = &[
+pub const KINDS: &[Kind] = &[
     ("hello", || r#"~{"type":"hello","capabilities":["log","graceful-termination"]}"#.to_owned()),
     ("hello-huge", || {
         format!(r#"~{{"type":"hello","capabilities":[{}"log"]}}"#, r#""x","#.repeat(1_000_000))
@@ -57,7 +57,7 @@ fn report(title: &str, description: &str, extra: &str) -> String {
 }
 
 /// Bytes that are to be written over and over. `mixed`: of every kind some, in turns.
-pub(crate) fn block(kind: &str) -> Option<Vec<u8>> {
+pub fn block(kind: &str) -> Option<Vec<u8>> {
     /// Small lines are written in blocks of about this size.
     const BLOCK: usize = 64 * 1024;
     if kind == "mixed" {

@@ -10,7 +10,7 @@ use nix::mount::{MsFlags, mount};
 
 /// The event, beside its end, that ends the wait of a process that has touched the file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wait {
+pub enum Wait {
     /// SIGKILL: the server does not even take the request.
     Killable,
     /// Nothing: the process is in state D.
@@ -21,19 +21,19 @@ pub(crate) enum Wait {
 
 /// The mount, for as long as this lives: its server is a process that is killed then, whereupon the kernel ends every
 /// wait with an error. It ends with this process, too: the pipe of its stdout closes.
-pub(crate) struct HungMount {
+pub struct HungMount {
     place: PathBuf,
     server: Child,
 }
 
 /// The device for FUSE mounts. It can be opened elsewhere than where it is used.
-pub(crate) fn device() -> io::Result<File> {
+pub fn device() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open("/dev/fuse")
 }
 
 impl HungMount {
     /// Mounts it here, in this thread's mount namespace. `program`: the test worker, which has the server in it.
-    pub(crate) fn new(place: &Path, device: File, wait: Wait, program: &Path) -> io::Result<Self> {
+    pub fn new(place: &Path, device: File, wait: Wait, program: &Path) -> io::Result<Self> {
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
         mount(Some("hung"), place, Some("fuse"), MsFlags::empty(), Some(options.as_str()))?;
         let how = match wait {
@@ -46,7 +46,7 @@ impl HungMount {
         Ok(Self { place: place.to_owned(), server: server.spawn()? })
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.place.join(name)
     }
 }

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 const GONE: Duration = Duration::from_secs(20);
 
 /// The cgroup. Dropping it kills what is in it, and removes it.
-pub(crate) struct PidsCgroup(PathBuf);
+pub struct PidsCgroup(PathBuf);
 
 impl PidsCgroup {
     /// `Err`: why there can be none here.
-    pub(crate) fn new(most: u64) -> Result<Self, String> {
+    pub fn new(most: u64) -> Result<Self, String> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let parent = parent()?;
@@ -29,16 +29,16 @@ impl PidsCgroup {
     }
 
     /// A number, or `max`.
-    pub(crate) fn set_most(&self, most: &str) -> std::io::Result<()> {
+    pub fn set_most(&self, most: &str) -> std::io::Result<()> {
         fs::write(self.0.join("pids.max"), most)
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.0
     }
 
     /// Number of processes and threads that were refused there.
-    pub(crate) fn refusals(&self) -> u64 {
+    pub fn refusals(&self) -> u64 {
         let events = fs::read_to_string(self.0.join("pids.events")).unwrap_or_default();
         let count = events.lines().find_map(|line| line.strip_prefix("max ")?.parse().ok());
         count.unwrap_or_default()

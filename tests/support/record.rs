@@ -1,127 +1,63 @@
-//! What the test worker saw and did, one JSON object a line, for the test to read.
+//! What the test worker has recorded; `tests/test_worker/main.rs` says what there is.
 
-use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::PathBuf;
+use std::path::Path;
+use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-/// A moment by both clocks, in microseconds.
-#[derive(Clone, Copy)]
-pub(crate) struct Moment {
-    /// `CLOCK_MONOTONIC`: the same for all processes of the host.
-    mono: i64,
-    /// Since the epoch.
-    wall: i64,
-}
+/// One line of the record.
+#[derive(Debug, Clone)]
+pub struct Event(Value);
 
-impl Moment {
-    /// Microseconds since some point in the past, the same for all processes.
-    pub(crate) fn since_boot(self) -> i64 {
-        self.mono
+impl Event {
+    /// Reads all complete lines.
+    pub fn read(path: &Path) -> Vec<Self> {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let complete = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        complete.map(|line| Self(serde_json::from_str(line).unwrap())).collect()
     }
 
-    pub(crate) fn now() -> Self {
-        let read = |clock| {
-            let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-            #[expect(unsafe_code, reason = "std has no clock that two processes can compare")]
-            // SAFETY: `time` is a valid place for the answer.
-            unsafe {
-                libc::clock_gettime(clock, &raw mut time);
-            }
-            time.tv_sec * 1_000_000 + time.tv_nsec / 1000
-        };
-        Self { mono: read(libc::CLOCK_MONOTONIC), wall: read(libc::CLOCK_REALTIME) }
-    }
-}
-
-/// The file, if any.
-pub(crate) struct Record(Option<PathBuf>, Option<File>);
-
-impl Record {
-    pub(crate) fn from_environment() -> Self {
-        let path = std::env::var_os("TEST_WORKER_RECORD").map(PathBuf::from);
-        let open = |path: &PathBuf| OpenOptions::new().create(true).append(true).open(path);
-        let file = path.as_ref().map(|path| open(path).expect("cannot open $TEST_WORKER_RECORD"));
-        Self(path, file)
+    pub fn name(&self) -> &str {
+        self.0["event"].as_str().unwrap()
     }
 
-    /// Records an event of now.
-    pub(crate) fn event(&self, name: &str, fields: Value) {
-        self.write(Moment::now(), name, fields);
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.0["pid"].as_i64().unwrap()).unwrap()
     }
 
-    /// Records a start: when `main` was entered, and what the worker found then.
-    pub(crate) fn start(&self, when: Moment, args: &[String]) {
-        if self.1.is_some() {
-            self.write(when, "start", surroundings(args));
-        }
+    /// A field; null where there is none.
+    pub fn field(&self, name: &str) -> &Value {
+        &self.0[name]
     }
 
-    /// How many workers have started with this record so far.
-    pub(crate) fn starts(&self) -> usize {
-        self.lines_with("\"event\":\"start\"")
+    /// A field as text; empty where it is none.
+    pub fn text(&self, name: &str) -> &str {
+        self.0[name].as_str().unwrap_or_default()
     }
 
-    /// How many lines have this text.
-    pub(crate) fn lines_with(&self, text: &str) -> usize {
-        let Some(path) = &self.0 else { return 0 };
-        let content = std::fs::read(path).unwrap_or_default();
-        String::from_utf8_lossy(&content).lines().filter(|line| line.contains(text)).count()
-    }
-
-    /// Appends one line with one `write`, so that the lines of several processes never mix.
-    fn write(&self, when: Moment, name: &str, fields: Value) {
-        let Some(mut file) = self.1.as_ref() else { return };
-        let mut object = json!({
-            "event": name, "pid": std::process::id(), "mono": when.mono, "wall": when.wall,
-        });
-        if let (Value::Object(object), Value::Object(fields)) = (&mut object, fields) {
-            object.extend(fields);
-        }
-        file.write_all(format!("{object}\n").as_bytes()).expect("cannot write the record");
+    /// How long after another event this one was.
+    pub fn after(&self, other: &Self) -> Duration {
+        let mono = |event: &Self| event.0["mono"].as_u64().unwrap();
+        Duration::from_micros(mono(self).saturating_sub(mono(other)))
     }
 }
 
-/// What the worker was started with and in.
-fn surroundings(args: &[String]) -> Value {
-    let env: BTreeMap<String, String> = std::env::vars_os()
-        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
-        .collect();
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.map(|value| value.trim_start_matches(':').trim().to_owned())
+/// The events of this name.
+pub fn named<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
+    events.iter().filter(|event| event.name() == name).collect()
+}
+
+/// The graceful-terminations and their finish-tasks, in order; other messages by their type alone.
+pub fn messages(events: &[Event]) -> Vec<String> {
+    let describe = |event: &&Event| match &event.field("message")["finish-tasks"] {
+        Value::Bool(true) => "finish".to_owned(),
+        Value::Bool(false) => "now".to_owned(),
+        _ => event.text("type").to_owned(),
     };
-    let oom = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
-    json!({
-        "args": args,
-        "env": env,
-        "cwd": std::env::current_dir().unwrap_or_default(),
-        "uid": nix::unistd::getuid().as_raw(),
-        "gid": nix::unistd::getgid().as_raw(),
-        "groups": field("Groups"),
-        "ppid": std::os::unix::process::parent_id(),
-        "pgid": nix::unistd::getpgrp().as_raw(),
-        "fds": open_files(),
-        "blocked": field("SigBlk"),
-        // Rust's start-up code ignores SIGPIPE before `main`, so its bit says nothing.
-        "ignored": field("SigIgn"),
-        "oom_score_adj": oom.trim().parse::<i32>().ok(),
-    })
+    named(events, "message").iter().map(describe).collect()
 }
 
-/// The open descriptors with what they lead to, the record itself and the one that is used to look left out.
-fn open_files() -> BTreeMap<String, String> {
-    let record = std::env::var("TEST_WORKER_RECORD").unwrap_or_default();
-    let Ok(folder) = std::fs::read_dir("/proc/self/fd") else { return BTreeMap::new() };
-    folder
-        .flatten()
-        .filter_map(|entry| {
-            let target = std::fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned();
-            let own = target == record || target.ends_with("/fd");
-            (!own).then(|| (entry.file_name().to_string_lossy().into_owned(), target))
-        })
-        .collect()
+/// The signals, in order.
+pub fn signals(events: &[Event]) -> Vec<&str> {
+    named(events, "signal").iter().map(|event| event.text("signal")).collect()
 }

@@ -31,18 +31,18 @@ const MOST_BYTES: u64 = 8 << 20;
 
 /// Secrets that must not be seen, and what they are.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Secrets(pub(crate) Vec<(String, String)>);
+pub struct Secrets(pub Vec<(String, String)>);
 
 impl Secrets {
     /// Those in the files of a folder and of the folders in it.
-    pub(crate) fn of_folder(folder: &Path) -> Self {
+    pub fn of_folder(folder: &Path) -> Self {
         let mut secrets = Self::default();
         secrets.add_folder(folder);
         secrets
     }
 
     /// Adds what is in these files now.
-    pub(crate) fn add_folder(&mut self, folder: &Path) {
+    pub fn add_folder(&mut self, folder: &Path) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             // Not of what a link leads to, and no pipes.
             match entry.metadata() {
@@ -54,7 +54,7 @@ impl Secrets {
     }
 
     /// A configuration is one value, a record has one a line.
-    pub(crate) fn add_file(&mut self, path: &Path) {
+    pub fn add_file(&mut self, path: &Path) {
         let Ok(text) = std::fs::read_to_string(path) else { return };
         if let Ok(value) = serde_yaml::from_str::<Value>(&text) {
             return self.add_value(&value);
@@ -64,7 +64,7 @@ impl Secrets {
     }
 
     /// Adds what is secret in a value by its key, and all of what came from the secrets service.
-    pub(crate) fn add_value(&mut self, value: &Value) {
+    pub fn add_value(&mut self, value: &Value) {
         match value {
             Value::Array(array) => array.iter().for_each(|value| self.add_value(value)),
             Value::Object(object) => {
@@ -97,14 +97,14 @@ impl Secrets {
     }
 
     /// Adds one secret.
-    pub(crate) fn add(&mut self, what: &str, secret: &str) {
+    pub fn add(&mut self, what: &str, secret: &str) {
         if secret.len() >= SHORTEST && !self.0.iter().any(|(_, known)| known == secret) {
             self.0.push((what.to_owned(), secret.to_owned()));
         }
     }
 
     /// Which of them are in what a runner has printed, a line each; but for the worker's own output.
-    pub(crate) fn leaks(&self, printed: &[u8]) -> String {
+    pub fn leaks(&self, printed: &[u8]) -> String {
         let mut leaks = String::new();
         for (what, secret) in &self.0 {
             let seen = memchr::memmem::find_iter(printed, secret.as_bytes()).map(|at| line_at(printed, at));
@@ -118,7 +118,7 @@ impl Secrets {
 
     /// Fails the test where one of them was printed.
     #[track_caller]
-    pub(crate) fn assert_kept(&self, printed: &[u8]) {
+    pub fn assert_kept(&self, printed: &[u8]) {
         let leaks = self.leaks(printed);
         assert!(leaks.is_empty(), "secrets in the output:\n{leaks}");
     }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use serde_json::json;
+use test_support::fake_metadata::{Cloud, FakeMetadata};
+use test_support::fake_taskcluster::ProviderType;
 
-use crate::fake_metadata::{Cloud, FakeMetadata};
-use crate::fake_taskcluster::ProviderType;
-use crate::machine::{Machine, POOL};
-use crate::service::Config;
+use crate::systemd::machine::{Machine, POOL};
+use crate::systemd::service::Config;
 
 const INSTANCE: &str = "i-1234567890abcdef0";
 

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use crate::machine::{Machine, eventually};
-use crate::possible::tell;
-use crate::service::{Config, OBEDIENT, Service};
+use crate::systemd::machine::{Machine, eventually};
+use crate::systemd::possible::tell;
+use crate::systemd::service::{Config, OBEDIENT, Service};
 
 const NEEDED: [(&str, &str); 2] = [("/usr/sbin/lightdm", "lightdm"), ("/usr/bin/Xvfb", "xvfb")];
 

@@ -5,9 +5,9 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::machine::{Machine, PREFIX, eventually, namespace_leader, of_boot, sweep};
-use crate::possible;
-use crate::untouched::{Host, assert_nothing_left_of};
+use crate::systemd::machine::{Machine, PREFIX, eventually, namespace_leader, of_boot, sweep};
+use crate::systemd::possible;
+use crate::systemd::untouched::{Host, assert_nothing_left_of};
 
 #[test]
 fn a_machine_that_is_switched_off_leaves_nothing_on_its_host() {

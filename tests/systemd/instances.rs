@@ -1,10 +1,10 @@
 //! Several runners on one host: those that should be, and those that should not.
 
-use crate::machine::{Machine, POOL};
-use crate::service::{Config, OBEDIENT, Service};
+use crate::systemd::machine::{Machine, POOL};
+use crate::systemd::service::{Config, OBEDIENT, Service};
 
 fn instance<'m>(machine: &'m Machine, name: &str) -> Service<'m> {
-    machine.taskcluster.add_static_worker(POOL, "wg", name, crate::machine::STATIC_SECRET);
+    machine.taskcluster.add_static_worker(POOL, "wg", name, crate::systemd::machine::STATIC_SECRET);
     let record = format!("/var/lib/record/{name}");
     let config = Config::new(machine, OBEDIENT)
         .set("provider.workerID", name)
@@ -47,7 +47,7 @@ fn a_second_runner_for_the_same_host_is_refused() {
         &machine,
         "old-worker.service",
         "/etc/start-worker.yml",
-        crate::service::RECORD,
+        crate::systemd::service::RECORD,
         &Config::new(&machine, OBEDIENT),
     )
     .starting();

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::machine::Machine;
-use crate::service::{Config, Service};
+use crate::systemd::machine::Machine;
+use crate::systemd::service::{Config, Service};
 
 const TALKER: [&str; 6] =
     ["on now: exit 72", "hello all", "print a line of the worker", "err a complaint", "log a record", "wait"];

@@ -1,8 +1,9 @@
 //! What workers leave behind, in the unit's own cgroup.
 
-use crate::machine::Machine;
-use crate::record::named;
-use crate::service::{Config, RECORD, Service};
+use test_support::record::named;
+
+use crate::systemd::machine::Machine;
+use crate::systemd::service::{Config, RECORD, Service};
 
 /// Two starts; the first leaves behind what it can.
 const UNTIDY: [&str; 6] = [
@@ -54,7 +55,8 @@ fn what_hides_from_a_walk_through_proc_or_leaves_the_workers_cgroup_is_gone_when
 #[test]
 fn the_worker_lives_in_a_cgroup_below_the_runners() {
     let Some(machine) = Machine::borrow() else { return };
-    let service = Service::install(&machine, &Config::new(&machine, crate::service::OBEDIENT)).started();
+    let service =
+        Service::install(&machine, &Config::new(&machine, crate::systemd::service::OBEDIENT)).started();
     let group = |pid: i32| {
         let groups = machine.ask(["cat", &format!("/proc/{pid}/cgroup")]);
         groups.lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned)).unwrap()

@@ -13,12 +13,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
+use test_support::fake_taskcluster::FakeTaskcluster;
+use test_support::hung_mount::{self, HungMount, Wait};
+use test_support::secrets::Secrets;
 
-use crate::fake_taskcluster::FakeTaskcluster;
-use crate::hung_mount::{self, HungMount, Wait};
-use crate::possible;
-use crate::secrets::Secrets;
-use crate::untouched::{HIERARCHIES, Host, assert_nothing_left_of};
+use crate::systemd::possible;
+use crate::systemd::untouched::{HIERARCHIES, Host, assert_nothing_left_of};
 
 /// How the cgroups of all machines are called; then come the test's pid and a number.
 pub(crate) const PREFIX: &str = "start-worker-test-";
@@ -339,7 +339,7 @@ impl std::fmt::Display for Machine {
         writeln!(f, "--- the console:\n{}", String::from_utf8_lossy(&console))?;
         let journal = self.run(["journalctl", "--no-pager", "--lines=100", "--output=short-precise"]);
         writeln!(f, "--- the journal:\n{}", String::from_utf8_lossy(&journal.stdout))?;
-        writeln!(f, "--- the worker's record:\n{}", self.read(crate::service::RECORD))
+        writeln!(f, "--- the worker's record:\n{}", self.read(crate::systemd::service::RECORD))
     }
 }
 

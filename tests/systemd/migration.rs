@@ -3,9 +3,10 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::machine::{Borrowed, Machine, POOL, STATIC_SECRET};
-use crate::record::named;
-use crate::service::RECORD;
+use test_support::record::named;
+
+use crate::systemd::machine::{Borrowed, Machine, POOL, STATIC_SECRET};
+use crate::systemd::service::RECORD;
 
 const PAGE: &str = include_str!("../../docs/migration.md");
 const GO_CACHE: &str = include_str!("../fixtures/contract/go-cache-standalone.json");
@@ -115,7 +116,7 @@ cacheOverRestarts: /etc/start-worker-cache.json\n"
     /// Waits until a start of the Go program is over or goes on.
     #[track_caller]
     fn wait_for_go(&self, starts: &[&str]) {
-        let seen = crate::machine::eventually(|| (self.go_starts() == starts).then_some(()));
+        let seen = crate::systemd::machine::eventually(|| (self.go_starts() == starts).then_some(()));
         assert!(
             seen.is_some() && self.is_active("worker.service"),
             "{:?}\n{}",
@@ -182,7 +183,7 @@ cacheOverRestarts: /etc/start-worker-cache.json\n"
 
 /// The worker's starts below start-worker.
 fn starts(machine: &Machine) -> usize {
-    let events = crate::record::Event::read(&machine.path(RECORD));
+    let events = test_support::record::Event::read(&machine.path(RECORD));
     named(&events, "start").len()
 }
 

@@ -4,11 +4,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::machine::Machine;
-use crate::package_build::{self, must};
-use crate::possible;
-use crate::record::messages;
-use crate::service::{Config, OBEDIENT, Service};
+use test_support::record::messages;
+
+use crate::package::build::{self, must};
+use crate::systemd::machine::Machine;
+use crate::systemd::possible;
+use crate::systemd::service::{Config, OBEDIENT, Service};
 
 /// What the harness itself puts on the disk.
 const OF_THE_HARNESS: [&str; 5] = [
@@ -67,7 +68,7 @@ fn named_so(machine: &Machine) -> Vec<String> {
 #[test]
 fn a_package_starts_nothing_restarts_nothing_and_takes_all_with_it() {
     let Some(machine) = Machine::borrow() else { return };
-    let Some(built) = package_build::built(possible::start_worker()) else { return };
+    let Some(built) = build::built(possible::start_worker()) else { return };
     machine.ask(["rm", "-r"].iter().chain(&OF_THE_HARNESS));
     // Images for containers have it: by it no package may stop a service. A worker machine has none.
     machine.ask(["rm", "-f", "/usr/sbin/policy-rc.d"]);

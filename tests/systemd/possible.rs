@@ -84,6 +84,6 @@ pub(crate) fn tell(text: &str) {
 /// Where cargo puts the test worker.
 pub(crate) fn test_worker() -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_start-worker")).with_file_name("examples/test-worker");
-    assert!(path.exists(), "no {}: `--test systemd` needs `--example test-worker`", path.display());
+    assert!(path.exists(), "no {}: `--test machines` needs `--example test-worker`", path.display());
     path
 }

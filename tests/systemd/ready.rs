@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::fake_taskcluster::{Fault, Times};
-use crate::machine::{DEADLINE, Machine, wait_until_after};
-use crate::service::{Config, OBEDIENT, Service};
+use test_support::fake_taskcluster::{Fault, Times};
+
+use crate::systemd::machine::{DEADLINE, Machine, wait_until_after};
+use crate::systemd::service::{Config, OBEDIENT, Service};
 
 const SOON: &str = "RestartSec=100ms";
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use test_support::fake_taskcluster::{Fault, Times};
 
-use crate::cloud::{self, Instance};
-use crate::fake_taskcluster::{Fault, Times};
-use crate::machine::{DEADLINE, Machine, eventually};
-use crate::service::{Config, OBEDIENT, Service};
+use crate::systemd::cloud::{self, Instance};
+use crate::systemd::machine::{DEADLINE, Machine, eventually};
+use crate::systemd::service::{Config, OBEDIENT, Service};
 
 const REGISTER: &str = "registerWorker";
 const REREGISTER: &str = "reregisterWorker";
@@ -162,7 +162,7 @@ fn a_host_that_is_switched_off_asks_its_worker_to_stop() {
     machine.systemctl("reboot");
     machine.wait_for_boot_after(init);
     let events = service.events();
-    assert_eq!(crate::record::messages(&events), ["welcome", "now"]);
+    assert_eq!(test_support::record::messages(&events), ["welcome", "now"]);
     assert_eq!(events.last().map(|event| event.field("code").clone()), Some(72.into()));
     assert!(eventually(|| service.properties().is("inactive").then_some(())).is_some());
 }

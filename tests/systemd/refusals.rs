@@ -1,7 +1,7 @@
 //! Starts that come to nothing, and which of them systemd tries again.
 
-use crate::machine::Machine;
-use crate::service::{Config, OBEDIENT, Service};
+use crate::systemd::machine::Machine;
+use crate::systemd::service::{Config, OBEDIENT, Service};
 
 #[test]
 fn an_invalid_configuration_fails_once() {

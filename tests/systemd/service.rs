@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use test_support::record::{Event, named};
 
-use crate::machine::{Machine, POOL, STATIC_SECRET, eventually};
-use crate::record::{Event, named};
+use crate::systemd::machine::{Machine, POOL, STATIC_SECRET, eventually};
 
 /// Where the worker records what it sees and does.
 pub(crate) const RECORD: &str = "/var/lib/record/events";

@@ -1,7 +1,7 @@
 //! `systemctl stop`, with workers that obey and others.
 
-use crate::machine::{Machine, eventually};
-use crate::service::{Config, OBEDIENT, Service};
+use crate::systemd::machine::{Machine, eventually};
+use crate::systemd::service::{Config, OBEDIENT, Service};
 
 /// Mount point of a file system that never answers.
 const HUNG: &str = "/var/lib/hung";
@@ -28,8 +28,8 @@ fn a_worker_that_obeys_ends_before_it_is_signalled() {
         "{now:?}"
     );
     let events = service.events();
-    assert_eq!(crate::record::messages(&events), ["welcome", "now"]);
-    assert!(crate::record::signals(&events).is_empty(), "{events:?}");
+    assert_eq!(test_support::record::messages(&events), ["welcome", "now"]);
+    assert!(test_support::record::signals(&events).is_empty(), "{events:?}");
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn a_worker_that_ignores_everything_is_killed_with_all_it_has_started() {
     service.assert_gone(&before);
     // The runner has seen to it, not systemd.
     service.assert_no_manager_entry("Killing process");
-    assert_eq!(crate::record::signals(&service.events()), ["SIGTERM"]);
+    assert_eq!(test_support::record::signals(&service.events()), ["SIGTERM"]);
 }
 
 #[test]

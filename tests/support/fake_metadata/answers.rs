@@ -10,9 +10,9 @@ use super::{Cloud, Request, Shared};
 
 /// An answer.
 pub(super) struct Reply {
-    pub(super) status: u16,
-    pub(super) headers: Vec<(&'static str, String)>,
-    pub(super) body: String,
+    pub status: u16,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: String,
 }
 
 impl Reply {
@@ -42,10 +42,10 @@ impl Reply {
 
 /// EC2's session tokens.
 pub(super) struct Sessions {
-    pub(super) required: bool,
-    pub(super) supported: bool,
+    pub required: bool,
+    pub supported: bool,
     /// Each with its end.
-    pub(super) tokens: Vec<(String, Instant)>,
+    pub tokens: Vec<(String, Instant)>,
 }
 
 impl Default for Sessions {

@@ -33,7 +33,7 @@ use answers::Sessions;
 
 /// Which cloud's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cloud {
+pub enum Cloud {
     Ec2,
     Azure,
     Gce,
@@ -41,26 +41,26 @@ pub(crate) enum Cloud {
 
 /// A request that has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Request {
-    pub(crate) method: String,
+pub struct Request {
+    pub method: String,
     /// The path, with its query as it came.
-    pub(crate) target: String,
+    pub target: String,
     /// Their names in small letters.
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: String,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
 }
 
 impl Request {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    pub(crate) fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or_default()
     }
 
     /// A parameter of the query, decoded.
-    pub(crate) fn parameter(&self, name: &str) -> Option<String> {
+    pub fn parameter(&self, name: &str) -> Option<String> {
         let query = self.target.split_once('?')?.1;
         let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
         Some(percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned())
@@ -68,7 +68,7 @@ impl Request {
 }
 
 /// A metadata service; it ends when it is dropped.
-pub(crate) struct FakeMetadata {
+pub struct FakeMetadata {
     address: SocketAddr,
     shared: Arc<Shared>,
     stop: Option<oneshot::Sender<()>>,
@@ -123,7 +123,7 @@ enum Fault {
 
 impl FakeMetadata {
     /// Starts one, with the values of some instance of that cloud. Port 0 is any that is free.
-    pub(crate) fn start(cloud: Cloud, listen: SocketAddr) -> io::Result<Self> {
+    pub fn start(cloud: Cloud, listen: SocketAddr) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -144,17 +144,17 @@ impl FakeMetadata {
     }
 
     /// `http://host:port`.
-    pub(crate) fn origin(&self) -> String {
+    pub fn origin(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Does what a command says; what it has to say to that, or what is wrong with it.
-    pub(crate) fn tell(&self, command: &str) -> Result<String, String> {
+    pub fn tell(&self, command: &str) -> Result<String, String> {
         commands::obey(&self.shared, command)
     }
 
     /// All requests so far.
-    pub(crate) fn requests(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<Request> {
         self.shared.state().requests.clone()
     }
 }

@@ -16,16 +16,16 @@ const COMPRESS_FROM: usize = 1024;
 
 /// An answer before it is written.
 #[derive(Debug, Clone)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
+pub struct Answer {
+    pub status: u16,
     /// Without the body's length and the date.
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: String,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
 }
 
 /// Where a body ends too early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cut {
+pub enum Cut {
     /// In the middle, with the whole length announced.
     Length,
     /// In the middle of a chunked body: its last chunk never comes.
@@ -34,28 +34,28 @@ pub(crate) enum Cut {
 
 impl Answer {
     /// JSON, as the services send it.
-    pub(crate) fn json(status: u16, body: &Value) -> Self {
+    pub fn json(status: u16, body: &Value) -> Self {
         Self::text(status, "application/json; charset=utf-8", &body.to_string())
     }
 
     /// 200 with JSON.
-    pub(crate) fn ok(body: &Value) -> Self {
+    pub fn ok(body: &Value) -> Self {
         Self::json(200, body)
     }
 
     /// Any text.
-    pub(crate) fn text(status: u16, content_type: &str, body: &str) -> Self {
+    pub fn text(status: u16, content_type: &str, body: &str) -> Self {
         let headers = vec![("content-type".to_owned(), content_type.to_owned())];
         Self { status, headers, body: body.to_owned() }
     }
 
     /// What an unknown path gets.
-    pub(crate) fn not_found() -> Self {
+    pub fn not_found() -> Self {
         Self::json(404, &json!({"error": "Not found"}))
     }
 
     /// A page of the proxy that is in front of the services.
-    pub(crate) fn nginx(status: u16, reason: &str) -> Self {
+    pub fn nginx(status: u16, reason: &str) -> Self {
         let page = format!(
             "<html>\r\n<head><title>{status} {reason}</title></head>\r\n<body>\r\n<center><h1>{status} {reason}</h1>\
              </center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
@@ -64,13 +64,13 @@ impl Answer {
     }
 
     /// One more header.
-    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+    pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// The answer as hyper writes it.
-    pub(crate) fn into_response(self, date: &str, gzip: bool, cut: Option<Cut>) -> Response<Payload> {
+    pub fn into_response(self, date: &str, gzip: bool, cut: Option<Cut>) -> Response<Payload> {
         let compressed = gzip && self.body.len() >= COMPRESS_FROM && cut.is_none();
         let mut response = Response::builder().status(self.status).header("date", date);
         for (name, value) in &self.headers {
@@ -92,7 +92,7 @@ fn compress(text: &str) -> Bytes {
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
 #[error("the script says that the answer breaks off here")]
-pub(crate) struct Broken;
+pub struct Broken;
 
 impl From<Infallible> for Broken {
     fn from(never: Infallible) -> Self {
@@ -101,7 +101,7 @@ impl From<Infallible> for Broken {
 }
 
 /// A body of one piece.
-pub(crate) struct Payload {
+pub struct Payload {
     data: Option<Bytes>,
     /// None: chunked.
     length: Option<u64>,

@@ -12,7 +12,7 @@ use super::{pools, secrets, workers};
 
 /// A call of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Call {
+pub(super) enum Call {
     RegisterWorker,
     ReregisterWorker,
     ReportWorkerError,
@@ -34,7 +34,7 @@ pub(crate) enum Call {
 
 impl Call {
     /// What the record calls it.
-    pub(crate) fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Secret => "secret",
             other => other.method(),
@@ -87,14 +87,14 @@ impl Call {
 }
 
 /// A call with its path's parameters.
-pub(crate) struct Route {
-    pub(crate) call: Call,
-    pub(crate) params: Map<String, Value>,
+pub(super) struct Route {
+    pub call: Call,
+    pub params: Map<String, Value>,
 }
 
 impl Route {
     /// The call that a method and a path (without its query) are.
-    pub(crate) fn find(method: &str, path: &str) -> Self {
+    pub(super) fn find(method: &str, path: &str) -> Self {
         Self::known(method, path).unwrap_or(Self { call: Call::Unknown, params: Map::new() })
     }
 
@@ -155,23 +155,23 @@ fn decode(segment: &str) -> Option<String> {
 }
 
 /// A request, read to its end.
-pub(crate) struct Incoming<'a> {
-    pub(crate) method: &'a str,
+pub(super) struct Incoming<'a> {
+    pub method: &'a str,
     /// The path with its query.
-    pub(crate) resource: &'a str,
-    pub(crate) host: &'a str,
-    pub(crate) authorization: Option<&'a str>,
-    pub(crate) content_type: Option<&'a str>,
-    pub(crate) payload: &'a [u8],
+    pub resource: &'a str,
+    pub host: &'a str,
+    pub authorization: Option<&'a str>,
+    pub content_type: Option<&'a str>,
+    pub payload: &'a [u8],
     /// The server's time.
-    pub(crate) now: Timestamp,
+    pub now: Timestamp,
 }
 
 /// Everything that performing a call needs.
-pub(crate) struct Context<'a> {
-    pub(crate) route: &'a Route,
-    pub(crate) payload: Value,
-    pub(crate) now: Timestamp,
+pub(super) struct Context<'a> {
+    pub route: &'a Route,
+    pub payload: Value,
+    pub now: Timestamp,
     /// Where schemas are said to be.
     root_url: String,
     /// None: nobody in particular.
@@ -179,7 +179,7 @@ pub(crate) struct Context<'a> {
 }
 
 /// Performs a call.
-pub(crate) fn perform(state: &mut State, route: &Route, incoming: &Incoming<'_>) -> Answer {
+pub(super) fn perform(state: &mut State, route: &Route, incoming: &Incoming<'_>) -> Answer {
     if route.call == Call::Unknown {
         return Answer::not_found();
     }
@@ -275,17 +275,17 @@ fn payload(incoming: &Incoming<'_>) -> Result<Value, String> {
 
 impl Context<'_> {
     /// A parameter of the path.
-    pub(crate) fn param(&self, key: &str) -> &str {
+    pub(super) fn param(&self, key: &str) -> &str {
         self.route.params.get(key).and_then(Value::as_str).unwrap_or_default()
     }
 
     /// A string of the payload.
-    pub(crate) fn text(&self, key: &str) -> &str {
+    pub(super) fn text(&self, key: &str) -> &str {
         self.payload[key].as_str().unwrap_or_default()
     }
 
     /// An error as all services write it.
-    pub(crate) fn error(&self, code: &str, message: &str) -> Answer {
+    pub(super) fn error(&self, code: &str, message: &str) -> Answer {
         let status = match code {
             "ResourceNotFound" => 404,
             "InsufficientScopes" => 403,
@@ -306,12 +306,12 @@ impl Context<'_> {
     }
 
     /// 500.
-    pub(crate) fn internal_error(&self) -> Answer {
+    pub(super) fn internal_error(&self) -> Answer {
         self.error("InternalServerError", &format!("Internal Server Error, incidentId {}.", random_id()))
     }
 
     /// A payload that breaks its schema.
-    pub(crate) fn invalid(&self, schema: &str, faults: &[String]) -> Answer {
+    pub(super) fn invalid(&self, schema: &str, faults: &[String]) -> Answer {
         let message = format!(
             "\nSchema Validation Failed!\nRejecting Schema: {}/schemas/worker-manager/v1/{schema}.json#\nErrors:\n{}",
             self.root_url,
@@ -321,7 +321,7 @@ impl Context<'_> {
     }
 
     /// Lets only those pass who have all these scopes.
-    pub(crate) fn authorize(&self, state: &State, scopes: &[String]) -> Result<(), Answer> {
+    pub(super) fn authorize(&self, state: &State, scopes: &[String]) -> Result<(), Answer> {
         let held = match &self.caller {
             Some(caller) => caller.scopes.clone(),
             None => expand(&[], &state.roles),
@@ -348,6 +348,6 @@ impl Context<'_> {
 }
 
 /// The 500 of a service that stumbles before it has looked at anything.
-pub(crate) fn stumble(route: &Route, now: Timestamp) -> Answer {
+pub(super) fn stumble(route: &Route, now: Timestamp) -> Answer {
     Context { route, payload: json!({}), now, root_url: String::new(), caller: None }.internal_error()
 }

@@ -12,7 +12,7 @@ use super::scopes::{expand, satisfy};
 use super::state::{State, random_secret};
 
 /// Who issues workers' credentials.
-pub(crate) const ISSUER: &str = "static/taskcluster/worker-manager";
+pub const ISSUER: &str = "static/taskcluster/worker-manager";
 
 /// By how much certificates may be early or late.
 const GRACE: SignedDuration = SignedDuration::from_mins(5);
@@ -24,21 +24,21 @@ const SKEW: SignedDuration = SignedDuration::from_mins(15);
 /// A Taskcluster client's credentials, in the form in which the API hands them out.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Credentials {
-    pub(crate) client_id: String,
-    pub(crate) access_token: String,
+pub struct Credentials {
+    pub client_id: String,
+    pub access_token: String,
     /// A string that holds JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) certificate: Option<String>,
+    pub certificate: Option<String>,
 }
 
 /// What temporary credentials are to say.
 #[derive(Debug, Clone)]
-pub(crate) struct Claims {
-    pub(crate) client_id: String,
-    pub(crate) scopes: Vec<String>,
-    pub(crate) start: Timestamp,
-    pub(crate) expiry: Timestamp,
+pub struct Claims {
+    pub client_id: String,
+    pub scopes: Vec<String>,
+    pub start: Timestamp,
+    pub expiry: Timestamp,
 }
 
 /// The keys in the order in which the service writes them.
@@ -54,7 +54,7 @@ struct Certificate<'a> {
 }
 
 /// Temporary credentials, issued by worker-manager.
-pub(crate) fn issue(state: &State, claims: &Claims) -> Credentials {
+pub fn issue(state: &State, claims: &Claims) -> Credentials {
     let token = state.clients.get(ISSUER).map(|client| client.access_token.clone()).unwrap_or_default();
     let seed = random_secret();
     let (start, expiry) = (claims.start.as_millisecond(), claims.expiry.as_millisecond());
@@ -102,23 +102,23 @@ fn temporary_token(token: &str, seed: &str) -> String {
 }
 
 /// A request, as far as its verification needs it.
-pub(crate) struct Signed<'a> {
-    pub(crate) authorization: &'a str,
-    pub(crate) target: Target<'a>,
-    pub(crate) content_type: &'a str,
-    pub(crate) payload: &'a [u8],
-    pub(crate) now: Timestamp,
+pub struct Signed<'a> {
+    pub authorization: &'a str,
+    pub target: Target<'a>,
+    pub content_type: &'a str,
+    pub payload: &'a [u8],
+    pub now: Timestamp,
 }
 
 /// Who sent a request.
-pub(crate) struct Caller {
-    pub(crate) client_id: String,
+pub struct Caller {
+    pub client_id: String,
     /// With the scopes of all roles.
-    pub(crate) scopes: Vec<String>,
+    pub scopes: Vec<String>,
 }
 
 /// Why a request was refused.
-pub(crate) enum Refused {
+pub enum Refused {
     /// 401, with this message.
     Failed(String),
     /// 500: the service stumbles over it.
@@ -138,7 +138,7 @@ struct Key {
 }
 
 /// Who sent a request, if it is signed as it must be.
-pub(crate) fn authenticate(state: &mut State, request: &Signed<'_>) -> Result<Caller, Refused> {
+pub fn authenticate(state: &mut State, request: &Signed<'_>) -> Result<Caller, Refused> {
     let header = Header::parse(request.authorization).map_err(Refused::Failed)?;
     let key = key(state, &header, request.now)?;
     if header.mac != header.expected_mac(&key.token, &request.target) {

@@ -10,7 +10,7 @@ use super::faults::{Fault, Times};
 use super::state::{Secret, WorkerKey};
 
 /// What can be asked, for `--help` and for who asks wrong.
-pub(crate) const HELP: &str = "\
+pub const HELP: &str = "\
 POST /fake/pool/<pool>                     a pool's definition, or the keys of it that change
 POST /fake/deployment/<pool>               {\"deploymentId\": \"d2\"}: in the pool's worker configuration
 POST /fake/secret/<name>                   the secret itself: {\"config\": {…}, \"files\": […]}
@@ -28,7 +28,7 @@ const LATE: Duration = Duration::from_secs(5);
 const SECRET_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Does what is asked.
-pub(super) fn perform(shared: &Shared, method: &str, path: &str, payload: &[u8]) -> Answer {
+pub(crate) fn perform(shared: &Shared, method: &str, path: &str, payload: &[u8]) -> Answer {
     let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy().into_owned();
     let mut parts = path.trim_start_matches("/fake/").splitn(2, '/');
     let (what, rest) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());

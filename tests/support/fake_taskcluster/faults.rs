@@ -10,7 +10,7 @@ use super::answer::{Answer, Cut};
 
 /// One thing that can go wrong.
 #[derive(Debug, Clone)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// The connection is reset as soon as it is accepted, whatever call it was to carry.
     ResetAtAccept,
     /// The request is read, and the connection reset; nothing else happens.
@@ -37,7 +37,7 @@ pub(crate) enum Fault {
 
 /// How an answer repeats what was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Spelling {
+pub enum Spelling {
     /// Each character as an escape of JSON, in a string.
     Escaped,
     /// So far in a long line that whatever shows its beginning shows a part of it.
@@ -49,7 +49,7 @@ impl Spelling {
     const LATE: usize = 500 - 30;
 
     /// The answer to this request.
-    pub(crate) fn answer(self, payload: &[u8]) -> Answer {
+    pub fn answer(self, payload: &[u8]) -> Answer {
         let mut texts = Vec::new();
         strings(&serde_json::from_slice(payload).unwrap_or_default(), &mut texts);
         // The longest is what nobody else has: a secret, or a proof.
@@ -76,60 +76,60 @@ fn strings(value: &Value, into: &mut Vec<String>) {
 
 impl Fault {
     /// The proxy's page when a service is down.
-    pub(crate) fn bad_gateway() -> Self {
+    pub fn bad_gateway() -> Self {
         Self::Answer(Answer::nginx(502, "Bad Gateway"))
     }
 
     /// The proxy's page when a service does not answer. The real one comes after 60 s.
-    pub(crate) fn gateway_timeout() -> Self {
+    pub fn gateway_timeout() -> Self {
         Self::Answer(Answer::nginx(504, "Gateway Time-out"))
     }
 
     /// 429, with this `Retry-After`: seconds, or an HTTP date.
-    pub(crate) fn too_many_requests(retry_after: &str) -> Self {
+    pub fn too_many_requests(retry_after: &str) -> Self {
         Self::Answer(Answer::nginx(429, "Too Many Requests").header("retry-after", retry_after))
     }
 
     /// 200, with a page that some other program made.
-    pub(crate) fn garbage() -> Self {
+    pub fn garbage() -> Self {
         let page = "<!DOCTYPE html>\n<html><body>Please log in to the network.</body></html>\n";
         Self::Answer(Answer::text(200, "text/html", page))
     }
 
     /// The call takes effect, and half of its answer comes, with the whole length announced.
-    pub(crate) fn truncated() -> Self {
+    pub fn truncated() -> Self {
         Self::CutOff(Cut::Length)
     }
 
     /// The same with a chunked answer whose last chunk never comes.
-    pub(crate) fn unfinished() -> Self {
+    pub fn unfinished() -> Self {
         Self::CutOff(Cut::Chunks)
     }
 
     /// An error that repeats the call's longest string with an escape for each character.
-    pub(crate) fn secret_escaped() -> Self {
+    pub fn secret_escaped() -> Self {
         Self::Repeat(Spelling::Escaped)
     }
 
     /// The same where whatever shows the beginning of the error shows the string's beginning.
-    pub(crate) fn secret_cut() -> Self {
+    pub fn secret_cut() -> Self {
         Self::Repeat(Spelling::Late)
     }
 
     /// Any other answer.
-    pub(crate) fn answer(status: u16, content_type: &str, body: &str) -> Self {
+    pub fn answer(status: u16, content_type: &str, body: &str) -> Self {
         Self::Answer(Answer::text(status, content_type, body))
     }
 
     /// 302 to somewhere else.
-    pub(crate) fn redirect(location: &str) -> Self {
+    pub fn redirect(location: &str) -> Self {
         Self::Answer(Answer::nginx(302, "Found").header("location", location))
     }
 }
 
 /// How often a rule acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Times {
+pub enum Times {
     /// For so many requests.
     Only(u32),
     /// Until it is cleared.
@@ -138,7 +138,7 @@ pub(crate) enum Times {
 
 /// Names a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RuleId(u64);
+pub struct RuleId(u64);
 
 struct Rule {
     id: RuleId,
@@ -151,14 +151,14 @@ struct Rule {
 }
 
 /// What a request meets.
-pub(crate) struct Met {
-    pub(crate) fault: Fault,
+pub(super) struct Met {
+    pub fault: Fault,
     released: watch::Receiver<()>,
 }
 
 impl Met {
     /// Waits until the rule is cleared.
-    pub(crate) async fn released(&mut self) {
+    pub(super) async fn released(&mut self) {
         while self.released.changed().await.is_ok() {}
     }
 }
@@ -173,14 +173,14 @@ struct Script {
 
 /// The rules; of those that fit the first acts.
 #[derive(Default)]
-pub(crate) struct Faults(Mutex<Script>);
+pub(super) struct Faults(Mutex<Script>);
 
 impl Faults {
     fn script(&self) -> MutexGuard<'_, Script> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn add(&self, call: &str, times: Times, fault: Fault) -> RuleId {
+    pub(super) fn add(&self, call: &str, times: Times, fault: Fault) -> RuleId {
         let mut script = self.script();
         script.next += 1;
         let id = RuleId(script.next);
@@ -193,25 +193,25 @@ impl Faults {
     }
 
     /// Takes a rule away and releases whom it holds.
-    pub(crate) fn clear(&self, id: RuleId) {
+    pub(super) fn clear(&self, id: RuleId) {
         let mut script = self.script();
         script.rules.retain(|rule| rule.id != id);
         script.holding.retain(|rule| rule.id != id);
     }
 
-    pub(crate) fn clear_all(&self) {
+    pub(super) fn clear_all(&self) {
         let mut script = self.script();
         script.rules.clear();
         script.holding.clear();
     }
 
     /// What a new connection meets.
-    pub(crate) fn at_accept(&self) -> bool {
+    pub(super) fn at_accept(&self) -> bool {
         self.take(|rule| matches!(rule.fault, Fault::ResetAtAccept)).is_some()
     }
 
     /// What a request meets.
-    pub(crate) fn at_request(&self, call: &str, signed: bool) -> Option<Met> {
+    pub(super) fn at_request(&self, call: &str, signed: bool) -> Option<Met> {
         self.take(|rule| {
             !matches!(rule.fault, Fault::ResetAtAccept)
                 && (rule.call == call || rule.call == "any" || signed && rule.call == "signed")

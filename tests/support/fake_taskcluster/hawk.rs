@@ -10,29 +10,29 @@ const MAX_LENGTH: usize = 4096;
 
 /// The attributes of an `Authorization: Hawk …`.
 #[derive(Default)]
-pub(crate) struct Header {
-    pub(crate) id: String,
-    pub(crate) ts: String,
-    pub(crate) nonce: String,
-    pub(crate) mac: String,
-    pub(crate) hash: Option<String>,
-    pub(crate) ext: Option<String>,
+pub(super) struct Header {
+    pub id: String,
+    pub ts: String,
+    pub nonce: String,
+    pub mac: String,
+    pub hash: Option<String>,
+    pub ext: Option<String>,
     app: Option<String>,
     dlg: Option<String>,
 }
 
 /// What is signed beside the header's own attributes.
-pub(crate) struct Target<'a> {
-    pub(crate) method: &'a str,
+pub struct Target<'a> {
+    pub method: &'a str,
     /// The path with its query, as it was sent.
-    pub(crate) resource: &'a str,
-    pub(crate) host: &'a str,
-    pub(crate) port: u16,
+    pub resource: &'a str,
+    pub host: &'a str,
+    pub port: u16,
 }
 
 impl Header {
     /// Takes a header apart as `@hapi/hawk` does; the error is its message.
-    pub(crate) fn parse(value: &str) -> Result<Self, String> {
+    pub(super) fn parse(value: &str) -> Result<Self, String> {
         if value.len() > MAX_LENGTH {
             return Err("Bad Request: Header length too long".to_owned());
         }
@@ -83,7 +83,7 @@ impl Header {
     }
 
     /// What `mac` must be, had the header been signed with this key.
-    pub(crate) fn expected_mac(&self, key: &str, target: &Target<'_>) -> String {
+    pub(super) fn expected_mac(&self, key: &str, target: &Target<'_>) -> String {
         let Self { ts, nonce, .. } = self;
         let Target { resource, port, .. } = target;
         let method = target.method.to_uppercase();
@@ -101,7 +101,7 @@ impl Header {
 }
 
 /// What `hash` must be for this payload.
-pub(crate) fn payload_hash(content_type: &str, payload: &[u8]) -> String {
+pub(super) fn payload_hash(content_type: &str, payload: &[u8]) -> String {
     let kind = content_type.split(';').next().unwrap_or_default().trim().to_lowercase();
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(format!("hawk.1.payload\n{kind}\n").as_bytes());
@@ -111,6 +111,6 @@ pub(crate) fn payload_hash(content_type: &str, payload: &[u8]) -> String {
 }
 
 /// HMAC with SHA-256, in base64.
-pub(crate) fn hmac_sha256(key: &str, text: &str) -> String {
+pub(super) fn hmac_sha256(key: &str, text: &str) -> String {
     STANDARD.encode(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()), text.as_bytes()))
 }

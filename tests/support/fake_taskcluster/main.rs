@@ -2,9 +2,6 @@
 //!
 //! It has one pool with one static worker, the one that `config-examples/static-demo.yml` is for.
 
-#[path = "mod.rs"]
-mod fake_taskcluster;
-
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
@@ -15,8 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
 use serde_json::json;
 
-use fake_taskcluster::control::HELP;
-use fake_taskcluster::{FakeTaskcluster, Request};
+use test_support::fake_taskcluster::control::HELP;
+use test_support::fake_taskcluster::{FakeTaskcluster, Request};
 
 const POOL: &str = "demo/linux";
 const GROUP: &str = "here";

@@ -18,12 +18,10 @@
 //! has [`auth`] verify the signature, and calls [`workers`], [`pools`] or [`secrets`], which work on [`state`].
 //! By hand: `cargo run --example fake-taskcluster -- --help`.
 
-#![expect(dead_code, reason = "each of the programs that include it uses another part of it")]
-
 mod answer;
 mod api;
-pub(crate) mod auth;
-pub(crate) mod control;
+pub mod auth;
+pub mod control;
 mod faults;
 mod hawk;
 mod pools;
@@ -47,10 +45,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::sync::mpsc::{Sender, channel};
 
-pub(crate) use auth::{Claims, Credentials};
-pub(crate) use faults::{Fault, RuleId, Times};
-pub(crate) use record::Request;
-pub(crate) use state::{ProviderType, WorkerKey, WorkerState};
+pub use auth::{Claims, Credentials};
+pub use faults::{Fault, RuleId, Times};
+pub use record::Request;
+pub use state::{ProviderType, WorkerKey, WorkerState};
 
 use record::Record;
 use scopes::Role;
@@ -61,7 +59,7 @@ use state::{Client, LegacySecret, Secret, State, Worker};
 const SECRET_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What the server's thread and its owner share.
-struct Shared {
+pub(crate) struct Shared {
     state: Mutex<State>,
     record: Record,
     faults: faults::Faults,
@@ -91,7 +89,7 @@ impl Shared {
 }
 
 /// The fake, and the handle to change it while it runs.
-pub(crate) struct FakeTaskcluster {
+pub struct FakeTaskcluster {
     shared: Arc<Shared>,
     address: Mutex<SocketAddr>,
     commands: Option<Sender<Command>>,
@@ -111,12 +109,12 @@ impl Drop for FakeTaskcluster {
 impl FakeTaskcluster {
     /// Starts on a free port of loopback, with no pools, workers or secrets, and the providers `static` and
     /// `null-provider`.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self::start_on((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port")
     }
 
     /// The same at a given address.
-    pub(crate) fn start_on(address: SocketAddr) -> io::Result<Self> {
+    pub fn start_on(address: SocketAddr) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::new()),
             record: Record::default(),
@@ -140,19 +138,19 @@ impl FakeTaskcluster {
     }
 
     /// Listens (again) at this address, with the state that it has.
-    pub(crate) fn start_at(&self, address: SocketAddr) -> io::Result<()> {
+    pub fn start_at(&self, address: SocketAddr) -> io::Result<()> {
         let answer = self.command(|answer| Command::Listen(address, answer));
         *self.lock_address() = answer.recv().expect("the thread answers")?;
         Ok(())
     }
 
     /// Stops to listen: connections are refused, and those that are open are closed. The state is kept.
-    pub(crate) fn stop(&self) {
+    pub fn stop(&self) {
         self.command(Command::Close).recv().expect("the thread answers");
     }
 
     /// Stops, and starts again at the same address after so long.
-    pub(crate) fn stop_for(&self, pause: Duration) {
+    pub fn stop_for(&self, pause: Duration) {
         self.command(|answer| Command::Pause(pause, answer)).recv().expect("the thread answers");
     }
 
@@ -161,17 +159,17 @@ impl FakeTaskcluster {
     }
 
     /// Where it listens, or did before it was stopped.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         *self.lock_address()
     }
 
     /// The root URL, without a slash at its end.
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}", self.address())
     }
 
     /// Serves `/fake/…`, too: the interface for use by hand, see [`control`].
-    pub(crate) fn serve_control(&self) {
+    pub fn serve_control(&self) {
         self.shared.control.store(true, Ordering::Relaxed);
     }
 }
@@ -179,18 +177,18 @@ impl FakeTaskcluster {
 /// What there is.
 impl FakeTaskcluster {
     /// Makes a pool, or changes what this definition names of it.
-    pub(crate) fn set_pool(&self, id: &str, definition: Value) {
+    pub fn set_pool(&self, id: &str, definition: Value) {
         let now = self.shared.now();
         self.shared.state().set_pool(id, definition, now);
     }
 
     /// A provider; `static` is there from the start.
-    pub(crate) fn add_provider(&self, id: &str, kind: ProviderType) {
+    pub fn add_provider(&self, id: &str, kind: ProviderType) {
         self.shared.state().providers.insert(id.to_owned(), kind);
     }
 
     /// A static worker of the pool's provider; it may register as often as it likes.
-    pub(crate) fn add_static_worker(&self, pool: &str, group: &str, id: &str, secret: &str) -> WorkerKey {
+    pub fn add_static_worker(&self, pool: &str, group: &str, id: &str, secret: &str) -> WorkerKey {
         self.add_worker(WorkerKey::new(pool, group, id), WorkerState::Running, |worker| {
             worker.static_secret = Some(secret.to_owned());
         })
@@ -198,7 +196,7 @@ impl FakeTaskcluster {
 
     /// A cloud's worker that has been requested; it may register once, with any proof of the right form unless
     /// [`Self::expect_proof`] says which.
-    pub(crate) fn add_cloud_worker(&self, pool: &str, group: &str, id: &str) -> WorkerKey {
+    pub fn add_cloud_worker(&self, pool: &str, group: &str, id: &str) -> WorkerKey {
         self.add_worker(WorkerKey::new(pool, group, id), WorkerState::Requested, |_| {})
     }
 
@@ -217,60 +215,60 @@ impl FakeTaskcluster {
     }
 
     /// The only proof that a cloud's worker can register with.
-    pub(crate) fn expect_proof(&self, key: &WorkerKey, proof: Value) {
+    pub fn expect_proof(&self, key: &WorkerKey, proof: Value) {
         self.change_worker(key, |worker| worker.proof = Some(proof));
     }
 
     /// The launch configuration, by its ID, that a cloud's worker was launched with.
-    pub(crate) fn set_launch_config(&self, key: &WorkerKey, id: &str) {
+    pub fn set_launch_config(&self, key: &WorkerKey, id: &str) {
         self.change_worker(key, |worker| worker.launch_config_id = Some(id.to_owned()));
     }
 
     /// Puts a worker into a state.
-    pub(crate) fn set_worker_state(&self, key: &WorkerKey, state: WorkerState) {
+    pub fn set_worker_state(&self, key: &WorkerKey, state: WorkerState) {
         self.change_worker(key, |worker| worker.state = state);
     }
 
     /// The state that a worker is in.
-    pub(crate) fn worker_state(&self, key: &WorkerKey) -> Option<WorkerState> {
+    pub fn worker_state(&self, key: &WorkerKey) -> Option<WorkerState> {
         self.shared.state().workers.get(key).map(|worker| worker.state)
     }
 
     /// When a worker's record expires.
-    pub(crate) fn set_worker_expires(&self, key: &WorkerKey, expires: Timestamp) {
+    pub fn set_worker_expires(&self, key: &WorkerKey, expires: Timestamp) {
         self.change_worker(key, |worker| worker.expires = expires);
     }
 
     /// The secret that reregisterWorker takes next.
-    pub(crate) fn one_time_secret(&self, key: &WorkerKey) -> Option<String> {
+    pub fn one_time_secret(&self, key: &WorkerKey) -> Option<String> {
         self.shared.state().workers.get(key).and_then(|worker| worker.secret.clone())
     }
 
     /// What shouldWorkerTerminate answers from now on.
-    pub(crate) fn set_should_terminate(&self, key: &WorkerKey, terminate: bool, reason: &str) {
+    pub fn set_should_terminate(&self, key: &WorkerKey, terminate: bool, reason: &str) {
         self.change_worker(key, |worker| worker.terminate = (terminate, reason.to_owned()));
     }
 
     /// A secret of the secrets service, for a year.
-    pub(crate) fn set_secret(&self, name: &str, value: Value) {
+    pub fn set_secret(&self, name: &str, value: Value) {
         let expires = self.shared.now() + SECRET_LIFE;
         self.shared.state().secrets.insert(name.to_owned(), Secret { value, expires });
     }
 
     /// A secret of the legacy aws-provisioner: its token, what it says, and what its credentials may do (they are
     /// issued by worker-manager, so no more than a worker may).
-    pub(crate) fn add_legacy_secret(&self, token: &str, data: Value, scopes: &[&str]) {
+    pub fn add_legacy_secret(&self, token: &str, data: Value, scopes: &[&str]) {
         let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         self.shared.state().legacy_secrets.insert(token.to_owned(), LegacySecret { data, scopes });
     }
 
     /// Whether a legacy secret has not been removed.
-    pub(crate) fn has_legacy_secret(&self, token: &str) -> bool {
+    pub fn has_legacy_secret(&self, token: &str) -> bool {
         self.shared.state().legacy_secrets.contains_key(token)
     }
 
     /// A permanent client.
-    pub(crate) fn add_client(&self, id: &str, access_token: &str, scopes: &[&str]) {
+    pub fn add_client(&self, id: &str, access_token: &str, scopes: &[&str]) {
         let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         self.shared
             .state()
@@ -279,38 +277,38 @@ impl FakeTaskcluster {
     }
 
     /// Gives a role more scopes: `anonymous` is everybody's, `worker-pool:<id>` (it may end in `*`) its workers'.
-    pub(crate) fn grant(&self, role: &str, scopes: &[&str]) {
+    pub fn grant(&self, role: &str, scopes: &[&str]) {
         let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         self.shared.state().roles.push(Role { name: role.to_owned(), scopes });
     }
 
     /// How long credentials last where the pool has no `reregistrationTimeout`; 96 h unless this is called.
-    pub(crate) fn set_credentials_life(&self, life: Duration) {
+    pub fn set_credentials_life(&self, life: Duration) {
         self.shared.state().credentials_life = life;
     }
 
     /// Whether `systemBootTime` is known; older deployments refuse it as an unknown key.
-    pub(crate) fn set_knows_boot_time(&self, known: bool) {
+    pub fn set_knows_boot_time(&self, known: bool) {
         self.shared.state().knows_boot_time = known;
     }
 
     /// Temporary credentials with any claims, as if worker-manager had issued them.
-    pub(crate) fn issue(&self, claims: &Claims) -> Credentials {
+    pub fn issue(&self, claims: &Claims) -> Credentials {
         auth::issue(&self.shared.state(), claims)
     }
 
     /// What workers have reported, newest first.
-    pub(crate) fn reported_errors(&self) -> Vec<Value> {
+    pub fn reported_errors(&self) -> Vec<Value> {
         self.shared.state().errors.iter().cloned().collect()
     }
 
     /// The server's time.
-    pub(crate) fn now(&self) -> Timestamp {
+    pub fn now(&self) -> Timestamp {
         self.shared.now()
     }
 
     /// Puts the server's clock ahead of (or behind) the host's.
-    pub(crate) fn set_clock_offset(&self, ahead: SignedDuration) {
+    pub fn set_clock_offset(&self, ahead: SignedDuration) {
         let ahead = i64::try_from(ahead.as_millis()).expect("a few centuries at most");
         self.shared.ahead.store(ahead, Ordering::Relaxed);
     }
@@ -320,59 +318,59 @@ impl FakeTaskcluster {
 impl FakeTaskcluster {
     /// Adds a rule: what happens to these calls so many times. `call` is a call's name, `any`, or `signed` (whatever
     /// carries credentials). Of the rules that fit a request the oldest acts.
-    pub(crate) fn fail(&self, call: &str, times: Times, fault: Fault) -> RuleId {
+    pub fn fail(&self, call: &str, times: Times, fault: Fault) -> RuleId {
         self.shared.faults.add(call, times, fault)
     }
 
     /// Takes a rule away; requests that hang because of it go on.
-    pub(crate) fn clear_fault(&self, rule: RuleId) {
+    pub fn clear_fault(&self, rule: RuleId) {
         self.shared.faults.clear(rule);
     }
 
     /// Takes all rules away.
-    pub(crate) fn clear_faults(&self) {
+    pub fn clear_faults(&self) {
         self.shared.faults.clear_all();
     }
 
     /// All requests so far.
-    pub(crate) fn requests(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<Request> {
         self.shared.record.requests()
     }
 
     /// How often something was called (`any`: all calls).
-    pub(crate) fn count(&self, call: &str) -> usize {
+    pub fn count(&self, call: &str) -> usize {
         self.shared.record.count(call)
     }
 
     /// How many connections were accepted.
-    pub(crate) fn connections(&self) -> u64 {
+    pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
     /// Forgets the requests so far.
-    pub(crate) fn forget_requests(&self) {
+    pub fn forget_requests(&self) {
         self.shared.record.clear();
     }
 
     /// Calls this for every request that is dealt with, on the server's thread.
-    pub(crate) fn observe(&self, observer: impl Fn(&Request) + Send + Sync + 'static) {
+    pub fn observe(&self, observer: impl Fn(&Request) + Send + Sync + 'static) {
         self.shared.record.observe(observer);
     }
 
     /// Waits until something was called so often. Blocks: for tests without a runtime of their own.
-    pub(crate) fn wait_for(&self, call: &str, times: usize, limit: Duration) {
+    pub fn wait_for(&self, call: &str, times: usize, limit: Duration) {
         let came = self.shared.record.wait(limit, |requests| called(requests, call) >= times);
         assert!(came, "{call} was not called {times} times within {limit:?}, but {}", self.count(call));
     }
 
     /// The same for tests with one.
-    pub(crate) async fn called(&self, call: &str, times: usize, limit: Duration) {
+    pub async fn called(&self, call: &str, times: usize, limit: Duration) {
         let came = self.shared.record.wait_async(limit, |requests| called(requests, call) >= times).await;
         assert!(came, "{call} was not called {times} times within {limit:?}, but {}", self.count(call));
     }
 
     /// Waits until this many calls were answered with a status.
-    pub(crate) fn wait_for_answers(&self, call: &str, times: usize, limit: Duration) {
+    pub fn wait_for_answers(&self, call: &str, times: usize, limit: Duration) {
         let answered = |requests: &[Request]| {
             requests.iter().filter(|request| request.call == call && request.status.is_some()).count()
         };

@@ -9,7 +9,7 @@ use super::state::State;
 /// The longest `reregistrationTimeout` in seconds: 30 days.
 const LONGEST_TIMEOUT: i64 = 30 * 24 * 3600;
 
-pub(crate) fn get(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
+pub(super) fn get(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
     let id = context.param("workerPoolId");
     context.authorize(state, &[format!("worker-manager:get-worker-pool:{id}")])?;
     let pool = state.pools.get(id).ok_or_else(|| no_pool(context))?;
@@ -20,7 +20,7 @@ fn no_pool(context: &Context<'_>) -> Answer {
     context.error("ResourceNotFound", "Worker pool does not exist")
 }
 
-pub(crate) fn update(state: &mut State, context: &Context<'_>) -> Result<Answer, Answer> {
+pub(super) fn update(state: &mut State, context: &Context<'_>) -> Result<Answer, Answer> {
     let id = context.param("workerPoolId");
     let provider = format!("worker-manager:provider:{}", context.text("providerId"));
     context.authorize(state, &[format!("worker-manager:manage-worker-pool:{id}"), provider])?;
@@ -37,7 +37,7 @@ pub(crate) fn update(state: &mut State, context: &Context<'_>) -> Result<Answer,
 }
 
 /// Worker-manager keeps such a pool, with the `null-provider`, until its workers are gone.
-pub(crate) fn delete(state: &mut State, context: &Context<'_>) -> Result<Answer, Answer> {
+pub(super) fn delete(state: &mut State, context: &Context<'_>) -> Result<Answer, Answer> {
     let id = context.param("workerPoolId");
     context.authorize(state, &[format!("worker-manager:manage-worker-pool:{id}")])?;
     if !state.pools.contains_key(id) {
@@ -48,13 +48,13 @@ pub(crate) fn delete(state: &mut State, context: &Context<'_>) -> Result<Answer,
     Ok(answer)
 }
 
-pub(crate) fn launch_configs(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
+pub(super) fn launch_configs(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
     let id = context.param("workerPoolId");
     context.authorize(state, &[format!("worker-manager:list-worker-pool-launch-configs:{id}")])?;
     Ok(Answer::ok(&json!({"workerPoolLaunchConfigs": []})))
 }
 
-pub(crate) fn list_errors(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
+pub(super) fn list_errors(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
     let id = context.param("workerPoolId");
     context.authorize(state, &[format!("worker-manager:list-worker-pool-errors:{id}")])?;
     let errors: Vec<&Value> =

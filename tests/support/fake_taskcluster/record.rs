@@ -8,32 +8,32 @@ use tokio::sync::Notify;
 
 /// One request.
 #[derive(Debug, Clone)]
-pub(crate) struct Request {
+pub struct Request {
     /// When its head had been read.
-    pub(crate) at: Instant,
-    pub(crate) method: String,
+    pub at: Instant,
+    pub method: String,
     /// With the query, as it was sent.
-    pub(crate) path: String,
+    pub path: String,
     /// The call's name as in the API's documentation; `unknown` where there is none.
-    pub(crate) call: &'static str,
+    pub call: &'static str,
     /// Whether it had an `Authorization`.
-    pub(crate) signed: bool,
-    pub(crate) user_agent: Option<String>,
+    pub signed: bool,
+    pub user_agent: Option<String>,
     /// The JSON that it carried.
-    pub(crate) body: Option<Value>,
+    pub body: Option<Value>,
     /// The status that was answered; none as yet, or because the connection was reset.
-    pub(crate) status: Option<u16>,
+    pub status: Option<u16>,
     /// Whether the call was performed and its answer sent whole: no fault has spoilt it.
-    pub(crate) performed: bool,
+    pub performed: bool,
     /// The answer's `code` and the first line of its message, for refusals.
-    pub(crate) refusal: Option<String>,
+    pub refusal: Option<String>,
 }
 
 type Observer = Box<dyn Fn(&Request) + Send + Sync>;
 
 /// All of them, in the order in which they came.
 #[derive(Default)]
-pub(crate) struct Record {
+pub(super) struct Record {
     requests: Mutex<Vec<Request>>,
     more: Condvar,
     more_async: Notify,
@@ -46,12 +46,12 @@ impl Record {
     }
 
     /// Has somebody told of every request that was answered. The first one stays.
-    pub(crate) fn observe(&self, observer: impl Fn(&Request) + Send + Sync + 'static) {
+    pub(super) fn observe(&self, observer: impl Fn(&Request) + Send + Sync + 'static) {
         self.observer.set(Box::new(observer)).ok();
     }
 
     /// Adds a request; its number is for [`Record::update`].
-    pub(crate) fn arrived(&self, request: Request) -> usize {
+    pub(super) fn arrived(&self, request: Request) -> usize {
         let mut requests = self.lock();
         requests.push(request);
         self.more.notify_all();
@@ -59,7 +59,7 @@ impl Record {
         requests.len() - 1
     }
 
-    pub(crate) fn update(&self, number: usize, change: impl FnOnce(&mut Request)) {
+    pub(super) fn update(&self, number: usize, change: impl FnOnce(&mut Request)) {
         if let Some(request) = self.lock().get_mut(number) {
             change(request);
         }
@@ -68,7 +68,7 @@ impl Record {
     }
 
     /// Tells the observer of a request that is dealt with.
-    pub(crate) fn done(&self, number: usize) {
+    pub(super) fn done(&self, number: usize) {
         let Some(observer) = self.observer.get() else { return };
         let request = self.lock().get(number).cloned();
         if let Some(request) = request {
@@ -76,27 +76,27 @@ impl Record {
         }
     }
 
-    pub(crate) fn requests(&self) -> Vec<Request> {
+    pub(super) fn requests(&self) -> Vec<Request> {
         self.lock().clone()
     }
 
-    pub(crate) fn count(&self, call: &str) -> usize {
+    pub(super) fn count(&self, call: &str) -> usize {
         self.lock().iter().filter(|request| request.call == call || call == "any").count()
     }
 
-    pub(crate) fn clear(&self) {
+    pub(super) fn clear(&self) {
         self.lock().clear();
     }
 
     /// Waits until this holds of the requests; false: it did not within the limit.
-    pub(crate) fn wait(&self, limit: Duration, mut holds: impl FnMut(&[Request]) -> bool) -> bool {
+    pub(super) fn wait(&self, limit: Duration, mut holds: impl FnMut(&[Request]) -> bool) -> bool {
         let requests = self.lock();
         let waited = self.more.wait_timeout_while(requests, limit, |requests| !holds(requests));
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// The same for a test whose runtime has other things to do.
-    pub(crate) async fn wait_async(&self, limit: Duration, holds: impl Fn(&[Request]) -> bool) -> bool {
+    pub(super) async fn wait_async(&self, limit: Duration, holds: impl Fn(&[Request]) -> bool) -> bool {
         let met = async {
             loop {
                 let more = self.more_async.notified();

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// What is wrong with a registerWorker payload.
-pub(crate) fn register_worker(payload: &Value, knows_boot_time: bool) -> Vec<String> {
+pub(super) fn register_worker(payload: &Value, knows_boot_time: bool) -> Vec<String> {
     let required = ["workerPoolId", "providerId", "workerGroup", "workerId", "workerIdentityProof"];
     let optional: &[&str] = if knows_boot_time { &["systemBootTime"] } else { &[] };
     let mut faults = keys("data", payload, &required, optional);
@@ -41,7 +41,7 @@ fn identity_proof(proof: &Value) -> Vec<String> {
 }
 
 /// What is wrong with a reregisterWorker payload.
-pub(crate) fn reregister_worker(payload: &Value) -> Vec<String> {
+pub(super) fn reregister_worker(payload: &Value) -> Vec<String> {
     let required = ["workerPoolId", "workerGroup", "workerId", "secret"];
     let mut faults = keys("data", payload, &required, &[]);
     faults.extend(strings(payload, &required));
@@ -52,7 +52,7 @@ pub(crate) fn reregister_worker(payload: &Value) -> Vec<String> {
 }
 
 /// What is wrong with a reportWorkerError payload.
-pub(crate) fn report_worker_error(payload: &Value) -> Vec<String> {
+pub(super) fn report_worker_error(payload: &Value) -> Vec<String> {
     let required = ["workerGroup", "workerId", "kind", "title", "description", "extra"];
     let mut faults = keys("data", payload, &required, &[]);
     faults.extend(strings(payload, &required[..5]));

@@ -3,23 +3,23 @@
 use serde_json::json;
 
 /// Whether a held scope (it may end in `*`) covers another.
-pub(crate) fn covers(held: &str, wanted: &str) -> bool {
+pub(super) fn covers(held: &str, wanted: &str) -> bool {
     held.strip_suffix('*').map_or(held == wanted, |prefix| wanted.starts_with(prefix))
 }
 
 /// Whether these scopes cover another.
-pub(crate) fn satisfy(held: &[String], wanted: &str) -> bool {
+pub(super) fn satisfy(held: &[String], wanted: &str) -> bool {
     held.iter().any(|scope| covers(scope, wanted))
 }
 
 /// A role, by its name without `assume:` (it may end in `*`), and what it gives.
-pub(crate) struct Role {
-    pub(crate) name: String,
-    pub(crate) scopes: Vec<String>,
+pub struct Role {
+    pub name: String,
+    pub scopes: Vec<String>,
 }
 
 /// What somebody with these scopes holds, once their roles and everybody's role (`anonymous`) are taken up.
-pub(crate) fn expand(scopes: &[String], roles: &[Role]) -> Vec<String> {
+pub(super) fn expand(scopes: &[String], roles: &[Role]) -> Vec<String> {
     let mut held = scopes.to_vec();
     held.push("assume:anonymous".to_owned());
     let mut taken = vec![false; roles.len()];
@@ -42,7 +42,7 @@ pub(crate) fn expand(scopes: &[String], roles: &[Role]) -> Vec<String> {
 }
 
 /// Scopes as an error message shows them: one as it is, several as an expression.
-pub(crate) fn expression(scopes: &[String]) -> String {
+pub(super) fn expression(scopes: &[String]) -> String {
     match scopes {
         [one] => one.clone(),
         all => serde_json::to_string_pretty(&json!({"AllOf": all})).unwrap_or_default(),

@@ -12,7 +12,7 @@ use super::state::{State, rfc3339};
 /// How long the credentials of a legacy secret last.
 const LEGACY_LIFE: Duration = Duration::from_secs(96 * 3600);
 
-pub(crate) fn get(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
+pub(super) fn get(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
     let name = context.param("name");
     context.authorize(state, &[format!("secrets:get:{name}")])?;
     let secret = state.secrets.get(name).filter(|secret| secret.expires > context.now);
@@ -20,7 +20,7 @@ pub(crate) fn get(state: &State, context: &Context<'_>) -> Result<Answer, Answer
     Ok(Answer::ok(&json!({"secret": secret.value, "expires": rfc3339(secret.expires)})))
 }
 
-pub(crate) fn legacy_get(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
+pub(super) fn legacy_get(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
     let secret = state.legacy_secrets.get(context.param("token"));
     let secret = secret.ok_or_else(|| context.error("ResourceNotFound", "Secret not found"))?;
     let claims = Claims {
@@ -33,7 +33,7 @@ pub(crate) fn legacy_get(state: &State, context: &Context<'_>) -> Result<Answer,
     Ok(Answer::ok(&json!({"data": secret.data, "credentials": credentials, "scopes": secret.scopes})))
 }
 
-pub(crate) fn legacy_remove(state: &mut State, context: &Context<'_>) -> Answer {
+pub(super) fn legacy_remove(state: &mut State, context: &Context<'_>) -> Answer {
     state.legacy_secrets.remove(context.param("token"));
     Answer::ok(&json!({}))
 }

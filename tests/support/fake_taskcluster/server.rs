@@ -37,7 +37,7 @@ const FREE_AGAIN: Duration = Duration::from_secs(5);
 
 /// What the thread is asked to do.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(super) enum Command {
     /// Listens at this address; the answer is the one it got.
     Listen(SocketAddr, SyncSender<io::Result<SocketAddr>>),
     /// Stops to listen, closes all connections, and says when that is done.
@@ -47,7 +47,7 @@ pub(crate) enum Command {
 }
 
 /// Starts the thread. It ends when nobody is left to command it.
-pub(crate) fn start(shared: Arc<Shared>, commands: Receiver<Command>) -> JoinHandle<()> {
+pub(super) fn start(shared: Arc<Shared>, commands: Receiver<Command>) -> JoinHandle<()> {
     let thread = std::thread::Builder::new().name("fake-taskcluster".to_owned());
     thread.spawn(move || run(&shared, commands)).expect("a thread")
 }

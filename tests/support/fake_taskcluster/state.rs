@@ -13,7 +13,7 @@ use super::scopes::Role;
 
 /// How a provider recognises its workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ProviderType {
+pub enum ProviderType {
     Static,
     Aws,
     Azure,
@@ -24,7 +24,7 @@ pub(crate) enum ProviderType {
 
 /// What a worker is doing, according to worker-manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WorkerState {
+pub enum WorkerState {
     /// A cloud's, not registered yet.
     Requested,
     Running,
@@ -32,7 +32,7 @@ pub(crate) enum WorkerState {
 }
 
 impl WorkerState {
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Requested => "requested",
             Self::Running => "running",
@@ -43,24 +43,24 @@ impl WorkerState {
 
 /// Which worker.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct WorkerKey {
-    pub(crate) pool: String,
-    pub(crate) group: String,
-    pub(crate) id: String,
+pub struct WorkerKey {
+    pub pool: String,
+    pub group: String,
+    pub id: String,
 }
 
 impl WorkerKey {
-    pub(crate) fn new(pool: &str, group: &str, id: &str) -> Self {
+    pub fn new(pool: &str, group: &str, id: &str) -> Self {
         Self { pool: pool.to_owned(), group: group.to_owned(), id: id.to_owned() }
     }
 
     /// As scopes name it.
-    pub(crate) fn full(&self) -> String {
+    pub fn full(&self) -> String {
         format!("{}/{}/{}", self.pool, self.group, self.id)
     }
 
     /// The scopes that worker-manager gives a worker, in its order.
-    pub(crate) fn scopes(&self) -> Vec<String> {
+    pub fn scopes(&self) -> Vec<String> {
         let Self { pool, group, id } = self;
         let full = self.full();
         vec![
@@ -80,25 +80,25 @@ impl WorkerKey {
 
 /// A worker's record.
 #[derive(Debug, Clone)]
-pub(crate) struct Worker {
-    pub(crate) provider_id: String,
-    pub(crate) state: WorkerState,
-    pub(crate) created: Timestamp,
-    pub(crate) expires: Timestamp,
+pub struct Worker {
+    pub provider_id: String,
+    pub state: WorkerState,
+    pub created: Timestamp,
+    pub expires: Timestamp,
     /// Of a static worker.
-    pub(crate) static_secret: Option<String>,
+    pub static_secret: Option<String>,
     /// The proof that is asked for; none: any of the right form will do.
-    pub(crate) proof: Option<Value>,
+    pub proof: Option<Value>,
     /// What reregisterWorker takes next.
-    pub(crate) secret: Option<String>,
-    pub(crate) launch_config_id: Option<String>,
+    pub secret: Option<String>,
+    pub launch_config_id: Option<String>,
     /// What shouldWorkerTerminate answers.
-    pub(crate) terminate: (bool, String),
+    pub terminate: (bool, String),
 }
 
 impl Worker {
     /// A worker that has not registered.
-    pub(crate) fn new(provider_id: &str, state: WorkerState, now: Timestamp) -> Self {
+    pub fn new(provider_id: &str, state: WorkerState, now: Timestamp) -> Self {
         Self {
             provider_id: provider_id.to_owned(),
             state,
@@ -114,26 +114,26 @@ impl Worker {
 }
 
 /// A permanent client.
-pub(crate) struct Client {
-    pub(crate) access_token: String,
-    pub(crate) scopes: Vec<String>,
+pub struct Client {
+    pub access_token: String,
+    pub scopes: Vec<String>,
 }
 
 /// A secret of the secrets service.
-pub(crate) struct Secret {
-    pub(crate) value: Value,
-    pub(crate) expires: Timestamp,
+pub struct Secret {
+    pub value: Value,
+    pub expires: Timestamp,
 }
 
 /// What the legacy aws-provisioner hands out once.
-pub(crate) struct LegacySecret {
-    pub(crate) data: Value,
-    pub(crate) scopes: Vec<String>,
+pub struct LegacySecret {
+    pub data: Value,
+    pub scopes: Vec<String>,
 }
 
 /// The signatures seen lately.
 #[derive(Default)]
-pub(crate) struct Nonces {
+pub struct Nonces {
     seen: HashSet<String>,
     order: VecDeque<String>,
 }
@@ -143,7 +143,7 @@ impl Nonces {
     const KEPT: usize = 10_000;
 
     /// Whether this one was not there; then it is.
-    pub(crate) fn is_new(&mut self, nonce: String) -> bool {
+    pub fn is_new(&mut self, nonce: String) -> bool {
         if !self.seen.insert(nonce.clone()) {
             return false;
         }
@@ -158,25 +158,25 @@ impl Nonces {
 }
 
 /// Everything.
-pub(crate) struct State {
-    pub(crate) pools: BTreeMap<String, Map<String, Value>>,
-    pub(crate) workers: BTreeMap<WorkerKey, Worker>,
-    pub(crate) providers: BTreeMap<String, ProviderType>,
-    pub(crate) clients: HashMap<String, Client>,
-    pub(crate) roles: Vec<Role>,
-    pub(crate) secrets: HashMap<String, Secret>,
-    pub(crate) legacy_secrets: HashMap<String, LegacySecret>,
+pub struct State {
+    pub pools: BTreeMap<String, Map<String, Value>>,
+    pub workers: BTreeMap<WorkerKey, Worker>,
+    pub providers: BTreeMap<String, ProviderType>,
+    pub clients: HashMap<String, Client>,
+    pub roles: Vec<Role>,
+    pub secrets: HashMap<String, Secret>,
+    pub legacy_secrets: HashMap<String, LegacySecret>,
     /// What workers have reported, newest first.
-    pub(crate) errors: VecDeque<Value>,
-    pub(crate) nonces: Nonces,
+    pub errors: VecDeque<Value>,
+    pub nonces: Nonces,
     /// How long credentials last where the pool says nothing.
-    pub(crate) credentials_life: Duration,
+    pub credentials_life: Duration,
     /// Older deployments refuse `systemBootTime` as an unknown key.
-    pub(crate) knows_boot_time: bool,
+    pub knows_boot_time: bool,
 }
 
 impl State {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let issuer = [
             "assume:worker-type:*",
             "assume:worker-pool:*",
@@ -208,7 +208,7 @@ impl State {
     }
 
     /// Makes or changes a pool: what the definition does not name stays as it was.
-    pub(crate) fn set_pool(&mut self, id: &str, definition: Value, now: Timestamp) {
+    pub fn set_pool(&mut self, id: &str, definition: Value, now: Timestamp) {
         let pool = self.pools.entry(id.to_owned()).or_insert_with(|| {
             let Value::Object(pool) = json!({
                 "workerPoolId": id, "providerId": "static", "description": "", "created": rfc3339(now),
@@ -229,12 +229,12 @@ impl State {
 }
 
 /// A time as the API writes it.
-pub(crate) fn rfc3339(time: Timestamp) -> String {
+pub(super) fn rfc3339(time: Timestamp) -> String {
     format!("{time:.3}")
 }
 
 /// 22 characters: a random id.
-pub(crate) fn random_id() -> String {
+pub(super) fn random_id() -> String {
     let mut bytes = fastrand::u128(..).to_be_bytes();
     // A version 4 UUID that starts with a letter, as Taskcluster's are.
     bytes[0] &= 0x7f;
@@ -244,6 +244,6 @@ pub(crate) fn random_id() -> String {
 }
 
 /// 44 characters: what Taskcluster uses for secrets.
-pub(crate) fn random_secret() -> String {
+pub(super) fn random_secret() -> String {
     random_id() + &random_id()
 }

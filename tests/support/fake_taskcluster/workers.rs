@@ -24,7 +24,7 @@ fn key_of_payload(context: &Context<'_>) -> WorkerKey {
     WorkerKey::new(context.text("workerPoolId"), context.text("workerGroup"), context.text("workerId"))
 }
 
-pub(crate) fn register(state: &mut State, context: &Context<'_>) -> Result<Answer, Answer> {
+pub(super) fn register(state: &mut State, context: &Context<'_>) -> Result<Answer, Answer> {
     let faults = schema::register_worker(&context.payload, state.knows_boot_time);
     if !faults.is_empty() {
         return Err(context.invalid("register-worker-request", &faults));
@@ -126,7 +126,7 @@ fn credentials(
     Ok((rfc3339(expiry), issue(state, &claims)))
 }
 
-pub(crate) fn reregister(state: &mut State, context: &Context<'_>) -> Result<Answer, Answer> {
+pub(super) fn reregister(state: &mut State, context: &Context<'_>) -> Result<Answer, Answer> {
     let faults = schema::reregister_worker(&context.payload);
     if !faults.is_empty() {
         return Err(context.invalid("reregister-worker-request", &faults));
@@ -156,7 +156,7 @@ pub(crate) fn reregister(state: &mut State, context: &Context<'_>) -> Result<Ans
     Ok(Answer::ok(&json!({"expires": expires, "credentials": credentials, "secret": secret})))
 }
 
-pub(crate) fn report_error(state: &mut State, context: &Context<'_>) -> Result<Answer, Answer> {
+pub(super) fn report_error(state: &mut State, context: &Context<'_>) -> Result<Answer, Answer> {
     let faults = schema::report_worker_error(&context.payload);
     if !faults.is_empty() {
         return Err(context.invalid("report-worker-error-request", &faults));
@@ -188,7 +188,7 @@ fn allowed(state: &State, context: &Context<'_>, action: &str) -> Result<WorkerK
     }
 }
 
-pub(crate) fn remove(state: &mut State, context: &Context<'_>) -> Result<Answer, Answer> {
+pub(super) fn remove(state: &mut State, context: &Context<'_>) -> Result<Answer, Answer> {
     let key = allowed(state, context, "remove-worker")?;
     if let Some(worker) = state.workers.get_mut(&key) {
         worker.state = WorkerState::Stopped;
@@ -196,19 +196,19 @@ pub(crate) fn remove(state: &mut State, context: &Context<'_>) -> Result<Answer,
     Ok(Answer::ok(&json!({})))
 }
 
-pub(crate) fn should_terminate(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
+pub(super) fn should_terminate(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
     let key = allowed(state, context, "should-worker-terminate")?;
     let (terminate, reason) =
         state.workers.get(&key).map(|worker| worker.terminate.clone()).unwrap_or_default();
     Ok(Answer::ok(&json!({"terminate": terminate, "reason": reason})))
 }
 
-pub(crate) fn get(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
+pub(super) fn get(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
     let key = allowed(state, context, "get-worker")?;
     Ok(Answer::ok(&json!(state.workers.get(&key).map(|worker| described(&key, worker)))))
 }
 
-pub(crate) fn list(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
+pub(super) fn list(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
     let pool = context.param("workerPoolId");
     context.authorize(state, &[format!("worker-manager:list-workers:{pool}")])?;
     let ours = state.workers.iter().filter(|(key, _)| key.pool == pool).take(PAGE);

@@ -10,50 +10,53 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 /// How long an answer may take that takes milliseconds.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A request.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Request {
-    pub(crate) method: String,
-    pub(crate) path: String,
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
 }
 
 /// What came back.
 #[derive(Debug, Clone)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
+pub struct Answer {
+    pub status: u16,
     /// Names in lower case.
     headers: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
+    pub body: Vec<u8>,
 }
 
 impl Request {
-    pub(crate) fn new(method: &str, path: &str) -> Self {
+    pub fn new(method: &str, path: &str) -> Self {
         Self { method: method.to_owned(), path: path.to_owned(), ..Self::default() }
     }
 
-    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    pub(crate) fn json(self, body: &Value) -> Self {
+    #[must_use]
+    pub fn json(self, body: &Value) -> Self {
         let mut request = self.header("Content-Type", "application/json");
         request.body = body.to_string().into_bytes();
         request
     }
 
     /// The same with this signature.
-    pub(crate) fn signed(self, address: SocketAddr, signature: &Signature<'_>) -> Self {
+    #[must_use]
+    pub fn signed(self, address: SocketAddr, signature: &Signature<'_>) -> Self {
         let header = signature.header(&self.method, address, &self.path);
         self.header("Authorization", &header)
     }
 
     /// Sends it over a connection of its own and reads the answer to its end.
-    pub(crate) fn send(&self, address: SocketAddr) -> io::Result<Answer> {
+    pub fn send(&self, address: SocketAddr) -> io::Result<Answer> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(DEADLINE))?;
         let mut lines = vec![format!("{} {} HTTP/1.1", self.method, self.path)];
@@ -72,12 +75,12 @@ impl Request {
 }
 
 impl Answer {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// The body, if it is JSON.
-    pub(crate) fn json(&self) -> Option<Value> {
+    pub fn json(&self) -> Option<Value> {
         serde_json::from_slice(&self.body).ok()
     }
 }
@@ -126,22 +129,22 @@ fn unchunked(mut rest: &[u8]) -> Option<Vec<u8>> {
 
 /// How a request is signed.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Signature<'a> {
-    pub(crate) client_id: &'a str,
-    pub(crate) access_token: &'a str,
+pub struct Signature<'a> {
+    pub client_id: &'a str,
+    pub access_token: &'a str,
     /// Before it is encoded.
-    pub(crate) ext: Option<String>,
+    pub ext: Option<String>,
     /// The payload's hash, as bytes.
-    pub(crate) hash: Option<Vec<u8>>,
+    pub hash: Option<Vec<u8>>,
     /// By how many seconds the signer's clock is behind.
-    pub(crate) behind: u64,
+    pub behind: u64,
     /// Some nonce, unless this one.
-    pub(crate) nonce: Option<String>,
+    pub nonce: Option<String>,
 }
 
 impl<'a> Signature<'a> {
     /// With a certificate, as a string of JSON, where there is one.
-    pub(crate) fn new(client_id: &'a str, access_token: &'a str, certificate: Option<&str>) -> Self {
+    pub fn new(client_id: &'a str, access_token: &'a str, certificate: Option<&str>) -> Self {
         // Parsed and written again, as a client does; the scopes keep their order.
         let parsed = certificate.map(|text| serde_json::from_str::<Value>(text).expect("JSON"));
         let ext = parsed.map(|certificate| json!({"certificate": certificate}).to_string());

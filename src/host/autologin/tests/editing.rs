@@ -1,8 +1,8 @@
 //! gdm's file, edited: nothing of it changes but our keys.
 
 use proptest::prelude::*;
+use test_support::keyfile::{File, parse};
 
-use super::reference::{File, parse};
 use crate::host::autologin::gdm::{self, MARK};
 use crate::host::autologin::keyfile;
 use crate::host::autologin::name::UserName;

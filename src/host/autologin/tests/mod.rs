@@ -2,4 +2,3 @@
 
 mod editing;
 mod files;
-mod reference;

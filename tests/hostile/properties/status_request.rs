@@ -1,0 +1,37 @@
+//! Requests at the status socket: one of three, or one short line that says why not.
+
+use serde_json::Value;
+use start_worker::telemetry::status::request::Request;
+
+/// What an answer may be long at most, in bytes.
+const LONGEST: usize = 2000;
+
+/// Reads one request.
+pub fn check(data: &[u8]) {
+    match Request::parse(data) {
+        Ok(request) => {
+            let value: Value = serde_json::from_slice(data).unwrap();
+            let flag = |name| value.get(name).and_then(Value::as_bool).unwrap_or_default();
+            let kind = match request {
+                Request::Status { watch } => {
+                    assert_eq!(flag("watch"), watch);
+                    "status"
+                }
+                Request::Drain { wait } => {
+                    assert_eq!(flag("wait"), wait);
+                    "drain"
+                }
+                Request::Resume {} => "resume",
+            };
+            assert_eq!(value["request"], kind);
+        }
+        Err(answer) => {
+            let line = answer.line();
+            let (newline, json) = line.split_last().unwrap();
+            assert!(*newline == b'\n' && !json.contains(&b'\n'));
+            assert!(line.len() <= LONGEST, "{} bytes", line.len());
+            let value: Value = serde_json::from_slice(json).unwrap();
+            assert!(value["error"].as_str().unwrap().starts_with("not a request: "));
+        }
+    }
+}

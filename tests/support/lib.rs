@@ -1,0 +1,15 @@
+//! What several of the tests, examples, benchmarks and fuzz targets need: the fakes, broken surroundings, and what looks
+//! at processes and at what they printed.
+#![expect(missing_docs, reason = "the names say it, and nobody else depends on this")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+pub mod fake_metadata;
+pub mod fake_taskcluster;
+pub mod flood;
+pub mod hung_mount;
+pub mod keyfile;
+pub mod pids_cgroup;
+pub mod processes;
+pub mod raw_http;
+pub mod record;
+pub mod secrets;
