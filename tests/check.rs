@@ -269,6 +269,8 @@ fn what_is_in_effect_is_shown_whole() {
     # added at start: workerConfig and files that registerWorker returns (provider)
     # added at start: the secrets worker-type:<pool> and worker-pool:<pool>, where they exist (getSecrets)
     # added at start: what start-worker sets for generic-worker: accessToken, certificate, clientId, provisionerId, region, rootURL, workerGroup, workerId, workerLocation, workerType, workerTypeMetadata.rack, workerTypeMetadata.region
+
+    # verdict: valid
     "#);
 }
 
@@ -289,6 +291,8 @@ fn a_provider_of_a_cloud_is_shown_as_far_as_it_is_known_offline() {
     # added at start: data of the user-data (provider)
     # added at start: the secrets worker-type:<pool> and worker-pool:<pool>, where they exist (getSecrets)
     # added at start: what start-worker sets for docker-worker: host, instanceId, instanceType, privateIp, provisionerId, publicIp, region, rootUrl, shutdown.afterIdleSeconds, shutdown.enabled, taskcluster.accessToken, taskcluster.certificate, taskcluster.clientId, workerGroup, workerId, workerLocation, workerNodeType, workerType
+
+    # verdict: valid
     stderr:
     exit 0
     "#);
@@ -303,7 +307,7 @@ fn a_windows_set_up_passes_and_says_why_it_cannot_start_here() {
     # added at start: workerConfig and files that registerWorker returns (provider)
     # added at start: the secrets worker-type:<pool> and worker-pool:<pool>, where they exist (getSecrets)
 
-    # this host cannot start it: worker.path is missing: worker.service and worker.protocolPipe start generic-worker as a Windows service, which does not exist here; set worker.path to the generic-worker binary
+    # verdict: valid, but this host cannot start it: worker.path is missing: worker.service and worker.protocolPipe start generic-worker as a Windows service, which does not exist here; set worker.path to the generic-worker binary
     stderr:
     exit 0
     ");
@@ -427,6 +431,8 @@ fn every_leaf_of_the_worker_configuration_has_its_source() {
     workerTypeMetadata.mine: 1                                    # runner file
     # added at start: the secrets worker-type:<pool> and worker-pool:<pool>, where they exist (getSecrets)
     # for start-worker, not in the worker's file: deploymentId
+
+    # verdict: valid
     stderr:
     exit 0
     "#);
@@ -575,6 +581,7 @@ fn programs_are_told_the_same() {
             "diagnostics",
             "notWritten",
             "runnerConfiguration",
+            "verdict",
             "workerConfiguration"
         ]
     );
@@ -585,6 +592,7 @@ fn programs_are_told_the_same() {
 fn five_faults_are_told_and_an_unknown_key_with_them() {
     let desk = Desk::with(FIVE_FAULTS);
     assert_snapshot!(desk.said(&["r.yml"]), @r#"
+    # verdict: not valid: 5 errors and 1 warning
     stderr:
     error: r.yml:4: worker.helloTimeout: expected a duration, found the integer 30; add a unit, as in 90s
     error: r.yml:5: worker.oomScoreAdj: expected an integer from -1000 to 1000, found the integer 2000
@@ -675,18 +683,23 @@ fn what_is_no_file_is_told_once_and_to_programs_too() {
     nix::unistd::mkfifo(&desk.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let names = ["missing.yml", "r.yml/below", "link", "folder", "fifo"];
     assert_snapshot!(names.map(|name| desk.said(&[name])).concat(), @"
+    # verdict: not valid: 1 error
     stderr:
     error: missing.yml: no such file; create it, or give the right path
     exit 64
+    # verdict: not valid: 1 error
     stderr:
     error: r.yml/below: no such file; create it, or give the right path
     exit 64
+    # verdict: not valid: 1 error
     stderr:
     error: link: expected a regular file, found a symbolic link; put a regular file there
     exit 77
+    # verdict: not valid: 1 error
     stderr:
     error: folder: expected a regular file, found a directory; put a regular file there
     exit 77
+    # verdict: not valid: 1 error
     stderr:
     error: fifo: expected a regular file, found a named pipe; put a regular file there
     exit 77
@@ -776,9 +789,9 @@ fn certificate_for(start: i64, expiry: i64) -> String {
 #[test]
 fn a_certificate_that_has_expired_or_soon_will_or_is_not_valid_yet_is_said_to_be_so() {
     let expired = certificate_for(-7200, -3600);
-    assert!(
-        expired.contains("# this host cannot start it: provider.certificate: the credentials expired at ")
-    );
+    assert!(expired.contains(
+        "# verdict: valid, but this host cannot start it: provider.certificate: the credentials expired at "
+    ));
     // Less than two minutes, less than half an hour.
     for (left, in_words) in [(55, "s; get new ones"), (1500, "m ")] {
         let soon = certificate_for(-86_400, left);

@@ -736,6 +736,15 @@ fn load_with_mode(text: &str, mode: u32, access: Access) -> (String, u32) {
 }
 
 #[test]
+fn a_file_with_the_placeholder_of_a_demonstration_is_tightened_without_a_warning() {
+    let demo = include_str!("../config-examples/demo.yml");
+    assert_eq!(load_with_mode(demo, 0o644, Access::Tighten), (String::new(), 0o600));
+    let real = demo.replace("placeholder", "a-token");
+    let (said, _) = load_with_mode(&real, 0o644, Access::Tighten);
+    assert!(said.starts_with("warning: /etc/r.yml: mode was 0644"), "{said}");
+}
+
+#[test]
 fn a_file_that_others_can_read_is_tightened_with_a_warning() {
     let (said, mode) = load_with_mode(&small(""), 0o644, Access::Tighten);
     insta::assert_snapshot!(said, @"warning: /etc/r.yml: mode was 0644, others had access: it is 0600 now; rotate the secrets that are in it");

@@ -8,7 +8,7 @@ use start_worker::clock::SystemClock;
 use start_worker::config::{self, Diagnostic, Level, RunnerConfig};
 use start_worker::host::private_file::Access;
 use start_worker::redact::Secrets;
-use start_worker::startup::explain::{Report, faults_json};
+use start_worker::startup::explain::{Report, counted, faults_json};
 use start_worker::startup::probe::{self, Findings, Surroundings};
 
 use super::environment::Environment;
@@ -30,8 +30,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
 
-    /// Go the way of a start, too, as far as that has no effect: ask the provider and Taskcluster, look at the worker's
-    /// program and at what is to be written. Exit code 1 where a start would fail
+    /// Try each step of a start that has no effect: ask the provider and Taskcluster, look at the worker's program and at
+    /// the files that are to be written. Exit code 1 if a start would fail
     #[arg(long)]
     online: bool,
 
@@ -56,10 +56,13 @@ pub(crate) fn run(arguments: &Arguments) -> u8 {
                 Ok(online) => online,
                 Err(cause) => return failed(&cause),
             };
+            let probed = online.as_ref().map(Findings::verdict);
             let report = if arguments.json {
-                report.json(&diagnostics, online.as_ref().map(Findings::json))
+                report.json(&diagnostics, online.as_ref().map(Findings::json).zip(probed.as_deref()))
             } else {
-                report.text() + &online.as_ref().map(Findings::text).unwrap_or_default()
+                let verdict = report.verdict(&diagnostics, probed.as_deref());
+                let online = online.as_ref().map(Findings::text).unwrap_or_default();
+                format!("{}{online}\n# verdict: {verdict}\n", report.text())
             };
             let code = match (faulty, fails) {
                 (true, _) => exit::CONFIGURATION,
@@ -71,11 +74,13 @@ pub(crate) fn run(arguments: &Arguments) -> u8 {
         Err(cause) => {
             let code = exit::load_code(&cause);
             let diagnostics = strictly(cause.into_diagnostics(), arguments.strict);
-            (if arguments.json { faults_json(&diagnostics) } else { String::new() }, diagnostics, code)
+            let verdict = || format!("# verdict: {}\n", counted(&diagnostics));
+            (if arguments.json { faults_json(&diagnostics) } else { verdict() }, diagnostics, code)
         }
     };
-    let printed = print(&report);
+    // The verdict is the last line that a terminal shows.
     tell(&diagnostics, arguments.json);
+    let printed = print(&report);
     match printed {
         Err(cause) if code == exit::OK => {
             let _ = writeln!(io::stderr(), "error: cannot print what is in effect: {cause}");

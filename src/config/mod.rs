@@ -113,20 +113,28 @@ pub fn load_in(
     state_directory: Option<&Path>,
 ) -> Result<Loaded, LoadError> {
     let contents = private_file::read(path, access, MOST_BYTES)?;
-    let about_file = contents.warnings.into_iter().map(|warning| Diagnostic {
-        level: Level::Warning,
-        file: path.to_owned(),
-        line: None,
-        path: String::new(),
-        message: warning.to_string(),
+    let about_file = contents.warnings.into_iter().map(|warning| {
+        let readable =
+            matches!(warning, private_file::Warning::Tightened { .. } | private_file::Warning::Loose { .. });
+        let diagnostic = Diagnostic {
+            level: Level::Warning,
+            file: path.to_owned(),
+            line: None,
+            path: String::new(),
+            message: warning.to_string(),
+        };
+        (readable, diagnostic)
     });
     match parse_in(path, &contents.bytes, state_directory) {
         Ok(mut loaded) => {
-            loaded.warnings.splice(0..0, about_file);
+            let secret = !loaded.config.provider.has_placeholder_credentials();
+            loaded
+                .warnings
+                .splice(0..0, about_file.filter(|(readable, _)| secret || !readable).map(|(_, told)| told));
             Ok(loaded)
         }
         Err(mut faults) => {
-            faults.diagnostics.splice(0..0, about_file);
+            faults.diagnostics.splice(0..0, about_file.map(|(_, told)| told));
             Err(faults.into())
         }
     }

@@ -3,11 +3,21 @@
 use super::keys;
 use super::section::Section;
 use super::{CloudConfig, FixedIdentity, ProviderConfig, StandaloneConfig, StaticConfig};
+use secrecy::ExposeSecret as _;
+
+/// The access token of configurations that contact nobody.
+const PLACEHOLDER: &str = "placeholder";
 
 impl ProviderConfig {
     /// Whether its machines are a cloud's: they are replaced, and may be removed and shut down.
     pub fn is_dynamic(&self) -> bool {
         !matches!(self, Self::Standalone(_) | Self::Static(_))
+    }
+
+    /// Whether the credentials are the placeholder of a demonstration, so that the file holds no secret.
+    pub fn has_placeholder_credentials(&self) -> bool {
+        let Self::Standalone(config) = self else { return false };
+        config.certificate.is_none() && config.access_token.expose_secret() == PLACEHOLDER
     }
 
     /// The keys that clouds' providers have.

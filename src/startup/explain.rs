@@ -101,14 +101,22 @@ impl Report {
         if let Some(warning) = &self.warning {
             let _ = writeln!(text, "\n# this host can start it, but: {warning}");
         }
-        if let Some(refused) = &self.refused {
-            let _ = writeln!(text, "\n# this host cannot start it: {refused}");
-        }
         text
     }
 
+    /// The verdict, in one line. `online`: the verdict of the probe, where that was asked for.
+    pub fn verdict(&self, diagnostics: &[Diagnostic], online: Option<&str>) -> String {
+        let mut verdict = counted(diagnostics);
+        if let Some(refused) = &self.refused {
+            let _ = write!(verdict, ", but this host cannot start it: {refused}");
+        } else if let Some(online) = online {
+            let _ = write!(verdict, "; {online}");
+        }
+        verdict
+    }
+
     /// For programs. `online`: what was found online, where that was asked for.
-    pub fn json(&self, diagnostics: &[Diagnostic], online: Option<Value>) -> String {
+    pub fn json(&self, diagnostics: &[Diagnostic], online: Option<(Value, &str)>) -> String {
         let leaves: Vec<Value> = self
             .worker
             .leaves()
@@ -121,11 +129,12 @@ impl Report {
             "notWritten": self.left_out,
             "cannotStart": self.refused,
             "diagnostics": diagnostics.iter().map(diagnostic).collect::<Vec<_>>(),
+            "verdict": self.verdict(diagnostics, online.as_ref().map(|(_, verdict)| *verdict)),
         });
         if let Some(warning) = &self.warning {
             report["warning"] = json!(warning);
         }
-        if let Some(online) = online {
+        if let Some((online, _)) = online {
             report["online"] = online;
         }
         format!("{report:#}\n")
@@ -137,7 +146,22 @@ const WIDEST: usize = 60;
 
 /// A configuration that does not load, for programs.
 pub fn faults_json(diagnostics: &[Diagnostic]) -> String {
-    format!("{:#}\n", json!({"diagnostics": diagnostics.iter().map(diagnostic).collect::<Vec<_>>()}))
+    let shown: Vec<Value> = diagnostics.iter().map(diagnostic).collect();
+    format!("{:#}\n", json!({"diagnostics": shown, "verdict": counted(diagnostics)}))
+}
+
+/// Whether a configuration is valid, with the number of its errors and warnings.
+pub fn counted(diagnostics: &[Diagnostic]) -> String {
+    let number = |count: usize, word| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    let errors = diagnostics.iter().filter(|diagnostic| diagnostic.level == config::Level::Error).count();
+    match (errors, diagnostics.len() - errors) {
+        (0, 0) => "valid".to_owned(),
+        (0, warnings) => format!("valid, with {}", number(warnings, "warning")),
+        (errors, 0) => format!("not valid: {}", number(errors, "error")),
+        (errors, warnings) => {
+            format!("not valid: {} and {}", number(errors, "error"), number(warnings, "warning"))
+        }
+    }
 }
 
 fn diagnostic(diagnostic: &Diagnostic) -> Value {

@@ -168,6 +168,28 @@ impl Client {
         self.call(&manager("workerPool", Method::GET, &["worker-pool", pool_id]), effort.into(), read).await
     }
 
+    /// auth's currentScopes: the scopes that these credentials have. Has no effect.
+    pub async fn current_scopes(
+        &self,
+        credentials: &Credentials,
+        effort: Effort,
+    ) -> Result<Vec<String>, CallError> {
+        #[derive(Deserialize)]
+        struct Scopes {
+            scopes: Vec<String>,
+        }
+        let call = Call::new("currentScopes", Method::GET, path("auth", &["scopes", "current"]));
+        let call = call.signed(credentials);
+        self.call(&call, effort.into(), |body, quoting| Ok(read::<Scopes>(body, quoting)?.scopes)).await
+    }
+
+    /// worker, without credentials: whether worker-manager knows this worker, where everybody may ask. Has no effect.
+    pub async fn public_worker(&self, name: &WorkerName, effort: Effort) -> Result<(), CallError> {
+        let WorkerName { worker_pool_id, worker_group, worker_id } = name;
+        let path = ["workers", worker_pool_id, worker_group, worker_id];
+        self.call(&manager("worker", Method::GET, &path), effort.into(), nothing).await
+    }
+
     /// ping: whether worker-manager is there. Has no effect.
     pub async fn ping(&self, effort: Effort) -> Result<(), CallError> {
         self.call(&manager("ping", Method::GET, &["ping"]), effort.into(), nothing).await

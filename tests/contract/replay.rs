@@ -26,7 +26,8 @@ struct Exchange {
 struct Recorded {
     method: String,
     path: String,
-    auth: String,
+    /// `None`, as `none`: without credentials.
+    auth: Option<String>,
     body: Value,
 }
 
@@ -39,7 +40,11 @@ struct Expected {
 }
 
 fn exchanges() -> Vec<Exchange> {
-    serde_json::from_str(include_str!("../fixtures/contract/exchanges.json")).unwrap()
+    let recorded = [
+        include_str!("../fixtures/contract/exchanges.json"),
+        include_str!("../fixtures/contract/exchanges-auth.json"),
+    ];
+    recorded.into_iter().flat_map(|text| serde_json::from_str::<Vec<_>>(text).unwrap()).collect()
 }
 
 /// A fake in the recordings' state, and who calls.
@@ -148,6 +153,7 @@ fn signer(name: &str) -> WorkerKey {
         | "removeWorker as itself"
         | "shouldWorkerTerminate after removeWorker"
         | "reregister after removeWorker" => demo("worker-2"),
+        "auth currentScopes as worker" => WorkerKey::new("demo-provider/linux", "wg", "w1"),
         "shouldWorkerTerminate in deleted pool" => WorkerKey::new("demo-provider/doomed", "g", "w"),
         "testing: shouldWorkerTerminate t1 before any scan" => {
             WorkerKey::new("demo-provider/test-pool", "g", "t1")
@@ -249,6 +255,13 @@ fn credentials(world: &World, exchange: &Exchange) -> Credentials {
         "secrets.get unknown clientId, no cert" => {
             Credentials { client_id: "nobody/here".to_owned(), ..world.caller.clone() }
         }
+        "auth currentScopes as worker" => worker(&|_| {}),
+        "auth currentScopes with a wrong access token" => {
+            Credentials { access_token: "wrong".to_owned(), ..world.caller.clone() }
+        }
+        "auth currentScopes of an unknown client" => {
+            Credentials { client_id: "no/such".to_owned(), ..world.caller.clone() }
+        }
         "secrets.get bad mac" | "reregister bad mac" => {
             Credentials { access_token: "wrong".to_owned(), ..worker(&|_| {}) }
         }
@@ -269,7 +282,9 @@ fn credentials(world: &World, exchange: &Exchange) -> Credentials {
         "secrets.get cert lasts 31 days + 1 s" => {
             worker(&|claims| claims.expiry = claims.start + 31 * DAY + Duration::from_secs(1))
         }
-        _ if exchange.request.auth.contains("temporary") => worker(&|_| {}),
+        _ if exchange.request.auth.as_deref().is_some_and(|auth| auth.contains("temporary")) => {
+            worker(&|_| {})
+        }
         _ => world.caller.clone(),
     }
 }
@@ -278,7 +293,7 @@ fn credentials(world: &World, exchange: &Exchange) -> Credentials {
 fn request(world: &World, exchange: &Exchange) -> Request {
     let Recorded { method, path, auth, .. } = &exchange.request;
     let request = with_payload(Request::new(method, path), exchange, world);
-    if auth == "none" {
+    if matches!(auth.as_deref(), None | Some("none")) {
         return request;
     }
     let credentials = credentials(world, exchange);
@@ -326,7 +341,7 @@ fn replay(exchange: &Exchange) -> Result<(), String> {
 #[test]
 fn every_recorded_exchange_is_answered_as_it_was_recorded() {
     let exchanges = exchanges();
-    assert_eq!(exchanges.len(), 88);
+    assert_eq!(exchanges.len(), 94);
     let wrong: Vec<String> = exchanges.iter().filter_map(|exchange| replay(exchange).err()).collect();
     assert!(wrong.is_empty(), "{} of 88:\n\n{}", wrong.len(), wrong.join("\n\n"));
 }

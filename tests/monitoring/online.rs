@@ -69,17 +69,15 @@ fn a_static_worker_that_could_start_is_looked_at_without_registering() {
     let scene = static_scene(&taskcluster.url());
     let (code, found) = online(&scene, &[]);
     assert_eq!(code, Some(0), "{found:#}");
-    for name in
-        ["provider", "name", "connection", "ping", "clock", "worker pool", "worker.path", "worker.configPath"]
-    {
+    for name in ["provider", "name", "connection", "ping", "clock", "worker.path", "worker.configPath"] {
         assert_eq!(step(&found, name).0, "ok", "{name} {found:#}");
     }
-    assert_eq!(calls(&taskcluster), ["ping", "workerPool"]);
+    assert_eq!(calls(&taskcluster), ["ping", "workerPool", "worker"]);
     assert_eq!(found["atStart"][0], "the worker registers with worker-manager");
 
     let output = check(&scene, &["--online"], &[]);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("# online: what a start would meet\n# ok       worker.path: "), "{text}");
+    assert!(text.contains("# online: what a start would meet\n# ok          worker.path: "), "{text}");
     assert!(text.contains("# at start:\n#   1. the worker registers with worker-manager\n"), "{text}");
     assert!(!text.contains(SECRET));
 }
@@ -154,7 +152,7 @@ fn a_metadata_service_that_does_not_answer_fails() {
     let scene = Scene::new().set("provider", json!({"providerType": "aws"}));
     let (code, found) = online(&scene, &[("START_WORKER_EC2_METADATA_URL", "http://127.0.0.1:1")]);
     assert_eq!((code, step(&found, "provider").0), (Some(1), "fails"), "{found:#}");
-    assert_eq!(step(&found, "Taskcluster").0, "not tried");
+    assert_eq!(step(&found, "Taskcluster").0, "not checked");
 }
 
 /// With this cache in place.
@@ -207,7 +205,7 @@ fn a_clouds_machine_that_goes_on_with_its_cached_run_needs_nobodys_answer() {
 fn a_pool_that_cannot_be_read_fails_only_where_the_worker_registers_in_it() {
     let taskcluster = taskcluster();
     taskcluster.fail("workerPool", Times::UntilCleared, Fault::bad_gateway());
-    let standalone = Scene::new().set("provider.rootURL", taskcluster.url()).set("getSecrets", true);
+    let standalone = standalone_scene(&taskcluster);
     for (scene, expected) in
         [(standalone, (Some(0), "doubtful")), (static_scene(&taskcluster.url()), (Some(1), "fails"))]
     {
@@ -244,4 +242,165 @@ fn a_cached_run_that_cannot_be_read_fails() {
     let scene = with_cache(static_scene(&taskcluster.url()), "{");
     let (code, found) = online(&scene, &[]);
     assert_eq!((code, step(&found, "cached run").0), (Some(1), "fails"), "{found:#}");
+}
+
+/// A standalone worker that this fake knows, and which fetches secrets.
+fn standalone_scene(taskcluster: &FakeTaskcluster) -> Scene {
+    taskcluster.add_client("worker/one", "the-token", &["secrets:get:*", "auth:current-scopes"]);
+    Scene::new()
+        .set("getSecrets", true)
+        .set("provider.rootURL", taskcluster.url())
+        .set("provider.workerPoolID", "demo/linux")
+        .set("provider.clientID", "worker/one")
+        .set("provider.accessToken", "the-token")
+}
+
+#[test]
+fn standalone_credentials_are_accepted_refused_or_may_not_be_asked_about() {
+    let taskcluster = taskcluster();
+    taskcluster.add_client("worker/mute", "the-token", &["secrets:get:*"]);
+    let good = standalone_scene(&taskcluster);
+    let mute = standalone_scene(&taskcluster).set("provider.clientID", "worker/mute");
+    let wrong = standalone_scene(&taskcluster).set("provider.accessToken", "another-token");
+    let unknown = standalone_scene(&taskcluster).set("provider.clientID", "no/such");
+    for (scene, code, result, says) in [
+        (good, 0, "ok", "Taskcluster accepts worker/one, which has "),
+        (mute, 0, "ok", "Taskcluster accepts worker/mute; reading its scopes takes auth:current-scopes"),
+        (wrong, 1, "fails", "currentScopes failed: "),
+        (unknown, 1, "fails", "currentScopes failed: "),
+    ] {
+        let (exit, found) = online(&scene, &[]);
+        let (outcome, said) = step(&found, "credentials");
+        assert_eq!((exit, outcome), (Some(code), result), "{found:#}");
+        assert!(said.starts_with(says), "{said}");
+        assert_eq!(step(&found, "secrets").0, if code == 0 { "ok" } else { "not checked" }, "{found:#}");
+        assert!(!found.to_string().contains("the-token"), "{found:#}");
+    }
+}
+
+#[test]
+fn a_secret_that_may_not_be_read_fails_and_names_the_scope() {
+    let taskcluster = taskcluster();
+    taskcluster.add_client("worker/poor", "the-token", &["auth:current-scopes"]);
+    let scene = standalone_scene(&taskcluster).set("provider.clientID", "worker/poor");
+    let (code, found) = online(&scene, &[]);
+    let (result, said) = step(&found, "secrets");
+    assert_eq!((code, result), (Some(1), "fails"), "{found:#}");
+    assert!(said.contains("secrets:get:worker-pool:demo/linux"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_known_without_an_effect_is_not_checked_and_never_ok() {
+    let taskcluster = taskcluster();
+    let scene = static_scene(&taskcluster.url()).set("getSecrets", true);
+    let (code, found) = online(&scene, &[]);
+    assert_eq!(code, Some(0), "{found:#}");
+    for name in ["worker configuration", "registration", "secrets", "worker pool"] {
+        assert_eq!(step(&found, name).0, "not checked", "{name} {found:#}");
+    }
+    let output = check(&scene, &["--online"], &[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let verdict = "# verdict: valid; a start would succeed, as far as that can be checked; \
+                   not checked: worker configuration, worker pool, registration, secrets\n";
+    assert!(text.ends_with(verdict), "{text}");
+}
+
+#[test]
+fn a_static_worker_or_a_pool_that_everybody_may_ask_about_and_nobody_knows_fails() {
+    let taskcluster = taskcluster();
+    taskcluster.grant("anonymous", &["worker-manager:get-worker-pool:*", "worker-manager:get-worker:*"]);
+    let known = static_scene(&taskcluster.url());
+    let no_worker = static_scene(&taskcluster.url()).set("provider.workerID", "worker-2");
+    let no_pool = static_scene(&taskcluster.url()).set("provider.workerPoolID", "demo/none");
+    for (scene, code, pool, worker) in
+        [(known, 0, "ok", "not checked"), (no_worker, 1, "ok", "fails"), (no_pool, 1, "fails", "fails")]
+    {
+        let (exit, found) = online(&scene, &[]);
+        let outcomes = (step(&found, "worker pool").0, step(&found, "registration").0);
+        assert_eq!((exit, outcomes), (Some(code), (pool, worker)), "{found:#}");
+    }
+}
+
+/// Whether a start of this scene gets as far as a worker.
+fn starts(scene: Scene) -> bool {
+    let runner = scene.start();
+    let outcome = |log: &str| {
+        if log.contains("worker started") {
+            return Some(true);
+        }
+        let over = ["the worker cannot start yet", "worker cannot be started", "start-worker ends:"];
+        over.iter().any(|said| log.contains(said)).then_some(false)
+    };
+    let started = runner.wait_for("a worker or a failure", |_| outcome(&runner.log()));
+    runner.signal(nix::sys::signal::Signal::SIGKILL);
+    runner.ended();
+    started
+}
+
+type SetUp = fn(&FakeTaskcluster) -> Scene;
+
+/// Set-ups, of which most are broken in one way.
+const SET_UPS: &[(&str, SetUp)] = &[
+    ("a static worker", |fake| static_scene(&fake.url())),
+    ("a standalone worker", standalone_scene),
+    ("nobody listens", |_| static_scene("http://127.0.0.1:1").set("startTimeout", "1s")),
+    ("no such host", |_| static_scene("http://nowhere.invalid").set("startTimeout", "1s")),
+    ("all calls fail", |fake| {
+        fake.fail("any", Times::UntilCleared, Fault::bad_gateway());
+        static_scene(&fake.url()).set("startTimeout", "1s")
+    }),
+    ("no such worker", |fake| static_scene(&fake.url()).set("provider.workerID", "worker-2")),
+    ("no such pool", |fake| static_scene(&fake.url()).set("provider.workerPoolID", "demo/none")),
+    ("a wrong access token", |fake| standalone_scene(fake).set("provider.accessToken", "another")),
+    ("an unknown client", |fake| standalone_scene(fake).set("provider.clientID", "no/such")),
+    ("a client without secrets:get", |fake| {
+        fake.add_client("worker/poor", "the-token", &["auth:current-scopes"]);
+        standalone_scene(fake).set("provider.clientID", "worker/poor")
+    }),
+    ("a secret that is no configuration", |fake| {
+        fake.set_secret("worker-pool:demo/linux", json!({"config": 1}));
+        standalone_scene(fake)
+    }),
+    ("a secret with a configuration", |fake| {
+        fake.set_secret("worker-pool:demo/linux", json!({"config": {"a": 1}}));
+        standalone_scene(fake)
+    }),
+    ("an expired certificate", |fake| {
+        let certificate =
+            json!({"version": 1, "scopes": [], "start": 0, "expiry": 1, "seed": "s", "signature": "x"});
+        standalone_scene(fake).set("provider.certificate", certificate.to_string())
+    }),
+    ("no such program", |fake| static_scene(&fake.url()).set("worker.path", "/no/such/program")),
+    ("a program that is a directory", |fake| static_scene(&fake.url()).set("worker.path", "/usr")),
+    ("a program that may not be executed", |fake| {
+        static_scene(&fake.url()).set("worker.path", "/etc/hostname")
+    }),
+    ("a configPath below a file", |fake| {
+        static_scene(&fake.url()).set("worker.configPath", "/etc/hostname/worker.json")
+    }),
+    ("a configPath where nobody can write", |fake| {
+        static_scene(&fake.url()).set("worker.configPath", "/proc/no/worker.json")
+    }),
+    ("a cached run that is cut", |fake| with_cache(static_scene(&fake.url()), "{")),
+    ("a cached run of another worker", |fake| with_cache(static_scene(&fake.url()), &google_cache())),
+    ("a cache where nobody can write", |fake| {
+        static_scene(&fake.url()).set("cacheOverRestarts", "/proc/no/cache.json")
+    }),
+];
+
+#[test]
+fn the_verdict_is_what_a_start_then_does() {
+    let mut wrong = Vec::new();
+    for (name, set_up) in SET_UPS {
+        let taskcluster = taskcluster();
+        taskcluster.grant("anonymous", &["worker-manager:get-worker-pool:*", "worker-manager:get-worker:*"]);
+        let scene = set_up(&taskcluster);
+        let (code, found) = online(&scene, &[]);
+        let promised = code == Some(0);
+        let started = starts(scene);
+        if promised != started {
+            wrong.push(format!("{name}: promised {promised}, started {started}: {found:#}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -4,7 +4,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use nix::unistd::{AccessFlags, access};
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::{Outcome, Step, Surroundings};
 use crate::config::{ProviderConfig, RunnerConfig, StatusSocket};
@@ -17,6 +18,9 @@ use crate::startup;
 use crate::telemetry::status;
 use crate::worker::{self, Launch, LaunchSpec};
 
+/// The free space that a start needs for its files, in bytes: configurations are small.
+const NEEDED_ROOM: u64 = 64 * 1024;
+
 /// All steps on this host, and the cached run, where there is one.
 pub(super) fn look(config: &RunnerConfig, surroundings: &Surroundings) -> (Vec<Step>, Option<CachedRun>) {
     let mut steps = Vec::new();
@@ -25,6 +29,8 @@ pub(super) fn look(config: &RunnerConfig, surroundings: &Surroundings) -> (Vec<S
         steps.push(program(&spec, surroundings));
         if let Some(file) = &spec.config_file {
             steps.push(writable("worker.configPath", &file.path, Outcome::Failed));
+            let why = "the worker validates its own keys when it starts, and offers no command for that";
+            steps.push(Step::new("worker configuration", Outcome::Skipped, why));
         }
     }
     steps.extend(sockets(config, surroundings));
@@ -128,9 +134,9 @@ fn writable(what: &'static str, path: &Path, otherwise: Outcome) -> Step {
         }
     };
     let result = match found {
-        Ok(true) => {
-            access(folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|cause| cause.desc().to_owned())
-        }
+        Ok(true) => access(folder, AccessFlags::W_OK | AccessFlags::X_OK)
+            .map_err(|cause| cause.desc().to_owned())
+            .and_then(|()| has_room(folder)),
         Ok(false) => Err("it is no folder".to_owned()),
         Err(cause) => Err(cause),
     };
@@ -142,6 +148,22 @@ fn writable(what: &'static str, path: &Path, otherwise: Outcome) -> Step {
             format!("{} cannot be written: {}: {cause}", path.display(), folder.display()),
         ),
     }
+}
+
+/// Whether the file system of this directory has room for one more small file.
+fn has_room(folder: &Path) -> Result<(), String> {
+    let Ok(system) = statvfs(folder) else { return Ok(()) };
+    // What is reserved for root is used by root.
+    let blocks = if geteuid().is_root() { system.blocks_free() } else { system.blocks_available() };
+    let inodes = if geteuid().is_root() { system.files_free() } else { system.files_available() };
+    if blocks.saturating_mul(system.fragment_size()) < NEEDED_ROOM {
+        return Err("no space left on its file system".to_owned());
+    }
+    // File systems without a fixed number of inodes say that they have none.
+    if system.files() > 0 && inodes == 0 {
+        return Err("no inodes left on its file system".to_owned());
+    }
+    Ok(())
 }
 
 /// Without them a start goes on, with a warning.

@@ -43,7 +43,7 @@ pub enum Outcome {
     Warning,
     /// A start would fail there.
     Failed,
-    /// Not tried, because an earlier step failed.
+    /// Not checked, because an earlier step failed or because it cannot be asked without an effect.
     Skipped,
 }
 
@@ -73,6 +73,26 @@ pub async fn look(config: &RunnerConfig, surroundings: &Surroundings) -> Finding
 }
 
 impl Findings {
+    /// The verdict, in one line.
+    pub fn verdict(&self) -> String {
+        let of = |outcome| {
+            let steps = self.steps.iter().filter(move |step| step.outcome == outcome);
+            steps.map(|step| step.what).collect::<Vec<_>>().join(", ")
+        };
+        let mut verdict = match of(Outcome::Failed) {
+            failed if failed.is_empty() => "a start would succeed, as far as that can be checked".to_owned(),
+            failed => format!("a start would fail: {failed}"),
+        };
+        for (outcome, word) in [(Outcome::Warning, "doubtful"), (Outcome::Skipped, "not checked")] {
+            let steps = of(outcome);
+            if !steps.is_empty() {
+                // Writing to a String cannot fail.
+                let _ = write!(verdict, "; {word}: {steps}");
+            }
+        }
+        verdict
+    }
+
     /// Whether a start would fail.
     pub fn fails(&self) -> bool {
         self.steps.iter().any(|step| step.outcome == Outcome::Failed)
@@ -90,7 +110,7 @@ impl Findings {
         let mut text = "\n# online: what a start would meet\n".to_owned();
         for Step { what, outcome, found } in &self.steps {
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "# {:<8} {what}: {found}", outcome.word());
+            let _ = writeln!(text, "# {:<11} {what}: {found}", outcome.word());
         }
         text.push_str("# at start:\n");
         for (number, sentence) in (1..).zip(&self.plan) {
@@ -113,7 +133,7 @@ impl Outcome {
             Self::Ok => "ok",
             Self::Warning => "doubtful",
             Self::Failed => "fails",
-            Self::Skipped => "not tried",
+            Self::Skipped => "not checked",
         }
     }
 }

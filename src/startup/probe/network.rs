@@ -14,7 +14,8 @@ use crate::error_chain::ErrorChain;
 use crate::provider::{self, Identified, Patience, Proof};
 use crate::run_spec::cache::{CachedRun, Stage};
 use crate::startup::PrepareError;
-use crate::taskcluster::{Client, Effort, InFlight, Pace};
+use crate::startup::outside::Layers;
+use crate::taskcluster::{Client, Effort, InFlight, Pace, WorkerName};
 use crate::telemetry::counters::Counters;
 
 /// How long the provider is asked, and how long one step of the way may take.
@@ -57,6 +58,8 @@ pub(super) async fn look(
                 if let Some(identified) = identified {
                     let step = pool(&client, &identified).await;
                     steps.push(if need.pool { step } else { step.at_most_doubtful() });
+                    steps.extend(registration(config, &client, &identified, cached).await);
+                    steps.extend(access(config, &client, &identified, cached).await);
                 }
             }
         }
@@ -200,16 +203,125 @@ async fn pool(client: &Client, identified: &Identified) -> Step {
         Proof::Credentials(credentials) => client.worker_pool(credentials, pool_id, Effort::Once).await,
         _ => client.public_worker_pool(pool_id, Effort::Once).await,
     };
-    let Err(cause) = answer else {
-        return Step::new("worker pool", Outcome::Ok, format!("{pool_id} is there"));
-    };
-    if cause.status() == Some(403) {
-        let why = match &identified.proof {
-            Proof::Credentials(_) => "nothing is registered",
-            _ => "registering needs none",
-        };
-        let found = format!("{pool_id} may not be read without more scopes, which is no trouble: {why}");
-        return Step::new("worker pool", Outcome::Ok, found);
+    match answer {
+        Ok(_) => Step::new("worker pool", Outcome::Ok, format!("{pool_id} exists")),
+        Err(cause) if cause.status() == Some(403) => {
+            let scope = format!("worker-manager:get-worker-pool:{pool_id}");
+            let found = format!("{pool_id}: reading the definition takes the scope {scope}");
+            Step::new("worker pool", Outcome::Skipped, found)
+        }
+        // The credentials' own step says so.
+        Err(cause) if cause.status() == Some(401) => {
+            Step::new("worker pool", Outcome::Skipped, format!("{pool_id}: the credentials are refused"))
+        }
+        Err(cause) => Step::new("worker pool", Outcome::Failed, cause.to_string()),
     }
-    Step::new("worker pool", Outcome::Failed, cause.to_string())
+}
+
+/// Whether worker-manager would register the worker, as far as that can be asked without registering it.
+async fn registration(
+    config: &RunnerConfig,
+    client: &Client,
+    identified: &Identified,
+    cached: Option<&CachedRun>,
+) -> Option<Step> {
+    let is_static = match &config.provider {
+        ProviderConfig::Standalone(_) | ProviderConfig::AwsProvisioner(_) => return None,
+        ProviderConfig::Static(_) => true,
+        ProviderConfig::Aws(_) | ProviderConfig::Azure(_) | ProviderConfig::Google(_) => false,
+    };
+    if !is_static {
+        let why = "a machine can register only once, and a check must not use that up";
+        return cached.is_none().then(|| Step::new("registration", Outcome::Skipped, why));
+    }
+    let identity = &identified.identity;
+    let name = WorkerName {
+        worker_pool_id: identity.worker_pool_id.to_string(),
+        worker_group: identity.worker_group.clone(),
+        worker_id: identity.worker_id.clone(),
+    };
+    let worker = format!("{}/{}", name.worker_group, name.worker_id);
+    Some(match client.public_worker(&name, Effort::Once).await {
+        Err(cause) if cause.status() == Some(404) => {
+            let found =
+                format!("worker-manager knows no worker {worker} in this pool: create it there first");
+            Step::new("registration", Outcome::Failed, found)
+        }
+        Ok(()) => {
+            let found =
+                format!("the worker {worker} exists; only registering tells whether its secret is right");
+            Step::new("registration", Outcome::Skipped, found)
+        }
+        Err(_) => {
+            let found = format!(
+                "only registering tells whether the worker {worker} exists and its secret is right, and it has effects"
+            );
+            Step::new("registration", Outcome::Skipped, found)
+        }
+    })
+}
+
+/// What the credentials of this run may do: whether Taskcluster accepts them, and lets them read the pool's secrets.
+async fn access(
+    config: &RunnerConfig,
+    client: &Client,
+    identified: &Identified,
+    cached: Option<&CachedRun>,
+) -> Vec<Step> {
+    let fetches = config.get_secrets && cached.is_none_or(|cached| cached.stage != Stage::Complete);
+    let Proof::Credentials(credentials) = &identified.proof else {
+        let why = "they take the credentials that registering gives";
+        let registers = matches!(&config.provider, ProviderConfig::Static(_)) || cached.is_none();
+        return Vec::from_iter(
+            (config.get_secrets && registers).then(|| Step::new("secrets", Outcome::Skipped, why)),
+        );
+    };
+    let mut steps = vec![accepted(client, credentials).await];
+    if fetches {
+        let step = if steps[0].outcome == Outcome::Failed {
+            Step::new("secrets", Outcome::Skipped, "the credentials are refused")
+        } else {
+            readable_secrets(client, credentials, identified.identity.worker_pool_id.as_str()).await
+        };
+        steps.push(step);
+    }
+    steps
+}
+
+/// Whether Taskcluster accepts these credentials.
+async fn accepted(client: &Client, credentials: &Credentials) -> Step {
+    let client_id = &credentials.client_id;
+    match client.current_scopes(credentials, Effort::Once).await {
+        Ok(scopes) if scopes.is_empty() => {
+            let found = format!("Taskcluster accepts {client_id}, which has no scopes: grant it some");
+            Step::new("credentials", Outcome::Warning, found)
+        }
+        Ok(scopes) => {
+            let found = format!("Taskcluster accepts {client_id}, which has {} scopes", scopes.len());
+            Step::new("credentials", Outcome::Ok, found)
+        }
+        // It was recognized before its scopes were looked at.
+        Err(cause) if cause.status() == Some(403) => {
+            let found =
+                format!("Taskcluster accepts {client_id}; reading its scopes takes auth:current-scopes");
+            Step::new("credentials", Outcome::Ok, found)
+        }
+        Err(cause) if cause.status() == Some(401) => {
+            Step::new("credentials", Outcome::Failed, cause.to_string())
+        }
+        Err(cause) => Step::new("credentials", Outcome::Warning, cause.to_string()),
+    }
+}
+
+/// Reads the secrets as a start does, and forgets them.
+async fn readable_secrets(client: &Client, credentials: &Credentials, pool: &str) -> Step {
+    let mut layers = Layers::default();
+    let secrets = client.secrets().clone();
+    match layers.take_secrets(client, credentials, pool, Effort::Once, &secrets).await {
+        Ok(()) => {
+            let count = layers.layers.len();
+            Step::new("secrets", Outcome::Ok, format!("{count} of the pool's secrets can be read"))
+        }
+        Err(cause) => Step::new("secrets", Outcome::Failed, ErrorChain(&cause).to_string()),
+    }
 }

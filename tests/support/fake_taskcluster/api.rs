@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::answer::Answer;
 use super::auth::{Caller, Refused, Signed, authenticate};
 use super::hawk::Target;
-use super::scopes::{expand, expression, satisfy};
+use super::scopes::{expand, expression, normalized, satisfy};
 use super::state::{State, random_id, rfc3339};
 use super::{pools, secrets, workers};
 
@@ -26,6 +26,7 @@ pub(super) enum Call {
     ListWorkers,
     ListWorkerPoolErrors,
     Secret,
+    CurrentScopes,
     LegacyGetSecret,
     LegacyRemoveSecret,
     Ping,
@@ -57,6 +58,7 @@ impl Call {
             Self::ListWorkers => "listWorkersForWorkerPool",
             Self::ListWorkerPoolErrors => "listWorkerPoolErrors",
             Self::Secret => "get",
+            Self::CurrentScopes => "currentScopes",
             Self::LegacyGetSecret => "getSecret",
             Self::LegacyRemoveSecret => "removeSecret",
             Self::Ping => "ping",
@@ -139,6 +141,7 @@ impl Route {
             }
             ("worker-manager", "GET", ["workers", id @ ..]) => pool(Call::ListWorkers, id),
             ("secrets", "GET", ["secret", name @ ..]) => route(Call::Secret, &[("name", &name.join("/"))]),
+            ("auth", "GET", ["scopes", "current"]) => route(Call::CurrentScopes, &[]),
             ("aws-provisioner", "GET", ["secret", token]) => {
                 route(Call::LegacyGetSecret, &[("token", token)])
             }
@@ -215,6 +218,11 @@ fn answer(state: &mut State, context: &mut Context<'_>, incoming: &Incoming<'_>)
         Call::DeleteWorkerPool => pools::delete(state, context),
         Call::LaunchConfigs => pools::launch_configs(state, context),
         Call::Secret => secrets::get(state, context),
+        Call::CurrentScopes => {
+            context.authorize(state, &["auth:current-scopes".to_owned()])?;
+            let held = context.caller.as_ref().map_or_else(Vec::new, |caller| caller.scopes.clone());
+            Ok(Answer::ok(&json!({"scopes": normalized(&held)})))
+        }
         Call::LegacyGetSecret => secrets::legacy_get(state, context),
         Call::LegacyRemoveSecret => Ok(secrets::legacy_remove(state, context)),
         Call::Ping => Ok(Answer::ok(&json!({"alive": true, "uptime": 4711.5}))),

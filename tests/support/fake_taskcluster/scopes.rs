@@ -41,6 +41,12 @@ pub(super) fn expand(scopes: &[String], roles: &[Role]) -> Vec<String> {
     }
 }
 
+/// These scopes without those that others of them cover.
+pub(crate) fn normalized(scopes: &[String]) -> Vec<&String> {
+    let covered = |scope: &String| scopes.iter().any(|other| other != scope && covers(other, scope));
+    scopes.iter().filter(|scope| !covered(scope)).collect()
+}
+
 /// Scopes as an error message shows them: one as it is, several as an expression.
 pub(super) fn expression(scopes: &[String]) -> String {
     match scopes {
