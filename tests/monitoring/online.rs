@@ -373,10 +373,10 @@ const SET_UPS: &[(&str, SetUp)] = &[
     ("no such program", |fake| static_scene(&fake.url()).set("worker.path", "/no/such/program")),
     ("a program that is a directory", |fake| static_scene(&fake.url()).set("worker.path", "/usr")),
     ("a program that may not be executed", |fake| {
-        static_scene(&fake.url()).set("worker.path", "/etc/hostname")
+        static_scene(&fake.url()).set("worker.path", "/etc/passwd")
     }),
     ("a configPath below a file", |fake| {
-        static_scene(&fake.url()).set("worker.configPath", "/etc/hostname/worker.json")
+        static_scene(&fake.url()).set("worker.configPath", "/etc/passwd/worker.json")
     }),
     ("a configPath where nobody can write", |fake| {
         static_scene(&fake.url()).set("worker.configPath", "/proc/no/worker.json")
