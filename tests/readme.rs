@@ -1,8 +1,9 @@
-//! The newcomer's path: every console session of the README, typed as it stands there, and what comes of it compared.
+//! The newcomer's path: runs every console session of the README and of docs/getting-started.md, and compares the output.
 //!
-//! A line that begins with `$ ` is typed, what follows is what is printed. `^C` is pressed when as many lines have come as
-//! stand above it. `…` as the last line: it runs on, beside what is typed next (another terminal). A block behind
-//! "Put this into `name`:" is a file. `UPDATE_README=1 cargo test --test it readme` writes what comes into the README.
+//! A line that begins with `$ ` is a command; the lines below it are its output. `^C` is pressed after the lines above it
+//! have been printed. `…` as the last line means that the command keeps running while the next ones are typed (in another
+//! terminal). A block after "Put this into `name`:" is written to that file.
+//! `UPDATE_README=1 cargo test --test it -- readme` writes the actual output into both pages.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -24,7 +25,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// What a demonstration's task takes here: long enough to press Ctrl-C in the midst of it on a busy machine.
 const TASK: &str = "5";
 
-/// Whether the README is to be written, not read.
+/// Returns whether the sessions are written to the pages rather than compared with them.
 fn updates() -> bool {
     std::env::var_os("UPDATE_README").is_some()
 }
@@ -46,8 +47,12 @@ done
 exec "$program" $more "$@"
 "#;
 
-fn readme() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")
+fn page(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn read_page(name: &str) -> String {
+    fs::read_to_string(page(name)).expect("a page")
 }
 
 /// A fresh checkout, and a user who has nothing else.
@@ -275,9 +280,9 @@ fn steps(block: &str) -> Vec<Step<'_>> {
     steps
 }
 
-/// Takes all that stands below a heading, in its order.
-fn follow(newcomer: &mut Newcomer, heading: &str) {
-    let text = fs::read_to_string(readme()).expect("the README");
+/// Runs the sessions below a heading of a page, in order.
+fn follow(newcomer: &mut Newcomer, (name, heading): (&str, &str)) {
+    let text = read_page(name);
     let section = section(&text, heading);
     let mut shown = section.to_owned();
     let mut before = "";
@@ -303,16 +308,15 @@ fn follow(newcomer: &mut Newcomer, heading: &str) {
                 session.extend(["$ ", step.command, "\n", &lines]);
             }
             shown = shown.replace(block, &session);
-        } else if let Some(name) = before.trim_end().strip_suffix("`:") {
-            let name = name.rsplit('`').next().expect("a name");
-            fs::write(newcomer.path(name), block).expect("a file");
+        } else if let Some(file) = before.trim_end().strip_suffix("`:") {
+            let file = file.rsplit('`').next().expect("a name");
+            fs::write(newcomer.path(file), block).expect("a file");
         }
     }
     if updates() {
         static WRITING: Mutex<()> = Mutex::new(());
-        let _guard = WRITING.lock().expect("the README");
-        let text = fs::read_to_string(readme()).expect("the README");
-        fs::write(readme(), text.replace(section, &shown)).expect("the README");
+        let _guard = WRITING.lock().expect("the pages");
+        fs::write(page(name), read_page(name).replace(section, &shown)).expect("a page");
     }
 }
 
@@ -322,8 +326,15 @@ fn section<'d>(text: &'d str, heading: &str) -> &'d str {
     rest.split("\n## ").next().and_then(|rest| rest.split("\n### ").next()).expect("a part")
 }
 
-const SESSIONS: [&str; 4] =
-    ["## See it run", "### With registration", "### A worker of your own", "### When something is wrong"];
+const STARTED: &str = "docs/getting-started.md";
+
+/// The pages and headings that have sessions.
+const SESSIONS: [(&str, &str); 4] = [
+    ("README.md", "## Try it"),
+    (STARTED, "## Register a worker"),
+    (STARTED, "## A worker of your own"),
+    (STARTED, "## When something is wrong"),
+];
 
 #[test]
 fn the_demonstration_is_as_it_is_shown() {
@@ -344,11 +355,14 @@ fn a_worker_of_ones_own_the_first_failures_and_their_remedies_are_as_they_are_sh
 
 #[test]
 fn no_session_is_left_out() {
-    let text = fs::read_to_string(readme()).expect("the README");
-    let followed: usize =
-        SESSIONS.iter().map(|heading| section(&text, heading).matches("```console").count()).sum();
-    assert_eq!(text.matches("```console").count(), followed);
-    assert!(followed >= SESSIONS.len());
+    for name in ["README.md", STARTED] {
+        let text = read_page(name);
+        let headings = SESSIONS.iter().filter(|(page, _)| *page == name);
+        let followed: usize =
+            headings.map(|(_, heading)| section(&text, heading).matches("```console").count()).sum();
+        assert_eq!(text.matches("```console").count(), followed, "{name}");
+        assert!(followed > 0, "{name}");
+    }
 }
 
 #[test]
