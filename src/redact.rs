@@ -1,7 +1,8 @@
-//! Masks secrets in what is shown: which keys name one, which values are known to be one, and what stands in their place.
+//! Masks secrets in visible text: recognizes keys that name a secret and values that are known to be secret, and
+//! replaces them.
 //!
-//! [`Secrets::mask`] is the one function that everything passes which others see and which holds foreign text: the log,
-//! the status, the health, reports and what the service manager is told. [`cut`] follows it, never precedes it.
+//! [`Secrets::mask`] is the single function through which all visible foreign text passes: the log, the status, the
+//! health, reports and the text for the service manager. [`cut`] is applied after it, never before.
 
 use std::borrow::Cow;
 
@@ -14,11 +15,11 @@ mod search;
 
 pub use known::Secrets;
 
-/// Stands where a secret was.
+/// The replacement for a secret.
 pub const MASK: &str = "(masked)";
 
-/// The first characters of a text, with `mark` after them where there are more. To be masked before: a secret that is cut
-/// cannot be recognised. A [`MASK`] is shown whole or not at all.
+/// Truncates a text to its first characters, followed by `mark` if there were more. The text must be masked before,
+/// because a truncated secret cannot be recognized. A [`MASK`] is kept whole or dropped.
 pub fn cut<'t>(text: &'t str, longest: usize, mark: &str) -> Cow<'t, str> {
     let Some((end, _)) = text.char_indices().nth(longest) else { return Cow::Borrowed(text) };
     let around = boundary_before(text, end.saturating_sub(MASK.len() - 1));
@@ -27,7 +28,7 @@ pub fn cut<'t>(text: &'t str, longest: usize, mark: &str) -> Cow<'t, str> {
     Cow::Owned(format!("{}{mark}", text.get(..end).unwrap_or_default()))
 }
 
-/// The same for a place with room for so many characters, the mark included.
+/// Truncates a text to at most `room` characters, including the mark. Otherwise as [`cut`].
 pub fn fit<'t>(text: &'t str, room: usize, mark: &str) -> Cow<'t, str> {
     if text.char_indices().nth(room).is_none() {
         return Cow::Borrowed(text);
@@ -35,8 +36,8 @@ pub fn fit<'t>(text: &'t str, room: usize, mark: &str) -> Cow<'t, str> {
     cut(text, room.saturating_sub(mark.chars().count()), mark)
 }
 
-/// The text without what URLs in it may hide: what stands before the `@`, also where no scheme makes it one, the query
-/// and the fragment.
+/// Removes the parts of URLs that may hide a secret: everything before the `@`, also without a scheme, the query and
+/// the fragment.
 pub fn mask_urls(text: &str) -> String {
     let ends = |c: char| c.is_whitespace() || "\"'`<>".contains(c);
     let mut masked = String::with_capacity(text.len());
@@ -46,7 +47,7 @@ pub fn mask_urls(text: &str) -> String {
             None => ("", word),
         };
         let authority = rest.find(['/', '?', '#', '\\']).filter(|_| !start.is_empty()).unwrap_or(rest.len());
-        // A password may have a slash in it that should have been encoded.
+        // A password may contain a slash that should have been encoded.
         let at = rest
             .rfind('@')
             .filter(|at| *at < authority || rest.get(..*at).is_some_and(|user| user.contains(':')));
@@ -68,7 +69,7 @@ pub fn mask_urls(text: &str) -> String {
     masked
 }
 
-/// The values that a line gives to what names a secret: `password = …`, `TOKEN=…`, `machine … password …`.
+/// The values assigned to names of secrets in a line: `password = …`, `TOKEN=…`, `machine … password …`.
 fn assigned_secrets(line: &str) -> impl Iterator<Item = &str> {
     let ends = |c: char| "\"',;".contains(c);
     let words: Vec<&str> =
@@ -82,7 +83,7 @@ fn assigned_secrets(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Returns whether a text gives the value of something that names a secret: `accessToken: …`, `password=…`.
+/// Returns true if a text assigns a value to a name of a secret: `accessToken: …`, `password=…`.
 pub fn assigns_a_secret(text: &str) -> bool {
     let ends = |c: char| c.is_whitespace() || "{}[]()<>,;&?\\\"'".contains(c);
     let words = text.split(ends).filter(|word| !word.is_empty());
@@ -94,19 +95,20 @@ pub fn assigns_a_secret(text: &str) -> bool {
             .any(|pair| matches!(pair, [name, next] if names_a_secret(name) && next.starts_with([':', '='])))
 }
 
-/// The nearest end of a character, at or before a place.
+/// The nearest character boundary at or before a position.
 fn boundary_before(text: &str, place: usize) -> usize {
     (0..=place.min(text.len())).rev().find(|place| text.is_char_boundary(*place)).unwrap_or_default()
 }
 
-/// The nearest beginning of a character, at or after a place.
+/// The nearest character boundary at or after a position.
 fn boundary_after(text: &str, place: usize) -> usize {
     (place..text.len()).find(|place| text.is_char_boundary(*place)).unwrap_or(text.len())
 }
 
-/// Whether a key says that its value is a secret: one of its words is `secret`, `token`, `password`, `passwd` or
-/// `credential` (or their plurals), or two of them are `private` and `key`. Words are told apart by case and by
-/// whatever is neither letter nor digit: `privateKey`, `private_key` and `PRIVATE-KEY` are the same two.
+/// Returns true if a key says that its value is a secret: one of its words is `secret`, `token`, `password`, `passwd`
+/// or `credential` (or their plurals), or two of them are `private` and `key`. Words are separated by case and by any
+/// character that is neither letter nor digit: `privateKey`, `private_key` and `PRIVATE-KEY` consist of the same two
+/// words.
 pub fn names_a_secret(key: &str) -> bool {
     let words = words(key);
     let has =
@@ -115,13 +117,13 @@ pub fn names_a_secret(key: &str) -> bool {
         || (has("private") && has("key"))
 }
 
-/// Replaces the string values whose key, or the key of something around them, [names a secret](names_a_secret).
-/// Numbers, booleans and file paths stay.
+/// Masks the string values whose key, or the key of an enclosing object, [names a secret](names_a_secret). Numbers,
+/// booleans and file paths are kept.
 pub fn mask_by_key(value: &mut Value) {
     mask(value, false);
 }
 
-/// Replaces the strings that hold one of these secrets, in whatever form, be it as short as it likes.
+/// Masks the strings that contain one of these secrets in any encoding, even very short ones.
 pub fn mask_known(value: &mut Value, known: &[&str]) {
     let secrets = Secrets::default();
     for secret in known {
@@ -156,8 +158,8 @@ fn mask(value: &mut Value, secret: bool) {
     }
 }
 
-/// Base64 may begin with a slash too. It hardly ever goes on in small letters only up to a second one, which is how
-/// all the folders directly below the root are called.
+/// Returns true if a text looks like a file path. Base64, too, may begin with a slash. It hardly ever continues with
+/// only lower-case letters up to a second slash, which is the form of all folders directly below the root.
 fn is_a_path(text: &str) -> bool {
     let windows =
         text.get(1..3).is_some_and(|two| two == ":\\") && text.starts_with(|c: char| c.is_ascii_alphabetic());
@@ -177,7 +179,7 @@ fn words(key: &str) -> Vec<String> {
     let mut letters = key.chars().peekable();
     while let Some(letter) = letters.next() {
         let class = Class::of(letter);
-        // `APIToken`: the last capital of a run belongs to the word that follows.
+        // `APIToken`: the last capital of a run belongs to the following word.
         let next_is_lower = letters.peek().is_some_and(|next| Class::of(*next) == Class::Lower);
         let starts = match (before, class) {
             (Class::Upper, Class::Upper) => next_is_lower,

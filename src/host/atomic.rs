@@ -1,14 +1,15 @@
-//! Files that are replaced whole: written beside their target, and renamed over it.
+//! Files that are replaced as a whole: a new file is written beside the target and renamed over it.
 //!
-//! A crash, at whatever moment, leaves the old file or the new one. All work is done relative to an open directory, so
-//! that nobody can exchange the directory in between, and what is at the target is never followed or written to.
-//! (Therefore not the `tempfile` crate, which works with paths.)
+//! A crash at any moment leaves either the old file or the new one. All work is done relative to an open directory, so
+//! that nobody can exchange the directory in between, and whatever is at the target is never followed or written to.
+//! (The `tempfile` crate works with paths and is therefore unsuitable.)
 //!
-//! One exception: a file that cannot be replaced, because it is a mount point of its own or because its directory is
-//! read-only, is written in place if it is a regular file of ours ([`in_place`]).
+//! One exception: a regular file of ours that cannot be replaced, because it is itself a mount point or because its
+//! directory is read-only, is written in place ([`in_place`]).
 //!
 //! A file that is being written has no name where the file system supports that ([`draft`]), so a killed process leaves
-//! nothing behind. What can be left behind anyway is removed at the next write to the directory ([`Directory::sweep`]).
+//! nothing behind. Leftovers from other file systems are removed at the next write to the directory
+//! ([`Directory::sweep`]).
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -28,7 +29,7 @@ mod tests;
 
 use draft::Draft;
 
-/// What could not be done, and on which file.
+/// The failed operation and its file.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {doing} {}", path.display())]
 pub struct WriteError {
@@ -38,36 +39,36 @@ pub struct WriteError {
 }
 
 impl WriteError {
-    /// What the operating system says.
+    /// -
     pub fn io(&self) -> &io::Error {
         &self.source
     }
 }
 
-/// What a written file is given. What the file had before is not kept.
+/// Attributes of a written file. The previous file's attributes are not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes {
-    /// Its permissions, whatever the umask.
+    /// Permissions, independent of the umask.
     pub mode: u32,
-    /// Its owner; `None`: us.
+    /// `None`: this process's user and group.
     pub owner: Option<Owner>,
 }
 
-/// A file's owner.
+/// -
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
-    /// The user.
+    /// -
     pub uid: u32,
-    /// The group.
+    /// -
     pub gid: u32,
 }
 
-/// Replaces the file at `path` by one with this content; directories that are missing on the way are made with the
-/// mode `parents`. When this returns without an error, the file is on the disk.
+/// Replaces the file at `path` by one with this content. Missing directories on the way are created with the mode
+/// `parents`. The file is on the disk when this returns `Ok`.
 ///
 /// # Errors
 ///
-/// It cannot be written. Then the old file is there unchanged, and nothing is left behind.
+/// The file cannot be written. The old file is then unchanged, and nothing is left behind.
 pub fn replace(path: &Path, content: &[u8], attributes: Attributes, parents: u32) -> Result<(), WriteError> {
     let Some(name) = path.file_name() else {
         return Err(failed("write", path)(nameless()));
@@ -78,12 +79,12 @@ pub fn replace(path: &Path, content: &[u8], attributes: Attributes, parents: u32
     directory.sync()
 }
 
-/// Removes the file at `path`, itself where it is a symlink. When this returns without an error, it is gone from the
-/// disk, or was never there. A file of ours that cannot be removed because it is a mount point of its own is emptied.
+/// Removes the file at `path`; a symlink is removed itself. When this returns `Ok`, the removal is on the disk, or the
+/// file never existed. A file of ours that cannot be removed because it is itself a mount point is emptied.
 ///
 /// # Errors
 ///
-/// It cannot be removed.
+/// The file cannot be removed.
 pub fn remove(path: &Path) -> Result<(), WriteError> {
     let failed = failed("remove", path);
     let directory = match Directory::open(parent_of(path)) {
@@ -99,14 +100,14 @@ pub fn remove(path: &Path) -> Result<(), WriteError> {
     }
 }
 
-/// Whether something is mounted at `path` itself.
+/// Returns true if something is mounted at `path` itself.
 pub fn is_mount_point(path: &Path) -> bool {
     use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
     let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS);
     found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// Removes the temporary files that killed processes of this program have left in `folder`: see [`Directory::sweep`].
+/// Removes the temporary files that killed processes of this program left in `folder`; see [`Directory::sweep`].
 pub fn sweep(folder: &Path) {
     if let Ok(directory) = Directory::open(folder) {
         directory.sweep(None);
@@ -121,12 +122,12 @@ fn nameless() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "the path does not end with a file's name")
 }
 
-/// The directory that `path` is in; `.` for a mere name.
+/// The directory that contains `path`; `.` for a bare file name.
 pub fn parent_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// An open directory. It stays the same directory whatever happens to its path.
+/// An open directory. It remains the same directory whatever happens to its path.
 #[derive(Debug)]
 pub struct Directory {
     handle: File,
@@ -134,15 +135,15 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Opens a directory; symlinks are followed.
+    /// Opens a directory. Symlinks are followed.
     pub fn open(path: &Path) -> Result<Self, WriteError> {
         let flags = OFlag::O_DIRECTORY.bits();
         let handle = OpenOptions::new().read(true).custom_flags(flags).open(path);
         Ok(Self { handle: handle.map_err(failed("open the directory", path))?, path: path.to_owned() })
     }
 
-    /// Opens a directory, after making what is missing of it and of its parents with this mode, whatever the umask;
-    /// symlinks are followed.
+    /// Opens a directory, after creating it and its missing parents with this mode, independent of the umask. Symlinks
+    /// are followed.
     pub fn create(path: &Path, mode: u32) -> Result<Self, WriteError> {
         match Self::open(path) {
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
@@ -162,8 +163,7 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Opens the directory `name` in this one, after making it with this mode where there is none. A symlink is
-    /// refused.
+    /// Opens the directory `name` in this one, and creates it with this mode if it is missing. Refuses a symlink.
     pub fn child(&self, name: &OsStr, mode: u32) -> Result<Self, WriteError> {
         let path = self.path.join(name);
         let is_new = match mkdirat(&self.handle, name, Mode::from_bits_truncate(0o700)) {
@@ -182,7 +182,7 @@ impl Directory {
         Ok(child)
     }
 
-    /// Sets the directory's permissions.
+    /// -
     pub fn set_mode(&self, mode: u32) -> Result<(), WriteError> {
         let set = self.handle.set_permissions(Permissions::from_mode(mode));
         set.map_err(failed("set the mode of", &self.path))
@@ -193,7 +193,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// It cannot be written, or `fill` has failed. Then the old file is there unchanged, and nothing is left behind.
+    /// The file cannot be written, or `fill` failed. The old file is then unchanged, and nothing is left behind.
     pub fn replace(
         &self,
         name: &OsStr,
@@ -223,9 +223,9 @@ impl Directory {
         written.unwrap_or(Err(cause)).map_err(failed("put a new file in the place of", &path))
     }
 
-    /// Removes the temporary files that killed processes of this program have left in this directory: by name, if they
-    /// are regular files of ours or of `owner`. A file that a process, in whichever container, is still writing is
-    /// locked, and stays. So does a file that cannot be removed.
+    /// Removes the temporary files that killed processes of this program left in this directory: those with a draft's
+    /// name that are regular files of ours or of `owner`. A file that a process in any container is still writing is
+    /// locked and is not removed. A file that cannot be removed is skipped.
     pub fn sweep(&self, owner: Option<Owner>) {
         let Ok(entries) = std::fs::read_dir(&self.path) else { return };
         let names = entries.flatten().map(|entry| entry.file_name());
@@ -234,20 +234,21 @@ impl Directory {
         }
     }
 
-    /// Brings the directory's entries to the disk.
+    /// Flushes the directory's entries to the disk.
     pub fn sync(&self) -> Result<(), WriteError> {
         self.handle.sync_all().map_err(failed("bring to the disk", &self.path))
     }
 }
 
-/// Whether a file is one that this process may take for its own work: it is ours, or its intended owner's.
+/// Returns true if this process may treat the file as its own work: its owner is this process's user or the intended
+/// owner.
 fn is_ours(file: &std::fs::Metadata, owner: Option<Owner>) -> bool {
     let uid = file.uid();
     file.is_file() && (uid == nix::unistd::geteuid().as_raw() || owner.is_some_and(|owner| owner.uid == uid))
 }
 
 fn dress(file: &File, attributes: Attributes) -> io::Result<()> {
-    // The owner first: a change of owner may take mode bits away.
+    // The owner is set first, because a change of owner can clear mode bits.
     if let Some(owner) = attributes.owner {
         fchown(file, Some(owner.uid), Some(owner.gid))?;
     }

@@ -1,11 +1,12 @@
 //! Calls that a disk, a directory server or the kernel can hang.
 //!
-//! They never run on the runtime's own thread: a [`Lane`] runs them on threads that exist before the first worker does,
-//! because a task's fork bomb can use up every thread that the service may have. Calls of one lane run one at a time,
-//! so that a path that hangs occupies one thread, however often it is tried; each caller waits for a limited time.
+//! They never run on the runtime's own thread: a [`Lane`] runs them on threads that exist before the first worker
+//! starts, because a task's fork bomb can use up every thread that the service may have. Calls of one lane run one at a
+//! time, so that a path that hangs occupies one thread, however often it is retried. Each caller waits for a limited
+//! time.
 //!
-//! The worker is spawned on the process' main thread ([`MainThread`]): the parent-death signal follows the spawning
-//! thread, and the main thread is the one that lives as long as the runner.
+//! The worker is spawned on the process's main thread ([`MainThread`]): the parent-death signal follows the spawning
+//! thread, and the main thread lives as long as the runner.
 
 use std::any::Any;
 use std::io;
@@ -20,28 +21,28 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::probe::Probe;
 
-/// The threads for blocking calls. One path can hang two lanes (a runtime directory has the lock and the status socket,
-/// a state directory the cache and the drain marker), a process that hangs those who look at it one: at least one
-/// thread is left for everything else.
+/// The number of threads for blocking calls. One path can hang two lanes (a runtime directory contains the lock and the
+/// status socket, a state directory the cache and the drain marker), and a process that hangs its observers blocks one
+/// lane. At least one thread remains for everything else.
 pub const THREADS: usize = 3;
 
-/// They wait for work as long as the runner runs.
+/// Effectively unlimited: the threads wait for work as long as the runner runs.
 const KEEP_ALIVE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// Time limit for the start of the threads.
+/// Time limit for starting the threads.
 const START_TIME: Duration = Duration::from_secs(10);
 
-/// Descriptors that the runtime takes from the kernel at once; it has a handful of descriptors, and keeps room for
-/// each.
+/// The number of events that the runtime takes from the kernel at once. It reserves memory for each, and has only a
+/// handful of descriptors.
 const IO_EVENTS: usize = 64;
 
 /// Interval at which a waiting caller checks for its turn.
 const TURN: Duration = Duration::from_millis(1);
 
-/// Jobs that wait for the main thread: one for each lane that uses it.
+/// Capacity of the main thread's queue: one job for each lane that uses it.
 const WAITING_JOBS: usize = 4;
 
-/// Makes the runtime. [`start_threads`] makes its threads.
+/// Builds the runtime. [`start_threads`] starts its threads.
 ///
 /// # Errors
 ///
@@ -62,7 +63,8 @@ pub fn runtime() -> io::Result<Runtime> {
 ///
 /// The kernel refuses a thread.
 pub fn start_threads(handle: &Handle) -> io::Result<()> {
-    // tokio starts a thread when there is a call and no idle thread: each of these calls waits until all are running.
+    // tokio starts a thread when there is a call and no idle thread, so each of these calls blocks until all threads
+    // run.
     let gate = Arc::new(RwLock::new(()));
     let closed = gate.write().unwrap_or_else(PoisonError::into_inner);
     let (started, running) = mpsc::channel();
@@ -70,7 +72,7 @@ pub fn start_threads(handle: &Handle) -> io::Result<()> {
         let (gate, started) = (gate.clone(), started.clone());
         quietly(|| {
             handle.spawn_blocking(move || {
-                // Where nobody waits for it, it is too late anyway.
+                // If the receiver has given up, the start has failed already.
                 let _ = started.send(());
                 drop(gate.read());
             });
@@ -82,7 +84,7 @@ pub fn start_threads(handle: &Handle) -> io::Result<()> {
     Ok(())
 }
 
-/// tokio panics where the kernel refuses its first blocking thread. The caller makes an error of that.
+/// Contains the panic of tokio when the kernel refuses its first blocking thread. The caller turns it into an error.
 fn quietly(call: impl FnOnce()) -> Result<(), Box<dyn Any + Send>> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| ()));
@@ -91,21 +93,21 @@ fn quietly(call: impl FnOnce()) -> Result<(), Box<dyn Any + Send>> {
     result
 }
 
-/// A call that has not come back in time, or never will.
+/// A blocking call that has not returned a result.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Unanswered {
-    /// It is still going on.
+    /// The call is still running.
     #[error("{what} does not answer within {}; is its disk or server hung?", humantime::format_duration(*.limit))]
     TimedOut {
-        /// A path, a user, a host.
+        /// A path, a user or a host.
         what: String,
-        /// The time limit that has passed.
+        /// -
         limit: Duration,
     },
-    /// It ended without a result.
+    /// The call ended without a result.
     #[error("a part of start-worker has failed while it used {what}")]
     Failed {
-        /// A path, a user, a host.
+        /// A path, a user or a host.
         what: String,
     },
 }
@@ -120,7 +122,7 @@ impl From<Unanswered> for io::Error {
     }
 }
 
-/// Calls for one purpose, one at a time. Clones are the same lane.
+/// Runs calls for one purpose, one at a time. Clones share the lane.
 #[derive(Debug, Clone)]
 pub struct Lane {
     turn: Arc<Semaphore>,
@@ -136,17 +138,17 @@ impl Default for Lane {
 }
 
 impl Lane {
-    /// A lane whose calls run on the process' main thread.
+    /// Creates a lane whose calls run on the process's main thread.
     pub fn on(main_thread: MainThread) -> Self {
         Self { main_thread: Some(main_thread), ..Self::default() }
     }
 
-    /// Makes a call that uses `path`, and waits for it, and for its turn, for `limit` at most. A call that is given up
-    /// goes on, and its result is dropped.
+    /// Makes a call that uses `path`, and waits at most `limit` for its turn and its result. A call that exceeds the
+    /// limit continues, and its result is dropped.
     ///
     /// # Errors
     ///
-    /// The call has not come back, or it panicked.
+    /// The call has not returned, or it panicked.
     pub async fn at<T: Send + 'static>(
         &self,
         path: &Path,
@@ -162,7 +164,7 @@ impl Lane {
         }
     }
 
-    /// Makes a call that uses something else than a path.
+    /// Makes a call that uses something other than a path.
     ///
     /// # Errors
     ///
@@ -174,12 +176,12 @@ impl Lane {
         call: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Unanswered> {
         let (answer, answered) = oneshot::channel();
-        // In a box: futures that wait for calls stay small.
+        // Boxed, so that the futures that wait for calls stay small.
         let job: Box<dyn FnOnce(OwnedSemaphorePermit) + Send> = Box::new(move |turn| {
             let result = call();
-            // The next call may begin before this one's result is looked at.
+            // The next call may begin before this one's result is handled.
             drop(turn);
-            // Nobody may be waiting any more.
+            // The caller may have stopped waiting.
             drop(answer.send(result));
         });
         #[expect(clippy::disallowed_methods, reason = "this is the way to them")]
@@ -200,8 +202,8 @@ impl Lane {
 }
 
 impl Lane {
-    /// Makes a call that takes microseconds, unless somebody hangs it: the caller, a thread of the runtime, waits for
-    /// `limit` at most, its turn included. `None`: the call has not come back.
+    /// Makes a call that normally takes microseconds but can be hung by another process. The caller, a thread of the
+    /// runtime, blocks for at most `limit`, including the wait for its turn. `None`: the call has not returned.
     pub fn now<T: Send + 'static>(
         &self,
         limit: Duration,
@@ -221,7 +223,7 @@ impl Lane {
         drop(tokio::task::spawn_blocking(move || {
             let result = call();
             drop(turn);
-            // Nobody may be waiting any more.
+            // The caller may have stopped waiting.
             drop(answer.send(result));
         }));
         answered.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
@@ -231,11 +233,11 @@ impl Lane {
 /// The lanes of a runner: one for each purpose of a call that can hang.
 #[derive(Debug, Clone, Default)]
 pub struct Lanes {
-    /// The runner configuration.
+    /// -
     pub runner_config: Lane,
-    /// The worker's start: `worker.path`, `worker.cwd`.
+    /// The start of the worker: `worker.path`, `worker.cwd`.
     pub worker: Lane,
-    /// The look-up of `worker.user`: a directory server.
+    /// The look-up of `worker.user`, which can involve a directory server.
     pub accounts: Lane,
     /// `worker.configPath`.
     pub worker_config: Lane,
@@ -251,16 +253,16 @@ pub struct Lanes {
     pub status_socket: Lane,
     /// `autologin.root`.
     pub autologin: Lane,
-    /// The look-up of host names.
+    /// Host name resolution.
     pub names: Lane,
-    /// The certificates of the certificate authorities.
+    /// Certificates of the certificate authorities.
     pub certificates: Lane,
     /// The service manager's socket.
     pub service_manager: Lane,
 }
 
 impl Lanes {
-    /// The worker is started by the main thread.
+    /// Creates the lanes. The main thread starts the worker.
     pub fn new(main_thread: MainThread) -> Self {
         Self { worker: Lane::on(main_thread), ..Self::default() }
     }
@@ -268,32 +270,32 @@ impl Lanes {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The way to the process' main thread.
+/// A handle that runs jobs on the process's main thread.
 #[derive(Debug, Clone)]
 pub struct MainThread(mpsc::SyncSender<Job>);
 
-/// The main thread's side.
+/// The main thread's end of the queue.
 #[derive(Debug)]
 pub struct Jobs(mpsc::Receiver<Job>);
 
 impl MainThread {
-    /// A way to whichever thread calls [`Jobs::serve`].
+    /// Creates the handle and the queue for the thread that calls [`Jobs::serve`].
     pub fn new() -> (Self, Jobs) {
         let (sender, receiver) = mpsc::sync_channel(WAITING_JOBS);
         (Self(sender), Jobs(receiver))
     }
 
     fn run(&self, job: Job) {
-        // A job that is dropped is one that nobody answers.
+        // A dropped job appears to its caller as a call without a result.
         drop(self.0.try_send(job));
     }
 }
 
 impl Jobs {
-    /// Does what is asked for, until nobody can ask any more.
+    /// Runs jobs until every handle is dropped.
     pub fn serve(self) {
         for job in self.0 {
-            // The caller that waits for it learns that there is no answer.
+            // After a panic, the waiting caller receives no result.
             drop(catch_unwind(AssertUnwindSafe(job)));
         }
     }
@@ -322,7 +324,7 @@ mod tests {
         runtime.block_on(async { Lane::default().ask("x", LONG, || ()).await.unwrap() });
     }
 
-    /// The threads of this process that are named as ours.
+    /// Counts the threads of this process that have our thread name.
     fn threads() -> usize {
         let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
         let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());

@@ -1,10 +1,10 @@
-//! When the host booted, as the kernel says: `btime` in `/proc/stat`, proc(5).
+//! The time at which the host booted: `btime` in `/proc/stat`, proc(5).
 
 use std::path::Path;
 
 use jiff::Timestamp;
 
-/// The time of the boot; `None` where it cannot be told.
+/// The boot time; `None` if it is unknown.
 pub fn boot_time() -> Option<Timestamp> {
     read(Path::new("/proc/stat"))
 }

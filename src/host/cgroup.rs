@@ -1,11 +1,13 @@
-//! A cgroup of the worker's own, below the runner's: what lives in it can be found and ended, whatever it has done.
+//! A separate cgroup for the worker, below the runner's: every process in it can be found and killed, whatever it has
+//! done to detach itself.
 //!
-//! Version 2 alone, or the unified tree of a hybrid host. No controllers are enabled, and the runner stays where systemd
-//! has put it: in the unit's root cgroup. cgroups(7), and systemd's `CGROUP_DELEGATION`. Where the runner's cgroup is not
-//! delegated to it, there is none; where it is, and the worker still gets none, a warning says why.
+//! Only cgroup version 2, or the unified tree of a hybrid host. No controllers are enabled, and the runner stays where
+//! systemd put it, in the unit's root cgroup. See cgroups(7), and systemd's `CGROUP_DELEGATION`. Where the runner's
+//! cgroup is not delegated to it, the worker gets no cgroup. Where it is delegated and the worker still gets none, a
+//! warning gives the reason.
 //!
-//! A lock on the worker's cgroup tells a runner that lives from one that was killed. The directory is for its owner to
-//! open, so that no other user can hold the lock; and a lock that is held costs no runner its cgroup, which then has
+//! A lock on the worker's cgroup distinguishes a live runner from a killed one. Only the directory's owner may open it,
+//! so that no other user can hold the lock. A lock that is held elsewhere costs no runner its cgroup: the runner picks
 //! another name.
 
 use std::cell::Cell;
@@ -28,31 +30,31 @@ mod usage;
 
 pub use usage::oom_kills;
 
-/// Its name below the runner's own, or how its name begins: no other program's.
+/// The name, or the prefix of the name, of a worker's cgroup. No other program uses it.
 const NAME: &str = "start-worker.worker";
 
-/// How many names are tried: cgroups of other runners, and those whose processes cannot be killed.
+/// The number of names to try: some belong to other runners, or to cgroups whose processes cannot be killed.
 const NAMES: u32 = 100;
 
-/// Others may pass through it, for a task may want to read its own limits, but not open it.
+/// Other users may traverse the cgroup, because a task may want to read its own limits, but not open it.
 const MODE: u32 = 0o711;
 
-/// How systemd marks what it has delegated: since version 251, and before (which root alone can read).
+/// The attributes with which systemd marks a delegated cgroup: since version 251, and before (readable by root only).
 const MARKS: [&str; 2] = ["user.delegate", "trusted.delegate"];
 
-/// How long the dead may take to leave it.
+/// Time limit for killed processes to leave the cgroup.
 const LEAVING: Duration = Duration::from_secs(2);
 
-/// How often it is tried whether they have.
+/// Interval at which the removal of a cgroup is retried.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// The place for the worker's cgroup: the runner's own. Dropping it removes what is empty below.
+/// The runner's own cgroup, in which the workers' cgroups are created. Dropping it removes the empty ones.
 #[derive(Debug)]
 pub struct WorkerCgroups {
     unit: PathBuf,
-    /// The one of the worker that was started last, until it is removed.
+    /// The cgroup of the most recent worker, until it is removed.
     current: Option<WorkerCgroup>,
-    /// One warning is enough.
+    /// Limits the warning to one.
     warned: Cell<bool>,
 }
 
@@ -63,7 +65,7 @@ struct WorkerCgroup {
 }
 
 impl WorkerCgroups {
-    /// Below the runner's own cgroup, where that is delegated to it.
+    /// Uses the runner's own cgroup, if it is delegated to the runner.
     pub fn below_runner() -> Option<Self> {
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
@@ -79,7 +81,7 @@ impl WorkerCgroups {
         Self { unit, current: None, warned: Cell::new(false) }
     }
 
-    /// Kills what lives in the cgroups of runners that were killed, and removes these.
+    /// Kills the processes in the cgroups of killed runners, and removes these cgroups.
     pub async fn end_stale(&self) {
         for path in self.of_workers() {
             let Some(_lock) = lock(&path) else { continue };
@@ -95,7 +97,7 @@ impl WorkerCgroups {
         }
     }
 
-    /// Makes a cgroup for the next worker. The process that writes `0` here joins it.
+    /// Creates a cgroup for the next worker. A process that writes `0` to the descriptor joins the cgroup.
     pub fn entrance(&mut self) -> Option<OwnedFd> {
         self.remove();
         match self.make() {
@@ -119,7 +121,7 @@ impl WorkerCgroups {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 made => made?,
             }
-            // Another runner may take it for a dead one's until it is locked.
+            // Until it is locked, another runner may mistake it for a killed runner's.
             let Some(lock) = lock(&path) else { continue };
             let entrance = File::options().write(true).open(path.join("cgroup.procs"))?;
             return Ok((WorkerCgroup { path, _lock: lock }, entrance.into()));
@@ -127,14 +129,14 @@ impl WorkerCgroups {
         Err(io::Error::other(format!("{NAMES} cgroups of workers are there already")))
     }
 
-    /// Checks that a worker has joined the cgroup that was made for it.
+    /// Checks that a worker has joined the cgroup that was created for it.
     pub fn check_joined(&self, pid: u32) {
         let Some(current) = &self.current else { return };
         let Ok(cgroups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return };
         let joined = current.path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
             cgroups.lines().any(|line| line.starts_with("0::") && line.split('/').any(|part| part == name))
         });
-        // A worker that has died already may be in none.
+        // A worker that has already exited may be in no cgroup.
         let lives = i32::try_from(pid).ok().and_then(|pid| processes::look_at(pid).ok()?);
         if !joined && lives.is_some_and(|process| process.alive) {
             self.warn_of_none("the kernel did not let it in");
@@ -151,17 +153,17 @@ impl WorkerCgroups {
         );
     }
 
-    /// The pids of the processes that live in the worker's cgroup, and in those that were made inside.
+    /// The pids of the live processes in the worker's cgroup and its descendants.
     pub fn processes(&self) -> Vec<i32> {
         self.current.as_ref().map(|current| members(&current.path)).unwrap_or_default()
     }
 
-    /// The CPU time of all that has lived in the worker's cgroup; `None`: it has none.
+    /// The CPU time of all processes that have ever been in the worker's cgroup; `None`: the worker has no cgroup.
     pub fn cpu_time(&self) -> Option<Duration> {
         usage::cpu_time(&self.current.as_ref()?.path)
     }
 
-    /// Whether anything lives in it: the kernel's word.
+    /// Returns true if the kernel reports live processes in the worker's cgroup.
     pub fn is_populated(&self) -> bool {
         let Some(current) = &self.current else { return false };
         match fs::read_to_string(current.path.join("cgroup.events")) {
@@ -170,35 +172,35 @@ impl WorkerCgroups {
         }
     }
 
-    /// Lets frozen processes run, so that they can act on a signal.
+    /// Thaws frozen processes, so that they can react to a signal.
     pub fn thaw(&self) {
         if let Some(current) = &self.current {
             for folder in folders(&current.path) {
-                // No such file before Linux 5.2.
+                // The file does not exist before Linux 5.2.
                 let _ = write_to(&folder.join("cgroup.freeze"), "0");
             }
         }
     }
 
-    /// SIGKILL to all that is in it.
+    /// Sends SIGKILL to every process in the worker's cgroup.
     pub fn kill(&self) {
         if let Some(current) = &self.current {
             kill(&current.path);
         }
     }
 
-    /// The worker's cgroup is needed no longer. One that cannot be removed yet is tried again at the end.
+    /// Removes the worker's cgroup. [`Drop`] retries one that cannot be removed yet.
     pub fn remove(&mut self) -> bool {
         self.current.take().is_none_or(|current| remove(&current.path))
     }
 
-    /// The same, as soon as the dead have left it, which takes a moment.
+    /// Removes the worker's cgroup as soon as the killed processes have left it, which takes a moment.
     pub async fn removed(&mut self) -> bool {
         let Some(current) = self.current.take() else { return true };
         removed_while(&current.path, || {}).await
     }
 
-    /// The cgroups of all runners' workers.
+    /// The workers' cgroups of all runners.
     fn of_workers(&self) -> Vec<PathBuf> {
         let is_one = |path: &PathBuf| {
             let name = path.file_name().and_then(|name| name.to_str());
@@ -220,7 +222,7 @@ impl Drop for WorkerCgroups {
     }
 }
 
-/// The lock of a worker's cgroup; `None`: a runner that lives holds it, or the cgroup is gone.
+/// Locks a worker's cgroup; `None`: a live runner holds the lock, or the cgroup is gone.
 fn lock(path: &Path) -> Option<Flock<File>> {
     let folder = File::open(path).ok()?;
     let locked = Flock::lock(folder, FlockArg::LockExclusiveNonblock).ok()?;
@@ -228,16 +230,16 @@ fn lock(path: &Path) -> Option<Flock<File>> {
     (ours.ino() == there.ino()).then_some(locked)
 }
 
-/// SIGKILL to all that is in a cgroup. Linux before 5.14 cannot do it at once: it is frozen, so that nothing is
-/// forked meanwhile, and thawed, although SIGKILL does not need that.
+/// Sends SIGKILL to every process in a cgroup. Linux before 5.14 has no single operation for that: the cgroup is
+/// frozen, so that nothing forks meanwhile, and thawed afterwards, although SIGKILL does not need that.
 fn kill(path: &Path) {
     let Err(error) = write_to(&path.join("cgroup.kill"), "1") else { return };
     debug!(cgroup = %path.display(), %error, "cannot kill the worker's cgroup at once: killing its processes one by one");
-    // Also missing before Linux 5.2.
+    // The freezer, too, is missing before Linux 5.2.
     let freezer = path.join("cgroup.freeze");
     let _ = write_to(&freezer, "1");
     for pid in members(path) {
-        // It may have ended, and may not be ours.
+        // The process may have exited, or may not be ours.
         let id = processes::look_at(pid).ok().flatten().map(|process| process.id);
         if let Some(Err(error)) = id.map(|id| processes::signal(id, Signal::SIGKILL)) {
             debug!(pid, %error, "cannot kill a process in the worker's cgroup");
@@ -246,16 +248,16 @@ fn kill(path: &Path) {
     let _ = write_to(&freezer, "0");
 }
 
-/// The pids of the living in a cgroup, and in those inside.
+/// The pids of the live processes in a cgroup and its descendants.
 fn members(path: &Path) -> Vec<i32> {
     let folders = folders(path);
     let lists = folders.iter().filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok());
     lists.flat_map(|list| pids(&list)).collect()
 }
 
-/// Removes a cgroup, and those that were made inside: whether nothing is left of it.
+/// Removes a cgroup and its descendants. Returns true if nothing is left of it.
 fn remove(path: &Path) -> bool {
-    // Those inside go first.
+    // Descendants are removed first.
     folders(path).iter().rev().all(|folder| match fs::remove_dir(folder) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             debug!(cgroup = %folder.display(), %error, "cannot remove a cgroup of the worker's yet");
@@ -265,7 +267,7 @@ fn remove(path: &Path) -> bool {
     })
 }
 
-/// The same, as soon as the dead have left it. `before` each try.
+/// Removes a cgroup as soon as the killed processes have left it. Calls `before` ahead of each attempt.
 async fn removed_while(path: &Path, before: impl Fn()) -> bool {
     let end = Instant::now() + LEAVING;
     loop {
@@ -280,7 +282,7 @@ async fn removed_while(path: &Path, before: impl Fn()) -> bool {
     }
 }
 
-/// A cgroup and all below, each before what is inside.
+/// A cgroup and its descendants, parents before children.
 fn folders(path: &Path) -> Vec<PathBuf> {
     let mut folders = vec![path.to_owned()];
     let mut next = 0;
@@ -302,19 +304,19 @@ fn write_to(path: &Path, text: &str) -> io::Result<()> {
     File::options().write(true).open(path)?.write_all(text.as_bytes())
 }
 
-/// One a line. Those of another PID namespace are 0, and nobody's.
+/// Parses one pid a line. Processes of another PID namespace appear as 0 and are skipped.
 fn pids(list: &str) -> Vec<i32> {
     list.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
 }
 
-/// The folder of the runner's own cgroup in the unified tree. Not the root: that is not the runner's.
+/// The directory of the runner's own cgroup in the unified tree. `None` for the root, which is not the runner's.
 fn place(own: &str, mounts: &str) -> Option<PathBuf> {
     let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
     let (mounted, below) = folder(own, mounts, |kind| kind.starts_with("cgroup2 "))?;
     (below != Path::new("")).then(|| mounted.join(below))
 }
 
-/// Where the tree is mounted that this is the kind of, and the runner's own cgroup in it.
+/// Returns the mount point of the first hierarchy that matches `is_tree`, and the runner's own cgroup in it.
 fn folder<'a>(own: &'a str, mounts: &'a str, is_tree: impl Fn(&str) -> bool) -> Option<(&'a Path, &'a Path)> {
     let (root, mounted) = mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
@@ -322,12 +324,13 @@ fn folder<'a>(own: &'a str, mounts: &'a str, is_tree: impl Fn(&str) -> bool) -> 
         let mut fields = before.split(' ').skip(3);
         Some((fields.next()?, fields.next()?))
     })?;
-    // A container may see a part of the tree alone.
+    // A container may see only a part of the tree.
     Some((Path::new(mounted), Path::new(own).strip_prefix(root).ok()?))
 }
 
-/// systemd marks what it delegates. Who may write there and is not root can only have been given it: by systemd to
-/// `User=`, also where an old one marks it in a way that root alone can read.
+/// Returns true if systemd has delegated this cgroup. systemd marks delegated cgroups, in old versions in a way that
+/// only root can read. A process without root that may write there can only have been given access by systemd, for
+/// `User=`.
 fn is_delegated(place: &Path) -> bool {
     let is_marked = |name: &&str| {
         let mut value = [0; 1];
@@ -395,10 +398,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = worker_cgroup(folder.path(), NAME);
         let held = lock(&path).unwrap();
-        // Nor does one on the unit's own.
+        // A lock on the unit's own cgroup does not prevent it, either.
         let units = Flock::lock(File::open(folder.path()).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
         let cgroups = WorkerCgroups::below(folder.path().to_owned());
-        // In a plain directory there is no way in.
+        // A plain directory has no `cgroup.procs` to open.
         assert_eq!(cgroups.make().unwrap_err().kind(), ErrorKind::NotFound);
         let second = folder.path().join(format!("{NAME}-2"));
         assert_eq!(fs::metadata(&second).unwrap().mode() & 0o777, MODE);

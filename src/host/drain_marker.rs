@@ -1,5 +1,4 @@
-//! The mark that keeps a worker from being started: an operator drained this host, and its worker's own reboot
-//! followed.
+//! The marker that keeps a worker from starting after an operator drained this host and the worker rebooted it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,13 +9,13 @@ use super::atomic::{self, Attributes, WriteError};
 use super::blocking::{Lane, Unanswered};
 use super::private_file;
 
-/// The mark's name, in the state directory or after the cache's own name.
+/// The marker's name in the state directory, or the suffix appended to the cache's name.
 const NAME: &str = "held";
 
-/// Time limit of its disk.
+/// Time limit for the marker's disk.
 const TIME: Duration = Duration::from_secs(10);
 
-/// Where the mark goes: in the state directory, else beside the cache; `None`: there is neither.
+/// The marker's path: in the state directory, otherwise beside the cache. `None`: neither is configured.
 pub fn place(state_directory: Option<&Path>, cache: Option<&Path>) -> Option<PathBuf> {
     if let Some(folder) = state_directory {
         return Some(folder.join(NAME));
@@ -27,7 +26,7 @@ pub fn place(state_directory: Option<&Path>, cache: Option<&Path>) -> Option<Pat
     Some(cache.with_file_name(name))
 }
 
-/// Leaves the mark. Where that fails, the log says what will happen after the boot.
+/// Creates the marker. On failure, logs what will happen after the boot.
 pub async fn mark(place: Option<&Path>, lane: &Lane) {
     let Some(path) = place else {
         warn!(
@@ -52,22 +51,22 @@ pub async fn mark(place: Option<&Path>, lane: &Lane) {
     }
 }
 
-/// Returns true if the mark exists.
+/// Returns true if the marker exists.
 ///
 /// # Errors
 ///
-/// Its disk does not answer; or something is in its place that neither root nor this process's user made, or that is
+/// The disk does not answer; or the path holds something that neither root nor this process's user created, or that is
 /// not a regular file.
 pub async fn is_marked(path: &Path, lane: &Lane) -> Result<Result<bool, private_file::Error>, Unanswered> {
     let mark = path.to_owned();
     lane.at(path, TIME, move || private_file::is_marked(&mark)).await
 }
 
-/// Removes the mark. When this returns without an error, it is gone from the disk.
+/// Removes the marker. When this returns `Ok`, the removal is on the disk.
 ///
 /// # Errors
 ///
-/// It cannot be removed.
+/// The marker cannot be removed.
 pub async fn unmark(path: &Path, lane: &Lane) -> Result<Result<(), WriteError>, Unanswered> {
     let mark = path.to_owned();
     lane.at(path, TIME, move || atomic::remove(&mark)).await

@@ -1,8 +1,8 @@
-//! Execution of exactly the program that was named.
+//! Execution of exactly the named program.
 //!
-//! `execvp(3)`, which the standard library calls, hands a file to `/bin/sh` that the kernel does not take for a
-//! program. An empty one, which a full disk or an interrupted copy leaves, then "succeeds", and half a binary is a
-//! shell's syntax error.
+//! `execvp(3)`, which the standard library calls, passes a file that the kernel does not accept as a program to
+//! `/bin/sh`. An empty file, which a full disk or an interrupted copy leaves, then "succeeds", and half a binary
+//! becomes a shell's syntax error.
 #![expect(
     unsafe_code,
     reason = "pre_exec runs between fork and exec; execve has no safe wrapper that does not allocate"
@@ -16,8 +16,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr;
 
-/// Makes the command execute its program, or fail: nothing else. `name`: what the program is called by. To be said
-/// last, and of a command whose program has a slash.
+/// Makes the command execute its program or fail, without a shell as fallback. `name` becomes the program's `argv[0]`.
+/// Must be called last, on a command whose program contains a slash.
 ///
 /// # Errors
 ///
@@ -30,7 +30,7 @@ pub fn exactly(command: &mut Command, name: &OsStr) -> io::Result<()> {
     Ok(())
 }
 
-/// The arguments of `execve(2)`. The pointers refer to the strings beside them.
+/// The arguments of `execve(2)`. The pointers refer to the strings in `program` and `_strings`.
 struct Arguments {
     program: CString,
     _strings: Vec<CString>,
@@ -38,7 +38,7 @@ struct Arguments {
     envp: Vec<*const libc::c_char>,
 }
 
-// SAFETY: the strings belong to this value, and are never changed.
+// SAFETY: the strings belong to this value and never change.
 unsafe impl Send for Arguments {}
 // SAFETY: as above.
 unsafe impl Sync for Arguments {}
@@ -63,12 +63,12 @@ impl Arguments {
         };
         let (argv, envp) = (pointers(&words), pointers(&entries));
         let program = CString::new(command.get_program().as_bytes())?;
-        // Their bytes stay where they are.
+        // Moving the strings does not move their bytes.
         let strings = words.into_iter().chain(entries).collect();
         Ok(Self { program, _strings: strings, argv, envp })
     }
 
-    /// The reason for which it is not executed.
+    /// Executes the program. Returns only on failure, with the cause.
     fn execute(&self) -> io::Error {
         // SAFETY: both lists end with a null pointer, and their strings live as long as they do.
         unsafe { libc::execve(self.program.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr()) };

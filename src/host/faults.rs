@@ -1,8 +1,8 @@
-//! The signals of a program's own faults, when another process sends them with kill(2).
+//! Fault signals (SIGSEGV and others) that another process sends with kill(2).
 //!
-//! A real fault (SIGSEGV, SIGBUS and their like, abort(3)) ends the runner as it always does, and the kernel then sends
-//! its worker SIGTERM. The same signal sent by somebody is a request to stop: it is handed on as SIGQUIT, whose receiver
-//! asks here what it was.
+//! A real fault (SIGSEGV, SIGBUS and similar signals, abort(3)) ends the runner as usual, and the kernel then sends its
+//! worker SIGTERM. The same signal from another process is a request to stop: the handler forwards it as SIGQUIT, whose
+//! receiver calls [`take_handed_on`] for the original signal.
 #![expect(unsafe_code, reason = "signal handlers, and the dispositions that the C library refuses to set")]
 
 use std::io;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// The signals of faults.
+/// -
 pub const FAULTS: [Signal; 7] = [
     Signal::SIGILL,
     Signal::SIGTRAP,
@@ -22,28 +22,29 @@ pub const FAULTS: [Signal; 7] = [
     Signal::SIGSYS,
 ];
 
-/// Signals that are ignored, because a handler cannot be. The first two go to a background process that uses its
-/// terminal: ignored, they let the log be written there; with a handler the write would be interrupted again and again.
-/// The third is the C library's for the cancellation of a thread, which nothing here does.
+/// Signals that are ignored, because a handler would not work. The first two are sent to a background process that uses
+/// its terminal: when they are ignored, the log can be written there; a handler would interrupt the write again and
+/// again. The C library uses the third for the cancellation of threads, which nothing here does.
 const IGNORED: [libc::c_int; 3] = [libc::SIGTTIN, libc::SIGTTOU, 32];
 
-/// The dispositions before [`catch`], in the order of [`FAULTS`]: the standard library's for a stack overflow, too.
+/// The dispositions before [`catch`], in the order of [`FAULTS`]. They include the standard library's handler for stack
+/// overflows.
 static BEFORE: [OnceLock<SigAction>; FAULTS.len()] = [const { OnceLock::new() }; FAULTS.len()];
 
-/// The last signal that was handed on, and its sender.
+/// The last forwarded signal and its sender.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 static SENDER: AtomicI32 = AtomicI32::new(0);
 
-/// Catches the signals of faults.
+/// Installs the handler for the fault signals.
 pub fn catch() -> io::Result<()> {
     let handler = SigHandler::SigAction(handle);
-    // On the alternate stack, because a stack overflow is one of these faults. That stack is small: no other handler
-    // may run on it meanwhile.
+    // The handler runs on the alternate stack, because a stack overflow is one of these faults. That stack is small, so
+    // no other handler may run on it at the same time.
     let action = SigAction::new(handler, SaFlags::SA_ONSTACK | SaFlags::SA_RESTART, SigSet::all());
     for (signal, before) in FAULTS.into_iter().zip(&BEFORE) {
         // SAFETY: the handler makes only async-signal-safe calls: atomics, sigaction, kill and raise.
         let replaced = unsafe { sigaction(signal, &action) }?;
-        // Caught once.
+        // The cell is only set once.
         let _ = before.set(replaced);
     }
     for signal in IGNORED {
@@ -52,14 +53,14 @@ pub fn catch() -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the signal that was handed on as SIGQUIT last, and its sender's process id.
+/// Takes the last signal that was forwarded as SIGQUIT, and its sender's process id.
 pub fn take_handed_on() -> Option<(libc::c_int, libc::pid_t)> {
     let signal = SIGNAL.swap(0, Ordering::AcqRel);
     (signal != 0).then(|| (signal, SENDER.load(Ordering::Acquire)))
 }
 
-/// Gives every signal its default disposition. For a new process before it executes a program, which would inherit the
-/// ignored ones.
+/// Resets every signal to its default disposition. Called in a new process before it executes a program, which would
+/// otherwise inherit the ignored signals.
 pub fn reset_all() {
     const LAST: libc::c_int = 64;
     for signal in 1..=LAST {
@@ -67,13 +68,13 @@ pub fn reset_all() {
     }
 }
 
-/// Sets `SIG_DFL` or `SIG_IGN` by the system call itself: the C library refuses its own two signals.
+/// Sets `SIG_DFL` or `SIG_IGN` by the raw system call, because the C library refuses its own two signals.
 fn set_raw_disposition(signal: libc::c_int, disposition: libc::sighandler_t) {
     // The kernel's struct sigaction on 64-bit machines: handler, flags, restorer, mask.
     let action: [u64; 4] = [disposition as u64, 0, 0, 0];
     let size_of_mask = 8_usize;
-    // SAFETY: the kernel reads four words, which are there; neither disposition is a function. For SIGKILL and SIGSTOP
-    // it fails, and changes nothing.
+    // SAFETY: the kernel reads four words, all of which exist; neither disposition is a function. For SIGKILL and
+    // SIGSTOP the call fails and changes nothing.
     unsafe {
         libc::syscall(
             libc::SYS_rt_sigaction,
@@ -100,11 +101,11 @@ extern "C" fn handle(number: libc::c_int, info: *mut libc::siginfo_t, _: *mut li
         if signal as libc::c_int == number
             && let Some(before) = before.get()
         {
-            // SAFETY: what was in force before.
+            // SAFETY: the disposition was in force before.
             let _ = unsafe { sigaction(signal, before) };
         }
     }
-    // The others come again by themselves when the faulty instruction is tried again.
+    // The other faults recur when the faulty instruction is retried.
     if matches!(number, libc::SIGTRAP | libc::SIGSYS) {
         // SAFETY: raise has no precondition; the signal is delivered when this handler has returned.
         unsafe { libc::raise(number) };

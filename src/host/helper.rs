@@ -1,10 +1,10 @@
-//! Helper programs: what the runner itself starts for a short while beside the worker (host commands, hooks,
+//! Helper programs: short-lived processes that the runner itself starts beside the worker (host commands, hooks,
 //! `<worker> --version`).
 //!
-//! Each helper has a process group of its own and a time limit that ends the whole group. Its output is read to the
-//! end, whatever it writes, and its first lines are kept. A process that outlives its helper (a shutdown script that
-//! puts itself into the background) carries the helper's mark in its environment, so that nobody takes it for something
-//! that the worker left behind.
+//! Each helper has its own process group, and a time limit that ends the whole group. Its output is always read to the
+//! end, and the first lines are kept. A process that outlives its helper (for example a shutdown script that puts
+//! itself into the background) carries the helper's mark in its environment, so that it is not mistaken for a leftover
+//! process of the worker.
 #![expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
 
 use std::collections::HashSet;
@@ -37,47 +37,47 @@ pub use output::Output;
 pub use starting::Starting;
 use starting::Starts;
 
-/// How long the rest of the output is waited for once the helper has exited: a child of its may hold the pipes.
+/// Time limit for the rest of the output once the helper has exited. A child of the helper may still hold the pipes.
 const LAST_OUTPUT: Duration = Duration::from_millis(200);
 
-/// Time limit for the execution of the program of a question or a host command to begin.
+/// Time limit for the program of a query or a host command to begin execution.
 const START_QUESTION: Duration = Duration::from_secs(5);
 const START_HOST_COMMAND: Duration = Duration::from_secs(30);
 
-/// How long a killed helper may take to disappear.
+/// Time limit for a killed helper to disappear.
 const KILLED: Duration = Duration::from_secs(1);
 
-/// Time limit of a file in `/proc`, because the runtime's thread waits for it.
+/// Time limit for reading a file in `/proc`, because the runtime's thread waits for it.
 const INSPECTION: Duration = Duration::from_millis(100);
 
-/// How often what a helper left behind is looked for and killed: it may fork meanwhile.
+/// The number of rounds of finding and killing a helper's leftover processes, because they may fork meanwhile.
 const ROUNDS: usize = 10;
 
 /// The environment variable that marks a helper's processes.
 const MARK: &str = "START_WORKER_HELPER";
 
-/// Why a helper did not do its work.
+/// The reason for a helper's failure.
 #[derive(Debug, Error)]
 pub enum HelperError {
-    /// Its program was not executed in time.
+    /// The program was not executed in time.
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
     /// The program does not exist, or may not be executed.
     #[error("cannot execute {program}: {cause}{hint}")]
     Execute {
-        /// The program.
+        /// -
         program: String,
-        /// The operating system's error.
+        /// -
         cause: io::Error,
-        /// Where it was looked up.
+        /// The places in which the program was looked up, or the likely cause.
         hint: String,
     },
     /// The program exited with a failure.
     #[error("{program} failed ({status}){}", said(.message))]
     Failed {
-        /// The program.
+        /// -
         program: String,
-        /// How it ended.
+        /// -
         status: ExitStatus,
         /// The first lines of its stderr.
         message: String,
@@ -88,9 +88,9 @@ pub enum HelperError {
         humantime::format_duration(*limit)
     )]
     TimedOut {
-        /// The program.
+        /// -
         program: String,
-        /// Its time limit.
+        /// -
         limit: Duration,
     },
 }
@@ -102,17 +102,17 @@ impl HelperError {
     }
 }
 
-/// The helper's output, appended to its exit status.
+/// Formats the helper's output for the end of an error message.
 fn said(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
-/// What happens to processes that a helper leaves behind when it exits by itself.
+/// The treatment of processes that a helper leaves behind when it exits by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remains {
-    /// They go on: a shutdown script may do its work in the background.
+    /// They continue: a shutdown script may do its work in the background.
     GoOn,
-    /// They are killed: the helper was only asked a question.
+    /// They are killed: the helper only answered a query.
     Killed,
 }
 
@@ -120,7 +120,7 @@ pub enum Remains {
 #[derive(Debug, Clone, Default)]
 pub struct Helpers {
     registry: Arc<Registry>,
-    /// Where questions are started, and apart from them host commands: a question that hangs keeps no host up.
+    /// Queries and host commands are started on separate lanes, so that a hanging query cannot keep the host up.
     questions: Lane,
     host_commands: Lane,
     /// The lane that reads those files in `/proc` that a process can hang.
@@ -130,22 +130,22 @@ pub struct Helpers {
 #[derive(Debug)]
 struct Registry {
     running: Mutex<HashSet<i32>>,
-    /// Unknown to workers, so that a task cannot pass for a helper.
+    /// Unknown to workers, so that a task cannot impersonate a helper.
     token: String,
     started: AtomicU64,
-    /// A helper was started that may leave processes behind.
+    /// Set once a helper was started that may leave processes behind.
     free: AtomicBool,
     starts: Starts,
 }
 
-/// A helper's entry in the registry, removed when this is dropped.
+/// A helper's entry in the registry. Dropping it removes the entry.
 #[derive(Debug)]
 pub struct Registered {
     pid: i32,
     helpers: Helpers,
 }
 
-/// A helper that runs.
+/// A running helper.
 #[derive(Debug)]
 pub struct Running {
     program: String,
@@ -174,42 +174,48 @@ impl Default for Registry {
 }
 
 impl Helpers {
-    /// Notes a child of the runner that somebody else started and waits for.
+    /// Registers a child of the runner that other code started and waits for.
     pub fn add(&self, pid: Option<u32>) -> Registered {
         let pid = pid.and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
         self.running(|running| running.insert(pid));
         Registered { pid, helpers: self.clone() }
     }
 
-    /// Whether this process is a helper that runs: it is waited for, and was not left behind by a worker.
+    /// Returns true if this process is a running helper, which other code waits for, and not a leftover process of the
+    /// worker.
     pub fn has(&self, pid: i32) -> bool {
         self.running(|running| running.contains(&pid))
     }
 
-    /// Whether there can be processes of helpers: those that run, and those that a helper was free to leave behind.
+    /// Returns true if processes of helpers can exist: running helpers, or processes that a helper was allowed to leave
+    /// behind.
     pub fn any(&self) -> bool {
         self.registry.free.load(Ordering::Relaxed) || self.running(|running| !running.is_empty())
     }
 
-    /// Whether this process was left behind by a helper that may leave processes behind. (Reads `/proc`.)
+    /// Returns true if a helper that may leave processes behind left this one. Reads `/proc`.
     pub fn left(&self, pid: i32) -> bool {
         let mark = format!("{MARK}={}.{}.", self.registry.token, Remains::GoOn.name());
         self.registry.free.load(Ordering::Relaxed)
             && self.environment_has(pid, move |entry| entry.starts_with(mark.as_bytes()))
     }
 
-    /// Returns true if a process' environment has such an entry; false, too, if the process hangs its readers.
+    /// Returns true if the process's environment has a matching entry. Returns false if the process hangs its readers.
     pub fn environment_has(&self, pid: i32, is_entry: impl Fn(&[u8]) -> bool + Send + 'static) -> bool {
         self.inspect(move || processes::has_in_environment(pid, is_entry)).unwrap_or(false)
     }
 
-    /// Reads what a process can hang, on another thread. `None`: it does not come back, or an earlier one has not.
+    /// Runs a read that a process can hang, on another thread. `None`: the read does not return, or an earlier one has
+    /// not returned.
     pub fn inspect<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         self.inspection.now(INSPECTION, read)
     }
 
-    /// Starts a helper, on another thread. `program`: its name, for messages; `make`: may look at the file system;
-    /// `keep`: how much of each output is kept, in bytes.
+    /// Starts a helper on another thread.
+    ///
+    /// * `program`: its name, for messages.
+    /// * `make`: builds the command; may access the file system.
+    /// * `keep`: the number of bytes of each output to keep.
     ///
     /// # Errors
     ///
@@ -234,7 +240,7 @@ impl Helpers {
         lane.ask(program, limit, start).await?
     }
 
-    /// Blocks until the program is executed.
+    /// Starts the helper on the current thread. Blocks until the program is executed.
     fn start_here(
         &self,
         program: String,
@@ -291,16 +297,16 @@ impl Drop for Registered {
 }
 
 impl Running {
-    /// Waits until the helper exits. At its time limit it is killed, with everything that it has started.
+    /// Waits until the helper exits. At the time limit, the helper and all its descendants in its group are killed.
     ///
     /// # Errors
     ///
-    /// It did not exit in time.
+    /// The helper did not exit in time.
     pub async fn end(self, limit: Duration) -> Result<Output, HelperError> {
         self.end_unless(limit, std::future::pending()).await
     }
 
-    /// The same, but its time is also up when `given_up` is ready.
+    /// As [`Running::end`], but also ends the helper's time when `given_up` is ready.
     pub async fn end_unless(
         mut self,
         limit: Duration,
@@ -327,7 +333,7 @@ impl Running {
             self.stdout.ended().await;
             self.stderr.ended().await;
         };
-        // A child that goes on may hold the pipes: they are read on, beside.
+        // A child that continues may hold the pipes: they are read on in the background.
         let _ = tokio::time::timeout(LAST_OUTPUT, rest).await;
         if self.remains == Remains::Killed {
             self.kill_group();
@@ -340,12 +346,12 @@ impl Running {
     fn kill_group(&mut self) {
         self.ended = true;
         if let Some(group) = self.group {
-            // Where nothing is left of the group there is nothing to kill.
+            // The group may already be empty.
             let _ = killpg(group, Signal::SIGKILL);
         }
     }
 
-    /// Kills what has left the helper's process group.
+    /// Kills the processes that have left the helper's process group.
     async fn kill_remains(&self) {
         let mark = self.mark.clone();
         let killing = self.search.ask("/proc", KILLED, move || {
@@ -364,7 +370,7 @@ impl Running {
 }
 
 impl Drop for Running {
-    /// A helper that nobody waits for any longer was given up.
+    /// Kills a helper that is no longer awaited.
     fn drop(&mut self) {
         if !self.ended {
             self.kill_group();
@@ -372,11 +378,12 @@ impl Drop for Running {
     }
 }
 
-/// A helper that writes after the runner has ended gets an error in place of SIGPIPE, which would end it before its
-/// work is done. systemd's services have SIGPIPE ignored, too (`IgnoreSIGPIPE=`).
+/// Ignores SIGPIPE in the helper. A helper that writes after the runner has ended then gets an error instead of
+/// SIGPIPE, which would end it before its work is done. systemd's services have SIGPIPE ignored, too
+/// (`IgnoreSIGPIPE=`).
 fn ignore_sigpipe(command: &mut Command) {
     let child = || {
-        // SAFETY: SIG_IGN is no function of ours.
+        // SAFETY: SIG_IGN is not a function of ours.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         Ok(())
     };
@@ -384,12 +391,12 @@ fn ignore_sigpipe(command: &mut Command) {
     unsafe { command.pre_exec(child) };
 }
 
-/// Returns whether a process carries a mark that begins like this.
+/// Returns true if a process carries a mark that begins with `mark`.
 fn has_mark(pid: i32, mark: &[u8]) -> bool {
     processes::has_in_environment(pid, |entry| entry.starts_with(mark))
 }
 
-/// The living processes that carry this mark.
+/// The live processes that carry this mark.
 fn marked(mark: &[u8]) -> Vec<Pid> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -453,7 +460,8 @@ mod tests {
         let secrets = Secrets::default();
         secrets.add(secret);
         for kept in [8, 20, secret.len() - 1] {
-            // Cut by what is kept of a pipe, where blanks are no part of a line; and by what is shown of that.
+            // The output is cut twice: when a pipe is kept, where blanks belong to no line, and when a summary is
+            // shown.
             for (filler, keep) in [(" ", SUMMARY), ("x", 2 * SUMMARY)] {
                 let before = filler.repeat(SUMMARY - kept);
                 let script = format!("printf '%s%s and more' '{before}' {secret} >&2; exit 3");

@@ -1,19 +1,20 @@
-//! The limits that the runner was started with.
+//! The resource limits with which the runner was started.
 
 use std::io;
 use std::os::fd::AsFd;
 
 use nix::sys::resource::{Resource, getrlimit};
 
-/// The descriptors that the runner needs beside those that it was started with: 6 for the runtime, its signals and the
-/// log, 8 to start a worker, 6 for calls, files and `/proc`, 12 for the status socket, metrics and their connections.
+/// The file descriptors that the runner needs in addition to those it was started with: 6 for the runtime, its signals
+/// and the log, 8 to start a worker, 6 for calls, files and `/proc`, 12 for the status socket, metrics and their
+/// connections.
 const DESCRIPTORS: usize = 32;
 
-/// Checks that there are enough file descriptors.
+/// Checks that enough file descriptors are available.
 ///
 /// # Errors
 ///
-/// States the number of descriptors, and the remedy.
+/// The text gives the number of descriptors and the remedy.
 pub fn enough_descriptors() -> Result<(), String> {
     let stderr = io::stderr();
     let tried: io::Result<Vec<_>> = (0..DESCRIPTORS).map(|_| stderr.as_fd().try_clone_to_owned()).collect();

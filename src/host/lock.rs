@@ -1,4 +1,5 @@
-//! One runner per worker: two would start two workers under one name, and invalidate each other's one-time secrets.
+//! The lock that allows one runner per worker: two runners would start two workers under one name, and invalidate each
+//! other's one-time secrets.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
@@ -19,44 +20,45 @@ pub struct Lock {
     _file: Flock<File>,
 }
 
-/// Why there is no lock.
+/// The reason for a missing lock.
 #[derive(Debug, Error)]
 pub enum LockError {
-    /// Another runner has it.
+    /// Another runner holds the lock.
     #[error("another start-worker{holder} already runs this worker: it holds {path}; stop it first", path = .path.display())]
     Held {
-        /// The lock's file.
+        /// -
         path: PathBuf,
-        /// ` (pid 4711)`, or nothing where that is unknown.
+        /// ` (pid 4711)`, or empty if the holder is unknown.
         holder: String,
     },
-    /// Another runner keeps its run in the same cache.
+    /// Another runner uses the same cache.
     #[error("another start-worker{holder} keeps its run in {cache}: stop one of the two or, where they run different workers, give each its own cacheOverRestarts", cache = .cache.display())]
     CacheHeld {
-        /// The cache's file.
+        /// -
         cache: PathBuf,
-        /// As above.
+        /// ` (pid 4711)`, or empty if the holder is unknown.
         holder: String,
     },
-    /// It cannot be made.
+    /// The lock file cannot be created.
     #[error("cannot make the lock {path}: {cause}", path = .path.display())]
     Unavailable {
-        /// The lock's file.
+        /// -
         path: PathBuf,
-        /// What the operating system says.
+        /// -
         cause: io::Error,
     },
 }
 
-/// How often a file that is in the lock's place, and is not a lock of ours, is removed before that is given up.
+/// The number of attempts to replace a file that occupies the lock's path and is not a lock of ours.
 const TRIES: usize = 5;
 
 impl Lock {
-    /// Takes the lock of the worker `name` in the runtime directory, which is made (0700) where it is missing. Never
+    /// Takes the lock of the worker `name` in the runtime directory, which is created (0700) if it is missing. Never
     /// waits.
     ///
-    /// Only a file that root or this process's user made, and that nobody else can open, counts as a lock: anybody who
-    /// can open a file can hold its lock. Anything else in its place is removed, and a link is never followed.
+    /// Only a file that root or this process's user created, and that nobody else can open, counts as a lock, because
+    /// anybody who can open a file can hold its lock. Anything else at its path is removed, and a link is never
+    /// followed.
     pub fn take(runtime_directory: &Path, name: &str) -> Result<Self, LockError> {
         let path = runtime_directory.join(format!("{}.lock", file_name(name)));
         let unavailable = |cause: io::Error| LockError::Unavailable { path: path.clone(), cause };
@@ -69,7 +71,7 @@ impl Lock {
     }
 
     /// Takes the lock of the cache at `cache`, a file beside it: two runners would overwrite each other's registration.
-    /// The directory is made (0700) where it is missing.
+    /// The directory is created (0700) if it is missing.
     pub fn take_for_cache(cache: &Path) -> Result<Self, LockError> {
         let mut name = cache.file_name().unwrap_or_default().to_owned();
         name.push(".lock");
@@ -101,10 +103,10 @@ impl Lock {
                 }
             };
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                // Another start-worker may have removed it before it was locked.
+                // Another start-worker may have removed the file before it was locked.
                 Ok(file) if !is_at(&file, path) => {}
                 Ok(mut file) => {
-                    // The pid is for people; the lock holds without it.
+                    // The pid only informs people; the lock holds without it.
                     let _ = note_pid(&mut file);
                     return Ok(Self { _file: file });
                 }
@@ -133,8 +135,8 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Whether opening failed because there is something that start-worker does not make: a link, another user's file, a
-/// socket. (EACCES is also what `fs.protected_regular` says, see `sysctl/fs`.)
+/// Returns true if opening failed because the path holds something that start-worker does not create: a link, another
+/// user's file, a socket. (EACCES can also come from `fs.protected_regular`, see `sysctl/fs`.)
 fn is_something_else(cause: &io::Error) -> bool {
     matches!(
         cause.raw_os_error(),
@@ -142,7 +144,8 @@ fn is_something_else(cause: &io::Error) -> bool {
     )
 }
 
-/// Whether it is a file that only its owner, who is root or us, can open, under one name.
+/// Returns true for a file with a single name that only its owner can open, if the owner is root or this process's
+/// user.
 fn is_private(file: &File) -> io::Result<bool> {
     let found = file.metadata()?;
     let by_others = found.mode() & 0o077 != 0;
@@ -161,8 +164,8 @@ fn note_pid(file: &mut File) -> io::Result<()> {
     writeln!(file, "{}", std::process::id())
 }
 
-/// A file name for any worker's name: what is not a letter, digit, `.`, `-` or `_` becomes `%XX`, so that two names
-/// never share a file. A name that would be too long is cut, and told apart by its hash.
+/// Converts any worker's name to a file name. Every byte that is not a letter, digit, `.`, `-` or `_` becomes `%XX`, so
+/// that two names never share a file. A name that would be too long is truncated and made unique by its hash.
 fn file_name(name: &str) -> String {
     use std::fmt::Write;
     use std::hash::{DefaultHasher, Hash, Hasher};
@@ -240,7 +243,7 @@ mod tests {
         path
     }
 
-    /// Takes the lock, and looks whether what is in its place is a lock as it should be.
+    /// Takes the lock, and checks that the file at its path is a valid lock.
     fn taken(folder: &Path) -> Lock {
         let lock = Lock::take(folder, "worker").unwrap();
         let found = std::fs::symlink_metadata(folder.join("worker.lock")).unwrap();

@@ -1,4 +1,4 @@
-//! The host: its files, its processes' standing, its power. Knows nothing of Taskcluster.
+//! The host: its files, processes and power. Knows nothing of Taskcluster.
 
 pub mod atomic;
 pub mod autologin;

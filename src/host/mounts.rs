@@ -1,24 +1,24 @@
-//! The mount table, as the kernel tells it: no file system is touched.
+//! The mount table, as the kernel reports it. No file system is accessed.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// One line of `proc_pid_mountinfo(5)`, as far as it is needed.
+/// The required fields of one line of `proc_pid_mountinfo(5)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     /// Its mount point.
     pub place: PathBuf,
-    /// `ext4`, `nfs4`, `fuse.sshfs` …
+    /// The file system type: `ext4`, `nfs4`, `fuse.sshfs` …
     pub kind: String,
 }
 
-/// All mounts of this process' namespace; none where they cannot be read.
+/// All mounts of this process's namespace; empty if they cannot be read.
 pub fn all() -> Vec<Mount> {
     let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
     text.split(|byte| *byte == b'\n').filter_map(parse).collect()
 }
 
-/// The kinds of all mounts.
+/// The file system types of all mounts.
 pub fn kinds() -> Vec<String> {
     all().into_iter().map(|mount| mount.kind).collect()
 }
@@ -31,7 +31,7 @@ fn parse(line: &[u8]) -> Option<Mount> {
     Some(Mount { place, kind: String::from_utf8_lossy(kind).into_owned() })
 }
 
-/// Space, tab, newline and backslash stand there as three octal digits.
+/// Decodes space, tab, newline and backslash, which the kernel writes as three octal digits.
 fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -49,19 +49,19 @@ fn unescape(field: &[u8]) -> PathBuf {
     PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))
 }
 
-/// The mount of a file on a file system that is mounted `noexec`. Blocks: it looks at the file.
+/// The mount point of the file's file system, if it is mounted `noexec`. Blocks, because it accesses the file.
 pub fn noexec_mount_of(path: &Path) -> Option<PathBuf> {
     let path = path.canonicalize().ok()?;
     let flags = rustix::fs::statvfs(&path).ok()?.f_flag;
     if !flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC) {
         return None;
     }
-    // The last of those that are mounted one over the other is the one that is seen.
+    // Of several mounts on one place, the last one is visible.
     let above = all().into_iter().filter(|mount| path.starts_with(&mount.place));
     above.max_by_key(|mount| mount.place.as_os_str().len()).map(|mount| mount.place)
 }
 
-/// What keeps a program on a file system that is mounted `noexec` from being executed, for the end of an error. Blocks.
+/// A hint for the end of an error message if the program's file system is mounted `noexec`. Blocks.
 pub fn noexec_hint(program: &Path) -> Option<String> {
     let mount = noexec_mount_of(program)?;
     let mount = mount.display();

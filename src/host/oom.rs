@@ -1,5 +1,5 @@
-//! What protects the runner itself: the OOM killer spares it, and its memory, which holds credentials, is not dumped. And
-//! what keeps that from whatever it starts.
+//! Protection of the runner itself: the OOM killer spares it, and its memory, which holds credentials, is not dumped.
+//! The runner's children do not inherit this protection.
 #![expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
 
 use std::ffi::CString;
@@ -9,10 +9,10 @@ use std::process::Command;
 use nix::sys::prctl;
 use tracing::debug;
 
-/// The score that the kernel never kills.
+/// With this score the kernel never kills a process.
 const NEVER: &str = "-1000";
 
-/// Tells the OOM killer to spare the runner. Where that is not allowed (no `CAP_SYS_RESOURCE`), it stays as it is.
+/// Tells the OOM killer to spare the runner. Without `CAP_SYS_RESOURCE` the score is not changed.
 pub fn spare_runner() {
     match std::fs::write("/proc/self/oom_score_adj", NEVER) {
         Ok(()) => debug!(score = NEVER, "the OOM killer spares the runner"),
@@ -27,13 +27,14 @@ pub fn forbid_dumps() {
     }
 }
 
-/// Gives what this command starts its own score, which it would else have from the runner.
+/// Gives the command's process its own OOM score, which it would otherwise inherit from the runner.
 pub fn set_for_child(command: &mut Command, score: i16) {
     let score = CString::new(score.to_string()).unwrap_or_default();
     let privileged = nix::unistd::geteuid().is_root();
     let child = move || {
         if !privileged {
-            // Else /proc/self belongs to root, for the runner is not dumpable, and the score cannot be written.
+            // Without this, /proc/self belongs to root because the runner is not dumpable, and the score cannot be
+            // written.
             let _ = prctl::set_dumpable(true);
         }
         write_score(&score);
@@ -44,7 +45,7 @@ pub fn set_for_child(command: &mut Command, score: i16) {
     unsafe { command.pre_exec(child) };
 }
 
-/// Best effort: where it is not allowed, nothing is lost.
+/// Best effort: without permission, the inherited score remains.
 fn write_score(score: &CString) {
     // SAFETY: plain system calls on a string literal and a buffer that outlives them.
     unsafe {

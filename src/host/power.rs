@@ -1,4 +1,5 @@
-//! The host's power: the commands that shut the host down and reboot it, and what follows where they do not.
+//! The host's power: the commands that shut the host down or reboot it, and the force commands that follow when the
+//! host stays up.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,40 +9,40 @@ use tracing::{error, info};
 use super::helper::{self, HelperError, Helpers, Output, Remains};
 use super::{oom, service_manager};
 
-/// The time limit of a host command. It only asks for something.
+/// Time limit of a host command, which only requests the shutdown or reboot.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The time limit of the question whether the system is going down.
+/// Time limit for asking whether the system is going down.
 const STATE_LIMIT: Duration = Duration::from_secs(2);
 
-/// How much of a host command's output is kept, in bytes.
+/// The number of bytes of a host command's output to keep.
 const KEPT: usize = 4096;
 
-/// The time that a force command that succeeded may take to have an effect. It asks nobody else.
+/// Time limit for a successful force command to take effect. A force command depends on no other process.
 const FORCED: Duration = Duration::from_secs(60);
 
-/// The time that a force command that succeeded may take to have an effect, where the ordinary one has this long.
+/// Time limit for a successful force command to take effect, given the ordinary command's time limit.
 pub fn force_time(patience: Duration) -> Duration {
     patience.min(FORCED)
 }
 
-/// The OOM score of a host command: the runner's own is not for what it starts.
+/// The OOM score of a host command. It must not inherit the runner's own.
 const COMMON_SCORE: i16 = 0;
 
-/// How a host is taken down: the steps of the ladder.
+/// The escalation steps with which a host is shut down or rebooted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakeDown {
     /// `shutdown` or `reboot`.
     pub what: &'static str,
     /// `host.shutdownCommand` or `host.rebootCommand`.
     pub command: Vec<String>,
-    /// `host.forceShutdownCommand` or `host.forceRebootCommand`; `None`: nothing follows.
+    /// `host.forceShutdownCommand` or `host.forceRebootCommand`; `None`: no force command follows.
     pub force: Option<Vec<String>>,
-    /// `supervision.rebootTimeout`: how long the host may take to go down after the command has succeeded.
+    /// `supervision.rebootTimeout`: time limit for the host to go down after the command has succeeded.
     pub patience: Duration,
 }
 
-/// The host is still up after all that could be done. Says why.
+/// The reason why the host is still up after every step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StillUp(String);
 
@@ -54,15 +55,15 @@ impl fmt::Display for StillUp {
 /// The result of taking the host down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Descent {
-    /// A command has succeeded, and the host goes down.
+    /// A command has succeeded, and the host is going down.
     GoingDown,
-    /// The host is still up after all that could be done.
+    /// The host is still up after every step.
     StillUp(StillUp),
 }
 
 impl TakeDown {
-    /// Runs the command. Where it fails, or leaves the host up, the force command follows. `going_down` ends when the host
-    /// begins to go down, which is how the runner is told to end.
+    /// Runs the command. If it fails or the host stays up, the force command follows. `going_down` completes when the
+    /// host begins to go down, which the runner learns by being asked to end.
     pub async fn run(&self, helpers: &Helpers, going_down: impl Future) -> Descent {
         let mut going_down = std::pin::pin!(going_down);
         let steps = [
@@ -88,7 +89,7 @@ impl TakeDown {
     }
 }
 
-/// Returns whether the system is going down, as the service manager says; without one, no.
+/// Returns true if the service manager reports that the system is going down; false without a service manager.
 pub async fn is_going_down(helpers: &Helpers) -> bool {
     let ask = async {
         let words = ["systemctl", "is-system-running"].map(str::to_owned);
@@ -100,11 +101,11 @@ pub async fn is_going_down(helpers: &Helpers) -> bool {
     ask.await.is_ok_and(|output| output.stdout.trim_ascii() == b"stopping")
 }
 
-/// Runs a host command to its end, and logs what it said.
+/// Runs a host command to its end, and logs its output.
 ///
 /// # Errors
 ///
-/// The command cannot be executed, fails, or takes longer than 60 s. That is in the log.
+/// The command cannot be executed, fails, or takes longer than 60 s. The error is logged.
 pub async fn run_host_command(
     what: &'static str,
     command: &[String],
@@ -125,7 +126,7 @@ pub async fn run_host_command(
 ///
 /// # Errors
 ///
-/// It cannot be executed, fails, or takes longer than 60 s.
+/// The command cannot be executed, fails, or takes longer than 60 s.
 pub async fn run(command: &[String], helpers: &Helpers) -> Result<Output, HelperError> {
     let words = command.to_vec();
     let make = move || {

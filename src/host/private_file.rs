@@ -1,8 +1,8 @@
-//! Reads files that may hold secrets, without being led astray by links, pipes, loose permissions or other users.
+//! Reads files that may hold secrets, and is not misled by links, pipes, loose permissions or other users.
 //!
-//! The file is opened without following a symbolic link and without blocking, and everything else is asked of, and
-//! done to, the open descriptor: what was checked is what is read. It must belong to root or to the runner's own user,
-//! because whoever can change it chooses what the runner does.
+//! The file is opened without following a symbolic link and without blocking. Every check and change is made on the
+//! open descriptor, so that the checked file is the one that is read. The file must belong to root or to the runner's
+//! own user, because whoever can change it controls the runner.
 
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions, Permissions};
@@ -16,31 +16,31 @@ use thiserror::Error;
 use super::atomic::parent_of;
 use super::trust::{self, Exposed, chown, shell_word};
 
-/// The permission bits that let anyone but the owner in.
+/// The permission bits of everyone but the owner.
 const GROUP_AND_OTHERS: u32 = 0o077;
 const OWNER_READ: u32 = 0o400;
 const PRIVATE: u32 = 0o600;
 
-/// What to do about permissions that let others in.
+/// The reaction to permissions that let others in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Take them away and warn. For starting.
+    /// Remove the permissions and warn. For starts.
     Tighten,
-    /// Warn and change nothing, also about another user's file. For looking.
+    /// Warn and change nothing, also about another user's file. For inspection.
     Observe,
-    /// An error. For files that only the runner itself writes.
+    /// Fail. For files that only the runner itself writes.
     Refuse,
 }
 
-/// What was read.
+/// -
 pub struct Contents {
     /// The whole file.
     pub bytes: Vec<u8>,
-    /// What the operator should know about the permissions of the file and of the directories on the way to it.
+    /// Warnings about the permissions of the file and of its parent directories.
     pub warnings: Vec<Warning>,
 }
 
-/// The bytes may be secret: only their number is shown.
+/// Shows only the number of bytes, because they may be secret.
 impl fmt::Debug for Contents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Contents")
@@ -50,37 +50,38 @@ impl fmt::Debug for Contents {
     }
 }
 
-/// Permissions that were, or are, wrong without keeping the file from being read. The text gives the command that
+/// Wrong permissions, past or present, that did not prevent the file from being read. The text gives the command that
 /// helps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Warning {
-    /// Others could get at it, and cannot any longer.
+    /// Others had access until the permissions were removed.
     Tightened {
-        /// The mode that it had.
+        /// The previous mode.
         mode: u32,
     },
-    /// Others can get at it, and nothing was done about it. A start tightens it where it belongs to the runner's user.
+    /// Others have access, and nothing was changed. A start removes the permissions if the file belongs to the runner's
+    /// user.
     Loose {
-        /// The mode that it has.
+        /// -
         mode: u32,
     },
-    /// It belongs to somebody else than this process's user, and a start by this user would refuse it.
+    /// The file belongs to another user than this process's, and a start as this user would refuse it.
     NotOurs {
-        /// The file.
+        /// -
         path: PathBuf,
-        /// The mode that it has.
+        /// -
         mode: u32,
-        /// Whom it belongs to.
+        /// The owner.
         uid: u32,
     },
-    /// Its owner may not read it: a start would refuse it.
+    /// The owner has no read permission: a start would refuse the file.
     NoOwnerRead {
-        /// The file.
+        /// -
         path: PathBuf,
-        /// The mode that it has.
+        /// -
         mode: u32,
     },
-    /// Others can exchange it for another file.
+    /// Others can replace the file.
     Exchangeable(Exposed),
 }
 
@@ -118,7 +119,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Why a file was not read. Each names the file and gives the command that helps.
+/// The reason why a file was not read. Each text names the file and gives the command that helps.
 #[derive(Debug, Error)]
 #[error("{}: {problem}", .path.display())]
 pub struct Error {
@@ -150,7 +151,7 @@ enum Problem {
     CannotTighten { mode: u32, cause: io::Error, help: String },
 }
 
-/// A user in words: `root`, `uid 1000`.
+/// Formats a user: `root`, `uid 1000`.
 fn user(uid: u32) -> String {
     if uid == 0 { "root".to_owned() } else { format!("uid {uid}") }
 }
@@ -172,14 +173,14 @@ fn rotate(mode: u32) -> &'static str {
     if mode & GROUP_AND_OTHERS == 0 { "" } else { " and rotate the secrets that are in it" }
 }
 
-/// Which sort of failure an [`struct@Error`] is, for the exit code.
+/// The kind of an [`struct@Error`], for the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// It is not there.
+    /// The file does not exist.
     Missing,
-    /// It is there and could not be read, for no fault of its permissions.
+    /// The file exists and could not be read, for a reason other than its permissions.
     Unreadable,
-    /// Its permissions, owner or kind.
+    /// The file has the wrong permissions, owner or type.
     Permissions,
 }
 
@@ -188,17 +189,17 @@ impl Error {
         Self { path: path.to_owned(), problem: Box::new(problem) }
     }
 
-    /// The file.
+    /// -
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What is wrong with it, and what to do, without its name.
+    /// The problem and the remedy, without the file's name.
     pub fn problem(&self) -> String {
         self.problem.to_string()
     }
 
-    /// Which sort of failure this is.
+    /// -
     pub fn kind(&self) -> ErrorKind {
         match *self.problem {
             Problem::Missing => ErrorKind::Missing,
@@ -231,11 +232,11 @@ fn read_checked(path: &Path, access: Access, limit: u64) -> Result<Contents, Pro
     Ok(Contents { bytes, warnings })
 }
 
-/// Checks the mark at `path`, a file whose presence counts and not its content. Whether it is there.
+/// Returns true if the marker at `path` exists. A marker's presence counts, and not its content.
 ///
 /// # Errors
 ///
-/// There is something that is not a regular file of root or of this process's user.
+/// The path holds something other than a regular file of root or of this process's user.
 pub fn is_marked(path: &Path) -> Result<bool, Error> {
     let checked = open(path).and_then(|file| {
         let found = file.metadata().map_err(Problem::Io)?;
@@ -254,7 +255,7 @@ fn open(path: &Path) -> Result<File, Problem> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
     OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| {
         match error.raw_os_error() {
-            // FreeBSD says EMLINK for a link that O_NOFOLLOW meets.
+            // FreeBSD reports EMLINK for a link when O_NOFOLLOW is set.
             Some(libc::ELOOP | libc::EMLINK) => Problem::Kind("a symbolic link"),
             Some(libc::ENXIO | libc::ENODEV | libc::EOPNOTSUPP) => Problem::Kind("a socket or a device"),
             Some(libc::ENOENT | libc::ENOTDIR) => Problem::Missing,
@@ -264,7 +265,7 @@ fn open(path: &Path) -> Result<File, Problem> {
     })
 }
 
-/// Why this user may not open a file: its own mode, its owner, or a directory on the way.
+/// Determines why this user may not open a file: its own mode, its owner, or a parent directory.
 fn denied(path: &Path, cause: io::Error) -> Problem {
     let us = user(trust::our_uid());
     let way: Vec<&Path> = parent_of(path).ancestors().filter(|above| !above.as_os_str().is_empty()).collect();
@@ -292,12 +293,12 @@ fn check_kind(found: &Metadata) -> Result<(), Problem> {
     if found.is_file() { Ok(()) } else { Err(Problem::Kind(kind_in_words(found.file_type()))) }
 }
 
-/// The error is the owner, in words.
+/// The error is the owner as text.
 fn check_owner(found: &Metadata) -> Result<(), String> {
     if trust::is_trusted(found.uid()) { Ok(()) } else { Err(user(found.uid())) }
 }
 
-/// Checks what was opened, and tightens it where that is wanted.
+/// Checks the opened file, and removes loose permissions if `access` says so.
 fn check(path: &Path, file: &File, access: Access) -> Result<Option<Warning>, Problem> {
     let found = file.metadata().map_err(Problem::Io)?;
     check_kind(&found)?;
@@ -317,14 +318,14 @@ fn check(path: &Path, file: &File, access: Access) -> Result<Option<Warning>, Pr
         let help = own(path, mode);
         Problem::Foreign { owner, help, rotate: rotate(mode) }
     })?;
-    // Root is let in by open() whatever the mode says.
+    // open() succeeds for root whatever the mode is.
     if mode & OWNER_READ == 0 {
         let help = if ours { chmod(path) } else { own(path, mode) };
         return Err(Problem::NoOwnerRead { mode, help });
     }
     match access {
         _ if !is_loose => Ok(None),
-        // Its owner alone, who is root, may change its mode.
+        // Only its owner, root, may change its mode.
         _ if !ours => {
             let (owner, help) = (user(uid), own(path, mode));
             Err(Problem::LooseOfRoot { mode, owner, help, rotate: rotate(mode) })
@@ -385,7 +386,7 @@ mod tests {
         std::fs::metadata(path).unwrap().mode() & 0o7777
     }
 
-    /// The error without the folder, which is another each time.
+    /// The error without the folder, whose name differs each time.
     fn refused(path: &Path, access: Access) -> (ErrorKind, String) {
         let error = read(path, access, LIMIT).unwrap_err();
         (error.kind(), error.to_string().replace(path.parent().unwrap().to_str().unwrap(), "/etc"))
@@ -438,7 +439,7 @@ mod tests {
         for access in [Access::Tighten, Access::Refuse] {
             let (kind, text) = refused(&path, access);
             assert_eq!(kind, ErrorKind::Permissions);
-            // Root gets as far as the mode; others are stopped by open() itself.
+            // Root reaches the check of the mode; for others, open() itself fails.
             assert!(text.starts_with("/etc/file: "), "{text}");
         }
         assert_eq!(mode_of(&path), 0o266);

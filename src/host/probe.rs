@@ -1,13 +1,13 @@
-//! Asks whether a path's file system answers, in a process that may be lost.
+//! Checks in an expendable process whether a path's file system answers.
 //!
 //! A thread that waits for a server that has read its request and never answers (FUSE), or for a dead hard mount,
-//! cannot be killed, and no process ends before all of its threads do: one such call keeps the runner, and its service,
-//! from ending. So where file systems are mounted that a server behind them can hang, each call is preceded by a child
-//! process that does nothing but look at the path. It costs a fork; on other hosts it costs a look at
-//! `/proc/self/mountinfo`.
+//! cannot be killed, and no process ends before all of its threads do. One such call keeps the runner, and its service,
+//! from ending. On hosts with mounted file systems that can hang because of the server behind them, each call is
+//! therefore preceded by a child process that only accesses the path. That costs a fork; other hosts only pay for
+//! reading `/proc/self/mountinfo`.
 //!
-//! No signal tells of the child's end, so that nobody else waits for it: not the supervisor, which reaps orphans, and
-//! takes what is below the runner for a worker's.
+//! The child's end raises no signal, so that no other code waits for it, in particular not the supervisor, which reaps
+//! orphans and treats processes below the runner as a worker's.
 #![expect(unsafe_code, reason = "fork, and what runs in the child, have no safe wrappers")]
 
 use std::ffi::CString;
@@ -49,20 +49,20 @@ const SERVED: [&str; 18] = [
     "coda",
 ];
 
-/// Looks at paths, one at a time. Clones share the child that has not come back.
+/// Accesses paths, one at a time. Clones share the child that has not returned.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Probe(Arc<Mutex<Option<Child>>>);
 
 #[derive(Debug)]
 struct Child {
     pid: Pid,
-    /// The child has the other end until it ends.
+    /// The child holds the other end until it ends.
     end: OwnedFd,
 }
 
 impl Probe {
-    /// Returns true if the path can be looked at within `limit`. Blocks for so long. An earlier child that has not come
-    /// back is waited for first: there is never more than one.
+    /// Returns true if the path can be accessed within `limit`. Blocks for at most that long. Waits for an earlier
+    /// child that has not returned first, so that there is never more than one.
     pub(super) fn answers(&self, path: &Path, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         let mut lost = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,7 +75,7 @@ impl Probe {
         }
         let child = match Child::look_at(path) {
             Ok(child) => child,
-            // Without one the call itself shows it.
+            // Without a child, the call itself shows whether the path answers.
             Err(error) => {
                 debug!(path = %path.display(), %error, "cannot look at a path before it is used");
                 return true;
@@ -94,16 +94,17 @@ fn is_served(kind: &str) -> bool {
 }
 
 impl Child {
-    /// Forks a child that looks at the path, or where it does not exist, at the folders above it.
+    /// Forks a child that accesses the path or, if it does not exist, its parents.
     fn look_at(path: &Path) -> nix::Result<Self> {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let places: Vec<CString> =
             path.ancestors().filter_map(|place| CString::new(place.as_os_str().as_bytes()).ok()).collect();
         let (end, its_end) = pipe2(OFlag::O_CLOEXEC)?;
-        // No handler of the runner's may run in the child: it would tell the runner of a signal to the child.
+        // None of the runner's signal handlers may run in the child: they would report the child's signal to the
+        // runner.
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-        // SAFETY: without flags it is a fork, but for the signal that tells of the child's end: there is none. The child
-        // makes only system calls on data that was allocated before, and ends without running anything of ours.
+        // SAFETY: without flags the call is a fork without a signal at the child's end. The child makes only system
+        // calls on data that was allocated before, and ends without running any other code of ours.
         let forked = Errno::result(unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) });
         if forked == Ok(0) {
             look(&places, its_end.as_raw_fd());
@@ -113,7 +114,8 @@ impl Child {
         Ok(Self { pid: Pid::from_raw(pid), end })
     }
 
-    /// Waits for its end, and reaps it then. Whether it ended because it had an answer; `None`: it goes on.
+    /// Waits for the child's end and reaps it. Returns true if it ended with an answer; `None`: the child is still
+    /// running.
     fn end(&self, until: Instant) -> Option<bool> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -130,15 +132,15 @@ impl Child {
     }
 }
 
-/// The child. It keeps none of the runner's files open, and goes with the runner where it can.
+/// Runs in the child. Keeps none of the runner's files open, and dies with the runner where the kernel supports that.
 fn look(places: &[CString], its_end: i32) -> ! {
     const KEPT: i32 = 0;
-    // SAFETY: plain system calls; `dup2` and `close_range` affect descriptors of this process alone, which runs nothing
+    // SAFETY: plain system calls; `dup2` and `close_range` affect only descriptors of this process, which runs nothing
     // else. The strings and the buffer outlive the calls.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         libc::dup2(its_end, KEPT);
-        // Its log included: whoever reads that waits for its end.
+        // Also closes the log, because a reader of the log waits until every writer has closed it.
         libc::syscall(libc::SYS_close_range, KEPT + 1, u32::MAX, 0);
         for place in places {
             let mut found = std::mem::zeroed();

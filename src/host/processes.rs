@@ -1,12 +1,13 @@
-//! The host's processes as `/proc` shows them, and signals that reach a process and no later one with its pid.
+//! The host's processes as `/proc` shows them, and signals that reach a given process but never a later one with the
+//! same pid.
 //!
-//! A process is alive as long as one of its threads is. The state that `/proc` shows is that of the main thread alone:
-//! a process whose main thread has exited shows `Z` and goes on running.
+//! A process is alive as long as one of its threads is. `/proc` shows only the state of the main thread: a process
+//! whose main thread has exited shows `Z` and continues to run.
 //!
-//! A process that hangs while it executes a program (its last file on a FUSE server has to be closed first) keeps
-//! everybody waiting who looks at what a debugger may see of it: `environ`, `wchan`, `stack`, and on Linux 6.18 `stat`.
-//! `status`, `children` and `cgroup` never wait. What does is in [`has_in_environment`] alone, which is for a thread
-//! that may be lost.
+//! A process that hangs while it executes a program (its last file on a FUSE server has to be closed first) blocks
+//! every reader of the files that only a debugger may see: `environ`, `wchan`, `stack`, and on Linux 6.18 `stat`.
+//! `status`, `children` and `cgroup` never block. Only [`has_in_environment`] reads a file that can block; it must run
+//! on a thread that may be lost.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -19,31 +20,31 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpgid, getsid};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
-/// More than `/proc/PID/status` has before and in the last field that is needed: after it comes a list of any length.
+/// Enough for all required fields of `/proc/PID/status`. They are followed by a list of any length.
 const STATUS_SIZE: usize = 1024;
 
-/// More than `/proc/PID/stat` has before and in the last field that is needed.
+/// Enough for all required fields of `/proc/PID/stat`.
 const STAT_SIZE: usize = 1024;
 
-/// The file system of pidfds, since Linux 6.9: an inode is one process' until the next boot.
+/// The file system of pidfds since Linux 6.9, where an inode identifies one process until the next boot.
 const PIDFS: u64 = 0x5049_4446;
 
-/// A process, as far as it is needed.
+/// -
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
-    /// Tells it from a later one.
+    /// Distinguishes the process from a later one with the same pid.
     pub id: Id,
-    /// The pid of its parent.
+    /// -
     pub parent: i32,
-    /// Its process group.
+    /// -
     pub group: i32,
-    /// Its session.
+    /// -
     pub session: i32,
-    /// Whether a thread of it lives.
+    /// True if at least one thread is alive.
     pub alive: bool,
     /// The main thread's state, a letter of proc(5).
     pub state: char,
-    /// The name of its program, cut by the kernel after 15 bytes.
+    /// The name of its program, truncated by the kernel to 15 bytes.
     pub command: String,
 }
 
@@ -53,12 +54,12 @@ impl std::fmt::Display for Process {
     }
 }
 
-/// Tells a process from a later one with the same pid.
+/// Distinguishes a process from a later one with the same pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Id {
-    /// The pid.
+    /// -
     pub pid: i32,
-    /// The inode of its pidfd; before Linux 6.9 its start, in clock ticks since the boot.
+    /// The inode of its pidfd; before Linux 6.9 its start time, in clock ticks since the boot.
     pub birth: u64,
 }
 
@@ -78,7 +79,7 @@ impl Id {
     }
 }
 
-/// A pidfd; `None`: there is no process with this pid.
+/// Opens a pidfd; `None`: there is no process with this pid.
 fn open(pid: i32) -> rustix::io::Result<Option<OwnedFd>> {
     let Some(pid) = rustix::process::Pid::from_raw(pid) else { return Ok(None) };
     match pidfd_open(pid, PidfdFlags::empty()) {
@@ -88,7 +89,7 @@ fn open(pid: i32) -> rustix::io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Asked at the first look: the kernel does not change.
+/// Determined once, because the running kernel does not change.
 fn pidfds_have_inodes() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
@@ -97,23 +98,23 @@ fn pidfds_have_inodes() -> bool {
     })
 }
 
-/// All processes of the host that can be seen.
+/// All visible processes of the host.
 #[derive(Debug)]
 pub struct Walk {
     /// In ascending order of their pids.
     pub processes: Vec<Process>,
-    /// Whether the kernel hides some of them (`hidepid`, `ProtectProc=`).
+    /// True if the kernel hides some of them (`hidepid`, `ProtectProc=`).
     pub hides: bool,
 }
 
-/// Looks at all processes of the host. A process that ends meanwhile is left out.
+/// Lists all processes of the host. A process that ends meanwhile is left out.
 ///
 /// # Errors
 ///
-/// `/proc` cannot be read, or not whole.
+/// `/proc` cannot be read completely.
 pub fn walk() -> io::Result<Walk> {
     const INIT: i32 = 1;
-    // Unmounted, or that of another PID namespace.
+    // `/proc` is unmounted, or belongs to another PID namespace.
     let own = fs::read_link("/proc/self")?;
     if own.to_str() != Some(nix::unistd::getpid().to_string().as_str()) {
         return Err(io::Error::other("it belongs to another PID namespace"));
@@ -133,7 +134,7 @@ pub fn walk() -> io::Result<Walk> {
     Ok(walk)
 }
 
-/// One process, dead or alive; `None`: there is none with this pid.
+/// Describes one process, dead or alive; `None`: there is none with this pid.
 ///
 /// # Errors
 ///
@@ -161,8 +162,8 @@ pub fn look_at(pid: i32) -> io::Result<Option<Process>> {
     }))
 }
 
-/// A group's or session's number; `None`: the process is gone by now. 0, which none has, where a security module keeps
-/// it.
+/// The number of a group or session. `None`: the process is gone. 0, which no group has: a security module hides the
+/// number.
 fn known(answer: nix::Result<Pid>) -> Option<i32> {
     match answer {
         Ok(number) => Some(number.as_raw()),
@@ -171,9 +172,9 @@ fn known(answer: nix::Result<Pid>) -> Option<i32> {
     }
 }
 
-/// The number of a process' threads, zombies included.
+/// The number of a process's threads, zombies included.
 fn threads(pid: i32) -> u64 {
-    /// Those of the folder itself.
+    /// The links of the folder itself.
     const LINKS: u64 = 2;
     fs::metadata(format!("/proc/{pid}/task")).map_or(0, |folder| folder.nlink().saturating_sub(LINKS))
 }
@@ -181,7 +182,7 @@ fn threads(pid: i32) -> u64 {
 /// Reads the beginning of a file of a process; `None` if the process is gone.
 fn read_start(pid: i32, file: &str, size: usize) -> io::Result<Option<Vec<u8>>> {
     let mut start = vec![0; size];
-    // One read: the kernel writes it as one piece.
+    // A single read, because the kernel writes the content as one piece.
     match File::open(format!("/proc/{pid}/{file}")).and_then(|mut file| file.read(&mut start)) {
         Ok(length) => {
             start.truncate(length);
@@ -192,7 +193,7 @@ fn read_start(pid: i32, file: &str, size: usize) -> io::Result<Option<Vec<u8>>> 
     }
 }
 
-/// The pids of a process's children. The kernel may leave out one while another exits.
+/// The pids of a process's children. The kernel may omit one while another exits.
 ///
 /// # Errors
 ///
@@ -206,7 +207,7 @@ pub fn children(pid: i32) -> io::Result<Vec<i32>> {
     for thread in threads.flatten() {
         match fs::read_to_string(thread.path().join("children")) {
             Ok(list) => found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok())),
-            // No such file, although the thread is there: the kernel lacks it.
+            // The thread exists and the file does not: the kernel lacks it.
             Err(error) if is_gone(&error) && thread.path().exists() => return Err(error),
             Err(error) if is_gone(&error) => {}
             Err(error) => return Err(error),
@@ -215,11 +216,12 @@ pub fn children(pid: i32) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
-/// The number of times that an empty environment is read: it is empty for a moment while a program is being executed.
+/// The number of attempts to read an empty environment, because it is empty for a moment while a program is being
+/// executed.
 const LOOKS: usize = 10;
 
-/// Returns whether an entry (`NAME=value`) of the environment that a process was executed with is like this. The
-/// environment can only be read through a thread that lives; that of a zombie is empty. Blocks, perhaps as long as the
+/// Returns true if an entry (`NAME=value`) of the environment with which a process was executed matches. The
+/// environment can only be read through a live thread; that of a zombie is empty. Blocks, perhaps for as long as the
 /// process lives.
 pub fn has_in_environment(pid: i32, is_entry: impl Fn(&[u8]) -> bool) -> bool {
     for _ in 0..LOOKS {
@@ -234,7 +236,7 @@ pub fn has_in_environment(pid: i32, is_entry: impl Fn(&[u8]) -> bool) -> bool {
     false
 }
 
-/// Sends a signal to this very process; one that has ended is no error.
+/// Sends a signal to exactly this process. A process that has ended is not an error.
 ///
 /// # Errors
 ///
@@ -248,7 +250,7 @@ pub fn signal(id: Id, signal: Signal) -> io::Result<()> {
         Err(rustix::io::Errno::NOSYS) => return signal_by_pid(id, signal),
         Err(error) => return Err(error.into()),
     };
-    // Looked at after it was opened: if this is the process, so is the descriptor.
+    // Checked after the descriptor was opened: if the pid still belongs to this process, the descriptor does, too.
     let birth =
         if pidfds_have_inodes() { Some(rustix::fs::fstat(&opened)?.st_ino) } else { start_time(id.pid)? };
     if birth != Some(id.birth) {
@@ -270,12 +272,12 @@ fn signal_by_pid(id: Id, signal: Signal) -> io::Result<()> {
     }
 }
 
-/// The process, or its thread, has ended.
+/// Returns true if the process, or its thread, has ended.
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
 }
 
-/// The beginning of `/proc/PID/status`.
+/// The required fields of `/proc/PID/status`.
 #[derive(Debug, PartialEq, Eq)]
 struct Status {
     command: String,
@@ -284,7 +286,7 @@ struct Status {
 }
 
 impl Status {
-    /// A name tab value a line; a line end in the command's name is escaped (proc(5)).
+    /// Each line is a name, a tab and a value; a newline in the command's name is escaped (proc(5)).
     fn parse(text: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(text);
         let field = |name: &str| {
@@ -299,12 +301,13 @@ impl Status {
     }
 }
 
-/// Start time of a process, in clock ticks since the boot, for kernels whose pidfds do not identify a process.
+/// The start time of a process, in clock ticks since the boot, for kernels whose pidfds do not identify a process.
 fn start_time(pid: i32) -> io::Result<Option<u64>> {
     Ok(read_start(pid, "stat", STAT_SIZE)?.as_deref().and_then(parse_start_time))
 }
 
-/// `4711 (a name) S 1 …`: the name can hold anything, also `)`, so fields are counted from the last one (proc(5)).
+/// Parses `4711 (a name) S 1 …`. The name can contain anything, also `)`, so fields are counted from the last `)`
+/// (proc(5)).
 fn parse_start_time(line: &[u8]) -> Option<u64> {
     /// Counted from the state.
     const START: usize = 19;

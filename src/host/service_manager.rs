@@ -1,10 +1,10 @@
-//! The service manager that started the runner: it is told how things are, and shown that they go on.
+//! Notifications to the service manager that started the runner: status, readiness and heartbeats.
 //!
-//! The protocol is `sd_notify(3)`: one datagram, `NAME=value` a line, to the socket that `NOTIFY_SOCKET` names. It is
-//! spoken here and not by a crate: those read the environment themselves, and it is a line of code.
+//! The protocol is `sd_notify(3)`: one datagram with one `NAME=value` a line, sent to the socket that `NOTIFY_SOCKET`
+//! names. It is implemented here, in a line of code, because the crates for it read the environment themselves.
 //!
-//! Nothing here waits: a manager that takes no more datagrams misses one, and the next heartbeat, which then comes
-//! soon, makes up for it.
+//! Nothing here blocks. If the manager accepts no more datagrams, it misses one, and the next heartbeat, which then
+//! comes earlier, makes up for it.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
@@ -24,22 +24,23 @@ use tracing::{debug, warn};
 
 use super::blocking::Lane;
 
-/// How much time the manager is asked for at once, where a start or a stop takes longer than it allows for.
+/// The extension requested from the manager at once, when a start or a stop takes longer than it allows.
 const EXTENSION: Duration = Duration::from_secs(120);
 
-/// How often it is asked: twice within what was granted.
+/// Interval of the extension requests: two within each extension.
 const EXTEND_EVERY: Duration = Duration::from_secs(60);
 
-/// How soon the next heartbeat comes where one, or anything else, was missed.
+/// Delay of the next heartbeat after a missed datagram.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
-/// How often what is shown is made anew, where the manager expects no heartbeat.
+/// Interval at which the status is refreshed if the manager expects no heartbeat.
 const SHOW_EVERY: Duration = Duration::from_secs(300);
 
-/// Time limit of the file system of the manager's socket.
+/// Time limit for the file system of the manager's socket.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// What systemd tells the runner alone: neither the worker and its tasks nor a host command may take it for themselves.
+/// The variables that systemd passes to the runner only. Neither the worker and its tasks nor a host command may see
+/// them.
 pub const VARIABLES: [&str; 15] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
@@ -58,23 +59,23 @@ pub const VARIABLES: [&str; 15] = [
     "MEMORY_PRESSURE_WRITE",
 ];
 
-/// Keeps [`VARIABLES`] from what this command starts.
+/// Removes [`VARIABLES`] from the environment of this command.
 pub fn hide_from(command: &mut Command) {
     for name in VARIABLES {
         command.env_remove(name);
     }
 }
 
-/// What the service manager has put into the runner's environment.
+/// The service manager's variables in the runner's environment.
 #[derive(Debug, Clone, Default)]
 pub struct Address {
     /// `NOTIFY_SOCKET`: a path, or `@` and an abstract name.
     pub notify_socket: Option<OsString>,
-    /// `WATCHDOG_USEC`, where `WATCHDOG_PID` means this process.
+    /// `WATCHDOG_USEC`, if `WATCHDOG_PID` names this process.
     pub watchdog: Option<Duration>,
 }
 
-/// The service manager. Where there is none, nothing here does anything. Clones speak to the same.
+/// A handle to the service manager. Without a service manager, every method does nothing. Clones share the connection.
 #[derive(Debug, Clone, Default)]
 pub struct ServiceManager(Option<Arc<Inner>>);
 
@@ -82,25 +83,25 @@ pub struct ServiceManager(Option<Arc<Inner>>);
 struct Inner {
     socket: UnixDatagram,
     address: SocketAddr,
-    /// How often it is given a heartbeat: three times while it waits for one, so that one may be late.
+    /// Interval of the heartbeats: a third of the manager's time limit, so that one may be late.
     watchdog: Option<Duration>,
     last_beat: Mutex<Instant>,
-    /// The start, or the stop, may take longer than the manager allows for.
+    /// True while a start or stop may take longer than the manager allows.
     extending: AtomicBool,
     ready: AtomicBool,
-    /// The last status has been shown: what other tasks show after it is out of date.
+    /// True once the final status has been sent. Later statuses from other tasks are out of date.
     concluded: AtomicBool,
-    /// It did not take something since the last heartbeat.
+    /// True if the manager did not accept a datagram since the last heartbeat.
     missed: AtomicBool,
-    /// The next heartbeat is to come earlier than it was to.
+    /// Brings the next heartbeat forward.
     sooner: Notify,
-    /// Told at each heartbeat.
+    /// Notified at each heartbeat.
     beats: Notify,
 }
 
 impl ServiceManager {
-    /// The same as [`Self::at`], unless the file system of its socket does not answer: whoever sends to a path looks it
-    /// up.
+    /// As [`Self::at`], unless the file system of the socket does not answer: sending to a path includes a look-up of
+    /// that path.
     pub async fn where_it_answers(address: &Address, lane: &Lane) -> Self {
         let path = address.notify_socket.as_deref().map(Path::new).filter(|path| path.is_absolute());
         if let Some(path) = path
@@ -112,7 +113,7 @@ impl ServiceManager {
         Self::at(address)
     }
 
-    /// The one at this address. One that cannot be spoken to is a warning.
+    /// Connects to the service manager at this address. Logs a warning if that fails.
     pub fn at(address: &Address) -> Self {
         let Some(name) = address.notify_socket.as_deref().filter(|name| !name.is_empty()) else {
             return Self(None);
@@ -126,18 +127,18 @@ impl ServiceManager {
         }
     }
 
-    /// Whether there is one.
+    /// Returns true if there is a service manager.
     pub fn is_there(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Whether it has been told that the service is ready.
+    /// Returns true if the service manager has been notified that the service is ready.
     pub fn is_ready(&self) -> bool {
         self.0.as_ref().is_some_and(|inner| inner.ready.load(Ordering::Relaxed))
     }
 
-    /// Shows what is going on, and with `ready` that the service is up. Returns whether the manager took it. After
-    /// [`Self::conclude`] nothing is shown.
+    /// Sends the status and, with `ready`, that the service is up. Returns true if the manager accepted it. Sends
+    /// nothing after [`Self::conclude`].
     pub fn show(&self, status: &str, ready: bool) -> bool {
         let Some(inner) = self.0.as_ref().filter(|inner| !inner.concluded.load(Ordering::Relaxed)) else {
             return true;
@@ -153,7 +154,7 @@ impl ServiceManager {
         taken
     }
 
-    /// Shows how the service ended, as its last status, and that it stops.
+    /// Sends the outcome as the final status, and that the service is stopping.
     pub fn conclude(&self, outcome: &str, ready: bool) {
         self.show(outcome, ready);
         self.stopping();
@@ -162,45 +163,45 @@ impl ServiceManager {
         }
     }
 
-    /// The service is about to end.
+    /// Notifies the manager that the service is stopping.
     pub fn stopping(&self) {
         if let Some(inner) = &self.0 {
             inner.send("STOPPING=1");
         }
     }
 
-    /// A reload has been asked for, and is done.
+    /// Notifies the manager that a requested reload is done.
     pub fn reloaded(&self) {
         let Some(inner) = self.0.as_ref().filter(|_| self.is_ready()) else { return };
         let Ok(now) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) else { return };
         let microseconds = Duration::from(now).as_micros();
-        // One after the other: in one datagram the second would undo the first.
+        // Sent separately, because in one datagram the second would cancel the first.
         inner.send(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
         if !inner.send("READY=1") {
-            // Else it would wait for the end of the reload.
+            // Otherwise the manager would wait for the end of the reload.
             inner.ready.store(false, Ordering::Relaxed);
         }
     }
 
-    /// From now on a start or a stop is under way that may take longer than the manager allows for, or is over.
+    /// Marks the beginning or the end of a start or stop that may take longer than the manager allows.
     pub fn extend(&self, extending: bool) {
         let Some(inner) = &self.0 else { return };
-        // Each time, for a start's extension is not the stop's that follows it.
+        // Requested each time, because a start's extension does not apply to the stop that follows.
         if extending {
             inner.beat(true);
         }
         inner.extending.store(extending, Ordering::Relaxed);
     }
 
-    /// Waits for the next heartbeat's time and gives it. Whoever awaits this shows that he goes on; it may be dropped
-    /// at any time.
+    /// Waits until the next heartbeat is due and sends it. Awaiting this proves that the caller is still making
+    /// progress. Cancel-safe.
     pub async fn heartbeat(&self) {
         let Some(inner) = &self.0 else { return std::future::pending().await };
         while tokio::time::timeout_at(inner.next_beat(), inner.sooner.notified()).await.is_ok() {}
         inner.beat(inner.extending.load(Ordering::Relaxed));
     }
 
-    /// Gives heartbeats while it awaits `future`, in the same task.
+    /// Sends heartbeats while it awaits `future` in the same task.
     pub async fn alive_while<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
         loop {
@@ -212,7 +213,7 @@ impl ServiceManager {
         }
     }
 
-    /// Waits for a heartbeat that somebody else gives: what is shown can be made anew without waking up for it.
+    /// Waits for a heartbeat that other code sends, so that the status can be refreshed without an extra wake-up.
     pub async fn beaten(&self) {
         match &self.0 {
             Some(inner) => inner.beats.notified().await,
@@ -271,7 +272,7 @@ impl Inner {
         self.beats.notify_one();
     }
 
-    /// Whether it was taken.
+    /// Returns true if the datagram was accepted.
     fn send(&self, message: &str) -> bool {
         match self.socket.send_to_addr(message.as_bytes(), &self.address) {
             Ok(_) => true,
@@ -369,7 +370,7 @@ mod tests {
         assert_eq!(told(&socket), ["READY=1\nSTATUS=running"]);
     }
 
-    /// Sends until no more is taken.
+    /// Sends until no more is accepted.
     fn fill(folder: &tempfile::TempDir) {
         let other = UnixDatagram::unbound().unwrap();
         other.set_nonblocking(true).unwrap();

@@ -33,7 +33,7 @@ const TYPED: [Signal; 2] = [Signal::SIGINT, Signal::SIGQUIT];
 /// The listener's answer when it has joined a process group. No signal has this number.
 const JOINED: u8 = 0;
 
-/// The terminal, with the listener. Dropping it returns the terminal to the runner's process group.
+/// The lent terminal and the listener. Dropping it returns the terminal to the runner's process group.
 #[derive(Debug)]
 pub struct Loan {
     device: File,
@@ -44,11 +44,11 @@ pub struct Loan {
 }
 
 impl Loan {
-    /// Starts the listener; `None`: the runner has no terminal, or is in its background.
+    /// Starts the listener; `None`: the runner has no terminal, or runs in its background.
     ///
     /// # Errors
     ///
-    /// There is no room for another process, or for its files.
+    /// The kernel refuses another process, or its descriptors.
     pub fn prepare() -> io::Result<Option<Self>> {
         let opened =
             File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/tty").ok();
@@ -62,8 +62,8 @@ impl Loan {
         let (other_end, runner) = (socket.as_raw_fd(), getpgrp());
         // The listener handles none of the runner's signals.
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-        // SAFETY: without flags it is a fork, but for the signal at the child's end: there is none. The child makes only
-        // system calls on data that was allocated before, and ends without running anything else.
+        // SAFETY: without flags the call is a fork without a signal at the child's end. The child makes only system
+        // calls on data that was allocated before, and ends without running any other code.
         let forked = Errno::result(unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) });
         if forked == Ok(0) {
             listen(files, other_end, runner.as_raw());
@@ -73,12 +73,12 @@ impl Loan {
         Ok(Some(Self { device, listener: Pid::from_raw(pid), socket, reader: None }))
     }
 
-    /// The entrance for the new process that [`join`] is called in.
+    /// The descriptor for the new process in which [`join`] is called.
     pub fn entrance(&self) -> io::Result<OwnedFd> {
         self.socket.as_fd().try_clone_to_owned()
     }
 
-    /// Lends the terminal to the process group of a worker that runs already; `false`: the runner is in the background,
+    /// Lends the terminal to the process group of a worker that already runs; `false`: the runner is in the background,
     /// or the group does not exist.
     pub fn lend_to(&self, group: Pid) -> bool {
         setpgid(self.listener, group).is_ok() && self.lend()
@@ -90,8 +90,8 @@ impl Loan {
         foreground_group(&self.device) == Some(getpgrp()) && self.set_foreground_group(group)
     }
 
-    /// Returns the terminal to the runner's process group. A shell, or a process of somebody else's, that has it keeps
-    /// it.
+    /// Returns the terminal to the runner's process group. If a shell or another user's process has the terminal, that
+    /// process keeps it.
     pub fn take_back(&self) {
         let Some(holder) = foreground_group(&self.device).filter(|holder| *holder != getpgrp()) else {
             return;
@@ -120,7 +120,7 @@ impl Loan {
 
     /// Lets the listener end once it has passed on what was typed until now.
     pub fn finish(&self) {
-        // It may have been stopped together with the worker.
+        // The listener may have been stopped together with the worker.
         let _ = kill(self.listener, Signal::SIGCONT);
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
     }
@@ -130,7 +130,7 @@ impl Loan {
         getpgid(Some(self.listener)).ok().filter(|group| *group != getpgrp())
     }
 
-    /// SIGTTOU is ignored (`faults.rs`), so a background process may do this.
+    /// SIGTTOU is ignored (`faults.rs`), so a background process may make this call.
     fn set_foreground_group(&self, group: Pid) -> bool {
         rustix::process::Pid::from_raw(group.as_raw())
             .is_some_and(|group| tcsetpgrp(&self.device, group).is_ok())
@@ -140,7 +140,7 @@ impl Loan {
 impl Drop for Loan {
     fn drop(&mut self) {
         self.take_back();
-        // Not waited for until now, so the pid is its own. Nothing that it does can hang.
+        // The listener has not been reaped yet, so the pid still belongs to it. None of its calls can hang.
         let _ = kill(self.listener, Signal::SIGKILL);
         let _ = waitpid(self.listener, Some(WaitPidFlag::__WCLONE));
     }
@@ -175,7 +175,8 @@ fn listen(files: [RawFd; 3], other_end: RawFd, runner: libc::pid_t) -> ! {
         for (kept, file) in [SOCKET, DEVICE, SIGNALS].into_iter().zip(files) {
             libc::dup2(file, kept);
         }
-        // Its log included: a reader of the log waits for its end. (Kernels before 5.11 have no close_range.)
+        // Also closes the log, because a reader of the log waits until every writer has closed it. (Kernels before 5.11
+        // have no close_range.)
         libc::close(other_end);
         libc::syscall(libc::SYS_close_range, SIGNALS + 1, u32::MAX, 0);
         libc::prctl(libc::PR_SET_NAME, c"terminal".as_ptr());
@@ -188,7 +189,7 @@ fn listen(files: [RawFd; 3], other_end: RawFd, runner: libc::pid_t) -> ! {
             match libc::recv(SOCKET, (&raw mut group).cast(), size_of::<i32>(), libc::MSG_DONTWAIT) {
                 0 => break,
                 1.. => {
-                    // SIGTTOU is blocked. Should the runner have been put into the background meanwhile, it stays there.
+                    // SIGTTOU is blocked. If the runner has been put into the background meanwhile, it stays there.
                     if libc::setpgid(0, group) == 0 && libc::tcgetpgrp(DEVICE) == runner {
                         libc::tcsetpgrp(DEVICE, group);
                     }
@@ -208,8 +209,8 @@ fn listen(files: [RawFd; 3], other_end: RawFd, runner: libc::pid_t) -> ! {
     }
 }
 
-/// Passes on the signals that have come, but for those that the runner has received itself: the group was still its
-/// own.
+/// Passes on the received signals, except those that the runner has received itself because the listener was still in
+/// the runner's group.
 fn pass_on(signals: RawFd, socket: RawFd, runner: libc::pid_t) {
     let size = size_of::<libc::signalfd_siginfo>();
     // SAFETY: plain system calls; all bytes are valid for a structure of integers, which outlives the calls.

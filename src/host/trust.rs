@@ -1,7 +1,8 @@
-//! Which files and directories of others the runner may rely on, and what a command line can do about the rest.
+//! Checks that other users cannot change the files and directories on which the runner relies, and the commands that
+//! correct them.
 //!
-//! Whoever can change a file that the runner acts on chooses what root executes. So such files must belong to root or
-//! to the runner's own user, and so must the directories on the way to them; nobody else may write either.
+//! Whoever can change a file that the runner acts on controls what root executes. Such files, and the directories on
+//! the way to them, must therefore belong to root or to the runner's own user, and nobody else may write to them.
 
 use std::fmt::Write as _;
 use std::fs::Metadata;
@@ -9,22 +10,22 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The permission bits with which somebody else than the owner can write.
+/// The permission bits that let users other than the owner write.
 const OTHERS_WRITE: u32 = 0o022;
-/// In a directory with this bit only a file's owner can remove or rename it.
+/// In a directory with this bit, only a file's owner can remove or rename it.
 const STICKY: u32 = 0o1000;
 
-/// This process's user.
+/// -
 pub fn our_uid() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
-/// Whether what belongs to this user can be relied on: root, or the runner's own.
+/// Returns true if files of this user are trusted: root, or the runner's own user.
 pub fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == our_uid()
 }
 
-/// A path as a word of a shell's command line.
+/// Quotes a path as one word of a shell command.
 pub fn shell_word(path: &Path) -> String {
     let bytes = path.as_os_str().as_bytes();
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+=:@%,".contains(byte);
@@ -47,7 +48,7 @@ pub fn shell_word(path: &Path) -> String {
     word
 }
 
-/// The command that makes a file, or a directory, this process's user's own.
+/// The command that makes this process's user the owner of a file or directory.
 pub fn chown(path: &Path) -> String {
     match our_uid() {
         0 => format!("chown root {}", shell_word(path)),
@@ -55,19 +56,19 @@ pub fn chown(path: &Path) -> String {
     }
 }
 
-/// The command that keeps others from writing a file or directory.
+/// The command that keeps others from writing to a file or directory.
 pub fn chmod_go_w(path: &Path) -> String {
     format!("chmod go-w {}", shell_word(path))
 }
 
-/// A directory in which others can put or exchange files.
+/// A directory in which others can create or replace files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exposed {
-    /// The directory.
+    /// -
     pub path: PathBuf,
-    /// Who can: `uid 1000 owns it`, `its mode is 0777`.
+    /// `it belongs to uid 1000`, `its mode is 0777`.
     why: String,
-    /// The command that ends it.
+    /// The command that fixes the permissions.
     pub fix: String,
 }
 
@@ -77,15 +78,15 @@ impl std::fmt::Display for Exposed {
     }
 }
 
-/// Whether others can put files into `directory`, or exchange a directory above it. `None` also where nothing can be
-/// found out.
+/// Returns the directory through which others can put files into `directory` or replace one of its parents. `None` also
+/// if nothing can be determined.
 pub fn exposed(directory: &Path) -> Option<Exposed> {
     let real = std::fs::canonicalize(directory).ok()?;
     exposed_itself(&real, 0).or_else(|| exposed_above(&real))
 }
 
-/// Whether others can exchange what is in `directory` for something else: as [`exposed`], but a directory like `/tmp`,
-/// where everybody can make files and only their owners can remove them, is none.
+/// Returns the directory through which others can replace the files in `directory`. As [`exposed`], but a directory
+/// like `/tmp`, where everybody can create files and only their owners can remove them, does not count.
 pub fn exchangeable(directory: &Path) -> Option<Exposed> {
     let real = std::fs::canonicalize(directory).ok()?;
     exposed_itself(&real, STICKY).or_else(|| exposed_above(&real))
@@ -108,9 +109,9 @@ fn exposed_itself(directory: &Path, but_for: u32) -> Option<Exposed> {
     Some(Exposed { fix: chmod_go_w(directory), path, why: format!("its mode is {mode:04o}") })
 }
 
-/// Explains why other users could choose whom TLS trusts by changing the certificates at `path`, which `variable`
-/// names: they could answer in Taskcluster's place, and an answer can have files written as root. `None` also where
-/// there is nothing.
+/// Explains that other users could change the certificates at `path`, which `variable` names, and so decide which
+/// servers TLS trusts: they could answer in Taskcluster's place, and such an answer can have files written as root.
+/// `None` also if the file does not exist.
 pub fn exposed_authority(variable: &str, path: &Path) -> Option<String> {
     let found = std::fs::metadata(path).ok()?;
     let (at, uid, mode) = (path.display(), found.uid(), found.mode() & 0o7777);
@@ -124,7 +125,7 @@ pub fn exposed_authority(variable: &str, path: &Path) -> Option<String> {
     Some(format!("{variable}: {at} {what}, who could have start-worker trust another server; `{fix}`"))
 }
 
-/// Whether somebody else than its owner can write a file or directory.
+/// Returns true if users other than the owner can write to a file or directory.
 pub fn others_write(found: &Metadata) -> bool {
     found.mode() & OTHERS_WRITE != 0
 }

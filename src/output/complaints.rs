@@ -1,6 +1,7 @@
-//! What is logged about a worker's messages: the first few of a kind, then how many more there were.
+//! Warnings about a worker's faulty messages: the first few of a kind are logged, then only the number of further ones.
 //!
-//! A worker can send a million of them a second. Each costs a count, and no line of the runner's own has to make room.
+//! A worker can send a million faulty messages a second. Each one costs a counter update, and never displaces the
+//! runner's own log lines.
 
 use std::time::{Duration, Instant};
 
@@ -8,22 +9,22 @@ use tracing::warn;
 
 use crate::quota::Quota;
 
-/// So many of a kind are logged within [`WINDOW`].
+/// The number of messages of a kind that are logged within [`WINDOW`].
 const LOGGED: usize = 10;
 
-/// After this it is said how many more there were.
+/// The interval after which the number of suppressed messages is logged.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// What can be wrong with a message.
+/// A fault of a worker's message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// A field is not what it should be.
+    /// A field is invalid.
     Malformed,
-    /// It is longer than a message may be.
+    /// The message exceeds the size limit.
     TooLong,
     /// A `hello` after the first one.
     SecondHello,
-    /// Its capability is not in force.
+    /// The message's capability is not in force.
     NotInForce,
 }
 
@@ -43,14 +44,14 @@ impl Fault {
 /// The faults of one worker's messages.
 #[derive(Debug)]
 pub(super) struct Complaints {
-    /// By the number of the fault.
+    /// Indexed by the fault's discriminant.
     kinds: [Kind; Fault::ALL.len()],
 }
 
 #[derive(Debug)]
 struct Kind {
     quota: Quota,
-    /// When it is said how many were not logged; `None`: all were.
+    /// The time at which to log the number of suppressed messages; `None`: none was suppressed.
     due: Option<Instant>,
 }
 
@@ -60,7 +61,7 @@ impl Complaints {
         Self { kinds }
     }
 
-    /// Counts one; whether it is to be logged.
+    /// Counts one message. Returns true if it should be logged.
     pub(super) fn is_logged(&mut self, fault: Fault) -> bool {
         let Some(kind) = self.kinds.get_mut(fault as usize) else { return false };
         let now = Instant::now();
@@ -75,12 +76,12 @@ impl Complaints {
         false
     }
 
-    /// When there is something to be said.
+    /// The next time at which a number is to be logged.
     pub(super) fn due(&self) -> Option<Instant> {
         self.kinds.iter().filter_map(|kind| kind.due).min()
     }
 
-    /// Says what is due by `now`; `None`: all that there is.
+    /// Logs the numbers that are due by `now`; `None`: all of them.
     pub(super) fn tell(&mut self, now: Option<Instant>) {
         for (kind, fault) in self.kinds.iter_mut().zip(Fault::ALL) {
             if kind.due.is_none_or(|due| now.is_some_and(|now| now < due)) {

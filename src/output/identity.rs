@@ -1,8 +1,8 @@
-//! Whose log it is: in each record of JSON, in each entry of the journal.
+//! The worker's identity in every JSON record and every journal entry.
 //!
-//! The journal's own protocol (systemd's "Native Journal Protocol") is a datagram an entry, `FIELD=value` a line. What is
-//! rendered are lines; here they become entries. A line of the worker becomes its message, so whatever is in it, it is a
-//! message: a line has no line break that could begin another field.
+//! systemd's "Native Journal Protocol" uses one datagram for each entry, with one `FIELD=value` a line. Rendered lines
+//! are converted to entries here. A worker's line becomes the entry's message. It cannot begin another field, because a
+//! line contains no line break.
 
 use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
@@ -12,25 +12,25 @@ use serde_json::Value;
 use super::render::Stream;
 use crate::run_spec::WorkerIdentity;
 
-/// Before each field of an entry that the runner itself has made. No other line begins with it, for workers' lines have
-/// a tag, and it is a control character, which no field has.
+/// Precedes each field of an entry that the runner itself has rendered. No other line begins with it, because workers'
+/// lines have a tag, and no field contains a control character.
 pub const BEGINS_ENTRY: char = '\u{1}';
 
-/// How much of a line goes into one entry, in bytes: a socket takes a few hundred KiB at once. The rest follows in
-/// entries of its own, marked as parts are everywhere.
+/// Maximum size of a message in one entry, in bytes: a socket accepts a few hundred KiB at once. The rest follows in
+/// further entries, with the usual markers of a split line.
 const LONGEST_MESSAGE: usize = 64 * 1024;
 
-/// Whose log it is.
+/// The identity of the worker whose log this is.
 #[derive(Debug)]
 pub struct Identity {
     json: String,
-    /// `FIELD=value` a line.
+    /// One `FIELD=value` a line.
     journal: String,
     worker: &'static str,
 }
 
 impl Identity {
-    /// Of a worker of this kind.
+    /// -
     pub fn new(worker: &'static str, identity: &WorkerIdentity) -> Self {
         let (mut json, mut journal) = (String::new(), String::new());
         for (key, field, value) in [
@@ -52,7 +52,7 @@ impl Identity {
     }
 }
 
-/// Makes lines entries of the journal.
+/// Converts lines to journal entries.
 #[derive(Debug)]
 pub(super) struct Entries {
     identity: Arc<OnceLock<Identity>>,
@@ -64,7 +64,7 @@ impl Entries {
         Self { identity, entry: Vec::new() }
     }
 
-    /// Makes them of all lines of a block.
+    /// Converts all lines of a block.
     pub(super) fn make(&mut self, block: &[u8], mut write: impl FnMut(&[u8])) {
         let identity = self.identity.clone();
         let (journal, worker) =
@@ -103,7 +103,7 @@ impl Entries {
     }
 }
 
-/// The line without its tag.
+/// Splits off the line's tag.
 fn tagged(line: &[u8]) -> (Stream, &[u8]) {
     for stream in [Stream::Stdout, Stream::Stderr] {
         if let Some(rest) = line.strip_prefix(format!("<6>[{}] ", stream.tag()).as_bytes()) {
@@ -113,7 +113,7 @@ fn tagged(line: &[u8]) -> (Stream, &[u8]) {
     (Stream::Stdout, line)
 }
 
-/// The longest beginning without half a character at its end, and the rest.
+/// Splits off the longest prefix that does not end inside a character.
 pub(super) fn cut(line: &[u8], longest: usize) -> (&[u8], &[u8]) {
     let Some(kept) = line.get(..longest).filter(|_| line.len() > longest) else { return (line, b"") };
     let end = match std::str::from_utf8(kept) {

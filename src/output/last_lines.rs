@@ -1,11 +1,12 @@
-//! The last lines of a worker's output, for the log of the runner that gives up on it.
+//! The last lines of a worker's output, for the runner's log when the worker is given up.
 
 use std::collections::VecDeque;
 
-/// What is kept of one line, in bytes.
+/// Maximum length of a kept line, in bytes.
 const LONGEST: usize = 1024;
 
-/// The last lines, oldest first. Taken from the end of each rendered block, so that a flood of lines costs nothing.
+/// The last lines, oldest first. They are taken from the end of each rendered block, so that a flood of lines costs
+/// nothing.
 #[derive(Debug)]
 pub(super) struct LastLines {
     count: usize,
@@ -17,7 +18,7 @@ impl LastLines {
         Self { count, lines: VecDeque::new() }
     }
 
-    /// Takes the last lines of a block that ends with a newline.
+    /// Records the last lines of a block that ends with a newline.
     pub(super) fn take(&mut self, block: &[u8]) {
         let mut rest = block.strip_suffix(b"\n").unwrap_or(block);
         if self.count == 0 || block.is_empty() {
@@ -42,13 +43,13 @@ impl LastLines {
         let mut kept =
             if self.lines.len() >= self.count { self.lines.pop_front() } else { None }.unwrap_or_default();
         kept.clear();
-        // The journal's priority is of no use where the line goes now. No other line of the log begins like this.
+        // The journal's priority is useless in its new place. No other line of the log begins with one.
         let line = line.strip_prefix(b"<6>").unwrap_or(line);
         kept.extend_from_slice(cut(line));
         self.lines.push_back(kept);
     }
 
-    /// The lines as text; afterwards there are none.
+    /// Takes the lines as text.
     pub(super) fn take_text(&mut self) -> Vec<String> {
         std::mem::take(&mut self.lines)
             .iter()
@@ -57,7 +58,7 @@ impl LastLines {
     }
 }
 
-/// The line, or as much of it as is kept, without half a character at its end.
+/// Truncates a line to the kept length, without splitting a character.
 fn cut(line: &[u8]) -> &[u8] {
     let Some(kept) = line.get(..LONGEST) else { return line };
     match std::str::from_utf8(kept) {

@@ -1,10 +1,11 @@
-//! The way of the worker's output, and the sink of the whole log: one plain thread that reads, cuts, renders and writes.
+//! The worker's output, and the sink of the whole log: one plain thread reads, splits, renders and writes.
 //!
-//! The thread reads the worker's stdout and stderr in large blocks, renders output and `log` messages itself, and hands
-//! all other messages to the supervisor; while that has no room for them, the thread reads nothing more from this worker
-//! and does everything else. The runner's own lines come to it through a bounded queue, so that no two lines mix, and are
-//! written before more of the worker's output is. A sink that stalls blocks the thread, and through its full pipes the
-//! worker; never the supervisor: its lines are dropped when the queue is full, and their number is told later.
+//! The thread reads the worker's stdout and stderr in large blocks, renders output and `log` messages itself, and
+//! passes all other messages to the supervisor. While the supervisor's channel is full, the thread reads nothing more
+//! from this worker and continues its other work. The runner's own lines arrive through a bounded queue, so that no two
+//! lines mix, and are written before further output of the worker. A stalled sink blocks the thread and, through its
+//! full pipes, the worker, but never the supervisor: when the queue is full, the runner's lines are dropped, and their
+//! number is logged later.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -34,29 +35,31 @@ mod speaker;
 mod stream;
 mod thread;
 
-/// The runner's own lines that wait for the sink; more are dropped and counted.
+/// Capacity for the runner's own lines. When it is exceeded, lines are dropped and counted.
 const WAITING_LINES: usize = 512;
 
-/// No line is taken while so many bytes are waiting: a worker's long report makes a long line.
+/// While this many bytes are waiting, no line is accepted, because a worker's long report makes a long line.
 const WAITING_BYTES: usize = 1024 * 1024;
 
-/// Room in the queue for other commands than lines; there are two for each start of a worker.
+/// Additional capacity of the queue for commands other than lines; each start of a worker needs two.
 const WAITING_COMMANDS: usize = 64;
 
-/// How the log looks.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Lines for people.
+    /// Human-readable lines.
     Text,
     /// One JSON object a line.
     Json,
-    /// Lines for people that a journal reads from a pipe: a priority (`<6>`) and no time, for it has its own.
+    /// Human-readable lines for a journal that reads a pipe: with a priority (`<6>`) and without the time, which the
+    /// journal adds.
     Prioritised,
-    /// The journal's own protocol: an entry with fields a line, each a datagram.
+    /// The journal's native protocol: each line is an entry with fields, sent as a datagram.
     Journald,
 }
 
-/// The output thread. Close it to see the last lines written; dropped, it ends by itself, at some later time.
+/// The output thread. [`Output::close`] waits until the last lines are written; when this is dropped, the thread ends
+/// by itself some time later.
 #[derive(Debug)]
 pub struct Output {
     handle: Handle,
@@ -64,68 +67,68 @@ pub struct Output {
     ended: std_mpsc::Receiver<()>,
 }
 
-/// What a worker writes into, seen from the runner's side.
+/// The runner's ends of a worker's pipes.
 #[derive(Debug)]
 pub struct WorkerPipes {
     /// Output and protocol messages.
     pub stdout: OwnedFd,
-    /// Output alone.
+    /// Output only.
     pub stderr: OwnedFd,
     /// The capabilities in the runner's `welcome`.
     pub offered: Capabilities,
-    /// Whether the worker's log records tell when tasks start and finish.
+    /// True if the worker's log records show when tasks start and finish.
     pub counts_tasks: bool,
-    /// How many of its last lines are kept for [`WorkerEvent::End`].
+    /// The number of last lines to keep for [`WorkerEvent::End`].
     pub keep_last: usize,
 }
 
-/// What the supervisor learns of a worker's output.
+/// An event in a worker's output that concerns the supervisor.
 #[derive(Debug, Clone, PartialEq)]
 pub enum WorkerEvent {
-    /// A valid message whose capability is in force; in a hello, the capabilities are those in force.
+    /// A valid message whose capability is in force. The capabilities in a hello are those in force.
     Message(FromWorker),
-    /// So many error reports came within so short a time that they are not handed on.
+    /// Error reports that arrived too fast and were not passed on.
     ReportsDropped {
-        /// How many.
+        /// -
         count: u64,
     },
-    /// A log record told of a task that started.
+    /// A log record reported the start of a task.
     TaskStarted,
-    /// A log record told of a task that finished.
+    /// A log record reported the end of a task.
     TaskFinished,
-    /// Its output is read to the end.
+    /// The worker's output has been read to the end.
     End {
-        /// The last lines, as they went into the log, oldest first.
+        /// The last lines as they were logged, oldest first.
         last_lines: Vec<String>,
     },
 }
 
-/// A worker's pipes in the thread's care. Dropped, it is as if it were finished.
+/// A worker's pipes, read by the thread. Dropping this is equivalent to [`Attachment::finish`].
 #[derive(Debug)]
 #[must_use = "dropped, it ends the worker's output"]
 pub struct Attachment {
     id: u64,
-    /// Not in the queue: it must not be lost when that is full.
+    /// Not sent through the queue, because it must not be lost when the queue is full.
     finished: Arc<AtomicBool>,
     handle: Handle,
 }
 
-/// Takes finished lines of the runner's own log.
+/// Accepts finished lines of the runner's own log.
 #[derive(Debug, Clone)]
 pub struct LogSink(Handle);
 
-/// Tells what has gone through the thread so far. Clones tell the same.
+/// Reads the thread's counters. Clones read the same counters.
 #[derive(Debug, Clone)]
 pub struct OutputCounters(Arc<Shared>);
 
-/// What has gone through the thread.
+/// The thread's counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Lines that workers have written, messages included.
+    /// Lines written by workers, including messages.
     pub worker_lines: u64,
-    /// What workers have written, in bytes.
+    /// Bytes written by workers.
     pub worker_bytes: u64,
-    /// The time at which a worker last wrote something; `None`: none has yet.
+    /// The time of a worker's most recent output; `None`: no worker has written anything yet.
     pub last_output: Option<Timestamp>,
     /// Lines of the runner's own log that were dropped because the log was stalled.
     pub dropped_lines: u64,
@@ -134,7 +137,7 @@ pub struct Counts {
 }
 
 impl OutputCounters {
-    /// By now.
+    /// The current values.
     pub fn now(&self) -> Counts {
         let Self(shared) = self;
         Counts {
@@ -155,35 +158,35 @@ struct Handle {
     shared: Arc<Shared>,
 }
 
-/// What both sides see.
+/// The state that the thread and its handles share.
 #[derive(Debug)]
 struct Shared {
     wake: EventFd,
-    /// Lines in the queue, or taken out of it and not rendered. They leave room for other commands.
+    /// Lines in the queue, or taken from it and not rendered yet. The limit keeps room for other commands.
     waiting_lines: AtomicUsize,
-    /// What they are together, in bytes.
+    /// The total size of these lines, in bytes.
     waiting_bytes: AtomicUsize,
-    /// Lines that there was no room for, ever.
+    /// The total number of lines dropped because the queue was full.
     dropped_lines: AtomicU64,
-    /// Lines that workers have written, ever; counted once a block.
+    /// The total number of lines written by workers, updated once a block.
     worker_lines: AtomicU64,
-    /// What they were together, in bytes.
+    /// The total size of these lines, in bytes.
     worker_bytes: AtomicU64,
-    /// The time at which a worker last wrote something, in milliseconds since the epoch; 0: none has.
+    /// The time of a worker's most recent output, in milliseconds since the epoch; 0: none yet.
     last_output: AtomicI64,
-    /// Bytes of the log that could not be written, ever.
+    /// The total number of bytes of the log that could not be written.
     lost_bytes: AtomicU64,
-    /// No worker will be attached any more, and no line follows.
+    /// Set when no worker will be attached any more and no line follows.
     closing: AtomicBool,
-    /// Whose log it is, once that is known. Set once: reading it takes no lock.
+    /// The worker's identity, once it is known. Set once, so that reading it takes no lock.
     identity: Arc<OnceLock<Identity>>,
 }
 
-/// In one queue, so that their order stays.
+/// The queue's content. A single queue preserves the order.
 #[derive(Debug)]
 enum Command {
     Line(Vec<u8>),
-    /// Boxed, for the queue's places are as large as the largest command.
+    /// Boxed, because the queue's slots are as large as the largest command.
     Attach(Box<NewWorker>),
     CatchUp {
         id: u64,
@@ -200,12 +203,12 @@ struct NewWorker {
 }
 
 impl Output {
-    /// Starts the thread; everything goes to `sink` from now on. The thread logs what it has to say where the caller
-    /// does: with its `tracing` dispatcher, or, where it has none yet, with the one that is installed later.
+    /// Starts the thread, which writes everything to `sink` from now on. The thread uses the caller's `tracing`
+    /// dispatcher or, if there is none yet, the one that is installed later.
     ///
     /// # Errors
     ///
-    /// The system has no eventfd or no thread to give.
+    /// The system refuses an eventfd or a thread.
     pub fn start(sink: OwnedFd, format: Format) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             wake: EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
@@ -229,28 +232,28 @@ impl Output {
             } else {
                 dispatcher::with_default(&dispatch, || thread::run(commands, for_thread, sink, format));
             }
-            // Nobody may be waiting any more.
+            // The receiver may be gone.
             let _ = end_sender.send(());
         })?;
         Ok(Self { handle: Handle { queue, shared }, next_id: AtomicU64::new(0), ended })
     }
 
-    /// Where the runner's own lines go.
+    /// The sink for the runner's own lines.
     pub fn log_sink(&self) -> LogSink {
         LogSink(self.handle.clone())
     }
 
-    /// For an observer.
+    /// A reader of the thread's counters.
     pub fn counters(&self) -> OutputCounters {
         OutputCounters(self.handle.shared.clone())
     }
 
-    /// Gives a worker's pipes into the thread's care. What is read from them goes to the log at once, and what the
-    /// supervisor has to know to `events`. While that is full, nothing is read from them.
+    /// Passes a worker's pipes to the thread. Their content is logged at once, and events for the supervisor go to
+    /// `events`. While that channel is full, nothing is read from the pipes. Never blocks.
     ///
     /// # Errors
     ///
-    /// The sink has been stalled for many workers. Never blocks.
+    /// The sink has been stalled for the starts of many workers.
     pub fn attach(&self, pipes: WorkerPipes, events: mpsc::Sender<WorkerEvent>) -> io::Result<Attachment> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let finished = Arc::new(AtomicBool::new(false));
@@ -259,8 +262,8 @@ impl Output {
         Ok(Attachment { id, finished, handle: self.handle.clone() })
     }
 
-    /// Finishes all workers, writes what is waiting, then ends the thread: `true`. Gives up after `patience`, where the
-    /// sink is stalled or somebody has stopped to receive a worker's events: `false`.
+    /// Finishes all workers, writes the waiting lines, and ends the thread. Returns false if that takes longer than
+    /// `patience`, because the sink is stalled or a worker's events are not received.
     pub fn close(self, patience: Duration) -> bool {
         self.begin_closing();
         self.ended.recv_timeout(patience).is_ok()
@@ -279,14 +282,14 @@ impl Drop for Output {
 }
 
 impl Attachment {
-    /// What the worker has written by now stands before the lines that are logged after this.
+    /// Ensures that everything that the worker has written so far is logged before the lines that follow.
     pub fn catch_up(&self) {
-        // Full only while the sink is stalled; then the order of lines is the smallest trouble.
+        // The queue is only full while the sink is stalled; the order of lines is then the smallest problem.
         let _ = self.handle.send(Command::CatchUp { id: self.id });
     }
 
-    /// The worker's process is gone: what it wrote is read to its end, whoever else still writes into its pipes; then
-    /// [`WorkerEvent::End`] follows. While the sink is stalled, that takes until it moves again.
+    /// Reports that the worker's process has exited. Its remaining output is read, even if other processes still write
+    /// to its pipes; then [`WorkerEvent::End`] follows. While the sink is stalled, that is delayed.
     pub fn finish(&self) {
         self.finished.store(true, Ordering::Release);
         self.handle.wake_up();
@@ -300,25 +303,26 @@ impl Drop for Attachment {
 }
 
 impl LogSink {
-    /// Marks all later records as this worker's. Only the first call counts: one runner has one worker.
+    /// Marks all later records with this worker's identity. Only the first call has an effect, because a runner has one
+    /// worker.
     pub fn identify(&self, identity: Identity) {
         let _ = self.0.shared.identity.set(identity);
     }
 
-    /// Whose log it is, once that is known.
+    /// The worker's identity, once it is known.
     pub fn identity(&self) -> Option<&Identity> {
         self.0.shared.identity.get()
     }
 
-    /// Whether hundreds of lines more would find room.
+    /// Returns true if at least half of the queue is free.
     pub fn has_room(&self) -> bool {
         let shared = &self.0.shared;
         shared.waiting_lines.load(Ordering::Relaxed) < WAITING_LINES / 2
             && shared.waiting_bytes.load(Ordering::Relaxed) < WAITING_BYTES / 2
     }
 
-    /// Takes a finished line of debugging, or one that repeats what the worker has said, newline included: it gets half of
-    /// the room at most, so that the others always find some.
+    /// Accepts a finished debug line, or a line that repeats the worker's output, including its newline. Such lines use
+    /// at most half of the queue, so that others always find room.
     pub fn line_of_less_weight(&self, line: Vec<u8>) {
         if self.has_room() {
             self.line(line);
@@ -327,7 +331,8 @@ impl LogSink {
         }
     }
 
-    /// Takes a finished line, newline included. Never blocks: while too much is waiting, it is dropped and counted.
+    /// Accepts a finished line, including its newline. Never blocks: while too much is waiting, the line is dropped and
+    /// counted.
     pub fn line(&self, line: Vec<u8>) {
         let shared = &self.0.shared;
         let bytes = line.len();
@@ -341,7 +346,7 @@ impl LogSink {
     }
 }
 
-/// Wakes the thread when the supervisor has room again.
+/// Wakes the thread when the supervisor's channel has room again.
 impl std::task::Wake for Shared {
     fn wake(self: Arc<Self>) {
         self.wake_up();
@@ -350,21 +355,21 @@ impl std::task::Wake for Shared {
 
 impl Shared {
     fn wake_up(&self) {
-        // Fails only where the counter is full: then the thread is awake.
+        // Fails only if the counter is full, and then the thread is awake.
         let _ = self.wake.write(1);
     }
 
-    /// A worker has written this.
+    /// Counts output that was read from a worker.
     fn read(&self, lines: u64, bytes: usize) {
         if bytes > 0 {
             self.last_output.store(Timestamp::now().as_millisecond(), Ordering::Relaxed);
         }
         self.worker_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        // An observer that sees these lines sees the rest.
+        // Released last: an observer that sees this value sees the other ones, too.
         self.worker_lines.fetch_add(lines, Ordering::Release);
     }
 
-    /// A line of so many bytes was rendered, or dropped.
+    /// Accounts for a line of this many bytes that was rendered or dropped.
     fn waits_no_more(&self, bytes: usize) {
         self.waiting_lines.fetch_sub(1, Ordering::Relaxed);
         self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);

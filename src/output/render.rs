@@ -1,7 +1,7 @@
-//! The worker's output as lines of the log: for people, or one JSON object a line.
+//! Renders the worker's output as lines of the log: human-readable, or one JSON object a line.
 //!
 //! Text: `2026-11-23T19:12:00.123Z [worker] what it wrote`. Every line has the time and the tag, also each line of a
-//! structured record's text, so that no worker can write what looks like a line of the runner's own.
+//! structured record's text, so that no worker can imitate a line of the runner's own.
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -12,17 +12,17 @@ use serde_json::value::RawValue;
 use super::{Format, Identity};
 use crate::protocol::json::{Members, is_long, text, text_in_pieces};
 
-/// Which of the worker's pipes a line came from.
+/// The worker's pipe from which a line came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
-    /// What may hold messages.
+    /// May contain messages.
     Stdout,
-    /// Output alone.
+    /// Output only.
     Stderr,
 }
 
 impl Stream {
-    /// Its name.
+    /// -
     pub fn name(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
@@ -38,11 +38,11 @@ impl Stream {
     }
 }
 
-/// A text of more lines than this stays one line, its line breaks as `\n`: a tag for each would make it many times as
-/// large.
+/// A text with more lines than this is rendered as one line, with its line breaks as `\n`: a tag on each line would
+/// multiply its size.
 const MOST_LINES: usize = 1000;
 
-/// The end of a part of a long line, and the beginning of the next part.
+/// Marks the end of a part of a long line, and the beginning of the next part.
 pub(super) const CONTINUES: &[u8] = b" [line continues]";
 pub(super) const CONTINUED: &[u8] = b"[line continued] ";
 
@@ -51,23 +51,23 @@ pub(super) const CONTINUED: &[u8] = b"[line continued] ";
 pub struct Renderer {
     format: Format,
     millisecond: i64,
-    /// Whose log it is: in the prefixes of JSON, once that is known.
+    /// The worker's identity, for the JSON prefixes, once it is known.
     identity: Arc<OnceLock<Identity>>,
     identified: bool,
-    /// What every line begins with, for stdout and stderr.
+    /// The beginning of every line, for stdout and stderr.
     prefixes: [Vec<u8>; 2],
-    /// What has been rendered.
+    /// The rendered lines.
     pub out: Vec<u8>,
 }
 
 impl Renderer {
-    /// One that has rendered nothing.
+    /// -
     pub fn new(format: Format, identity: Arc<OnceLock<Identity>>) -> Self {
         let prefixes = [Vec::new(), Vec::new()];
         Self { format, millisecond: i64::MIN, identity, identified: false, prefixes, out: Vec::new() }
     }
 
-    /// Lines from here on happened at this time.
+    /// Sets the time of the following lines.
     pub fn set_time(&mut self, now: Timestamp) {
         let millisecond = now.as_millisecond();
         let identity = self.identity.get();
@@ -98,7 +98,7 @@ impl Renderer {
         });
     }
 
-    /// A line of output, as it is.
+    /// Renders a line of output unchanged.
     #[inline]
     pub fn line(&mut self, stream: Stream, line: &str) {
         self.begin(stream);
@@ -109,12 +109,12 @@ impl Renderer {
         self.end();
     }
 
-    /// A line of output that is not UTF-8: with replacement characters.
+    /// Renders a line of output that is not UTF-8, with replacement characters.
     pub fn bytes(&mut self, stream: Stream, line: &[u8]) {
         self.line(stream, &String::from_utf8_lossy(line));
     }
 
-    /// A part of a line that is forwarded in parts.
+    /// Renders a part of a line that is forwarded in parts.
     pub fn part(&mut self, stream: Stream, bytes: &[u8], first: bool, last: bool) {
         self.begin(stream);
         if self.format == Format::Json {
@@ -129,12 +129,12 @@ impl Renderer {
         self.end();
     }
 
-    /// Whether records are rendered from their [`members`](Self::members): in JSON they go as they came.
+    /// Returns true if records are rendered from their [`members`](Self::members). JSON passes them through unchanged.
     pub(super) fn takes_members(&self) -> bool {
         self.format != Format::Json
     }
 
-    /// The body of a `log` message, an object.
+    /// Renders the body of a `log` message, which is an object.
     pub fn record(&mut self, body: &RawValue) {
         if self.format == Format::Json {
             self.begin(Stream::Stdout);
@@ -144,12 +144,12 @@ impl Renderer {
         }
         match serde_json::from_str(body.get()) {
             Ok(mut members) => self.members(&mut members),
-            // A key that is not Unicode.
+            // A key is not Unicode.
             Err(_) => self.line(Stream::Stdout, body.get()),
         }
     }
 
-    /// The body as text: `textPayload` first, then the other keys in sorted order, each as `key: value`.
+    /// Renders the body as text: `textPayload` first, then the other keys in sorted order, each as `key: value`.
     pub fn members(&mut self, Members(members): &mut Members<'_>) {
         self.begin(Stream::Stdout);
         if members.is_empty() {
@@ -158,7 +158,7 @@ impl Renderer {
         }
         sort(members);
         let text_payload = members.iter().position(|(key, _)| key == "textPayload");
-        // In any other form it is a member like any other.
+        // If it is not a string, `textPayload` is treated like any other member.
         let payload =
             text_payload.filter(|index| members.get(*index).is_some_and(|(_, raw)| self.push_string(raw)));
         let mut separator: &[u8] = if payload.is_some() { b"; " } else { b"" };
@@ -184,7 +184,7 @@ impl Renderer {
         });
     }
 
-    /// A string's text; `false`, and nothing, where it is no string or not Unicode.
+    /// Renders a string's text. Returns false, and renders nothing, if it is not a string or not Unicode.
     fn push_string(&mut self, raw: &RawValue) -> bool {
         if !is_long(raw) {
             let Some(text) = text(raw) else { return false };
@@ -192,7 +192,7 @@ impl Renderer {
             return true;
         }
         let (from, lines) = (self.out.len(), may_have_many_lines(raw.get()));
-        // A last line break ends no line: it waits for what follows it.
+        // A trailing line break does not begin a line: it is held until more text follows.
         let mut held = "";
         let is_text = text_in_pieces(raw, |piece| {
             let (text, last) = piece.strip_suffix('\n').map_or((piece, ""), |text| (text, "\n"));
@@ -214,14 +214,14 @@ impl Renderer {
     #[expect(clippy::ptr_arg, reason = "that it is borrowed says that it had no escapes")]
     fn push_value(&mut self, text: &Cow<'_, str>) {
         match text {
-            // It had no escapes, so there is no line break in it.
+            // The string had no escapes, so it contains no line break.
             Cow::Borrowed(text) => self.out.extend_from_slice(text.as_bytes()),
             Cow::Owned(text) => self.push_text(text),
         }
     }
 
-    /// Text of a record: a line break in it begins a line that is tagged like all others, so that a worker's text is
-    /// still read line by line, and none of its lines looks like the runner's own. A last line break ends no line.
+    /// Renders the text of a record. Each line break begins a line with its own tag, so that a worker's text is still
+    /// read line by line, and none of its lines looks like the runner's own. A trailing line break is dropped.
     fn push_text(&mut self, text: &str) {
         let text = text.strip_suffix('\n').unwrap_or(text);
         if memchr::memchr_iter(b'\n', text.as_bytes()).nth(MOST_LINES).is_some() {
@@ -257,7 +257,7 @@ impl Renderer {
     }
 
     fn push_json_string(&mut self, text: &str) {
-        // Without a branch for each byte, so that many are looked at together.
+        // Without a branch for each byte, so that the loop can be vectorized.
         #[expect(clippy::needless_bitwise_bool, reason = "without branches it looks at many bytes at once")]
         let is_special = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\');
         if text.bytes().fold(false, |any, byte| any | is_special(byte)) {
@@ -270,7 +270,7 @@ impl Renderer {
         self.out.push(b'"');
     }
 
-    /// JSON without the white space between its tokens. Numbers stay as they were written.
+    /// Renders JSON without the white space between its tokens. Numbers are unchanged.
     fn push_compact(&mut self, json: &str) {
         let has_parts = json.starts_with(['{', '[', '"']);
         if !has_parts || memchr::memchr3(b' ', b'\t', b'\r', json.as_bytes()).is_none() {
@@ -292,14 +292,15 @@ impl Renderer {
     }
 }
 
-/// Whether a JSON string may have more than [`MOST_LINES`] line breaks. (Of `\\\\n`, which is none, it cannot tell.)
+/// Returns true if a JSON string may have more than [`MOST_LINES`] line breaks. (It also counts `\\\\n`, which is not a
+/// line break.)
 fn may_have_many_lines(json: &str) -> bool {
     let breaks = memchr::memmem::find_iter(json.as_bytes(), "\\n")
         .chain(memchr::memmem::find_iter(json.as_bytes(), "\\u000"));
     breaks.take(MOST_LINES + 1).count() > MOST_LINES
 }
 
-/// By key; of several with the same key the last is kept, as everywhere in JSON.
+/// Sorts by key. Of several members with the same key the last one is kept, as usual in JSON.
 fn sort(members: &mut Vec<(Cow<'_, str>, &RawValue)>) {
     // Most keys differ in their first byte, which is compared without a call.
     members.sort_by(|(one, _), (other, _)| {

@@ -1,4 +1,4 @@
-//! Where the log goes: blocks that are written whole, whatever the sink is. One that fails is told about when it works
+//! The log's sink. Every block is written completely, whatever the sink is; losses are reported once the sink works
 //! again.
 
 use std::io::IsTerminal;
@@ -14,31 +14,31 @@ use super::identity::{Entries, Identity};
 use super::render::Renderer;
 use super::stream::guarded;
 
-/// A block that has grown so large is written before more is rendered, in bytes.
+/// When a block exceeds this size in bytes, it is written before more is rendered.
 const BLOCK: usize = 256 * 1024;
 
-/// What is rendered, and where it goes.
+/// The renderer and the sink.
 #[derive(Debug)]
 pub(super) struct Log {
     pub(super) renderer: Renderer,
-    /// Makes lines entries of the journal, where that is where they go.
+    /// Converts lines to journal entries, if the sink is the journal.
     entries: Option<Entries>,
-    /// A journal reads lines: see [`guarded`].
+    /// True if a journal reads the lines: see [`guarded`].
     guards: bool,
     sink: Sink,
 }
 
-/// The sink, and what was lost on it.
+/// The sink and its losses.
 #[derive(Debug)]
 struct Sink {
     fd: OwnedFd,
-    /// Bytes since it last worked.
+    /// Bytes lost since it last worked.
     lost: u64,
-    /// Bytes, ever.
+    /// Bytes lost in total.
     ever_lost: u64,
-    /// The last thing that was written is a part of a line whose rest was lost.
+    /// True if the last write ended inside a line whose rest was lost.
     inside_line: bool,
-    /// What is written is obeyed there: see [`visible`].
+    /// True if control characters have an effect on the sink: see [`visible`].
     is_terminal: bool,
 }
 
@@ -51,27 +51,27 @@ impl Log {
         Self { renderer: Renderer::new(format, identity), entries, guards, sink }
     }
 
-    /// Whether it is time to write.
+    /// Returns true if the block should be written now.
     pub(super) fn is_full(&self) -> bool {
         self.renderer.out.len() >= BLOCK
     }
 
-    /// How much could not be written so far, in bytes.
+    /// The total number of bytes that could not be written.
     pub(super) fn ever_lost(&self) -> u64 {
         self.sink.ever_lost
     }
 
-    /// How much is waiting to be written, in bytes.
+    /// The number of bytes that wait to be written.
     pub(super) fn len(&self) -> usize {
         self.renderer.out.len()
     }
 
-    /// What has been rendered since [`len`](Self::len) was `from`.
+    /// The text rendered since [`len`](Self::len) was `from`.
     pub(super) fn since(&self, from: usize) -> &[u8] {
         self.renderer.out.get(from..).unwrap_or_default()
     }
 
-    /// Writes all that is rendered, and waits for a sink that is slow.
+    /// Writes all rendered lines, and waits for a slow sink.
     pub(super) fn flush(&mut self) {
         let block = &mut self.renderer.out;
         if block.is_empty() {
@@ -81,7 +81,7 @@ impl Log {
             let sink = &mut self.sink;
             entries.make(block, |entry| {
                 sink.write(entry);
-                // A datagram goes out whole.
+                // A datagram is sent as a whole.
                 sink.inside_line = false;
             });
         } else {
@@ -101,7 +101,8 @@ impl Log {
     }
 }
 
-/// Whole lines of a block, about [`BLOCK`] bytes of them at a time: what is made of them needs memory, too.
+/// Passes a block to `write` in chunks of whole lines, about [`BLOCK`] bytes each, because their converted form needs
+/// memory, too.
 fn chunks(block: &[u8], mut write: impl FnMut(&[u8])) {
     let mut rest = block;
     while let Some(end) = rest.get(BLOCK..).and_then(|after| memchr::memchr(b'\n', after)) {
@@ -114,8 +115,8 @@ fn chunks(block: &[u8], mut write: impl FnMut(&[u8])) {
     }
 }
 
-/// For a terminal: control characters as their escapes. They could wipe out a line of the runner's own, or write over the
-/// tag of the worker's until it looks like one. Elsewhere output stays as it is.
+/// Escapes control characters for a terminal. They could erase a line of the runner's own, or overwrite the tag of a
+/// worker's line until it looks like one. For other sinks, output is unchanged.
 fn visible(block: &[u8]) -> String {
     let text = String::from_utf8_lossy(block);
     let mut shown = String::with_capacity(text.len());
@@ -123,7 +124,7 @@ fn visible(block: &[u8]) -> String {
     while let Some(character) = characters.next() {
         match character {
             '\n' | '\t' => shown.push(character),
-            // The end of a line as Windows has it.
+            // A Windows line end.
             '\r' if characters.peek() == Some(&'\n') => {}
             _ if character.is_control() => shown.extend(character.escape_default()),
             _ => shown.push(character),
@@ -133,7 +134,7 @@ fn visible(block: &[u8]) -> String {
 }
 
 impl Sink {
-    /// What cannot be written (a full disk, a reader that is gone) is dropped: the worker goes on.
+    /// Drops what cannot be written (a full disk, a reader that has exited), so that the worker continues.
     fn write(&mut self, block: &[u8]) {
         let mut rest = block;
         while !rest.is_empty() {
@@ -163,10 +164,10 @@ impl Sink {
         }
     }
 
-    /// A sink that somebody else made non-blocking.
+    /// Waits for a sink that another process made non-blocking.
     fn wait(&self) {
         let mut ready = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
-        // Woken or failed: the next write tells.
+        // If the wait fails, the next write reports the cause.
         let _ = poll(&mut ready, PollTimeout::NONE);
     }
 }

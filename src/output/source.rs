@@ -1,4 +1,4 @@
-//! One worker's output: its two pipes, what is in them, and what becomes of it.
+//! One worker's output: its two pipes, and the processing of their content.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -17,39 +17,39 @@ use super::speaker::Speaker;
 use super::{NewWorker, WorkerPipes};
 use crate::protocol::transport::{LONGEST_PIECE, Piece, Splitter};
 
-/// The worker's pipes are made this large where that is allowed, in bytes: it doubles the throughput.
+/// Size to which the worker's pipes are enlarged where that is allowed, in bytes. It doubles the throughput.
 const PIPE_SIZE: i32 = 256 * 1024;
 
-/// What a pipe may hold where the system does not say (`/proc/sys/fs/pipe-max-size`), in bytes.
+/// Assumed capacity of a pipe if the system does not report it (`/proc/sys/fs/pipe-max-size`), in bytes.
 const LARGEST_PIPE: usize = 1024 * 1024;
 
-/// A worker's output.
+/// -
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) id: u64,
     pipes: [Pipe; 2],
     speaker: Speaker,
     last: LastLines,
-    /// Lines that have ended and are not counted yet.
+    /// Completed lines that are not counted yet.
     lines: u64,
     finished: Arc<AtomicBool>,
     has_ended: bool,
 }
 
-/// One of the worker's pipes.
+/// -
 #[derive(Debug)]
 struct Pipe {
     fd: Option<OwnedFd>,
     stream: Stream,
     splitter: Splitter,
-    /// The long line that it is inside has kept the sink for its time.
+    /// True if the current long line has used up its time as the sink's only source.
     outstayed: bool,
-    /// Once the worker's process is gone: how many bytes can at most have been in it by then and are still unread.
-    /// More was written by somebody else.
+    /// Set once the worker's process has exited: the maximum number of unread bytes that can have been in the pipe at
+    /// that time. Anything beyond was written by another process.
     left: Option<usize>,
 }
 
-/// What one read gave.
+/// The result of one read.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     pub(super) bytes: usize,
@@ -68,7 +68,7 @@ impl Source {
         Self { id, pipes, speaker, last: LastLines::new(keep_last), lines: 0, finished, has_ended: false }
     }
 
-    /// The pipes that are still open, by index.
+    /// The open pipes, with their indexes.
     pub(super) fn open(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
         self.pipes.iter().enumerate().filter_map(|(index, pipe)| Some((index, pipe.fd.as_ref()?.as_fd())))
     }
@@ -77,7 +77,7 @@ impl Source {
         self.pipes.get(index).is_some_and(|pipe| pipe.fd.is_some())
     }
 
-    /// Whether nothing more is to be read.
+    /// Returns true if nothing is left to read.
     pub(super) fn is_done(&self) -> bool {
         self.pipes.iter().all(|pipe| pipe.fd.is_none())
     }
@@ -86,7 +86,7 @@ impl Source {
         self.finished.load(Ordering::Acquire)
     }
 
-    /// The worker's process is gone: only what it wrote is still to be read.
+    /// The worker's process has exited: only what it wrote is still read.
     pub(super) fn finish(&mut self) {
         self.pipes.iter_mut().for_each(Pipe::finish);
     }
@@ -95,7 +95,8 @@ impl Source {
         self.pipes.iter().any(|pipe| pipe.left.is_some())
     }
 
-    /// Reads once from one pipe, and renders what is complete. Whether a long line wants to keep the sink.
+    /// Reads once from one pipe, and renders what is complete. The result says whether a long line needs to keep the
+    /// sink.
     pub(super) fn read(&mut self, index: usize, buffer: &mut [u8], log: &mut Log) -> Reading {
         let Some((pipe, mut way)) = self.way(index, log) else { return Reading::default() };
         let Some(fd) = &pipe.fd else { return Reading::default() };
@@ -122,12 +123,12 @@ impl Source {
         reading
     }
 
-    /// How many lines have ended since this was last asked.
+    /// Takes the number of lines completed since the last call.
     pub(super) fn take_lines(&mut self) -> u64 {
         std::mem::take(&mut self.lines)
     }
 
-    /// There is nothing in this pipe now: where the worker's process is gone, nothing of its own will come.
+    /// Handles an empty pipe. If the worker's process has exited, nothing of its own can follow.
     pub(super) fn found_empty(&mut self, index: usize, log: &mut Log) {
         let Some((pipe, mut way)) = self.way(index, log) else { return };
         if pipe.left.is_some() {
@@ -136,7 +137,7 @@ impl Source {
         }
     }
 
-    /// The long line in this pipe has kept the sink for its time: what there is of it goes out, and others follow.
+    /// Ends the long line's exclusive use of the sink: the available part is written, and other lines follow.
     pub(super) fn give_way(&mut self, index: usize, log: &mut Log) {
         let Some((pipe, mut way)) = self.way(index, log) else { return };
         pipe.outstayed = true;
@@ -144,17 +145,17 @@ impl Source {
         way.end();
     }
 
-    /// Whether nothing may be read from it until the supervisor has room for what it has said.
+    /// Returns true if nothing may be read until the supervisor's channel has room.
     pub(super) fn waits(&self) -> bool {
         self.speaker.waits()
     }
 
-    /// Hands over what it has said, as far as the supervisor has room.
+    /// Passes pending events to the supervisor, as far as its channel has room.
     pub(super) fn hand_over(&mut self, context: &mut Context<'_>) {
         self.speaker.hand_over(context);
     }
 
-    /// All is read, and written: says so to the supervisor, once.
+    /// Sends the final event to the supervisor, once, after everything is read and written.
     pub(super) fn end(&mut self) {
         if self.is_done() && !self.has_ended {
             self.has_ended = true;
@@ -162,17 +163,17 @@ impl Source {
         }
     }
 
-    /// Whether nothing of it is left to do.
+    /// Returns true if the source can be removed.
     pub(super) fn is_over(&self) -> bool {
         self.has_ended && !self.waits()
     }
 
-    /// When there is something to be said of its messages that were at fault.
+    /// The time at which the next summary of faulty messages is due.
     pub(super) fn complaints_due(&self) -> Option<Instant> {
         self.speaker.complaints.due()
     }
 
-    /// Says what is due by now of its messages that were at fault.
+    /// Logs the summaries of faulty messages that are due.
     pub(super) fn complain(&mut self, now: Instant) {
         self.speaker.complaints.tell(Some(now));
     }
@@ -189,42 +190,42 @@ impl Source {
 
 impl Pipe {
     fn new(fd: OwnedFd, stream: Stream, splitter: Splitter) -> Self {
-        // The reading ends are the runner's own: the worker does not see these flags.
+        // The read ends belong to the runner: the worker does not see these flags.
         let prepared = fcntl(&fd, FcntlArg::F_GETFL)
             .map(|flags| OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK)
             .and_then(|flags| fcntl(&fd, FcntlArg::F_SETFL(flags)));
         if let Err(error) = prepared {
             warn!(%error, stream = stream.name(), "cannot make the worker's pipe non-blocking");
         }
-        // Where more than that is not allowed, it works as well, only slower.
+        // If the larger size is not allowed, the pipe works as well, but more slowly.
         let _ = fcntl(&fd, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
         Self { fd: Some(fd), stream, splitter, outstayed: false, left: None }
     }
 
     fn finish(&mut self) {
         let Some(fd) = self.fd.as_ref().filter(|_| self.left.is_none()) else { return };
-        // Asked now, since the worker may have changed it.
+        // Queried now, because the worker may have changed the size.
         let size = fcntl(fd, FcntlArg::F_GETPIPE_SZ).ok().and_then(|size| usize::try_from(size).ok());
         self.left = Some(size.unwrap_or(LARGEST_PIPE));
     }
 
-    /// A last line without newline still counts.
+    /// A last line without a newline still counts.
     fn close(&mut self, way: &mut Way<'_>) {
         self.fd = None;
         self.splitter.finish(&mut |piece| way.forward(piece));
     }
 }
 
-/// The way of one block from a pipe into the log.
+/// The path of one block from a pipe to the log.
 struct Way<'a> {
     stream: Stream,
-    /// Who may speak the protocol here; nobody on stderr.
+    /// The protocol's speaker; `None` on stderr.
     speaker: Option<&'a mut Speaker>,
     last: &'a mut LastLines,
     log: &'a mut Log,
-    /// Where in the log's block this way begins.
+    /// The offset in the log's block at which this path begins.
     from: usize,
-    /// Counts lines that have ended.
+    /// Counts completed lines.
     lines: &'a mut u64,
 }
 
@@ -257,13 +258,13 @@ impl Way<'_> {
         }
     }
 
-    /// A line that was held because it began like a message, and is none.
+    /// Forwards a line that was held because it began like a message, and is not one.
     fn long_line(&mut self, line: &[u8]) {
         let mut splitter = Splitter::without_messages();
         let lines = *self.lines;
         splitter.feed(line, &mut |piece| self.forward(piece));
         splitter.finish(&mut |piece| self.forward(piece));
-        // It is one, and counted already.
+        // The line is counted already.
         *self.lines = lines;
     }
 

@@ -1,4 +1,4 @@
-//! The worker as a speaker of the protocol: which of its messages count, and what the supervisor learns of them.
+//! The worker's side of the protocol: decides which of its messages are valid, and passes them to the supervisor.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -18,33 +18,33 @@ use crate::protocol::message::{self, AutologinRefused, FromWorker, Malformed, Ra
 use crate::protocol::transport::LONGEST_MESSAGE;
 use crate::quota::Quota;
 
-/// What generic-worker writes before a metric, in its log records.
+/// The prefix of a metric in generic-worker's log records.
 const METRICS: &str = "WORKER_METRICS ";
 
-/// How much of a malformed message is shown, in bytes.
+/// The number of bytes of a malformed message to show.
 const SHOWN: usize = 1000;
 
-/// So many error reports a minute are handed to the supervisor. The others are counted.
+/// The number of error reports a minute that are passed to the supervisor. Further ones are only counted.
 const REPORTS_A_MINUTE: usize = 10;
 
-/// A worker that may speak.
+/// A worker that may use the protocol.
 #[derive(Debug)]
 pub(super) struct Speaker {
     offered: Capabilities,
-    /// A proper one.
+    /// Only a valid hello counts.
     has_said_hello: bool,
     in_force: Capabilities,
-    /// Finds [`METRICS`], where they count.
+    /// Finds [`METRICS`], if tasks are counted.
     metrics: Option<Finder<'static>>,
     events: PollSender<WorkerEvent>,
-    /// What the supervisor has no room for yet. Nothing is read from the worker meanwhile, so there is as much as one
-    /// read can give.
+    /// Events for which the supervisor's channel has no room yet. Nothing is read from the worker meanwhile, so their
+    /// number is limited to what one read can yield.
     late: VecDeque<WorkerEvent>,
     pub(super) complaints: Complaints,
-    /// Messages whose capability is not in force and has been complained about: once each.
+    /// Capabilities that are not in force and for which a warning has been logged once.
     complained: Capabilities,
     reports: Quota,
-    /// These count once: asking again changes nothing.
+    /// Requests that only count once: repeating them has no effect.
     asked_for: Capabilities,
 }
 
@@ -64,7 +64,7 @@ impl Speaker {
         }
     }
 
-    /// Whether this line of its stdout was a message; if not, it is output.
+    /// Returns true if this line of stdout was a message, and false if it is output.
     #[inline]
     pub(super) fn hears(&mut self, line: &str, renderer: &mut Renderer) -> bool {
         let first = line.as_bytes().first();
@@ -73,7 +73,7 @@ impl Speaker {
     }
 
     fn hears_message(&mut self, line: &str, renderer: &mut Renderer) -> bool {
-        // A flood consists of these.
+        // The fast path: a flood consists of these.
         if self.in_force.has(Capability::Log)
             && renderer.takes_members()
             && let Some(mut members) = log_members(line)
@@ -129,7 +129,7 @@ impl Speaker {
                 if let Err(malformed) = &request {
                     self.malformed(malformed, line);
                 }
-                // It is answered all the same.
+                // A malformed request is answered, too.
                 let request = request.map_err(AutologinRefused::from);
                 self.tell(WorkerEvent::Message(FromWorker::Autologin(request)));
             }
@@ -144,8 +144,8 @@ impl Speaker {
         }
     }
 
-    /// The worker's first hello counts. Another one is a fault, and costs the same whatever is in it. A malformed one is
-    /// taken as one without capabilities until a proper one comes.
+    /// Handles a hello. The worker's first one counts; another one is a fault, and costs the same whatever it contains.
+    /// A malformed hello counts as one without capabilities until a valid one arrives.
     fn hello(&mut self, message: &RawMessage<'_>) {
         if self.has_said_hello {
             if self.complaints.is_logged(Fault::SecondHello) {
@@ -166,7 +166,7 @@ impl Speaker {
         self.tell(WorkerEvent::Message(FromWorker::Hello { capabilities: self.in_force }));
     }
 
-    /// One warning for each capability; where the message has an answer, the worker gets it.
+    /// Logs one warning for each capability. If the message has an answer, the worker receives it.
     fn not_in_force(&mut self, needed: Capability, message: &RawMessage<'_>) {
         let (kind, offered) = (needed.name(), self.offered.has(needed));
         if !self.complained.has(needed) {
@@ -185,7 +185,7 @@ impl Speaker {
         } else if self.complaints.is_logged(Fault::NotInForce) {
             debug!(kind, "worker sent a message whose capability is not in force: ignored");
         }
-        // One that has not said hello does not expect an answer.
+        // A worker that has not said hello does not expect an answer.
         if needed == Capability::Autologin
             && self.has_said_hello
             && let Ok(request) = message.autologin()
@@ -202,7 +202,7 @@ impl Speaker {
         }
     }
 
-    /// A message of this many bytes was not read.
+    /// Reports a message of this many bytes that was not read.
     pub(super) fn refused(&mut self, size: u64) {
         if self.complaints.is_logged(Fault::TooLong) {
             warn!(
@@ -236,36 +236,38 @@ impl Speaker {
         }
     }
 
-    /// Goes to the supervisor at the end of this turn, or when it has room.
+    /// Queues an event. It is passed to the supervisor at the end of this turn, or once the channel has room.
     fn tell(&mut self, event: WorkerEvent) {
         self.late.push_back(event);
     }
 
-    /// Whether the supervisor has no room for all that was said. Until it has, the worker has to wait.
+    /// Returns true if the supervisor's channel has no room for the pending events. The worker has to wait until it
+    /// has.
     pub(super) fn waits(&self) -> bool {
         !self.late.is_empty()
     }
 
-    /// Hands over what was said, as far as the supervisor has room; where it has none, `context` is woken once it has.
+    /// Passes on the pending events, as far as the supervisor's channel has room. If it has none, `context` is woken
+    /// once it has.
     pub(super) fn hand_over(&mut self, context: &mut Context<'_>) {
         while !self.late.is_empty() {
             match self.events.poll_reserve(context) {
                 Poll::Ready(Ok(())) => {
                     if let Some(event) = self.late.pop_front() {
-                        // Fails where the supervisor is gone, as below.
+                        // Fails only if the supervisor is gone, as below.
                         let _ = self.events.send_item(event);
                     }
                 }
-                // Where the supervisor is gone, nobody wants to know.
+                // The supervisor is gone: the events have no receiver.
                 Poll::Ready(Err(_)) => self.late.clear(),
                 Poll::Pending => return,
             }
         }
-        // A burst of them is over.
+        // Releases the memory of a burst.
         self.late.shrink_to(16);
     }
 
-    /// All is read: nothing follows but this.
+    /// Sends the final event after everything is read.
     pub(super) fn end(&mut self, last_lines: Vec<String>) {
         self.complaints.tell(None);
         let dropped = self.reports.take_refused();
@@ -274,7 +276,7 @@ impl Speaker {
     }
 }
 
-/// What a record says of a task: its `textPayload` holds `WORKER_METRICS {"eventType": "taskStart", …}`.
+/// The task event in a record: its `textPayload` contains `WORKER_METRICS {"eventType": "taskStart", …}`.
 fn task_event(metrics: &Finder<'_>, Members(body): &Members<'_>) -> Option<WorkerEvent> {
     #[derive(serde::Deserialize)]
     struct Metric {
@@ -282,7 +284,7 @@ fn task_event(metrics: &Finder<'_>, Members(body): &Members<'_>) -> Option<Worke
         event_type: String,
     }
     let (_, payload) = body.iter().rev().find(|(key, _)| key == "textPayload")?;
-    // Before the escapes are undone, which costs much more.
+    // Searched before unescaping, which costs much more.
     metrics.find(payload.get().as_bytes())?;
     let text = text(payload)?;
     let at = metrics.find(text.as_bytes())? + METRICS.len();

@@ -1,17 +1,18 @@
-//! Lines for a journal that reads them from a pipe: no byte in them ends one but the line break.
+//! Lines for a journal that reads them from a pipe, prepared so that only a line break ends a record.
 //!
-//! journald also ends a record at a NUL, and at 48 KiB (`LineMax=`), and looks for a priority where the next one begins.
-//! So a worker could write records of any priority, and without a tag: they would look like the runner's own.
+//! journald also ends a record at a NUL and at 48 KiB (`LineMax=`), and parses a priority at the beginning of the next
+//! one. Without this, a worker could write records of any priority and without a tag, which would look like the
+//! runner's own.
 
 use std::borrow::Cow;
 
 use super::identity::cut;
 use super::render::{CONTINUED, CONTINUES, Stream};
 
-/// A line for the journal is no longer, in bytes: below the least that journald is likely to be set to.
+/// Maximum length of a line for the journal, in bytes: below the lowest plausible setting of journald.
 const LONGEST_LINE: usize = 32 * 1024;
 
-/// A block of whole lines as the journal may have it. Most blocks are that already.
+/// Prepares a block of whole lines for the journal. Most blocks need no change.
 pub(super) fn guarded(block: &[u8]) -> Cow<'_, [u8]> {
     let block = without_nul(block);
     if has_long_line(&block) { Cow::Owned(cut_lines(&block)) } else { block }
@@ -29,7 +30,7 @@ fn without_nul(block: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(text)
 }
 
-/// Looks only at the last line break within each longest line.
+/// Only checks the last line break within each maximum line length.
 fn has_long_line(block: &[u8]) -> bool {
     let mut rest = block;
     while let Some(window) = rest.get(..=LONGEST_LINE) {
@@ -51,7 +52,7 @@ fn cut_lines(block: &[u8]) -> Vec<u8> {
     lines
 }
 
-/// Each piece begins like the line: with its priority and its tag, and is marked as parts are everywhere.
+/// Splits a line. Each piece begins with the line's priority and tag, and has the usual markers of a split line.
 fn cut_line(line: &[u8], lines: &mut Vec<u8>) {
     let (begin, mut rest) = line.split_at(beginning(line));
     let room = LONGEST_LINE - begin.len() - CONTINUED.len() - CONTINUES.len() - 1;
@@ -59,7 +60,7 @@ fn cut_line(line: &[u8], lines: &mut Vec<u8>) {
     loop {
         lines.extend_from_slice(begin);
         lines.extend_from_slice(continued);
-        // The line break at its end is no piece of its own.
+        // The trailing line break is not a piece of its own.
         if rest.len() <= room + 1 {
             return lines.extend_from_slice(rest);
         }
@@ -71,7 +72,7 @@ fn cut_line(line: &[u8], lines: &mut Vec<u8>) {
     }
 }
 
-/// How long the priority and the tag are, in bytes; the runner's own lines have no tag.
+/// The length of the priority and the tag, in bytes. The runner's own lines have no tag.
 fn beginning(line: &[u8]) -> usize {
     let priority = match line {
         [b'<', b'0'..=b'7', b'>', ..] => 3,
@@ -91,7 +92,7 @@ mod tests {
         text.strip_suffix('\n').unwrap().split('\n').map(str::to_owned).collect()
     }
 
-    /// What journald makes of it, with its default settings.
+    /// The records that journald makes of a block, with its default settings.
     fn records(block: &[u8]) -> Vec<Vec<u8>> {
         let lines = block.split(|byte| *byte == b'\n' || *byte == 0);
         lines.flat_map(|line| line.chunks(48 * 1024).map(<[u8]>::to_vec)).collect()

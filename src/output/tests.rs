@@ -1,4 +1,4 @@
-//! The thread with pipes that a test holds.
+//! Tests of the thread with pipes whose ends the test holds.
 
 use std::fs::File;
 use std::io::Write;
@@ -20,10 +20,10 @@ fn what_a_worker_wrote_is_read_also_while_its_other_pipe_keeps_the_sink() {
     let log = tempfile::NamedTempFile::new().unwrap();
     let output = Output::start(log.reopen().unwrap().into(), Format::Text).unwrap();
     let (attachment, [mut stdout, mut stderr], mut events) = attach(&output);
-    // More than a piece has been read once this is written, for the rest does not fit into the pipe.
+    // Once this write returns, more than a piece has been read, because the rest does not fit into the pipe.
     stderr.write_all(&vec![b'x'; 2 * 1024 * 1024]).unwrap();
     stdout.write_all(b"the last words\n").unwrap();
-    // The writers stay open, as a process would keep them that outlives the worker.
+    // The writers stay open, as in a process that outlives the worker.
     attachment.catch_up();
     attachment.finish();
     let Some(WorkerEvent::End { .. }) = events.blocking_recv() else { unreachable!("no other event") };
@@ -38,7 +38,7 @@ fn lines_that_wait_for_a_stalled_log_are_bounded_in_bytes() {
     let (log, sink) = nix::unistd::pipe().unwrap();
     let output = Output::start(sink, Format::Text).unwrap();
     let lines = output.log_sink();
-    // The first ones fill the pipe and then the queue; the rest finds no room.
+    // The first lines fill the pipe and then the queue; the rest finds no room.
     for _ in 0..100 {
         lines.line(vec![b'x'; 512 * 1024]);
     }

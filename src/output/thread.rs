@@ -1,4 +1,4 @@
-//! The thread's loop: what the runner says and what the workers write, block by block into the sink.
+//! The thread's loop: writes the runner's lines and the workers' output to the sink, block by block.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,11 +15,11 @@ use super::sink::Log;
 use super::source::Source;
 use super::{Command, Format, Shared, WAITING_LINES};
 
-/// Reads begin so small, and grow at the first read that fills the buffer, in bytes.
+/// Initial size of a read, in bytes. It grows at the first read that fills the buffer.
 const FIRST_READ: usize = 8 * 1024;
 const LARGE_READ: usize = 64 * 1024;
 
-/// How long a line that is forwarded in parts may keep the sink to itself.
+/// Time limit for a line that is forwarded in parts to use the sink exclusively.
 const KEEPS_SINK: Duration = Duration::from_secs(1);
 
 struct OutputThread {
@@ -28,15 +28,15 @@ struct OutputThread {
     log: Log,
     sources: Vec<Source>,
     buffer: Vec<u8>,
-    /// The pipe inside a long line, which has the sink to itself until then.
+    /// The pipe inside a long line, which uses the sink exclusively until the given time.
     keeper: Option<SinkOwner>,
     /// The runner's own lines that wait for the keeper.
     held_lines: VecDeque<Vec<u8>>,
-    /// More commands may be waiting than one turn takes.
+    /// True if more commands may be waiting than one turn takes.
     commands_left: bool,
-    /// How many of the dropped lines have been told.
+    /// The number of dropped lines that has already been reported.
     told: u64,
-    /// Wakes this thread.
+    /// -
     waker: Waker,
 }
 
@@ -52,7 +52,7 @@ struct PipeId {
     index: usize,
 }
 
-/// Runs until it is told to close.
+/// Runs until the output is closed.
 pub(super) fn run(commands: Receiver<Command>, shared: Arc<Shared>, sink: OwnedFd, format: Format) {
     let log = Log::new(sink, format, shared.identity.clone());
     let waker = Waker::from(shared.clone());
@@ -72,16 +72,16 @@ pub(super) fn run(commands: Receiver<Command>, shared: Arc<Shared>, sink: OwnedF
 }
 
 impl OutputThread {
-    /// One turn; `false` after the last.
+    /// Runs one turn; `false` after the last.
     fn turn(&mut self) -> bool {
-        // Before the pipes are looked at: only then does an empty one mean that all is read. And before the queue is:
-        // then it has all lines that came first.
+        // Read before the pipes are polled: only then does an empty pipe mean that everything has been read. And read
+        // before the queue, so that the queue holds all lines that came first.
         let closing = self.shared.closing.load(Ordering::Acquire);
         self.finish_sources(closing);
         let looked_at = self.wait(closing);
         let now = Instant::now();
         self.log.renderer.set_time(jiff::Timestamp::now());
-        // What was said before the worker wrote stands before it.
+        // Lines logged before the worker wrote precede its output.
         self.take_commands(now);
         for (pipe, ready) in looked_at {
             self.look(pipe, ready, now);
@@ -124,7 +124,7 @@ impl OutputThread {
         self.render_lines();
     }
 
-    /// The runner's own lines wait while a long line has the sink to itself.
+    /// Renders the runner's own lines, unless a long line uses the sink exclusively.
     fn render_lines(&mut self) {
         if self.keeper.is_some() {
             return;
@@ -138,9 +138,10 @@ impl OutputThread {
         }
     }
 
-    /// Reads what is in a source's pipes now.
+    /// Reads the current content of a source's pipes.
     fn catch_up(&mut self, source: u64, now: Instant) {
-        // A pipe holds 1 MiB at most where nobody changed that; somebody may be writing all the time.
+        // By default, a pipe holds at most 1 MiB. The limit is needed because another process may be writing all the
+        // time.
         const MOST_READS: usize = 128;
         for index in 0..2 {
             let pipe = PipeId { source, index };
@@ -153,7 +154,7 @@ impl OutputThread {
         }
     }
 
-    /// What was said goes to the supervisor once the block in which it was said is written. Never blocks.
+    /// Passes events to the supervisor after the block that contained them is written. Never blocks.
     fn hand_over(&mut self) {
         let mut context = Context::from_waker(&self.waker);
         for source in &mut self.sources {
@@ -167,27 +168,27 @@ impl OutputThread {
         let dropped = self.shared.dropped_lines.load(Ordering::Relaxed);
         if dropped > self.told {
             let lines = dropped - self.told;
-            // Should this line find no room either, the next one tells of it.
+            // If this line is dropped, too, the next one includes it.
             warn!(lines, "lines of the runner's own log are missing here: the log was stalled");
             self.told = dropped;
         }
     }
 
-    /// What was said in the last turn.
+    /// Writes the lines of the last turn.
     fn write_last_lines(&mut self, now: Instant) {
         self.take_commands(now);
         self.log.flush();
-        // And what the sink had to say of that.
+        // Writes the sink's own warnings, too.
         self.take_commands(now);
         self.log.flush();
     }
 
-    /// Waits for something to read, or to do. The pipes that were looked at, and whether there is something in them.
+    /// Waits for input or work. Returns the polled pipes, and whether each is readable.
     fn wait(&mut self, closing: bool) -> Vec<(PipeId, bool)> {
         let mut waiting = vec![PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN)];
         let mut pipes = Vec::new();
         let lines_can_go = self.keeper.is_none() && !self.held_lines.is_empty();
-        // A source that waits for the supervisor is woken.
+        // A source that waits for the supervisor is woken by its channel.
         let closes = closing && !self.sources.iter().any(Source::waits);
         let mut something_to_do = closes || lines_can_go || self.commands_left;
         for source in self.sources.iter().filter(|source| !source.waits()) {
@@ -196,14 +197,14 @@ impl OutputThread {
                 if self.keeper.is_none_or(|keeper| keeper.pipe == pipe) {
                     waiting.push(PollFd::new(fd, PollFlags::POLLIN));
                     pipes.push(pipe);
-                    // A pipe that is to be read to its end is either readable now or empty.
+                    // A pipe that is being read to its end is either readable now or empty.
                     something_to_do |= source.is_finishing();
                 }
             }
         }
         let timeout = if something_to_do { PollTimeout::ZERO } else { self.until_something_is_due() };
         if poll(&mut waiting, timeout).is_err() {
-            // EINTR, or a lack of memory that the next turn may not have: nothing is known of the pipes.
+            // EINTR, or a lack of memory that the next turn may not have: the state of the pipes is unknown.
             return Vec::new();
         }
         let mut readable = waiting.iter().map(|fd| fd.any().unwrap_or(true));
@@ -218,12 +219,12 @@ impl OutputThread {
         let due = self.sources.iter().filter_map(Source::complaints_due).chain(keeper).min();
         let Some(due) = due else { return PollTimeout::NONE };
         let left = due.saturating_duration_since(Instant::now());
-        // Rounded up, so that it does not wake too early and then spin.
+        // Rounded up, so that the thread does not wake too early and then spin.
         PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO)
     }
 
     fn look(&mut self, pipe: PipeId, ready: bool, now: Instant) {
-        // Another pipe may have begun to keep the sink since this one was looked at.
+        // Another pipe may have begun to use the sink exclusively since this one was polled.
         if self.keeper.is_some_and(|keeper| keeper.pipe != pipe) {
             return;
         }
@@ -236,7 +237,7 @@ impl OutputThread {
         }
     }
 
-    /// Whether the supervisor has room for what this source has said so far.
+    /// Returns true if the supervisor's channel has room for all events of this source.
     fn has_room_for(&mut self, source: u64) -> bool {
         if self.sources.iter().any(|known| known.id == source && known.waits()) {
             self.log.flush();
@@ -245,7 +246,7 @@ impl OutputThread {
         self.sources.iter().any(|known| known.id == source && !known.waits())
     }
 
-    /// Reads once; how many bytes that were.
+    /// Reads once. Returns the number of bytes.
     fn read(&mut self, pipe: PipeId, now: Instant) -> usize {
         let Some(source) = self.sources.iter_mut().find(|source| source.id == pipe.source) else { return 0 };
         let reading = source.read(pipe.index, &mut self.buffer, &mut self.log);

@@ -1,28 +1,28 @@
-//! The encodings in which a text may hold another one: escapes of JSON, Rust, C, Python and JavaScript, URLs and forms,
+//! The encodings in which a text may contain another: escapes of JSON, Rust, C, Python and JavaScript, URLs and forms,
 //! HTML, base64, hex and lists of bytes.
 
-/// Longer runs of backslashes are six levels of quoting, and more.
+/// Maximum number of backslashes in a run. That is enough for six levels of quoting.
 const MOST_BACKSLASHES: usize = 64;
 
 /// The number of times that `%` may have been encoded again: `%252541` is `A`.
 const MOST_PERCENTS: usize = 3;
 
-/// The longest name of an HTML entity that counts, with its `&` and `;`.
+/// Maximum length of an HTML entity, with its `&` and `;`.
 const LONGEST_ENTITY: usize = 12;
 
-/// The shortest run of base64 that can hold eight bytes.
+/// Length of the shortest base64 run that can hold eight bytes.
 const SHORTEST_BASE64: usize = 11;
-/// The same of hex digits.
+/// Length of the shortest hex run that can hold eight bytes.
 const SHORTEST_HEX: usize = 16;
 
-/// The shortest list of bytes that counts.
+/// Minimum length of a list of bytes.
 const SHORTEST_LIST: usize = 8;
-/// The digits of a group of a hex dump, at most.
+/// Maximum number of digits in a group of a hex dump.
 const LONGEST_GROUP: usize = 16;
-/// More bytes between two of a list, such as an indentation, end it.
+/// A longer separator, such as an indentation, ends a list of bytes.
 const LONGEST_SEPARATOR: usize = 32;
 
-/// A character, or a byte, that was read: its UTF-8, and where the text goes on.
+/// A decoded character or byte: its UTF-8, and the position after it.
 pub(super) struct Read {
     bytes: [u8; 4],
     length: usize,
@@ -45,12 +45,13 @@ impl Read {
     }
 }
 
-/// Returns whether an escape or an encoded run can begin with this byte.
+/// Returns true if an escape or an encoded run can begin with this byte.
 pub(super) fn begins_encoded(byte: u8) -> bool {
     matches!(byte, b'\\' | b'%' | b'+' | b'&')
 }
 
-/// Every way to read what is at `at`: as it is, and as each encoding has it, however often it was quoted.
+/// Calls `each` with every reading of the text at `at`: the plain byte, and its decoding in each encoding at any level
+/// of quoting.
 pub(super) fn readings(text: &[u8], at: usize, mut each: impl FnMut(Read)) {
     let Some(&byte) = text.get(at) else { return };
     each(Read::byte(byte, at + 1));
@@ -86,7 +87,7 @@ fn backslashes(text: &[u8], at: usize) -> usize {
     rest.iter().take(MOST_BACKSLASHES).take_while(|byte| **byte == b'\\').count()
 }
 
-/// What follows the backslashes of an escape.
+/// Reads the part of an escape after its backslashes.
 fn escaped(text: &[u8], at: usize, mut each: impl FnMut(Read)) {
     let Some(&byte) = text.get(at) else { return };
     let plain = match byte {
@@ -116,7 +117,8 @@ fn escaped(text: &[u8], at: usize, mut each: impl FnMut(Read)) {
     }
 }
 
-/// A code below 256 is a byte of UTF-8 to some (Rust, C, URLs), a character to others (Python, JavaScript).
+/// A code below 256 is a byte of UTF-8 in some languages (Rust, C, URLs) and a character in others (Python,
+/// JavaScript).
 fn byte_or_character(code: Option<u32>, next: usize, mut each: impl FnMut(Read)) {
     let Some(code) = code else { return };
     if code >= 0x80 {
@@ -125,7 +127,7 @@ fn byte_or_character(code: Option<u32>, next: usize, mut each: impl FnMut(Read))
     u8::try_from(code).ok().map(|byte| Read::byte(byte, next)).into_iter().for_each(each);
 }
 
-/// `00e9`, `{e9}`, and both halves of a pair. `mark`: what stands before the second half.
+/// Reads `00e9`, `{e9}`, or both halves of a surrogate pair. `mark` precedes the second half.
 fn unicode(text: &[u8], at: usize, mark: [u8; 2]) -> Option<Read> {
     if text.get(at) == Some(&b'{') {
         let digits = text.get(at + 1..)?.iter().take(7).position(|byte| *byte == b'}')?;
@@ -177,7 +179,7 @@ fn entity(text: &[u8], at: usize) -> Option<Read> {
     Read::character(code, at + end + 1)
 }
 
-/// A text that was made of the one to look at, and where each of its bytes came from.
+/// A text decoded from the searched one, with the origin of each of its bytes.
 #[derive(Default)]
 pub(super) struct Layer {
     pub(super) bytes: Vec<u8>,
@@ -185,8 +187,8 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// Where in the first text the bytes from `start` to `end` came from. `self` may be the first text, which knows no
-    /// places.
+    /// The range of the original text from which the bytes from `start` to `end` were decoded. `self` may be the
+    /// original text, which has no recorded positions.
     pub(super) fn origin(&self, start: usize, end: usize) -> (usize, usize) {
         let wide = |place: u32| usize::try_from(place).unwrap_or(usize::MAX);
         match (self.places.get(start), self.places.get(end.saturating_sub(1))) {
@@ -196,15 +198,15 @@ impl Layer {
     }
 
     fn push(&mut self, byte: u8, from: &Layer, start: usize, end: usize) {
-        // A text that is looked at is never so long.
+        // A searched text is never this long.
         let narrow = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
         let (start, end) = from.origin(start, end);
         self.bytes.push(byte);
         self.places.push((narrow(start), narrow(end)));
     }
 
-    /// The text with one level of escapes taken away, and the text with one level of URL encoding taken away: each where
-    /// it has any.
+    /// The text with one level of escapes removed, and the text with one level of URL encoding removed, each only if it
+    /// contains any.
     pub(super) fn decoded(&self) -> impl Iterator<Item = Layer> {
         [(b"\\" as &[u8]), b"%&"].into_iter().filter_map(|marks| self.decoded_at(marks))
     }
@@ -236,14 +238,13 @@ impl Layer {
         changed.then_some(layer)
     }
 
-    /// What runs of base64 and of hex digits may hold, wherever in them it begins, and whether they are escaped or not; and
-    /// what lists of bytes hold.
+    /// Decodes runs of base64 and hex digits at every alignment, with and without escapes, and lists of bytes.
     pub(super) fn unpacked(&self, mut each: impl FnMut(Layer)) {
         self.unpack_lists(|at, _| self.decimal(at), &mut each);
         self.unpack_lists(|at, is_first| self.hexadecimal(at, is_first), &mut each);
         self.unpack_runs(|at, _| self.digit(at), &mut each);
         if self.bytes.iter().any(|byte| begins_encoded(*byte)) {
-            // What looks like an escape at the beginning may not belong to it.
+            // An escape at the beginning may not belong to the run.
             for first_too in [false, true] {
                 let digit = |at, is_first: bool| {
                     let escaped = || self.escaped_digit(at).filter(|_| first_too || !is_first);
@@ -254,7 +255,7 @@ impl Layer {
         }
     }
 
-    /// Bytes with something between them. `bytes`: those of the number at a place, and where it ends.
+    /// Decodes bytes with separators. `bytes` returns the bytes of the number at a position, and the position after it.
     fn unpack_lists(
         &self,
         bytes: impl Fn(usize, bool) -> Option<(Vec<(u8, usize)>, usize)>,
@@ -267,7 +268,7 @@ impl Layer {
                     list.push(byte, self, start, end);
                 }
                 let rest = self.bytes.get(end..).unwrap_or_default();
-                // Something was joined to it.
+                // The number was joined to other text.
                 let ends = rest.first().is_some_and(u8::is_ascii_alphanumeric);
                 let between = rest.iter().take_while(|byte| !byte.is_ascii_alphanumeric()).count();
                 at = end + between;
@@ -302,7 +303,7 @@ impl Layer {
         let rest = self.bytes.get(at..)?;
         let digits = rest.iter().take(LONGEST_GROUP).take_while(|byte| byte.is_ascii_hexdigit()).count();
         if is_first && digits % 2 == 1 {
-            // The first digit may belong to what stands before.
+            // The first digit may belong to the preceding text.
             return None;
         }
         let digits = digits & !1;
@@ -331,7 +332,7 @@ impl Layer {
         }
     }
 
-    /// The digit of base64 at a place.
+    /// The base64 digit at a position.
     fn digit(&self, start: usize) -> Option<Digit> {
         let byte = *self.bytes.get(start)?;
         base64_value(byte).map(|value| Digit { byte, value, start, end: start + 1 })
@@ -349,7 +350,7 @@ impl Layer {
         digit
     }
 
-    /// Where the white space at a place ends that only breaks the line of a longer run.
+    /// The end of the white space at this position, if it only breaks the line of a longer run.
     fn line_break(&self, at: usize) -> Option<usize> {
         let rest = self.bytes.get(at..)?;
         let white = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
@@ -366,7 +367,7 @@ fn end_list(list: &mut Layer, each: &mut impl FnMut(Layer)) {
     }
 }
 
-/// A digit of base64, perhaps of a hexadecimal number.
+/// A base64 digit, which may also be a hex digit.
 struct Digit {
     byte: u8,
     value: u8,
@@ -402,7 +403,7 @@ fn unpack_hex(from: &Layer, run: &[Digit], each: &mut impl FnMut(Layer)) {
         let mut layer = Layer::default();
         for pair in run.get(skipped..).unwrap_or_default().chunks_exact(2) {
             let [one, two] = pair else { continue };
-            // What is no number stands for itself as a byte that no text has.
+            // A pair that is not a number becomes a byte that occurs in no text.
             let byte = one.hex().zip(two.hex()).map_or(0xff, |(high, low)| high << 4 | low);
             layer.push(byte, from, one.start, two.end);
         }
@@ -416,7 +417,7 @@ impl From<&[u8]> for Layer {
     }
 }
 
-/// Of both alphabets.
+/// Accepts both alphabets.
 fn base64_value(byte: u8) -> Option<u8> {
     match byte {
         b'A'..=b'Z' => Some(byte - b'A'),

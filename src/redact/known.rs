@@ -1,4 +1,4 @@
-//! The secret values that are known to this process, and how long they are.
+//! The secret values known to this process, and how long each one is remembered.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, VecDeque};
@@ -14,53 +14,53 @@ use super::lives::{Lives, Starts};
 use super::search::{Cut, Index, SHORTEST, Stored, beginning};
 use super::{MASK, assigned_secrets, boundary_before, is_a_path};
 
-/// Of a longer text only the beginning is looked at; the rest is masked as a whole.
+/// Only the beginning of a longer text is searched; the rest is masked as a whole.
 const MOST_TEXT: usize = 512 << 10;
 
-/// Of a longer secret only the beginning is known; what follows is masked with it.
+/// Only the beginning of a longer secret is stored; the text after a match is masked with it.
 const MOST_OF_A_SECRET: usize = 16 << 10;
 
-/// So many secrets are known, of so many bytes together. Of more of them only the first bytes are, and a line is masked
-/// from there to its end.
+/// Limits for the stored secrets. Of further ones only the first bytes are stored, and a line is masked from there to
+/// its end.
 const MOST_SECRETS: usize = 50_000;
 const MOST_BYTES: usize = 8 << 20;
 
-/// Of a file from a secret so much is looked at line by line.
+/// The number of bytes of a secret file that are examined line by line.
 const MOST_LINES_OF_A_FILE: usize = 64 << 10;
 
-/// Longer lines without white space, in a file from a secret, are keys and tokens rather than words.
+/// In a secret file, longer lines without white space are keys and tokens rather than words.
 const LONGEST_WORD: usize = 15;
 
-/// Names that everybody knows, should a secret repeat one.
+/// Well-known names that are not masked even if a secret equals one of them.
 const PUBLIC: &[&str] =
     &["start-worker", "generic-worker", "docker-worker", "worker-manager", "worker-runner", MASK];
 
-/// Names of workers that are remembered: a runner has one.
+/// The number of names of workers to remember: a runner has one.
 const MOST_PUBLIC: usize = 64;
 
-/// The depth to which strings that hold JSON are looked into.
+/// Maximum nesting depth of JSON in strings.
 const JSON_IN_STRINGS: usize = 3;
 
-/// The secret values that are known to this process: a second line of defence for whatever is logged or reported.
-/// Clones share them.
+/// The secret values known to this process: a second line of defence for everything that is logged or reported. Clones
+/// share them.
 ///
-/// Secrets live as long as what they belong to: the process, one of the last starts, or one of the last renewals of the
-/// credentials. A process that starts and renews for months does not fill up with them.
+/// A secret is remembered as long as its owner: the process, one of the last starts, or one of the last renewals of the
+/// credentials. A process that starts and renews for months therefore does not accumulate secrets.
 #[derive(Clone, Default)]
 pub struct Secrets(Arc<Mutex<Known>>);
 
 #[derive(Default)]
 struct Known {
     secrets: BTreeMap<Key, Held>,
-    /// Their bytes.
+    /// Their total size in bytes.
     size: usize,
-    /// The first bytes of those that found no room.
+    /// The first bytes of the secrets that exceeded the limits.
     beginnings_only: BTreeMap<u64, Lives>,
-    /// Public values, although a secret repeats them: the worker's own names.
+    /// Values that are public even if a secret repeats them: the worker's own names.
     public: VecDeque<String>,
     starts: Starts,
     renewals: u32,
-    /// Ready for searches, until something changes.
+    /// The search index, until something changes.
     index: Option<Arc<Index>>,
 }
 
@@ -74,31 +74,31 @@ struct Held {
 }
 
 impl Secrets {
-    /// A start begins: what is added from now on belongs to it.
+    /// Begins a start: secrets added from now on belong to it.
     pub fn begin_start(&self) {
         let mut known = self.known();
         let slot = known.starts.begin();
         known.end(Lives::of_start(slot));
     }
 
-    /// The start has succeeded: its secrets are known until another one does.
+    /// Marks the start as successful: its secrets are remembered until another start succeeds.
     pub fn start_succeeded(&self) {
         self.known().starts.succeeded();
     }
 
-    /// From now on this is masked.
+    /// Adds a secret to mask.
     pub fn add(&self, secret: &str) {
         let mut known = self.known();
         let lives = known.starts.now();
         known.add(secret, lives);
     }
 
-    /// This is masked as long as the process lives.
+    /// Adds a secret that is masked for the lifetime of the process.
     pub fn add_for_good(&self, secret: &str) {
         self.known().add(secret, Lives::PROCESS);
     }
 
-    /// This is never masked, also where a secret is a part of it.
+    /// Adds a value that is never masked, even if it contains a secret.
     pub fn allow(&self, public: &str) {
         let mut known = self.known();
         if known.public.iter().any(|other| other == public) {
@@ -115,7 +115,7 @@ impl Secrets {
         }
     }
 
-    /// All strings in a value that came from a secret, but for paths of files.
+    /// Adds all strings in a secret value, except file paths.
     pub fn add_all(&self, value: &Value) {
         self.add_strings(value, JSON_IN_STRINGS);
     }
@@ -136,8 +136,8 @@ impl Secrets {
         }
     }
 
-    /// A file that came from a secret: the whole, and of its lines those that are keys or tokens, or give a value to what
-    /// names a secret. Its other lines may be anything, such as a script's.
+    /// Adds a secret file: its whole content, and those of its lines that are keys or tokens, or that assign a value to
+    /// a name of a secret. Its other lines may be anything, such as a script's.
     pub fn add_file(&self, text: &str) {
         if text.trim_start().starts_with(['{', '['])
             && let Ok(value) = serde_json::from_str::<Value>(text)
@@ -159,14 +159,14 @@ impl Secrets {
         }
     }
 
-    /// Credentials: the token, and of the certificate what is secret in it.
+    /// Adds credentials: the token, and the secret parts of the certificate.
     pub fn add_credentials(&self, token: &SecretString, certificate: Option<&SecretString>) {
         for secret in of_credentials(token, certificate) {
             self.add(secret.expose_secret());
         }
     }
 
-    /// Credentials that take the place of others, and the secret for the next renewal. Those of some renewals before stay
+    /// Adds credentials that replace others, and the secret for the next renewal. Those of some earlier renewals remain
     /// masked, too.
     pub fn add_renewed(&self, token: &SecretString, certificate: Option<&SecretString>, next: &SecretString) {
         let mut known = self.known();
@@ -178,7 +178,7 @@ impl Secrets {
         }
     }
 
-    /// A value from a runner configuration: a secret, or a certificate with secrets in it.
+    /// Adds a value from a runner configuration: a secret, or a certificate that contains secrets.
     pub fn add_configured(&self, secret: &str) {
         for part in secrets_of_certificate(secret) {
             self.add_for_good(&part);
@@ -186,18 +186,19 @@ impl Secrets {
         self.add_for_good(secret);
     }
 
-    /// The text without them, in whatever encoding they are. A secret's beginning counts before `…`, which says that
-    /// something was cut there: many cut a text that cannot know the secrets, and have to leave this mark.
+    /// Masks all known secrets in a text, in every encoding. The beginning of a secret counts before `…`, which marks
+    /// truncated text: code that truncates a text without knowing the secrets must add this mark.
     pub fn mask(&self, text: impl Into<String>) -> String {
         self.mask_where_cut(text.into(), Cut::AtMarks)
     }
 
-    /// The same of a text that others may have cut: a secret's beginning counts at its end.
+    /// As [`Secrets::mask`], for a text that may have been truncated elsewhere: the beginning of a secret also counts
+    /// at its end.
     pub fn mask_cut(&self, text: impl Into<String>) -> String {
         self.mask_where_cut(text.into(), Cut::AtTheEnd)
     }
 
-    /// The same of lines each of which may have been cut.
+    /// As [`Secrets::mask`], for lines each of which may have been truncated.
     pub fn mask_cut_lines(&self, text: impl Into<String>) -> String {
         self.mask_where_cut(text.into(), Cut::InLines)
     }
@@ -212,7 +213,7 @@ impl Secrets {
             text.truncate(boundary_before(&text, MOST_TEXT));
             cut = if cut == Cut::InLines { cut } else { Cut::AtTheEnd };
         }
-        // What stands beside a mask can be a secret together with a part of it.
+        // The second pass finds secrets that consist of the text beside a mask and a part of the masked text.
         for _ in 0..2 {
             let spans = index.find(&text, cut);
             if spans.is_empty() {
@@ -226,7 +227,7 @@ impl Secrets {
         text
     }
 
-    /// The value without them, in all its strings and keys.
+    /// Masks all strings and keys of a value.
     pub fn mask_strings(&self, value: &mut Value) {
         match value {
             Value::Object(object) => self.mask_object(object),
@@ -236,7 +237,7 @@ impl Secrets {
         }
     }
 
-    /// The object without them, in all its strings and keys.
+    /// Masks all strings and keys of an object.
     pub fn mask_object(&self, object: &mut Map<String, Value>) {
         let masked = std::mem::take(object).into_iter().map(|(key, mut value)| {
             self.mask_strings(&mut value);
@@ -269,7 +270,7 @@ impl fmt::Debug for Secrets {
 }
 
 impl Known {
-    /// A secret; also its lines, for they are shown one by one; also the password that is in a URL.
+    /// Adds a secret; also each of its lines, because they may be shown one by one, and the password in a URL.
     fn add(&mut self, secret: &str, lives: Lives) {
         self.add_one(secret, lives);
         let trimmed = secret.lines().map(str::trim);
@@ -313,7 +314,7 @@ impl Known {
         self.secrets.insert(Key(Arc::new(text.into())), Held { lives, is_cut });
     }
 
-    /// What these secrets belonged to is over.
+    /// Removes the secrets whose last owner has ended.
     fn end(&mut self, over: Lives) {
         let (before, only_before) = (self.secrets.len(), self.beginnings_only.len());
         let size = &mut self.size;
@@ -372,7 +373,7 @@ impl Ord for Key {
     }
 }
 
-/// The text with a mask in place of each span.
+/// Replaces each span of a text by a mask.
 fn without(text: &str, spans: &[Range<usize>]) -> String {
     let (mut masked, mut end) = (String::with_capacity(text.len()), 0);
     for span in spans {
@@ -384,7 +385,7 @@ fn without(text: &str, spans: &[Range<usize>]) -> String {
     masked
 }
 
-/// The secrets in credentials.
+/// -
 fn of_credentials(token: &SecretString, certificate: Option<&SecretString>) -> Vec<SecretString> {
     let mut secrets = vec![token.clone()];
     let Some(certificate) = certificate else { return secrets };
@@ -393,14 +394,14 @@ fn of_credentials(token: &SecretString, certificate: Option<&SecretString>) -> V
     secrets
 }
 
-/// The secrets in a certificate.
+/// -
 fn secrets_of_certificate(certificate: &str) -> Vec<String> {
     let Ok(Value::Object(parts)) = serde_json::from_str(certificate) else { return Vec::new() };
     let strings = ["signature", "seed"].into_iter().filter_map(|part| parts.get(part)?.as_str());
     strings.filter(|text| !is_a_path(text)).map(str::to_owned).collect()
 }
 
-/// The part of a URL before its `@`.
+/// The user information of a URL, before its `@`.
 fn user_of_url(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -459,7 +460,7 @@ mod tests {
         assert!(!format!("{secrets:?}").contains("the-access-token"));
     }
 
-    /// As `ascii()` writes a character.
+    /// Writes a character as `ascii()` does.
     fn python(c: char) -> String {
         match u32::from(c) {
             code if c.is_ascii_graphic() && c != '\\' => char::from_u32(code).into_iter().collect(),
@@ -469,7 +470,7 @@ mod tests {
         }
     }
 
-    /// As `escape()` writes a code unit.
+    /// Writes a code unit as `escape()` does.
     fn javascript(unit: u16) -> String {
         match u8::try_from(unit) {
             Ok(byte) if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
@@ -478,7 +479,7 @@ mod tests {
         }
     }
 
-    /// The ways to write a secret, by name.
+    /// The encodings of a secret, by name.
     #[expect(clippy::too_many_lines, clippy::format_collect, reason = "a table of strings")]
     fn forms(secret: &str) -> Vec<(&'static str, String)> {
         let json = |text: &str| Value::from(text).to_string();
@@ -578,7 +579,7 @@ mod tests {
                     assert!(masked.contains(MASK), "{name}: {text:?}");
                     let left = masked.replace(MASK, "").len();
                     assert!(left <= before.len() + after.len() + 45, "{name}: {text:?} became {masked:?}");
-                    // What is left of the form is less than a secret.
+                    // The rest of the encoding is shorter than a secret.
                     let whole = name.starts_with("base64")
                         || name.contains("hex")
                         || name.contains("list")
@@ -675,7 +676,7 @@ mod tests {
         let masked = secrets.mask(text.clone() + "secret-value-number-7");
         assert!(masked.len() <= MOST_TEXT + MASK.len() && masked.ends_with(MASK));
         assert!(text.starts_with(masked.strip_suffix(MASK).unwrap()));
-        // Nearly a secret everywhere, at any length.
+        // The text is nearly a secret at every position and length.
         secrets.add(&format!("{}b", "a".repeat(8000)));
         let masked = secrets.mask("a".repeat(400_000));
         assert!(masked.len() < 400_000 && masked.contains(MASK));

@@ -1,16 +1,16 @@
-//! The lifetime of known secrets: as long as what they belong to.
+//! The lifetime of known secrets, which is that of their owners.
 
 use std::collections::VecDeque;
 
-/// The owners of a secret, a bit for each.
+/// The owners of a secret, one bit for each.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lives(pub(super) u16);
 
 impl Lives {
     pub(super) const PROCESS: Self = Self(1);
-    /// The last starts.
+    /// The number of remembered starts.
     pub(super) const STARTS: u16 = 4;
-    /// The last renewals.
+    /// The number of remembered renewals.
     pub(super) const RENEWALS: u32 = 8;
 
     pub(super) fn of_start(slot: u16) -> Self {
@@ -22,15 +22,16 @@ impl Lives {
     }
 }
 
-/// The last starts. The newest that succeeded is always among them: its worker runs on while others fail.
+/// The last starts. The newest successful one is always among them, because its worker continues to run while others
+/// fail.
 #[derive(Default)]
 pub(super) struct Starts {
-    /// Slots, the oldest first, and whether they succeeded.
+    /// Slots, oldest first, and whether each start succeeded.
     last: VecDeque<(u16, bool)>,
 }
 
 impl Starts {
-    /// Makes room for another one; the slot that was cleared for it.
+    /// Makes room for another start. Returns the slot that was freed for it.
     pub(super) fn begin(&mut self) -> u16 {
         let used = |slot: &u16| self.last.iter().any(|(other, _)| other == slot);
         let slot = (0..Lives::STARTS).find(|slot| !used(slot)).unwrap_or_else(|| {
@@ -42,7 +43,7 @@ impl Starts {
         slot
     }
 
-    /// The last one has succeeded.
+    /// Marks the last start as successful.
     pub(super) fn succeeded(&mut self) {
         if let Some((_, succeeded)) = self.last.back_mut() {
             *succeeded = true;

@@ -1,9 +1,9 @@
 //! Finds all known secrets in a text, in one pass and in every encoding.
 //!
-//! The secrets are sorted. At each place of the text the range of those that begin like it is narrowed byte by byte,
-//! where a byte is whatever an encoding makes of the text there ([`readings`]): the cost does not depend on how many
-//! secrets there are, nor on how each of them could be written. An automaton for all forms of all secrets
-//! (`aho-corasick`) would need some hundred times their size, and cannot know forms that are mixed.
+//! The secrets are sorted. At each position of the text, the range of secrets with the same beginning is narrowed byte
+//! by byte, where each encoding contributes its own reading of the text ([`readings`]). The cost depends neither on the
+//! number of secrets nor on the number of their encodings. An automaton for all encodings of all secrets
+//! (`aho-corasick`) would need about a hundred times their size, and could not recognize mixed encodings.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -14,28 +14,29 @@ use secrecy::{ExposeSecret, SecretString};
 use super::decode::{Layer, begins_encoded, readings};
 use super::{boundary_after, boundary_before};
 
-/// Shorter strings are no secrets worth the name, and would blot out words of the log.
+/// Minimum length of a secret. Shorter strings would mask ordinary words of the log.
 pub(super) const SHORTEST: usize = 8;
 
-/// So much of a secret's beginning is taken for the whole.
+/// A match of this many leading bytes counts as the whole secret.
 const TELLING: usize = 64;
 
-/// Encodings within encodings that are looked into.
+/// Maximum nesting depth of encodings.
 const LEVELS: u8 = 2;
 
-/// How many bytes are looked at for each byte of a text, in all encodings together, and how many of a short one.
+/// The number of search steps for each byte of a text, in all encodings together, and the additional number for any
+/// text.
 const STEPS_A_BYTE: usize = 64;
 const STEPS: usize = 1 << 16;
 
-/// Known secrets, ready to be searched for.
+/// Known secrets, indexed for the search.
 #[derive(Default)]
 pub(super) struct Index {
     sorted: Vec<Stored>,
-    /// The first bytes of each of them, in the same order.
+    /// The first bytes of each secret, in the same order.
     beginnings: Vec<u64>,
-    /// The first bytes of those that found no room.
+    /// The first bytes of the secrets that exceeded the limits.
     beginnings_only: BTreeSet<u64>,
-    /// Which beginnings there may be.
+    /// A filter for the possible first bytes.
     filter: Vec<u64>,
 }
 
@@ -43,7 +44,7 @@ pub(super) struct Index {
 #[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub(super) text: Arc<SecretString>,
-    /// More of it follows.
+    /// True if more of the secret follows.
     pub(super) is_cut: bool,
 }
 
@@ -53,19 +54,19 @@ impl Stored {
     }
 }
 
-/// Where a text may lack what came after.
+/// The places at which a text may have been truncated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cut {
-    /// Before `…`, which says so.
+    /// Before `…`, which marks truncation.
     AtMarks,
-    /// At its end as well.
+    /// Also at its end.
     AtTheEnd,
-    /// At the end of each line as well.
+    /// Also at the end of each line.
     InLines,
 }
 
 impl Index {
-    /// Of secrets that are sorted, and of the beginnings of others.
+    /// Builds the index from sorted secrets and from the beginnings of others.
     pub(super) fn new(sorted: Vec<Stored>, beginnings_only: BTreeSet<u64>) -> Self {
         let beginnings: Vec<u64> = sorted.iter().filter_map(|secret| beginning(secret.bytes())).collect();
         let words = ((beginnings.len() + beginnings_only.len()) / 4).next_power_of_two().max(16);
@@ -83,7 +84,8 @@ impl Index {
         self.sorted.is_empty() && self.beginnings_only.is_empty()
     }
 
-    /// The places of secrets in a text, in order, apart from each other. A rest that takes too long to look at is one, too.
+    /// The positions of secrets in a text, in order and without overlap. A remainder that takes too long to search is
+    /// included, too.
     pub(super) fn find(&self, text: &str, cut: Cut) -> Vec<Range<usize>> {
         if self.is_empty() || text.len() < SHORTEST {
             return Vec::new();
@@ -117,7 +119,7 @@ impl Index {
         start..start + rest.partition_point(|other| *other == beginning)
     }
 
-    /// Which secrets of a range have this byte there; all of the range are the same before.
+    /// Narrows a range of secrets with a common prefix to those that have this byte at `depth`.
     fn narrow(&self, range: &Range<usize>, depth: usize, byte: u8) -> Range<usize> {
         let secrets = self.sorted.get(range.clone()).unwrap_or_default();
         let at = |secret: &Stored| secret.bytes().get(depth).copied();
@@ -127,7 +129,7 @@ impl Index {
     }
 }
 
-/// The first bytes as a number that sorts as they do.
+/// The first bytes as a number with the same sort order.
 pub(super) fn beginning(text: &[u8]) -> Option<u64> {
     text.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
 }
@@ -139,28 +141,28 @@ fn place(beginning: u64, words: usize) -> (usize, u64) {
     (word, 1 << (hash & 63))
 }
 
-/// One search.
+/// -
 struct Search<'i> {
     index: &'i Index,
     cut: Cut,
-    /// What is left of them.
+    /// The remaining number of steps.
     steps: usize,
     found: Vec<Range<usize>>,
-    /// From here on it was not looked.
+    /// The position after which the text was not searched.
     unknown_from: Option<usize>,
 }
 
-/// What has been read of a text as the beginning of some secrets.
+/// A part of the text that matches the beginning of some secrets.
 struct Reading {
     at: usize,
     depth: usize,
     secrets: Range<usize>,
-    /// The first bytes, as far as they were read.
+    /// The first bytes read so far.
     beginning: u64,
 }
 
 impl Search<'_> {
-    /// Looks at a text, and at what it may hold in an encoding.
+    /// Searches a text, and the texts that it may contain in an encoding.
     fn look(&mut self, layer: &Layer, levels: u8) {
         let Some(steps) = self.steps.checked_sub(layer.bytes.len()) else {
             return self.give_up(layer, 0);
@@ -192,7 +194,7 @@ impl Search<'_> {
             }
             let first = Reading { at: start, depth: 0, secrets: 0..self.index.sorted.len(), beginning: 0 };
             let reading = match text.get(start..).and_then(beginning) {
-                // As it is, unless something else can be read.
+                // The plain bytes, unless an encoding begins here.
                 Some(bytes) if encoded >= start + SHORTEST => {
                     if !self.index.may_begin(bytes) {
                         continue;
@@ -214,13 +216,13 @@ impl Search<'_> {
         }
     }
 
-    /// From here on it takes too long.
+    /// Ends the search at this position because it takes too long.
     fn give_up(&mut self, layer: &Layer, start: usize) {
         let (at, _) = layer.origin(start, start + 1);
         self.unknown_from = Some(self.unknown_from.map_or(at, |before| before.min(at)));
     }
 
-    /// How far the longest secret goes that begins as the reading does.
+    /// The end of the longest secret that begins like the reading.
     fn read(&mut self, text: &[u8], first: Reading) -> Result<Option<usize>, TooManySteps> {
         let mut longest: Option<usize> = None;
         let mut readings_left = vec![first];
@@ -250,7 +252,7 @@ impl Search<'_> {
         Ok(longest)
     }
 
-    /// Where the secret ends of which so much was read, if that is one.
+    /// The end of the secret that the reading matches, if it is complete.
     fn end(&self, text: &[u8], reading: &Reading) -> Option<usize> {
         let Reading { at, depth, secrets, beginning } = reading;
         if *depth < SHORTEST {
@@ -279,5 +281,5 @@ impl Search<'_> {
     }
 }
 
-/// A text with too much in it that nearly is a secret.
+/// The text contains too many near matches.
 struct TooManySteps;

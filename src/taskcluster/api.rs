@@ -1,4 +1,4 @@
-//! The calls: one method of [`Client`] for each.
+//! The API calls: one method of [`Client`] for each.
 
 use std::collections::BTreeMap;
 
@@ -22,21 +22,21 @@ use super::values::{
 use crate::credentials::Credentials;
 use crate::redact::fit;
 
-/// What reportWorkerError takes of a title, in characters.
+/// Maximum length of a title for reportWorkerError, in characters.
 const LONGEST_TITLE: usize = 128;
-/// What it takes of a description, in characters.
+/// Maximum length of a description for reportWorkerError, in characters.
 const LONGEST_DESCRIPTION: usize = 10_240;
 
-/// The calls that neither send nor return a secret, so that errors may quote whatever was answered. Of every other call's
-/// answer, a page of some proxy included, nothing is shown but its status, its type, and Taskcluster's own `code` and the
-/// first line of its `message`.
+/// The calls that neither send nor return a secret, so that errors may quote the answer. For every other call, even if
+/// the answer is a proxy's page, errors show only its status, its type, Taskcluster's own `code` and the first line of
+/// its `message`.
 const QUOTED: &[&str] = &["ping", "shouldWorkerTerminate", "reportWorkerError", "removeWorker"];
 
-/// All but RFC 3986's unreserved characters: a parameter is encoded as a whole, its slashes too.
+/// All characters except RFC 3986's unreserved ones: a parameter is encoded as a whole, including its slashes.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 impl Client {
-    /// registerWorker: proves who the worker is, and gets its credentials. Dynamic workers can do this once.
+    /// registerWorker: proves the worker's identity and returns its credentials. A dynamic worker can call this once.
     pub async fn register_worker(
         &self,
         request: &RegisterWorker<'_>,
@@ -80,8 +80,8 @@ impl Client {
         .await
     }
 
-    /// reregisterWorker: gets new credentials for the secret of the last registration, and the next secret. The old
-    /// secret is of no use afterwards, even where the answer is lost.
+    /// reregisterWorker: exchanges the secret of the last registration for new credentials and the next secret. The old
+    /// secret is invalid afterwards, even if the answer is lost.
     pub async fn reregister_worker(
         &self,
         credentials: &Credentials,
@@ -103,7 +103,8 @@ impl Client {
         .await
     }
 
-    /// reportWorkerError: tells the worker pool's operators. A title or a description that is too long is cut.
+    /// reportWorkerError: reports an error to the worker pool's operators. A title or description that is too long is
+    /// truncated.
     pub async fn report_worker_error(
         &self,
         credentials: &Credentials,
@@ -126,7 +127,7 @@ impl Client {
         self.call(&call, effort.into(), nothing).await
     }
 
-    /// removeWorker: this worker is to end for good. May be repeated.
+    /// removeWorker: asks worker-manager to remove this worker permanently. May be repeated.
     pub async fn remove_worker(
         &self,
         credentials: &Credentials,
@@ -139,7 +140,7 @@ impl Client {
         self.call(&call, effort.into(), nothing).await
     }
 
-    /// shouldWorkerTerminate: whether worker-manager wants this worker to end.
+    /// shouldWorkerTerminate: asks whether worker-manager wants this worker to terminate.
     pub async fn should_worker_terminate(
         &self,
         credentials: &Credentials,
@@ -152,7 +153,7 @@ impl Client {
         self.call(&call, effort.into(), read).await
     }
 
-    /// workerPool: a worker pool's definition.
+    /// workerPool: returns a worker pool's definition.
     pub async fn worker_pool(
         &self,
         credentials: &Credentials,
@@ -163,12 +164,12 @@ impl Client {
         self.call(&call, effort.into(), read).await
     }
 
-    /// workerPool without credentials: what everybody may see.
+    /// workerPool without credentials: returns the public definition.
     pub async fn public_worker_pool(&self, pool_id: &str, effort: Effort) -> Result<WorkerPool, CallError> {
         self.call(&manager("workerPool", Method::GET, &["worker-pool", pool_id]), effort.into(), read).await
     }
 
-    /// auth's currentScopes: the scopes that these credentials have. Has no effect.
+    /// auth's currentScopes: returns the scopes of these credentials. Has no side effect.
     pub async fn current_scopes(
         &self,
         credentials: &Credentials,
@@ -183,19 +184,20 @@ impl Client {
         self.call(&call, effort.into(), |body, quoting| Ok(read::<Scopes>(body, quoting)?.scopes)).await
     }
 
-    /// worker, without credentials: whether worker-manager knows this worker, where everybody may ask. Has no effect.
+    /// worker, without credentials: succeeds if worker-manager knows this worker and the information is public. Has no
+    /// side effect.
     pub async fn public_worker(&self, name: &WorkerName, effort: Effort) -> Result<(), CallError> {
         let WorkerName { worker_pool_id, worker_group, worker_id } = name;
         let path = ["workers", worker_pool_id, worker_group, worker_id];
         self.call(&manager("worker", Method::GET, &path), effort.into(), nothing).await
     }
 
-    /// ping: whether worker-manager is there. Has no effect.
+    /// ping: succeeds if worker-manager is reachable. Has no side effect.
     pub async fn ping(&self, effort: Effort) -> Result<(), CallError> {
         self.call(&manager("ping", Method::GET, &["ping"]), effort.into(), nothing).await
     }
 
-    /// The secrets service's get: what a secret holds, as it was sent.
+    /// The secrets service's get: returns the content of a secret, unchanged.
     pub async fn secret(
         &self,
         credentials: &Credentials,
@@ -210,7 +212,7 @@ impl Client {
         self.call(&call, effort.into(), |body, quoting| Ok(read::<Secret>(body, quoting)?.secret)).await
     }
 
-    /// The legacy aws-provisioner's getSecret. The token is as good as the secret.
+    /// The legacy aws-provisioner's getSecret. The token must be protected like the secret itself.
     pub async fn provisioner_secret(
         &self,
         token: &SecretString,
@@ -243,7 +245,7 @@ impl Client {
 }
 
 impl<'a> Call<'a> {
-    /// Returns whether errors may quote the body of an answer.
+    /// Returns true if errors may quote the body of an answer.
     pub(super) fn may_be_quoted(&self) -> bool {
         QUOTED.contains(&self.name)
     }
@@ -276,7 +278,7 @@ fn path(service: &str, parts: &[&str]) -> String {
     parts.iter().fold(format!("/api/{service}/v1"), |path, part| format!("{path}/{}", encoded(part)))
 }
 
-/// A path parameter.
+/// Encodes a path parameter.
 pub(super) fn encoded(part: &str) -> String {
     utf8_percent_encode(part, RESERVED).to_string()
 }
@@ -289,13 +291,13 @@ fn worker_body(name: &WorkerName) -> Map<String, Value> {
     ])
 }
 
-/// Older deployments refuse what they do not know.
+/// Older deployments refuse unknown fields.
 fn names_the_boot_time(refusal: &CallError) -> bool {
     let invalid = refusal.status() == Some(400) && refusal.code() == Some("InputValidationError");
     invalid && refusal.names("systemBootTime")
 }
 
-/// Postgres knows no NUL.
+/// Postgres cannot store a NUL.
 fn storable(text: &str, longest: usize, mark: &str) -> String {
     fit(&text.replace('\0', "\u{fffd}"), longest, mark).into_owned()
 }
@@ -309,7 +311,7 @@ fn read<T: DeserializeOwned>(body: &[u8], quoting: &Quoting<'_>) -> Result<T, Wh
     serde_json::from_slice(body).map_err(|cause| Why::of_body(&cause, body, quoting))
 }
 
-/// Where nothing is wanted of an answer, it is one all the same, and not some proxy's page.
+/// Checks that an answer without required content is JSON, and not a proxy's page.
 fn nothing(body: &[u8], quoting: &Quoting<'_>) -> Result<(), Why> {
     if body.is_empty() { Ok(()) } else { read::<IgnoredAny>(body, quoting).map(|_| ()) }
 }

@@ -1,7 +1,8 @@
-//! Tries a call until it works, is refused, or its caller's patience is at an end.
+//! Attempts a call until it succeeds, is refused, or the caller's [`Effort`] is spent.
 //!
-//! A failed attempt says itself what may follow ([`Next`]). Between attempts lies a back-off with full jitter, or what
-//! the answer's `Retry-After` asks for. The last attempt is made a moment before the end, whatever the back-off says.
+//! A failed attempt determines what may follow it ([`Next`]). Attempts are separated by a back-off with full jitter, or
+//! by the time that the answer's `Retry-After` requests. The last attempt is made a moment before the end, whatever the
+//! back-off is.
 
 use std::time::Duration;
 
@@ -17,31 +18,31 @@ use crate::telemetry::current_retry::CurrentRetry;
 
 /// The first ceiling of the back-off.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// The last one, where the effort ends.
+/// The highest ceiling of an effort that ends.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// The last one, where it does not.
+/// The highest ceiling of an effort that does not end.
 const LONGEST_WAIT_FOREVER: Duration = Duration::from_secs(5 * 60);
-/// What is left for the last attempt, at least.
+/// The minimum time for the last attempt.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
-/// Wall-clock waits look at the clock this often: hosts sleep, and clocks jump.
+/// Interval at which a wait until a date checks the clock, because hosts sleep and clocks jump.
 const LOOK_AT_THE_CLOCK: Duration = Duration::from_secs(60);
-/// How often a call that keeps failing is logged.
+/// Interval of the warnings about a call that keeps failing.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// How long a call is tried. It is always tried once.
+/// The time within which a call is attempted. At least one attempt is always made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
     /// One attempt.
     Once,
-    /// As long as this takes.
+    /// For this long.
     For(Duration),
-    /// Until this moment by the wall clock.
+    /// Until this time by the wall clock.
     Until(Timestamp),
-    /// Until it works or is refused. The back-off grows to five minutes.
+    /// Until the call succeeds or is refused. The back-off grows to five minutes.
     Forever,
 }
 
-/// An effort that has begun.
+/// The end of an effort that has begun.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
     Once,
@@ -51,7 +52,7 @@ pub(super) enum End {
 }
 
 impl End {
-    /// What is left until then; `None`: for ever.
+    /// The remaining time; `None`: unlimited.
     fn left(self, clock: &dyn Clock) -> Option<Duration> {
         match self {
             Self::Once => Some(Duration::ZERO),
@@ -66,7 +67,7 @@ impl From<Effort> for End {
     fn from(effort: Effort) -> Self {
         match effort {
             Effort::Once => Self::Once,
-            // What overflows the clock is for ever.
+            // A time that exceeds the clock's range is unlimited.
             Effort::For(time) => Instant::now().checked_add(time).map_or(Self::Never, Self::At),
             Effort::Until(date) => Self::AtDate(date),
             Effort::Forever => Self::Never,
@@ -74,30 +75,30 @@ impl From<Effort> for End {
     }
 }
 
-/// A failed attempt.
+/// -
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) why: Why,
     pub(super) next: Next,
-    /// Whether the call may have been carried out all the same.
+    /// True if Taskcluster may have executed the call nevertheless.
     pub(super) may_have_been_done: bool,
 }
 
-/// What may follow a failed attempt.
+/// The next step after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Nothing: the answer will not change.
+    /// No further attempt: the answer will not change.
     Nothing,
-    /// Another attempt at once, but only one: something was put right.
+    /// One immediate attempt, because its cause was corrected.
     AtOnce,
     /// Another attempt after the back-off.
     Later,
-    /// Another attempt after this time, or a little more.
+    /// Another attempt after this time, or slightly later.
     After(Duration),
 }
 
 impl Failure {
-    /// What will not change by itself.
+    /// A failure that retries cannot change.
     pub(super) fn permanent(why: Why) -> Self {
         Self { why, next: Next::Nothing, may_have_been_done: false }
     }
@@ -107,20 +108,20 @@ impl Failure {
     }
 }
 
-/// On what terms attempts are made.
+/// The conditions under which attempts are made.
 pub(super) struct Terms<'a> {
     pub(super) end: End,
-    /// The longest that one attempt may take.
+    /// Time limit of one attempt.
     pub(super) attempt: Duration,
     pub(super) clock: &'a dyn Clock,
-    /// Who is told of a failure that is followed by another attempt.
+    /// Receives each failure that is followed by another attempt.
     pub(super) trouble: &'a CurrentRetry,
-    /// What every attempt waits for; `None`: nothing.
+    /// Every attempt waits for this; `None`: no limit.
     pub(super) pace: Option<&'a Pace>,
 }
 
 impl Terms<'_> {
-    /// How long the next attempt may take: not beyond the end, but for a moment.
+    /// Time limit of the next attempt: it may exceed the end only by a moment.
     fn attempt_limit(&self) -> Duration {
         let left = match self.end {
             End::Once => None,
@@ -129,14 +130,14 @@ impl Terms<'_> {
         left.map_or(self.attempt, |left| left.max(LAST_MOMENT).min(self.attempt))
     }
 
-    /// How long to wait for the next attempt, where this is wanted; `None`: there is no time for another one.
+    /// The wait before the next attempt, given the wanted one; `None`: no time is left for another attempt.
     fn wait(&self, wanted: Duration) -> Option<Duration> {
         let Some(left) = self.end.left(self.clock) else { return Some(wanted) };
         let before_the_last = left.checked_sub(LAST_MOMENT).filter(|left| !left.is_zero())?;
         Some(wanted.min(before_the_last))
     }
 
-    /// Waits, but not beyond the end, which a clock that jumps may bring near; whether there is time left.
+    /// Waits, but not beyond the end, which a clock jump may bring forward. Returns true if time is left.
     async fn pause(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         loop {
@@ -152,7 +153,7 @@ impl Terms<'_> {
     }
 }
 
-/// Makes attempts until one succeeds, on these terms.
+/// Makes attempts under these terms until one succeeds.
 pub(super) async fn keep_trying<T, F>(
     call: &Target,
     terms: Terms<'_>,
@@ -190,7 +191,7 @@ where
                 return Err(story.ends(failure));
             }
             Next::Later => backoff.next_wait(&mut chance),
-            // Jitter here, too: the others were told the same.
+            // With jitter, because other workers received the same answer.
             Next::After(time) => time + backoff.next_wait(&mut chance),
         };
         let Some(wait) = terms.wait(wanted) else { return Err(story.ends(failure)) };
@@ -202,7 +203,7 @@ where
     }
 }
 
-/// What happened to a call so far, and when it was last told.
+/// The history of a call, and the time of its last log message.
 struct RetryLog<'a> {
     call: &'a Target,
     began: Instant,
@@ -245,7 +246,7 @@ impl<'a> RetryLog<'a> {
         }
     }
 
-    /// With a no, which may be what its caller expects.
+    /// Logs an answer after failures. It may be a refusal that the caller expects.
     fn is_answered(&self) {
         if self.told.is_some() {
             let (call, attempts) = (self.call.name, self.attempts);

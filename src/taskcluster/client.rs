@@ -1,8 +1,9 @@
-//! A call becomes a signed request, and an answer a value or a failure.
+//! Converts a call to a signed request, and an answer to a value or a failure.
 //!
-//! Every attempt is signed anew, by Hawk: a signature is good for one request. Temporary credentials send their
-//! certificate along, as the object that is in the string, for the order of its scopes is signed. A host whose clock is
-//! more than about 15 minutes off is told so by a refusal; the offset is then taken from the answer's `Date`, and kept.
+//! Hawk signs every attempt anew, because a signature is valid for one request. Temporary credentials include their
+//! certificate as the object in the string, unchanged, because the order of its scopes is signed. If the host's clock
+//! is more than about 15 minutes off, Taskcluster refuses the call; the client then takes the offset from the answer's
+//! `Date` and keeps it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -29,15 +30,15 @@ use crate::redact::{Secrets, cut};
 use crate::telemetry::counters::Counters;
 use crate::telemetry::current_retry::CurrentRetry;
 
-/// The longest that one attempt may take. Taskcluster may be silent for 30 s and then answer.
+/// Time limit of one attempt. Taskcluster may take up to 30 s to answer.
 const ATTEMPT: Duration = Duration::from_secs(30);
-/// The longest wait that an answer can ask for.
+/// Maximum wait that an answer can request, in `Retry-After`.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
-/// A clock that is less off than this is not why a call was refused.
+/// With a smaller offset, in seconds, the clock is not the reason for a refusal.
 const CLOCK_IS_RIGHT: i64 = 60;
 const JSON: &str = "application/json";
 
-/// Calls one deployment of Taskcluster. A clone is cheap, and shares what there is to share.
+/// Calls one Taskcluster deployment. Clones are cheap and share their state.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
@@ -46,7 +47,7 @@ struct Inner {
     root_url: String,
     connection: Connection,
     clock: Arc<dyn Clock>,
-    /// What to add to the host's clock, in seconds.
+    /// The correction of the host's clock, in seconds.
     clock_offset: AtomicI64,
     attempt: Duration,
     in_flight: InFlight,
@@ -56,25 +57,25 @@ struct Inner {
     secrets: Secrets,
 }
 
-/// A call, ready to be made.
+/// A call, ready to be sent.
 pub(super) struct Call<'a> {
     /// Its name in Taskcluster's reference.
     pub(super) name: &'static str,
     pub(super) method: Method,
-    /// Below the root URL, encoded.
+    /// Relative to the root URL, encoded.
     pub(super) path: String,
     /// JSON.
     pub(super) body: Option<String>,
-    /// Signs with these.
+    /// Credentials with which the request is signed.
     pub(super) credentials: Option<&'a Credentials>,
-    /// What must not be shown, should an answer repeat it.
+    /// Secrets to mask if an answer repeats them.
     pub(super) secrets: Vec<&'a SecretString>,
     /// A secret in the path.
     pub(super) token: Option<&'a SecretString>,
 }
 
 impl Client {
-    /// Calls the deployment at this root URL. Connects to nothing yet.
+    /// Creates a client for the deployment at this root URL. Does not connect yet.
     pub fn new(root_url: &str, proxies: &Proxies, clock: Arc<dyn Clock>) -> Result<Self, ClientError> {
         Self::with_attempt_limit(root_url, proxies, clock, ATTEMPT)
     }
@@ -86,7 +87,7 @@ impl Client {
         self
     }
 
-    /// Counts its requests there, too, and keeps to that pace; to be said before there are clones.
+    /// Counts requests and limits their pace. Must be called before the client is cloned.
     #[must_use]
     pub fn counting(self, in_flight: InFlight, counters: Counters, pace: Pace) -> Self {
         self.with(|inner| {
@@ -96,30 +97,30 @@ impl Client {
         })
     }
 
-    /// Tells there what it tries again, too; to be said before there are clones.
+    /// Also reports retries to `trouble`. Must be called before the client is cloned.
     #[must_use]
     pub fn telling(self, trouble: CurrentRetry) -> Self {
         self.with(|inner| inner.trouble = trouble)
     }
 
-    /// Shows none of these, wherever an answer repeats them; to be said before there are clones.
+    /// Masks these secrets wherever an answer repeats them. Must be called before the client is cloned.
     #[must_use]
     pub fn masking(self, secrets: Secrets) -> Self {
         self.with(|inner| inner.secrets = secrets)
     }
 
-    /// Makes the calls there that can hang: for names and certificates.
+    /// Runs the calls that can hang, for names and certificates, in these lanes.
     #[must_use]
     pub fn with_lanes(self, lanes: Lanes) -> Self {
         self.with(|inner| inner.connection.use_lanes(lanes))
     }
 
-    /// The secrets of an answer, which must not be shown.
+    /// The known secrets, to which an answer's secrets are added before anything is shown.
     pub fn secrets(&self) -> &Secrets {
         &self.0.secrets
     }
 
-    /// A client whose attempts may take this long each.
+    /// Creates a client with this time limit of one attempt.
     pub(super) fn with_attempt_limit(
         root_url: &str,
         proxies: &Proxies,
@@ -149,7 +150,7 @@ impl Client {
         &self.0.root_url
     }
 
-    /// The host and the port that are connected to; `None`: a proxy's, not ours to know.
+    /// The host and port to which the client connects; `None` with a proxy, which makes the connection instead.
     pub fn host(&self) -> Option<(String, u16)> {
         let root = Url::parse(&self.0.root_url).ok().filter(|_| !self.0.connection.has_proxy())?;
         let host = root.host_str()?.trim_matches(['[', ']']).to_owned();
@@ -160,7 +161,7 @@ impl Client {
         self.0.clock.now()
     }
 
-    /// Makes a call until it works, is refused, or the end is reached.
+    /// Makes a call until it succeeds, is refused, or the end is reached.
     pub(super) async fn call<T>(
         &self,
         call: &Call<'_>,
@@ -206,7 +207,7 @@ impl Client {
         result.map_err(|failure| Failure { why: failure.why.masked(|text| self.mask(call, text)), ..failure })
     }
 
-    /// A text of somebody else without the secrets that are known, and without those of this call.
+    /// Masks the known secrets, and those of this call, in foreign text.
     fn mask(&self, call: &Call<'_>, text: &str) -> String {
         let own = Secrets::default();
         call.secrets.iter().copied().chain(call.token).for_each(|secret| own.add(secret.expose_secret()));
@@ -214,7 +215,7 @@ impl Client {
             Some(token) => text.replace(token, "<token>"),
             None => text.to_owned(),
         };
-        // What was answered may have been cut on its way.
+        // The answer may have been truncated on its way.
         self.0.secrets.mask_cut(own.mask_cut(text))
     }
 
@@ -264,7 +265,7 @@ impl Client {
             300..=399 => Err(Failure::permanent(self.redirect(call, status, &headers))),
             _ => {
                 let why = match broken {
-                    // Who says no, and why, was in what is missing.
+                    // The missing part contained the sender of the refusal and its reason.
                     Some(Why::Broken(why)) if status < 500 => Why::Broken(format!("{status}, and {why}")),
                     _ => Why::of_answer(status, &body, &quoting),
                 };
@@ -279,7 +280,7 @@ impl Client {
         }
     }
 
-    /// Takes the time from an answer's `Date`; whether that makes a difference.
+    /// Corrects the clock with an answer's `Date`. Returns true if that makes a difference.
     fn correct_clock(&self, headers: &HeaderMap) -> bool {
         let Some(theirs) = date(headers, DATE.as_str()).and_then(Date::time) else { return false };
         let offset = theirs.duration_since(self.now()).as_secs();
@@ -305,11 +306,11 @@ impl Client {
         };
         to.set_query(None);
         to.set_fragment(None);
-        // Whatever has no user has none afterwards.
+        // Fails only for a URL that cannot have a user.
         let _ = (to.set_username(""), to.set_password(None));
         let root_url = to.as_str().strip_suffix(&call.path).map(|root| root.trim_end_matches('/').to_owned());
         let root_url = root_url.filter(|root_url| *root_url != self.0.root_url);
-        // A path other than the call's may hold what the answer holds.
+        // A path other than the call's may contain the secrets of the answer.
         let same_path = self.url(call).is_ok_and(|url| url.path() == to.path());
         let left_out = root_url.is_none() && !same_path && to.path() != "/";
         if left_out {
@@ -321,12 +322,12 @@ impl Client {
     }
 }
 
-/// Two thirds of an attempt, so that a connection that was never made is told from an answer that never came.
+/// Two thirds of an attempt, so that a failed connection can be told from a missing answer.
 fn connect_limit(attempt: Duration) -> Duration {
     attempt * 2 / 3
 }
 
-/// How long an answer asks to wait: so many seconds, or until a date.
+/// The wait that an answer requests: a number of seconds, or until a date.
 pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let until_date = || {
@@ -353,14 +354,14 @@ fn date(headers: &HeaderMap, name: &str) -> Option<Date> {
 
 const NOT_A_HEADER: &str = "clientId holds control characters";
 
-/// What is signed of a request.
+/// The signed parts of a request.
 pub(super) struct ToSign<'a> {
     pub(super) method: &'a Method,
     pub(super) url: &'a Url,
     pub(super) body: Option<&'a str>,
 }
 
-/// The value of an `Authorization` header, or why there is none.
+/// The value of an `Authorization` header. The error is the reason as text.
 pub(super) fn sign(
     request: &ToSign<'_>,
     credentials: &Credentials,
@@ -383,7 +384,7 @@ pub(super) fn sign(
     Ok(format!("Hawk {header}"))
 }
 
-/// The certificate as the object that is in the string, character by character.
+/// The certificate as the object in the string, character by character.
 fn ext(certificate: &SecretString) -> Result<String, String> {
     let object: &RawValue = serde_json::from_str(certificate.expose_secret())
         .ok()
@@ -392,7 +393,7 @@ fn ext(certificate: &SecretString) -> Result<String, String> {
     Ok(BASE64_STANDARD.encode(format!("{{\"certificate\":{}}}", object.get())))
 }
 
-/// Need not be secret, only new.
+/// A nonce need not be secret, only unique.
 fn nonce() -> String {
     std::iter::repeat_with(fastrand::alphanumeric).take(16).collect()
 }

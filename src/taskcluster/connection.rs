@@ -1,8 +1,8 @@
-//! HTTP, TLS and proxies: how a request reaches Taskcluster, and what went wrong when it does not, in words.
+//! HTTP, TLS and proxies: transports a request to Taskcluster, and explains a failure to do so.
 //!
-//! TLS is rustls with ring. The system's roots (or those of `SSL_CERT_FILE`) cost 4 ms and half a mebibyte: they are
-//! loaded once, at the first call, and only where TLS is spoken. No connection is kept for long, so that a runner that
-//! only waits does not wake up.
+//! TLS is rustls with ring. Loading the system's roots (or those of `SSL_CERT_FILE`) takes 4 ms and half a mebibyte, so
+//! they are loaded once, at the first call, and only for TLS. Connections are not kept for long, so that a waiting
+//! runner does not wake up.
 
 use std::error::Error;
 use std::fmt;
@@ -19,28 +19,28 @@ use crate::host::blocking::{Lanes, Unanswered};
 use crate::host::trust;
 use crate::redact::mask_urls;
 
-/// The longest answer that is read, in bytes.
+/// Maximum size of an answer, in bytes.
 const LONGEST_ANSWER: usize = 16 << 20;
-/// The longest answer that is read where it is only shown, in bytes.
+/// Maximum size of an answer that is only shown, in bytes.
 const LONGEST_REFUSAL: usize = 64 << 10;
-/// How long an idle connection is kept: for what follows at start, no longer.
+/// Lifetime of an idle connection: long enough for the calls of a start.
 const KEEP_IDLE: Duration = Duration::from_secs(10);
 
-/// The proxies that the environment names. Their URLs may hold passwords: `Debug` does not show them.
+/// The proxies in the environment. Their URLs may contain passwords, which `Debug` does not show.
 #[derive(Clone, Default)]
 pub struct Proxies {
     /// For `http` root URLs: `http_proxy`.
     pub http: Option<String>,
     /// For `https` root URLs: `https_proxy`.
     pub https: Option<String>,
-    /// Hosts that are reached without: `no_proxy`.
+    /// Hosts that are reached without a proxy: `no_proxy`.
     pub no_proxy: Option<String>,
-    /// The paths of the authorities' certificates, each with the name of its variable: `SSL_CERT_FILE`, `SSL_CERT_DIR`.
+    /// The paths of certificate authorities, each with the name of its variable: `SSL_CERT_FILE`, `SSL_CERT_DIR`.
     pub authorities: Vec<(&'static str, PathBuf)>,
 }
 
 impl Proxies {
-    /// The URLs in which there is a user, and perhaps a password.
+    /// The URLs that contain a user and perhaps a password.
     pub fn secrets(&self) -> impl Iterator<Item = String> {
         let urls = [&self.http, &self.https].into_iter().flatten().filter(|url| url.contains('@'));
         urls.map(|url| if url.contains("://") { url.clone() } else { format!("http://{url}") })
@@ -58,12 +58,12 @@ impl fmt::Debug for Proxies {
     }
 }
 
-/// What makes requests. Set up at the first one.
+/// The HTTP client, set up at the first request.
 pub(super) struct Connection {
     proxy: Option<Proxy>,
     speaks_tls: bool,
     authorities: Vec<(&'static str, PathBuf)>,
-    /// How long it may take until a request can be sent.
+    /// Time limit until a request can be sent.
     connect: Duration,
     client: OnceCell<Result<reqwest::Client, String>>,
     lanes: Lanes,
@@ -93,7 +93,7 @@ impl Connection {
         })
     }
 
-    /// Whether there is a proxy for this scheme; for some hosts it may not be used.
+    /// Returns true if there is a proxy for this scheme. It may not apply to every host.
     pub(super) fn has_proxy(&self) -> bool {
         self.proxy.is_some()
     }
@@ -102,7 +102,7 @@ impl Connection {
         self.lanes = lanes;
     }
 
-    /// What makes requests, or why there is nothing that does.
+    /// Returns the HTTP client, and sets it up at the first call.
     pub(super) async fn client(&self) -> Result<&reqwest::Client, Failure> {
         let failed = |why: &String| Failure::permanent(Why::NotSent(format!("cannot set up HTTP: {why}")));
         let set_up = async {
@@ -130,9 +130,9 @@ impl Connection {
         built.as_ref().map_err(failed)
     }
 
-    /// Makes the client. Blocks where TLS is spoken: on the disk of the certificates.
+    /// Builds the HTTP client. With TLS, this blocks on the disk of the certificates.
     fn build(&self) -> Box<dyn FnOnce() -> reqwest::Result<reqwest::Client> + Send> {
-        // Where another part was first, it has installed the same.
+        // If another part was first, it has installed the same provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("start-worker/", env!("CARGO_PKG_VERSION")))
@@ -172,7 +172,7 @@ pub(super) fn parse_root(text: &str) -> Result<Url, ClientError> {
     Ok(url)
 }
 
-/// Parses what a proxy variable names; `host:port` is meant to be `http`.
+/// Parses a proxy variable; `host:port` means `http`.
 fn proxy_url(text: &str) -> Result<Url, String> {
     let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let url = Url::parse(&text).map_err(|cause| format!("it is not a URL: {cause}"))?;
@@ -182,7 +182,7 @@ fn proxy_url(text: &str) -> Result<Url, String> {
     }
 }
 
-/// An answer, and why its body is not all of it.
+/// An answer, and the reason if its body is incomplete.
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: reqwest::header::HeaderMap,
@@ -190,7 +190,7 @@ pub(super) struct Answer {
     pub(super) broken: Option<Why>,
 }
 
-/// Sends a request, and reads the answer.
+/// -
 pub(super) async fn send(request: RequestBuilder, connect: Duration) -> Result<Answer, Failure> {
     let mut response = request.send().await.map_err(|cause| {
         let sent = !cause.is_connect() && !cause.is_builder();
@@ -203,7 +203,7 @@ pub(super) async fn send(request: RequestBuilder, connect: Duration) -> Result<A
     Ok(Answer { status: status.as_u16(), headers, body, broken })
 }
 
-/// What is only shown need not be there whole.
+/// Reads the body. A body that is only shown may be incomplete.
 async fn read_body(response: &mut Response, body: &mut Vec<u8>, needed: bool) -> Result<(), Why> {
     let longest = if needed { LONGEST_ANSWER } else { LONGEST_REFUSAL };
     while let Some(chunk) = response.chunk().await.map_err(broken_off)? {
@@ -238,7 +238,7 @@ fn broken_off(cause: reqwest::Error) -> Why {
     Why::Broken(format!("the answer broke off: {}", causes(&cause.without_url())))
 }
 
-/// What is at the bottom of an error of the HTTP library, without the names of its layers.
+/// The innermost causes of an HTTP library's error, without the names of its layers.
 fn causes(error: &(dyn Error + 'static)) -> String {
     const LAYERS: [&str; 8] = [
         "client error (Canceled)",
@@ -256,7 +256,7 @@ fn causes(error: &(dyn Error + 'static)) -> String {
         cause = error.source();
         let text = error.to_string();
         let text = text.split_once(" (os error ").map_or(text.as_str(), |(text, _)| text).to_owned();
-        // A wrapper that says what is in it says it once.
+        // Skips a wrapper that repeats the text of its cause.
         let repeated = said.last().is_some_and(|last| last.ends_with(&text));
         if !LAYERS.contains(&text.as_str()) && !text.is_empty() && !repeated {
             said.push(text);

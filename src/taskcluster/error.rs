@@ -1,4 +1,4 @@
-//! What an operator reads when a call fails: one line that says which call, where, why, and what it was answered.
+//! The errors of failed calls, for operators: one line with the call, its URL, the reason and the answer.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use thiserror::Error;
 use super::attempts::Failure;
 use crate::redact::{assigns_a_secret, cut, mask_urls};
 
-/// How much of a body that is not JSON is shown, in characters.
+/// Maximum length of a quoted body that is not JSON, in characters.
 const SHOWN_OF_A_PAGE: usize = 200;
-/// How much of a message is shown, in characters.
+/// Maximum length of a quoted message, in characters.
 const SHOWN_OF_A_MESSAGE: usize = 500;
 
-/// Longer words are not Taskcluster's: `AuthenticationFailed` has 20 letters, a slug 22 characters, a token 44.
+/// A longer code is not Taskcluster's: `AuthenticationFailed` has 20 letters, a slug 22 characters, a token 44.
 const LONGEST_CODE: usize = 40;
 
-/// The content types that are named. Any other one may hold whatever the body holds.
+/// The content types that may be quoted. Any other text may contain the same secrets as the body.
 const TYPES: &[&str] = &[
     "application/json",
     "application/problem+json",
@@ -30,28 +30,28 @@ const TYPES: &[&str] = &[
     "text/xml",
 ];
 
-/// Why there can be no client.
+/// The reason why a client cannot be created.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// The root URL is not one.
+    /// The root URL is invalid.
     #[error("cannot call Taskcluster at `{url}`: {why}")]
     RootUrl {
-        /// The root URL, as it was given.
+        /// The root URL as configured.
         url: String,
-        /// What is wrong with it.
+        /// -
         why: String,
     },
-    /// The proxy is not one. Its URL may hold a password, and is not shown.
+    /// The proxy is invalid. Its URL may contain a password, and is not shown.
     #[error("cannot call Taskcluster through the proxy that {variable} names: {why}")]
     Proxy {
-        /// The environment variable that names it.
+        /// -
         variable: &'static str,
-        /// What is wrong with it.
+        /// -
         why: String,
     },
 }
 
-/// Why a call to Taskcluster failed. Its text is one line, and holds no secret.
+/// The reason for the failure of a call to Taskcluster. Its text is one line, and contains no secret.
 #[derive(Debug, Error)]
 pub struct CallError(Box<Details>);
 
@@ -65,43 +65,43 @@ struct Details {
     took: Duration,
 }
 
-/// The call, as it is shown.
+/// The call, in the form that is shown.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
     /// Its name in Taskcluster's reference.
     pub(super) name: &'static str,
     pub(super) method: &'static str,
-    /// Without query, and without secrets.
+    /// Without query and secrets.
     pub(super) url: String,
 }
 
-/// Why an attempt failed.
+/// The reason for the failure of an attempt.
 #[derive(Debug, Clone)]
 pub(super) enum Why {
-    /// An answer that says no, or that something is wrong over there.
+    /// An answer that refuses the call, or reports a server error.
     Answer(Box<Refusal>),
-    /// An answer that points elsewhere.
+    /// A redirection.
     Redirect { status: u16, to: String, root_url: Option<String> },
-    /// An answer that cannot be used.
+    /// An unusable answer.
     Broken(String),
     /// No answer.
     Transport(String),
-    /// No answer, or not all of it, in this time.
+    /// No complete answer within this time.
     TimedOut(Duration),
-    /// Nothing was sent.
+    /// No request was sent.
     NotSent(String),
 }
 
-/// What an answer other than 2xx and 3xx says.
+/// The content of an answer other than 2xx and 3xx.
 #[derive(Debug, Clone)]
 pub(super) struct Refusal {
     pub(super) status: u16,
     pub(super) code: Option<String>,
-    /// The beginning of the message, or of whatever came instead, in one line.
+    /// The beginning of the message, or of the text in its place, as one line.
     pub(super) says: String,
-    /// The whole message, which may hold what is not to be shown.
+    /// The whole message, which may contain secrets.
     pub(super) message: SecretString,
-    /// The scopes that are missing.
+    /// The missing scopes.
     scopes: Option<String>,
 }
 
@@ -112,13 +112,13 @@ impl CallError {
         Self(Box::new(Details { call, why: last.why, permanent, may_have_been_done, attempts, took }))
     }
 
-    /// Whether trying again makes no sense: Taskcluster, or what is in front of it, said no (4xx, or a redirection),
-    /// or the call could not be made at all.
+    /// Returns true if a retry is pointless: Taskcluster, or a server in front of it, refused the call (4xx, or a
+    /// redirection), or the call could not be made at all.
     pub fn refused(&self) -> bool {
         self.0.permanent
     }
 
-    /// The status of the last answer.
+    /// The HTTP status of the last answer.
     pub fn status(&self) -> Option<u16> {
         match self.0.why {
             Why::Answer(ref refusal) => Some(refusal.status),
@@ -127,7 +127,7 @@ impl CallError {
         }
     }
 
-    /// Taskcluster's own word for what went wrong, such as `InputError`.
+    /// Taskcluster's own error code, such as `InputError`.
     pub fn code(&self) -> Option<&str> {
         match &self.0.why {
             Why::Answer(refusal) => refusal.code.as_deref(),
@@ -135,12 +135,12 @@ impl CallError {
         }
     }
 
-    /// Whether Taskcluster said that there is no such thing. A page that some proxy has for 404 does not count.
+    /// Returns true if Taskcluster reported that the resource does not exist. A proxy's 404 page does not count.
     pub fn is_not_found(&self) -> bool {
         self.status() == Some(404) && self.code() == Some("ResourceNotFound")
     }
 
-    /// Which scopes were missing, where that is why.
+    /// The missing scopes, if they are the reason for the refusal.
     pub fn missing_scopes(&self) -> Option<String> {
         match &self.0.why {
             Why::Answer(refusal) => refusal.scopes.clone(),
@@ -148,19 +148,19 @@ impl CallError {
         }
     }
 
-    /// Whether the answer's message has this word, where it is not shown too.
+    /// Returns true if the answer's message contains this word, even if the message is not shown.
     pub(super) fn names(&self, word: &str) -> bool {
         matches!(&self.0.why, Why::Answer(refusal) if refusal.message.expose_secret().contains(word))
     }
 
-    /// Whether an attempt of this call may have been carried out although its answer never came. Where a later one is
-    /// then refused, that may be why.
+    /// Returns true if Taskcluster may have executed an attempt of this call although its answer was lost. That may
+    /// explain the refusal of a later attempt.
     pub fn may_have_been_done(&self) -> bool {
         self.0.may_have_been_done
     }
 }
 
-/// How a call went, for counts: `ok`, `refused`, `failed`.
+/// The result of a call, for counters: `ok`, `refused`, `failed`.
 pub fn result_of<T>(result: &Result<T, CallError>) -> &'static str {
     match result {
         Ok(_) => "ok",
@@ -169,7 +169,7 @@ pub fn result_of<T>(result: &Result<T, CallError>) -> &'static str {
     }
 }
 
-/// What was done until a call failed for good.
+/// The attempts of a call that finally failed.
 pub(super) struct Tried {
     pub(super) attempts: u32,
     pub(super) took: Duration,
@@ -227,32 +227,32 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What Taskcluster's services answer when they refuse a call. A proxy may answer anything.
+/// The body with which Taskcluster's services refuse a call. A proxy may answer anything.
 #[derive(Default, Deserialize)]
 struct RefusalBody {
     code: Option<String>,
     message: Option<String>,
-    /// Of an unknown path.
+    /// Set in answers for an unknown path.
     error: Option<String>,
 }
 
-/// The part of an answer that an error may quote.
+/// Determines the part of an answer that an error may quote.
 pub(super) struct Quoting<'a> {
-    /// False where the body holds secrets, whatever it looks like.
+    /// False if the body may contain secrets, whatever it looks like.
     pub(super) body: bool,
-    /// Of the answer, where it says.
+    /// The answer's content type, if it has one.
     pub(super) content_type: Option<&'a str>,
-    /// Takes secrets out of a text.
+    /// Masks secrets in a text.
     pub(super) mask: &'a dyn Fn(&str) -> String,
 }
 
 impl Quoting<'_> {
-    /// A text in one line, masked first: neither what is joined nor what is cut would be recognised.
+    /// Joins and truncates a text. Secrets are masked first, because they would not be recognized afterwards.
     fn shown(&self, text: &str, longest: usize) -> String {
         cut(&one_line(&mask_urls(&(self.mask)(text))), longest, "…").into_owned()
     }
 
-    /// In place of a body.
+    /// The text that replaces a body.
     fn not_shown(&self) -> String {
         let essence = self.content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
         let known = TYPES.iter().find(|known| known.eq_ignore_ascii_case(essence));
@@ -262,7 +262,7 @@ impl Quoting<'_> {
 }
 
 impl Why {
-    /// What an answer other than 2xx and 3xx says.
+    /// Reads an answer other than 2xx and 3xx.
     pub(super) fn of_answer(status: u16, body: &[u8], quoting: &Quoting<'_>) -> Self {
         let body = without_byte_order_mark(body);
         let RefusalBody { code, message, error } = serde_json::from_slice(body).unwrap_or_default();
@@ -278,7 +278,7 @@ impl Why {
             (Some(message), _) if quoting.body || lacks_scopes => {
                 quoting.shown(first_part(message), SHOWN_OF_A_MESSAGE)
             }
-            // It may repeat an answer whose secrets nobody knows yet.
+            // The message may repeat an answer whose secrets are not known yet.
             (Some(message), _) if assigns_a_secret(first_line(message)) => quoting.not_shown(),
             (Some(message), _) => quoting.shown(first_line(message), SHOWN_OF_A_MESSAGE),
             (None, _) if body.trim_ascii().is_empty() => String::new(),
@@ -290,7 +290,7 @@ impl Why {
         Self::Answer(Box::new(Refusal { status, code, says, message, scopes }))
     }
 
-    /// An answer of success whose body is not the JSON it should be. Values are not shown: they may be secrets.
+    /// A successful answer whose body is not the expected JSON. Values are not shown, because they may be secret.
     pub(super) fn of_body(error: &serde_json::Error, body: &[u8], quoting: &Quoting<'_>) -> Self {
         let text = String::from_utf8_lossy(body);
         let at = format!("line {}, column {}", error.line(), error.column());
@@ -301,7 +301,7 @@ impl Why {
         if error.is_data() {
             return Self::Broken(format!("the answer cannot be used: not the expected JSON at {at}"));
         }
-        // What begins like an answer may hold what an answer holds.
+        // A body that begins like an answer may contain the secrets of an answer.
         if body.is_empty() || text.trim_start().starts_with(['{', '[', '"']) {
             return Self::Broken(format!("the answer is not JSON: {what}"));
         }
@@ -313,7 +313,7 @@ impl Why {
 }
 
 impl Why {
-    /// Takes secrets out of what a library says.
+    /// Masks secrets in a library's error text.
     pub(super) fn masked(mut self, mask: impl Fn(&str) -> String) -> Self {
         if let Self::Broken(text) | Self::Transport(text) | Self::NotSent(text) = &mut self {
             *text = mask(text);
@@ -322,18 +322,19 @@ impl Why {
     }
 }
 
-/// Characters that some servers write before a text.
+/// Removes the byte order mark that some servers write before a text.
 pub(super) fn without_byte_order_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
-/// What comes before the repetition of the request. Missing scopes are said once; the scope expression says them again.
+/// The part before the repetition of the request. Missing scopes are quoted once; the scope expression after them
+/// repeats them.
 fn first_part(message: &str) -> &str {
     let part = message.split_once("\n---\n").map_or(message, |(before, _)| before);
     part.split_once("\nThis request requires the client to satisfy").map_or(part, |(before, _)| before)
 }
 
-/// Up to whatever ends a line: a reader may break it at each of these.
+/// The text up to the first character at which a reader may break the line.
 fn first_line(message: &str) -> &str {
     let ends = |c: char| c.is_control() && c != '\t' || matches!(c, '\u{2028}' | '\u{2029}');
     message.split(ends).next().unwrap_or_default()
@@ -346,13 +347,13 @@ fn scopes(message: &str) -> Option<String> {
     Some(cut(&one_line(scopes), SHOWN_OF_A_MESSAGE, "…").into_owned())
 }
 
-/// All lines joined, without fences and control characters.
+/// Joins all lines, without fences and control characters.
 fn one_line(text: &str) -> String {
     let words = text.split_whitespace().filter(|word| *word != "```");
     words.collect::<Vec<_>>().join(" ").replace(char::is_control, "")
 }
 
-/// A duration for readers: tenths of a second below ten, whole seconds above.
+/// Formats a duration: tenths of a second below ten seconds, whole seconds above.
 pub(super) fn span(duration: Duration) -> String {
     if duration < Duration::from_secs(10) {
         let tenths = duration.as_millis().saturating_add(50) / 100;

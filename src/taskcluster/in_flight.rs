@@ -1,4 +1,4 @@
-//! Requests that are on their way: what was sent may be carried out, and its answer be the only one.
+//! Requests in flight: Taskcluster may execute a request that was sent, and its answer may be the only one.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use crate::telemetry::counters::{Counters, Label};
 #[derive(Debug, Clone)]
 pub struct InFlight(Arc<watch::Sender<usize>>);
 
-/// One of them; it is over when this is dropped.
+/// A request in flight, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Sent<'a>(&'a InFlight);
 
@@ -22,14 +22,14 @@ impl Default for InFlight {
 }
 
 impl InFlight {
-    /// Whether there is any.
+    /// Returns true if any request is in flight.
     pub fn any(&self) -> bool {
         *self.0.borrow() > 0
     }
 
-    /// Waits until there is none.
+    /// Waits until no request is in flight.
     pub async fn none(&self) {
-        // Fails only without a sender, which is here.
+        // Fails only without a sender, and the sender is `self`.
         let _ = self.0.subscribe().wait_for(|count| *count == 0).await;
     }
 
@@ -45,7 +45,7 @@ impl Drop for Sent<'_> {
     }
 }
 
-/// A request that is counted when it is over, also where nobody waits for its end.
+/// A request that is counted when it ends, even if its future is dropped.
 pub(super) struct Counted<'a> {
     pub(super) counters: &'a Counters,
     pub(super) call: &'static str,

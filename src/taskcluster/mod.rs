@@ -1,14 +1,14 @@
-//! Calls to Taskcluster: signed, tried again while that makes sense, and typed.
+//! Typed and signed calls to Taskcluster, which are retried while that makes sense.
 //!
-//! * `api.rs`: one method of [`Client`] for each call. `values.rs`: what goes in and comes out.
-//! * `client.rs`: a call becomes a signed request, an answer becomes a value or a failure.
-//! * `attempts.rs`: tries a call until it works, is refused or the caller's [`Effort`] is spent.
+//! * `api.rs`: one method of [`Client`] for each call. `values.rs`: their parameters and results.
+//! * `client.rs`: converts a call to a signed request, and an answer to a value or a failure.
+//! * `attempts.rs`: retries a call until it succeeds, is refused or the caller's [`Effort`] is spent.
 //! * `connection.rs`: HTTP, TLS and proxies.
-//! * `pace.rs`: how many calls there are in the long run.
-//! * `error.rs`: what an operator reads when a call fails.
+//! * `pace.rs`: limits the long-term rate of calls.
+//! * `error.rs`: the error text for operators.
 //!
-//! A call is cancelled by dropping its future. What Taskcluster said no to is never tried again; what got lost on the
-//! way always is.
+//! Dropping a call's future cancels it. A call that Taskcluster refused is never retried; one that was lost on the way
+//! always is.
 
 mod api;
 mod attempts;

@@ -1,4 +1,4 @@
-//! The look-up of host names, which asks servers and files that can hang.
+//! Host name resolution, which depends on servers and files that can hang.
 
 use std::io;
 use std::net::ToSocketAddrs;
@@ -11,12 +11,12 @@ use crate::host::blocking::Lane;
 /// Time limit of a look-up, longer than that of any connection.
 const TIME: Duration = Duration::from_secs(60);
 
-/// Looks names up as the system does (`getaddrinfo`), one at a time.
+/// Resolves names with the system's resolver (`getaddrinfo`), one at a time.
 #[derive(Debug, Clone, Default)]
 pub struct Names(Lane);
 
 impl Names {
-    /// Looks up in this lane.
+    /// Creates a resolver that runs in this lane.
     pub fn new(lane: Lane) -> Self {
         Self(lane)
     }
@@ -28,7 +28,7 @@ impl Resolve for Names {
         Box::pin(async move {
             let host = name.as_str().to_owned();
             let what = format!("the look-up of host {host}");
-            // The port is the URL's.
+            // The port is taken from the URL.
             let found = lane.ask(&what, TIME, move || (host.as_str(), 0).to_socket_addrs());
             let found = found.await.map_err(io::Error::from).flatten()?;
             Ok(Box::new(found) as Addrs)

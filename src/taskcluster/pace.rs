@@ -1,18 +1,18 @@
-//! A limit on all calls to Taskcluster, whatever its answers, the clocks and the configuration make the parts of the
-//! runner want: some at once, as a start or an end needs them, and one every few seconds in the long run.
+//! A limit on all calls to Taskcluster, whatever the answers, the clocks and the configuration cause the runner to do:
+//! a burst, as a start or an end needs it, and one call every few seconds in the long run.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// In the long run there is no more than one call in this time.
+/// The long-term minimum interval between calls.
 pub const CALL_EVERY: Duration = Duration::from_secs(5);
 
-/// So many may come at once. A start needs about five, an attempt that fails is repeated several times.
+/// The size of a burst. A start needs about five calls, and a failing call is retried several times.
 const AT_ONCE: u32 = 12;
 
-/// The limit. Clones share it.
+/// The limiter. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Pace(Arc<Mutex<Instant>>);
 
@@ -23,15 +23,15 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Waits for the turn of one call. Turns are given in the order in which they were asked for.
+    /// Waits until the next call may be made. Callers are served in the order in which they called.
     pub(super) async fn turn(&self) {
         sleep_until(self.next()).await;
     }
 
-    /// When the next call may be made; it is taken.
+    /// Reserves the next slot and returns its time.
     fn next(&self) -> Instant {
         let now = Instant::now();
-        // When all that may come at once may come at once again.
+        // The time at which a full burst is available again.
         let mut rested = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = rested.checked_sub(CALL_EVERY * (AT_ONCE - 1)).map_or(now, |turn| turn.max(now));
         *rested = (*rested).max(now) + CALL_EVERY;

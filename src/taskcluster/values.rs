@@ -1,4 +1,4 @@
-//! What goes into the calls, and what comes out.
+//! The parameters and results of the calls.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use super::error::Why;
 use crate::clock::Date;
 use crate::credentials::Credentials;
 
-/// Which worker.
+/// Identifies a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerName {
     /// `<provisioner>/<worker type>`.
@@ -24,76 +24,76 @@ pub struct WorkerName {
     pub worker_id: String,
 }
 
-/// What registerWorker needs.
+/// The parameters of registerWorker.
 pub struct RegisterWorker<'a> {
-    /// Which worker.
+    /// -
     pub name: &'a WorkerName,
-    /// The worker pool's provider.
+    /// -
     pub provider_id: &'a str,
     /// `workerIdentityProof`, by its keys.
     pub proof: &'a BTreeMap<&'static str, SecretString>,
-    /// When the host booted, where that is known. Left out where the deployment does not know it.
+    /// The host's boot time, if it is known. The client leaves it out for a deployment that does not know this field.
     pub system_boot_time: Option<Timestamp>,
 }
 
-/// What registerWorker answers.
+/// The result of registerWorker.
 pub struct Registered {
-    /// The worker's credentials.
+    /// -
     pub credentials: Credentials,
-    /// The worker pool's `workerConfig` for this worker, as it was sent.
+    /// The worker pool's `workerConfig` for this worker, unchanged.
     pub worker_config: Box<RawValue>,
-    /// For reregisterWorker, once.
+    /// Valid for one reregisterWorker.
     pub secret: SecretString,
 }
 
-/// What reregisterWorker answers.
+/// The result of reregisterWorker.
 #[derive(Debug)]
 pub struct Reregistered {
-    /// The worker's new credentials.
+    /// -
     pub credentials: Credentials,
-    /// For the next reregisterWorker, once.
+    /// Valid for the next reregisterWorker.
     pub secret: SecretString,
 }
 
-/// What a worker's operators are told about it.
+/// A report about a worker to the worker pool's operators.
 #[derive(Debug, Clone)]
 pub struct WorkerError {
-    /// What kind of error.
+    /// -
     pub kind: String,
-    /// One line.
+    /// A single line.
     pub title: String,
-    /// All that is known.
+    /// The full text.
     pub description: String,
-    /// More, for machines.
+    /// Further machine-readable data.
     pub extra: Map<String, Value>,
 }
 
-/// What shouldWorkerTerminate answers.
+/// The result of shouldWorkerTerminate.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct ShouldTerminate {
-    /// Whether the worker should finish its tasks and end.
+    /// True if the worker should finish its tasks and terminate.
     pub terminate: bool,
-    /// Why, such as `over capacity`.
+    /// The reason, such as `over capacity`.
     pub reason: String,
 }
 
-/// A worker pool's definition, as far as it matters.
+/// The required part of a worker pool's definition.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerPool {
-    /// Its provider.
+    /// -
     pub provider_id: String,
-    /// What the provider makes of it.
+    /// The provider-specific configuration.
     pub config: Value,
 }
 
-/// What the legacy aws-provisioner holds for a worker.
+/// A worker's secret in the legacy aws-provisioner.
 pub struct ProvisionerSecret {
-    /// The worker's secrets, as they were sent.
+    /// The worker's secrets, unchanged.
     pub data: Box<RawValue>,
-    /// The worker's credentials. When they expire is not said.
+    /// The worker's credentials. Their expiry is not known.
     pub credentials: Credentials,
-    /// Their scopes.
+    /// The scopes of the credentials.
     pub scopes: Vec<String>,
 }
 
@@ -109,7 +109,7 @@ impl fmt::Debug for ProvisionerSecret {
     }
 }
 
-/// What both kinds of registration answer.
+/// The common part of the answers to registerWorker and reregisterWorker.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct RegistrationAnswer {
@@ -119,7 +119,7 @@ pub(super) struct RegistrationAnswer {
     pub(super) secret: String,
 }
 
-/// Credentials as they are sent.
+/// Credentials in the form in which they are sent.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct AnsweredCredentials {
@@ -129,7 +129,7 @@ pub(super) struct AnsweredCredentials {
 }
 
 impl AnsweredCredentials {
-    /// As they are kept.
+    /// Converts to credentials without an expiry.
     pub(super) fn obtained(self, now: Timestamp) -> Credentials {
         Credentials {
             client_id: self.client_id,
@@ -140,7 +140,7 @@ impl AnsweredCredentials {
         }
     }
 
-    /// As they are kept, if they expire at this date.
+    /// Converts to credentials that expire at this date.
     pub(super) fn expire(self, expires: &str, now: Timestamp) -> Result<Credentials, Why> {
         let no_date = || Why::Broken("the answer cannot be used: expires is no date".to_owned());
         let expires = Date::parse(expires).ok_or_else(no_date)?.time();

@@ -1,6 +1,5 @@
 //! What several of the tests, examples, benchmarks and fuzz targets need: the fakes, broken surroundings, and what looks
 //! at processes and at what they printed.
-#![expect(missing_docs, reason = "the names say it, and nobody else depends on this")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 pub mod fake_metadata;

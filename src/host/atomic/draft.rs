@@ -1,9 +1,9 @@
 //! A file that is being written: without a name until it is complete, where the file system supports that.
 //!
-//! `O_TMPFILE` makes a file without a name, which vanishes with the process. It gets its name by `linkat` (`open(2)`
-//! describes both). Elsewhere the draft has a temporary name from the beginning. Each draft is locked (`flock(2)`), so
-//! that [`remove_abandoned`] can tell a draft from what a killed process has left: a lock ends with its process, also in
-//! another PID namespace, and whoever has the process id now.
+//! `O_TMPFILE` creates a file without a name, which vanishes with the process; `linkat` gives it a name (`open(2)`
+//! describes both). On other file systems the draft has a temporary name from the beginning. Each draft is locked
+//! (`flock(2)`), so that [`remove_abandoned`] can tell a live draft from the leftover of a killed process: unlike a
+//! process id, a lock ends with its process, and it works across PID namespaces.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
@@ -22,26 +22,27 @@ use super::{Attributes, Directory, Owner, dress, is_ours};
 const PREFIX: &str = ".start-worker-";
 const SUFFIX: &str = ".tmp";
 
-/// A file that is being written. It vanishes when this is dropped before it is published.
+/// A file that is being written. It vanishes if it is dropped before it is published.
 pub(super) struct Draft<'d> {
     directory: &'d Directory,
     file: File,
-    /// `None`: it has no name.
+    /// `None`: the file has no name.
     name: Option<OsString>,
 }
 
 impl<'d> Draft<'d> {
-    /// A new, empty file that only its owner may open.
+    /// Creates a new, empty file that only its owner may open.
     pub(super) fn new(directory: &'d Directory) -> io::Result<Self> {
         let flags = OFlag::O_RDWR | OFlag::O_TMPFILE | OFlag::O_CLOEXEC;
         match openat(&directory.handle, ".", flags, private()) {
             Ok(file) => {
                 let file = File::from(file);
-                // It matters once the file has a temporary name. A file system without locks has no other protection.
+                // The lock matters once the file has a temporary name. A file system without locks has no other
+                // protection.
                 let _ = file.try_lock();
                 Ok(Self { directory, file, name: None })
             }
-            // EISDIR and EINVAL: a kernel, or a file system of FUSE, that takes no notice of the flag.
+            // EISDIR and EINVAL: a kernel, or a FUSE file system, that ignores the flag.
             Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOSYS | Errno::ENOENT) => {
                 Self::named(directory)
             }
@@ -49,7 +50,7 @@ impl<'d> Draft<'d> {
         }
     }
 
-    /// The same with a temporary name.
+    /// Creates a draft with a temporary name.
     pub(super) fn named(directory: &'d Directory) -> io::Result<Self> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         loop {
@@ -59,7 +60,7 @@ impl<'d> Draft<'d> {
                 Err(Errno::EEXIST) => continue,
                 Err(error) => return Err(error.into()),
             };
-            // Another process may have taken it for abandoned before it was locked.
+            // Another process may have mistaken the file for abandoned before it was locked.
             let taken =
                 matches!(file.try_lock(), Err(TryLockError::WouldBlock)) || file.metadata()?.nlink() == 0;
             if !taken {
@@ -72,7 +73,7 @@ impl<'d> Draft<'d> {
         &mut self.file
     }
 
-    /// Puts the file in the place of `name`. On failure it remains a draft.
+    /// Moves the file to `name`. On failure it remains a draft.
     pub(super) fn publish(&mut self, name: &OsStr, attributes: Attributes) -> io::Result<()> {
         if self.name.is_none() {
             match self.link(name) {
@@ -87,12 +88,12 @@ impl<'d> Draft<'d> {
         Ok(())
     }
 
-    /// The draft's length in bytes.
+    /// -
     pub(super) fn length(&self) -> u64 {
         self.file.metadata().map(|found| found.len()).unwrap_or_default()
     }
 
-    /// Writes the draft's content to another file.
+    /// -
     pub(super) fn copy_to(&mut self, target: &mut File) -> io::Result<u64> {
         self.file.rewind()?;
         io::copy(&mut self.file, target)
@@ -103,7 +104,7 @@ impl<'d> Draft<'d> {
         linkat(AT_FDCWD, this.as_str(), &self.directory.handle, name, AtFlags::AT_SYMLINK_FOLLOW)
     }
 
-    /// Only a rename can replace a file, and only what has a name can be renamed.
+    /// Gives the draft a temporary name: only a rename can replace a file, and only a file with a name can be renamed.
     fn take_temporary_name(&mut self) -> io::Result<()> {
         loop {
             let name = temporary_name();
@@ -118,7 +119,8 @@ impl<'d> Draft<'d> {
         }
     }
 
-    /// Where a file without a name cannot get one, for example because `/proc` is not mounted.
+    /// Copies the content to a named draft. Used where a file without a name cannot get one, for example because
+    /// `/proc` is not mounted.
     fn copy_to_named(&mut self, attributes: Attributes) -> io::Result<()> {
         let mut named = Self::named(self.directory)?;
         self.copy_to(&mut named.file)?;
@@ -142,14 +144,14 @@ fn private() -> Mode {
     Mode::S_IRUSR | Mode::S_IWUSR
 }
 
-/// A name that no other draft of this process has. Other processes' names are told apart by trying.
+/// Returns a name that no other draft of this process has. Collisions with other processes are resolved by retrying.
 fn temporary_name() -> OsString {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     OsString::from(format!("{PREFIX}{}-{number}{SUFFIX}", std::process::id()))
 }
 
-/// Whether a file has the name of a draft.
+/// Returns true if a file has the name of a draft.
 pub(super) fn is_temporary(name: &OsStr) -> bool {
     let numbers = || name.to_str()?.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.split_once('-');
     numbers().is_some_and(|(pid, number)| {
@@ -157,9 +159,10 @@ pub(super) fn is_temporary(name: &OsStr) -> bool {
     })
 }
 
-/// Removes a draft that no process is writing any more. One of another user, or that cannot be removed, stays.
+/// Removes a draft that no process is writing any more. A draft of another user, or one that cannot be removed, is
+/// kept.
 pub(super) fn remove_abandoned(directory: &Directory, name: &OsStr, owner: Option<Owner>) {
-    // First: to open a device can have effects.
+    // The type is checked before the file is opened, because opening a device can have side effects.
     let found = fstatat(&directory.handle, name, AtFlags::AT_SYMLINK_NOFOLLOW);
     if !found.is_ok_and(|found| SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG) {
         return;

@@ -1,8 +1,8 @@
-//! Files that cannot be replaced and are written in place: a file that is mounted by itself (`docker run -v file:file`),
-//! or one in a directory that may not be written.
+//! Files that cannot be replaced and are written in place: a file that is itself a mount (`docker run -v file:file`),
+//! or one in a directory that is not writable.
 //!
-//! A crash can leave such a file empty or cut off. Only regular files of ours are written, through an open descriptor,
-//! and after access of others is taken away.
+//! A crash can leave such a file empty or truncated. Only regular files of ours are written, through an open
+//! descriptor, and only after other users' access has been revoked.
 
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};
@@ -16,14 +16,13 @@ use tracing::debug;
 
 use super::{Attributes, Directory, dress, is_ours};
 
-/// Whether a file that could not be replaced for this reason may be writable all the same: it is a mount point (EBUSY,
-/// EXDEV), or its directory may not be written (EACCES, EPERM, EROFS).
+/// Returns true if a file that could not be replaced for this reason may still be writable: it is a mount point (EBUSY,
+/// EXDEV), or its directory is not writable (EACCES, EPERM, EROFS).
 pub(super) fn may_help(cause: &io::Error) -> bool {
     matches!(cause.raw_os_error(), Some(libc::EBUSY | libc::EXDEV | libc::EACCES | libc::EPERM | libc::EROFS))
 }
 
-/// Writes the file `name`, which will be `length` bytes long, in place. `None`: it is not one that may be written in
-/// place.
+/// Writes the file `name`, which will be `length` bytes long, in place. `None`: the file may not be written in place.
 pub(super) fn write(
     directory: &Directory,
     (name, attributes): (&OsStr, Attributes),
@@ -49,7 +48,7 @@ fn overwrite(
     write_content: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<()> {
     reserve(file, length)?;
-    // First: nobody else is to open it once it holds the new content.
+    // Access is revoked first, so that nobody else can open the file once it holds the new content.
     file.set_permissions(Permissions::from_mode(attributes.mode & 0o600))?;
     file.set_len(0)?;
     write_content(file)?;
@@ -57,7 +56,7 @@ fn overwrite(
     file.sync_all()
 }
 
-/// Fails where the disk has no room for the new content, while the old content is still there.
+/// Fails if the disk has no room for the new content, while the old content is still there.
 fn reserve(file: &File, length: u64) -> io::Result<()> {
     let length = libc::off_t::try_from(length).unwrap_or(libc::off_t::MAX);
     if length == 0 {
@@ -65,12 +64,12 @@ fn reserve(file: &File, length: u64) -> io::Result<()> {
     }
     match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length) {
         Err(error @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)) => Err(error.into()),
-        // Not every file system can reserve.
+        // Not every file system can reserve space.
         _ => Ok(()),
     }
 }
 
-/// Empties a file of ours in place.
+/// -
 pub(super) fn empty(directory: &Directory, name: &OsStr) -> io::Result<()> {
     let file = open(directory, name).ok_or(io::ErrorKind::PermissionDenied)?;
     if !is_ours(&file.metadata()?, None) {

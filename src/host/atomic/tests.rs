@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use super::*;
 
-/// The writer's target; set in the process of the writer only.
+/// The writer's target. Set in the writer's process only.
 const TARGET: &str = "START_WORKER_TEST_ATOMIC_TARGET";
 const PRIVATE: Attributes = Attributes { mode: 0o600, owner: None };
 
@@ -66,7 +66,7 @@ fn parents_may_be_symlinks() {
 fn a_file_is_given_to_its_owner() {
     let root = tempfile::tempdir().unwrap();
     let us = root.path().metadata().unwrap();
-    // Only root can give files away; all others can give them to themselves.
+    // Only root can give files away; other users can only give them to themselves.
     let owner = if us.uid() == 0 {
         Owner { uid: 12_345, gid: 54_321 }
     } else {
@@ -153,7 +153,7 @@ fn a_killed_writer_leaves_the_old_file_or_the_new_one() {
         while read_whole() == before {
             assert!(writer.try_wait().unwrap().is_none(), "the writer has ended by itself");
         }
-        // Then a number of further reads: the kill comes at another point of the loop each time.
+        // A varying number of further reads, so that each kill hits another point of the loop.
         for _ in 0..kill * 7 % 13 {
             read_whole();
         }
@@ -187,7 +187,7 @@ fn what_killed_processes_have_left_is_swept_and_nothing_else() {
     let directory = Directory::open(folder.path()).unwrap();
     let being_written = Draft::named(&directory).unwrap();
     let living = std::process::id();
-    // Whoever has the process id now: a lock tells, not a number.
+    // The lock decides, and not the process id in the name.
     let left = [
         format!(".start-worker-{living}-4000000.tmp"),
         ".start-worker-1-0.tmp".to_owned(),
@@ -285,7 +285,7 @@ fn a_file_in_a_directory_that_may_not_be_written_is_written_in_place() {
     write("file", Attributes { mode: 0o644, owner: None }).unwrap().unwrap();
     let found = path.metadata().unwrap();
     assert_eq!((fs::read(&path).unwrap().as_slice(), mode(&path), found.ino()), (&b"new"[..], 0o644, inode));
-    // Nothing else than a regular file of ours, under one name.
+    // Only a regular file of ours with a single name is written.
     symlink("file", root.path().join("link")).unwrap();
     fs::create_dir(root.path().join("directory")).unwrap();
     nix::unistd::mkfifo(&root.path().join("pipe"), Mode::S_IRWXU).unwrap();

@@ -1,4 +1,4 @@
-//! The user who is to be logged in: whether there is one of this name, and whether a worker may ask for them.
+//! The user to log in: whether the user exists, and whether a worker may request this user.
 
 use nix::unistd::User;
 
@@ -6,13 +6,14 @@ use super::AutologinError;
 use super::name::{UserName, matches};
 use super::root::Root;
 
-/// The first user id that is a person's, or a task's.
+/// The first user id of people and task users.
 const FIRST_USER: u32 = 1000;
 
 /// The user id of `nobody`.
 const NOBODY: u32 = 65534;
 
-/// The running system asks all its sources of users; another root has its file.
+/// Looks up a user's id. On the running system, all its user databases are consulted; in another root, only its passwd
+/// file.
 pub(super) fn uid_of(root: &Root, user: &UserName) -> Result<u32, AutologinError> {
     let uid = if root.is_live() {
         let found = User::from_name(user.as_str());
@@ -36,7 +37,7 @@ fn uid_in(users: &str, user: &UserName) -> Option<u32> {
     })
 }
 
-/// Whether a worker may ask for this user.
+/// Checks that a worker may request this user.
 pub(super) fn may_be_asked_for(
     user: &UserName,
     uid: u32,

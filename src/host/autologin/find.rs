@@ -1,14 +1,14 @@
-//! Which display manager a host has, and where it reads whom to log in.
+//! Finds a host's display manager, and the file in which it is configured.
 
 use std::path::Path;
 
 use super::root::Root;
 use super::{AutologinError, DisplayManager, Known};
 
-/// systemd's name for whichever display manager is enabled.
+/// systemd's alias for the enabled display manager.
 const UNIT: &str = "/etc/systemd/system/display-manager.service";
 
-/// Debian's note of the one that was chosen: a program's path.
+/// The file in which Debian records the selected display manager: the path of a program.
 const DEFAULT: &str = "/etc/X11/default-display-manager";
 
 const RELEASE: &str = "/etc/os-release";
@@ -17,7 +17,7 @@ const UBUNTU: &str = "/etc/gdm3/custom.conf";
 const DEBIAN: &str = "/etc/gdm3/daemon.conf";
 const OTHERS: &str = "/etc/gdm/custom.conf";
 
-/// The display manager that is meant.
+/// Resolves the configured display manager; `Auto` is replaced by the host's own.
 pub(super) fn display_manager(root: &Root, wanted: DisplayManager) -> Result<Known, AutologinError> {
     match wanted {
         DisplayManager::Gdm => Ok(Known::Gdm),
@@ -31,7 +31,7 @@ pub(super) fn display_manager(root: &Root, wanted: DisplayManager) -> Result<Kno
 
 fn the_hosts_own(root: &Root) -> Result<Known, AutologinError> {
     if let Some(target) = root.link(UNIT) {
-        // A unit that is masked is not started: the host has consoles only.
+        // A masked unit is not started: the host has only consoles.
         if target == Path::new("/dev/null") {
             return Ok(Known::Getty);
         }
@@ -45,7 +45,8 @@ fn the_hosts_own(root: &Root) -> Result<Known, AutologinError> {
     }
 }
 
-/// By the name of its unit or its program: `/lib/systemd/system/gdm3.service`, `/usr/sbin/gdm3`.
+/// Identifies a display manager by the name of its unit or program: `/lib/systemd/system/gdm3.service`,
+/// `/usr/sbin/gdm3`.
 fn named(source: &'static str, path: &str) -> Result<Known, AutologinError> {
     let name = path.rsplit('/').next().unwrap_or_default();
     let name = name.strip_suffix(".service").unwrap_or(name);
@@ -57,7 +58,8 @@ fn named(source: &'static str, path: &str) -> Result<Known, AutologinError> {
     }
 }
 
-/// gdm's file: the distribution's own where it is there, else whichever is there, else the distribution's own.
+/// gdm's file: the distribution's own if it exists, otherwise the first one that exists, otherwise the distribution's
+/// own.
 pub(super) fn gdm_file(root: &Root) -> Result<&'static str, AutologinError> {
     let own = distributions_gdm_file(&root.read(RELEASE)?.unwrap_or_default());
     let there = [own, UBUNTU, DEBIAN, OTHERS].into_iter().find(|path| root.has(path));

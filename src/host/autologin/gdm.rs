@@ -1,9 +1,9 @@
-//! gdm's `custom.conf`, which it shares with its administrators: edited, never rewritten. PURE: bytes in, bytes out.
+//! gdm's `custom.conf`, which is shared with the administrators: edited, never rewritten. PURE: bytes in, bytes out.
 //!
-//! [`set`] and [`clear`] touch the lines of two keys in the section `[daemon]`, and leave every other byte. Where there
-//! is no such section, one is added at the end, below a comment by which [`clear`] knows it again. Setting twice is
-//! setting once; where no such key was active, clearing what was set gives back the file byte by byte. (The one
-//! exception is a file that has our comment already: what follows it is taken for ours.)
+//! [`set`] and [`clear`] change only the lines of two keys in the section `[daemon]`, and preserve every other byte. If
+//! there is no such section, one is added at the end, below a comment by which [`clear`] recognizes it. Setting is
+//! idempotent; if no such key was active before, clearing restores the file byte by byte. (The one exception is a file
+//! that already contains our comment: the section after it is taken for ours.)
 
 use super::keyfile::{Kind, Line, bytes, kind, lines, value};
 use super::name::UserName;
@@ -12,10 +12,10 @@ const SECTION: &[u8] = b"daemon";
 const ENABLE: &str = "AutomaticLoginEnable";
 const USER: &str = "AutomaticLogin";
 
-/// Stands above a section that we have added.
+/// The comment above a section that start-worker has added.
 pub const MARK: &str = "# added by start-worker, for its automatic login";
 
-/// The file that logs this user in.
+/// Returns the file with this user logged in.
 pub fn set(file: &[u8], user: &UserName) -> Vec<u8> {
     let mut lines = lines(file);
     let found = find(&lines);
@@ -41,7 +41,7 @@ pub fn set(file: &[u8], user: &UserName) -> Vec<u8> {
     bytes(&lines)
 }
 
-/// The file that logs nobody in.
+/// Returns the file with nobody logged in.
 pub fn clear(file: &[u8]) -> Vec<u8> {
     let lines = lines(file);
     let found = find(&lines);
@@ -61,13 +61,13 @@ pub fn clear(file: &[u8]) -> Vec<u8> {
     let mut kept: Vec<Line<'_>> = Vec::with_capacity(lines.len());
     kept.extend(lines.into_iter().enumerate().filter(|(at, _)| !gone.contains(at)).map(|(_, line)| line));
     if let Some(last) = kept.last_mut().filter(|_| open && last_goes) {
-        // As it was before something was put behind it.
+        // Restores the missing line end that was there before a section was appended.
         last.end = b"";
     }
     bytes(&kept)
 }
 
-/// Whom this file logs in.
+/// The user whom this file logs in.
 pub fn user(file: &[u8]) -> Option<String> {
     let value = |key| value(file, |section| section == SECTION, key);
     let enabled = value(ENABLE).is_some_and(|value| value.eq_ignore_ascii_case("true") || value == "1");
@@ -81,9 +81,9 @@ struct Found {
     value_at: usize,
 }
 
-/// What there is of ours in a file.
+/// Our section and keys in a file.
 struct Ours {
-    /// The first line of the first section.
+    /// The first line of the first `[daemon]` section.
     section: Option<usize>,
     pairs: Vec<Found>,
 }
@@ -113,7 +113,7 @@ fn is_mark(lines: &[Line<'_>], line: usize) -> bool {
         && text(line + 1).is_some_and(|next| kind(next) == Kind::Section(SECTION))
 }
 
-/// Puts lines behind others. A file whose last line has no end keeps it so.
+/// Inserts lines. If the file's last line had no line end, the new last line has none, either.
 fn insert(lines: &mut Vec<Line<'_>>, at: usize, new: Vec<String>) {
     let Some(before) = at.checked_sub(1) else { return };
     let style = style(lines, before);
@@ -128,7 +128,7 @@ fn insert(lines: &mut Vec<Line<'_>>, at: usize, new: Vec<String>) {
     lines.splice(at..at, added);
 }
 
-/// Adds our section.
+/// Appends our section.
 fn append(lines: &mut Vec<Line<'_>>, pairs: Vec<String>) {
     let mut new = vec![MARK.to_owned(), "[daemon]".to_owned()];
     new.extend(pairs);
@@ -141,13 +141,13 @@ fn append(lines: &mut Vec<Line<'_>>, pairs: Vec<String>) {
     insert(lines, at, new);
 }
 
-/// How lines behind this one end.
+/// The line end to use after this line.
 fn style(lines: &[Line<'_>], line: usize) -> &'static [u8] {
     let Some(this) = lines.get(line) else { return b"\n" };
     if !this.end.is_empty() {
         return this.end;
     }
     let crlf = lines.first().is_some_and(|first| first.end == b"\r\n");
-    // A bare `\n` would make a `\r` that belongs to the line a part of its end.
+    // With a bare `\n`, a `\r` that belongs to the line's text would become part of its end.
     if crlf || this.text.last() == Some(&b'\r') { b"\r\n" } else { b"\n" }
 }

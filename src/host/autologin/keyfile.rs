@@ -1,20 +1,21 @@
-//! Key files, as `GKeyFile` reads them: the lines of one, and what each is. PURE: bytes in, values out.
+//! Key files, as `GKeyFile` reads them: the lines of a file and their kinds. PURE: bytes in, values out.
 //!
-//! The rules are `GLib`'s (`gkeyfile.c`): a line ends with `\n`, and one `\r` before that belongs to the end. White space
-//! at a line's start does not count; `#` starts a comment; behind a section's `]` only blanks may follow; a pair's
-//! value begins behind the white space behind the first `=`, and goes to the line's end. A section that occurs again
-//! goes on; of a key that occurs again the last counts. One line that is nothing of this makes `GLib` refuse the file.
+//! The rules are `GLib`'s (`gkeyfile.c`). A line ends with `\n`; one `\r` before that belongs to the line end. White
+//! space at the start of a line is ignored. `#` starts a comment. Only blanks may follow a section's `]`. A pair's
+//! value begins after the white space behind the first `=`, and extends to the end of the line. A repeated section
+//! continues the first one; of a repeated key, the last one counts. A single line of any other form makes `GLib` refuse
+//! the file.
 
-/// A line and its end.
+/// -
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line<'a> {
     /// The line, without its end.
     pub text: std::borrow::Cow<'a, [u8]>,
-    /// `\n`, `\r\n`, or nothing (the last one).
+    /// `\n`, `\r\n`, or empty (only the last line).
     pub end: &'static [u8],
 }
 
-/// What a line is.
+/// -
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind<'a> {
     /// Blank, or a comment.
@@ -23,16 +24,16 @@ pub enum Kind<'a> {
     Section(&'a [u8]),
     /// `key=value`.
     Pair {
-        /// The key.
+        /// -
         key: &'a [u8],
-        /// Where in the line the value begins.
+        /// The offset of the value in the line.
         value_at: usize,
     },
-    /// None of these.
+    /// None of these: makes `GLib` refuse the file.
     Fault,
 }
 
-/// The lines of a file. Put together again they are the same bytes.
+/// Splits a file into lines. Joined again, they are the same bytes.
 pub fn lines(bytes: &[u8]) -> Vec<Line<'_>> {
     let split = bytes.split_inclusive(|byte| *byte == b'\n');
     split
@@ -46,12 +47,12 @@ pub fn lines(bytes: &[u8]) -> Vec<Line<'_>> {
         .collect()
 }
 
-/// The bytes of these lines.
+/// -
 pub fn bytes(lines: &[Line<'_>]) -> Vec<u8> {
     lines.iter().flat_map(|line| line.text.iter().chain(line.end)).copied().collect()
 }
 
-/// What this line is.
+/// -
 pub fn kind(line: &[u8]) -> Kind<'_> {
     let text = line.trim_ascii_start();
     if line.contains(&0) {
@@ -75,7 +76,7 @@ pub fn kind(line: &[u8]) -> Kind<'_> {
     if is_key(key) { Kind::Pair { key, value_at: line.len() - value.len() } } else { Kind::Fault }
 }
 
-/// The section's name, if that is what the line is; `Some(None)`: it is one, but its name cannot be.
+/// The section's name, if the line is a section header; `Some(None)`: it is a header with an invalid name.
 #[expect(clippy::option_option, reason = "no section, a section with a bad name, a section")]
 fn section(text: &[u8]) -> Option<Option<&[u8]>> {
     let end = text.iter().position(|byte| *byte == b']')?;
@@ -88,17 +89,17 @@ fn section(text: &[u8]) -> Option<Option<&[u8]>> {
     Some(good.then_some(name))
 }
 
-/// A key may name a language: `Name[de]`.
+/// A key may include a language: `Name[de]`.
 fn is_key(key: &[u8]) -> bool {
     let Some(bracket) = key.iter().position(|byte| b"[]".contains(byte)) else { return !key.is_empty() };
     let (name, language) = key.split_at(bracket);
     let inner = language.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
-    // GLib takes any letter of any script here.
+    // GLib accepts any letter of any script here.
     let letter = |byte: &u8| byte.is_ascii_alphanumeric() || *byte >= 0x80 || b"-_.@".contains(byte);
     !name.is_empty() && name.last() != Some(&b' ') && inner.is_some_and(|inner| inner.iter().all(letter))
 }
 
-/// The number of the first line for which `GLib` refuses the file.
+/// The number of the first line that makes `GLib` refuse the file.
 pub fn first_fault(bytes: &[u8]) -> Option<usize> {
     let mut inside = false;
     let faulty = |line: &Line<'_>| match kind(&line.text) {
@@ -113,7 +114,7 @@ pub fn first_fault(bytes: &[u8]) -> Option<usize> {
     lines(bytes).iter().position(faulty).map(|index| index + 1)
 }
 
-/// The value that counts of a key in the sections that `wanted` picks by name.
+/// The effective value of a key in the sections whose names `wanted` accepts.
 pub fn value(bytes: &[u8], wanted: impl Fn(&[u8]) -> bool, key: &str) -> Option<String> {
     let (mut inside, mut found) = (false, None);
     for line in lines(bytes) {

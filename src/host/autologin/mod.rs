@@ -1,8 +1,8 @@
-//! Automatic login: whom the display manager logs in at the next boot.
+//! Automatic login: the user whom the display manager logs in at the next boot.
 //!
-//! [`Autologin`] finds the display manager of a root directory and reads, sets or clears the user. What a file is to
-//! say is decided by pure functions ([`gdm`], [`own`]); names are parsed before they come that far ([`name`]). Files
-//! are replaced atomically, and are on the disk when a call returns. All of it blocks.
+//! [`Autologin`] finds the display manager of a root directory and reads, sets or clears the user. Pure functions
+//! ([`gdm`], [`own`]) compute the content of the files; names are validated first ([`name`]). Files are replaced
+//! atomically, and are on the disk when a call returns. Every call blocks.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,17 +30,17 @@ pub enum DisplayManager {
     Auto,
     /// GNOME's.
     Gdm,
-    /// `LightDM`.
+    /// -
     Lightdm,
     /// KDE's.
     Sddm,
     /// A text console.
     Getty,
-    /// None: requests are refused.
+    /// No automatic login: requests are refused.
     None,
 }
 
-/// A display manager that can be told whom to log in.
+/// A display manager whose automatic login can be configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     Gdm,
@@ -60,86 +60,86 @@ impl Known {
     }
 }
 
-/// Why the automatic login is not as it was asked for.
+/// The reason why an automatic login was not set, cleared or read.
 #[derive(Debug, thiserror::Error)]
 pub enum AutologinError {
-    /// There is to be none.
+    /// Automatic login is disabled in the runner configuration.
     #[error("autologin.displayManager is none: this host logs nobody in automatically")]
     None,
-    /// `auto` has found something else.
+    /// `auto` found an unknown display manager.
     #[error("{source_path} names {name:?}, which start-worker does not know: set autologin.displayManager")]
     Unknown {
-        /// Where that stands.
+        /// The file that names it.
         source_path: &'static str,
-        /// What is there.
+        /// -
         name: String,
     },
-    /// The user's name, or the session's.
+    /// The name of the user or session is invalid.
     #[error("cannot use {0:?}")]
     Name(String, #[source] NameError),
-    /// Nobody has this name.
+    /// -
     #[error("no user {0} on this host: make the user first")]
     NoSuchUser(UserName),
-    /// The users cannot be asked.
+    /// -
     #[error("cannot look up the user {0}")]
     Lookup(UserName, #[source] io::Error),
-    /// Somebody has given user id 0 another name.
+    /// The user has uid 0 under another name than root.
     #[error("{0} has uid 0, and display managers do not log the superuser in")]
     Superuser(UserName),
-    /// Not one for a worker to ask for.
+    /// A user whom no worker may request.
     #[error(
         "{0} has uid {1}: a worker may ask for users from uid 1000 (see autologin.allowedUsers), and never for nobody"
     )]
     System(UserName, u32),
-    /// Not one for this worker to ask for.
+    /// A user whom this worker may not request.
     #[error("{0} does not match autologin.allowedUsers ({1})")]
     NotAllowed(UserName, String),
-    /// gdm would not read the file.
+    /// gdm would ignore the file.
     #[error("{} cannot be read by gdm, which ignores the whole file: line {line} is no comment, no [section] and no key=value in one; repair it", path.display())]
     Broken {
-        /// The file.
+        /// -
         path: PathBuf,
-        /// The line, from 1.
+        /// The line number, from 1.
         line: usize,
     },
-    /// A file cannot be read.
+    /// -
     #[error("cannot read {}", path.display())]
     Read {
-        /// The file.
+        /// -
         path: PathBuf,
-        /// What the operating system says.
+        /// -
         source: io::Error,
     },
-    /// A file cannot be written, or removed.
+    /// A file cannot be written or removed.
     #[error(transparent)]
     Write(#[from] WriteError),
 }
 
-/// What has been done.
+/// The result of a change.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Done {
-    /// The display manager.
+    /// -
     pub display_manager: &'static str,
-    /// Its file.
+    /// The display manager's file.
     pub file: PathBuf,
-    /// Whether the file was not right already.
+    /// False if the file was already correct.
     pub changed: bool,
-    /// Whether systemd must read its units again to know of it before the next boot.
+    /// True if systemd must reload its units for the change to take effect at the next boot.
     pub reload: bool,
-    /// What an operator should know.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
 
-/// What is in force.
+/// The automatic login in force.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Shown {
-    /// The display manager.
+    /// -
     pub display_manager: &'static str,
-    /// Its file.
+    /// The display manager's file.
     pub file: PathBuf,
-    /// Whom it logs in.
+    /// The user who is logged in automatically.
     pub user: Option<String>,
-    /// What an operator should know.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
 
@@ -152,23 +152,23 @@ pub struct Autologin {
 }
 
 impl Autologin {
-    /// `tty` matters to getty alone.
+    /// `tty` only matters to getty.
     pub fn new(root: &Path, display_manager: DisplayManager, tty: Tty) -> Self {
         Self { root: Root::new(root), display_manager, tty }
     }
 
-    /// The root directory of the files.
+    /// -
     pub fn root(&self) -> &Path {
         self.root.path()
     }
 
-    /// Whether there is a display manager that this process can tell whom to log in.
+    /// Returns true if there is a supported display manager, and this process may write its file.
     pub fn is_possible(&self) -> bool {
         self.find().is_ok_and(|(_, file)| self.root.may_write(&file))
     }
 
-    /// A user whom a worker asks for, if it may: an existing one, that matches `allowed`; without that, one with a uid
-    /// of 1000 or more. Never root, never nobody.
+    /// Validates a user requested by a worker: the user must exist and match `allowed` or, if that is not set, have a
+    /// uid of 1000 or more. Never root, never nobody.
     pub fn user_for_worker(&self, name: &str, allowed: Option<&str>) -> Result<UserName, AutologinError> {
         let user = UserName::parse(name).map_err(|error| AutologinError::Name(name.to_owned(), error))?;
         let uid = account::uid_of(&self.root, &user)?;
@@ -176,18 +176,18 @@ impl Autologin {
         Ok(user)
     }
 
-    /// An existing user, not root.
+    /// Validates an existing user other than root.
     pub fn user(&self, name: &str) -> Result<UserName, AutologinError> {
         let user = UserName::parse(name).map_err(|error| AutologinError::Name(name.to_owned(), error))?;
         account::uid_of(&self.root, &user)?;
         Ok(user)
     }
 
-    /// Lets the next boot log this user in. When this returns without an error, that is on the disk.
+    /// Configures the next boot to log this user in. The change is on the disk when this returns `Ok`.
     ///
     /// # Errors
     ///
-    /// It cannot be done. Then the file is as it was.
+    /// The change failed. The file is then unchanged.
     pub fn set(&self, user: &UserName, session: Option<&SessionName>) -> Result<Done, AutologinError> {
         let (found, file) = self.find()?;
         let mut warnings = self.overruled(found)?;
@@ -213,18 +213,18 @@ impl Autologin {
         Ok(self.done(found, file, changed, warnings))
     }
 
-    /// Lets the next boot log nobody in. When this returns without an error, that is on the disk.
+    /// Configures the next boot to log nobody in. The change is on the disk when this returns `Ok`.
     ///
     /// # Errors
     ///
-    /// It cannot be done. Then the file is as it was.
+    /// The change failed. The file is then unchanged.
     pub fn clear(&self) -> Result<Done, AutologinError> {
         let (found, file) = self.find()?;
         let warnings = self.overruled(found)?;
         let changed = if found == Known::Gdm {
             let old = content(&file)?;
             let new = gdm::clear(&old);
-            // A file that is not there need not be made, to say nothing.
+            // A missing file already logs nobody in.
             if old.is_empty() { false } else { root::write(&file, &new)? }
         } else {
             root::remove(&file)?
@@ -232,7 +232,7 @@ impl Autologin {
         Ok(self.done(found, file, changed, warnings))
     }
 
-    /// Whom the next boot logs in.
+    /// Returns the user whom the next boot logs in.
     pub fn show(&self) -> Result<Shown, AutologinError> {
         let (found, file) = self.find()?;
         let content = content(&file)?;
@@ -246,8 +246,8 @@ impl Autologin {
         Ok(Shown { display_manager: found.name(), file, user, warnings })
     }
 
-    /// The display manager, and its file. A symlink at gdm's file is followed: what it leads to is edited, and the
-    /// link stays. One in the place of a file that is ours is replaced.
+    /// Finds the display manager and its file. A symlink at gdm's file is followed: its target is edited, and the link
+    /// is kept. A symlink at the path of a file of ours is replaced.
     fn find(&self) -> Result<(Known, PathBuf), AutologinError> {
         let found = find::display_manager(&self.root, self.display_manager)?;
         let path = match found {
@@ -262,7 +262,8 @@ impl Autologin {
         Ok((found, file))
     }
 
-    /// Both read their one great file after the small ones, and what is read last counts.
+    /// Warns if the main configuration file overrides our file: lightdm and sddm read it after the small files, and the
+    /// last value counts.
     fn overruled(&self, found: Known) -> Result<Vec<String>, AutologinError> {
         let path = match found {
             Known::Lightdm => "/etc/lightdm/lightdm.conf",
@@ -282,7 +283,7 @@ impl Autologin {
     }
 }
 
-/// What a file has; nothing where it is not there.
+/// A file's content; empty if the file does not exist.
 fn content(file: &Path) -> Result<Vec<u8>, AutologinError> {
     let read = root::read(file).map_err(|source| AutologinError::Read { path: file.to_owned(), source });
     Ok(read?.unwrap_or_default())

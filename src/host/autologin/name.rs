@@ -1,20 +1,20 @@
-//! The names that can get into a display manager's file: nothing else can, so nothing else can be said there.
+//! The validated names that can be written to a display manager's file. Nothing else is written there.
 
 use std::fmt;
 
-/// Why a text is no such name.
+/// The reason why a text is not a valid name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// The superuser.
+    /// -
     #[error("root is not logged in automatically: display managers refuse it")]
     Root,
-    /// Not a user's name.
+    /// -
     #[error("not a user name: up to 32 of a-z, 0-9, - and _, a letter or _ first")]
     User,
-    /// Not a session's name.
+    /// -
     #[error("not a session's name: up to 128 letters, digits and - _ . +")]
     Session,
-    /// Not a terminal's name.
+    /// -
     #[error("not a terminal's name: up to 32 letters, digits, - and _")]
     Tty,
 }
@@ -23,7 +23,7 @@ pub enum NameError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserName(String);
 
-/// A desktop session's name: the name of a file in `xsessions`, perhaps without its `.desktop`.
+/// A desktop session's name: the name of a file in `xsessions`, with or without its `.desktop`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionName(String);
 
@@ -32,7 +32,7 @@ pub struct SessionName(String);
 pub struct Tty(String);
 
 impl UserName {
-    /// The name, if it is one.
+    /// Validates the name.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte == b'_');
         let rest = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
@@ -43,32 +43,32 @@ impl UserName {
         }
     }
 
-    /// As text.
+    /// -
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl SessionName {
-    /// The name, if it is one.
+    /// Validates the name.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let name = named(text, 128, b"-_.+");
         name.filter(|name| !name.starts_with('.')).map(Self).ok_or(NameError::Session)
     }
 
-    /// As text.
+    /// -
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl Tty {
-    /// The name, if it is one.
+    /// Validates the name.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         named(text, 32, b"-_").filter(|name| !name.starts_with('-')).map(Self).ok_or(NameError::Tty)
     }
 
-    /// As text.
+    /// -
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -91,11 +91,11 @@ fn named(text: &str, most: usize, others: &[u8]) -> Option<String> {
     (good && !text.is_empty() && text.len() <= most).then(|| text.to_owned())
 }
 
-/// Whether a name matches a pattern, in which `*` stands for anything and `?` for one character.
+/// Returns true if a name matches a pattern, in which `*` stands for any text and `?` for one character.
 pub fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     let (mut at, mut of) = (0, 0);
-    // Where to go on when what follows the last star does not match.
+    // The position to resume at when the text after the last star does not match.
     let mut again = None;
     while let Some(letter) = name.get(of) {
         match pattern.get(at) {

@@ -1,29 +1,29 @@
-//! The files that are ours alone: written whole, and removed whole. PURE: names in, text out.
+//! The files that belong to start-worker alone: written as a whole, and removed as a whole. PURE: names in, text out.
 
 use super::keyfile;
 use super::name::{SessionName, Tty, UserName};
 
-/// The name of each.
+/// The file name of each.
 pub const NAME: &str = "90-start-worker-autologin.conf";
 
 const NOTE: &str = "# Written by start-worker. `start-worker autologin clear` removes this file.\n";
 
-/// What agetty is told before the user's name.
+/// agetty's command line before the user's name.
 const AGETTY: &str = "-/sbin/agetty --autologin ";
 
-/// For `/etc/lightdm/lightdm.conf.d`.
+/// The content of the file for `/etc/lightdm/lightdm.conf.d`.
 pub fn lightdm(user: &UserName, session: Option<&SessionName>) -> String {
     let session = session.map(|name| format!("autologin-session={}\n", name.as_str())).unwrap_or_default();
     format!("{NOTE}[Seat:*]\nautologin-user={user}\nautologin-user-timeout=0\n{session}")
 }
 
-/// For `/etc/sddm.conf.d`.
+/// The content of the file for `/etc/sddm.conf.d`.
 pub fn sddm(user: &UserName, session: Option<&SessionName>) -> String {
     let session = session.map(|name| format!("Session={}\n", name.as_str())).unwrap_or_default();
     format!("{NOTE}[Autologin]\nUser={user}\n{session}Relogin=false\n")
 }
 
-/// For the unit's drop-in folder. The empty line takes away the command that the unit brings.
+/// The content of the unit's drop-in. The empty `ExecStart=` removes the unit's own command.
 pub fn getty(user: &UserName) -> String {
     format!("{NOTE}[Service]\nExecStart=\nExecStart={AGETTY}{user} --noclear %I $TERM\n")
 }
@@ -37,18 +37,18 @@ pub fn unit(tty: &Tty) -> String {
     format!("{kind}@{name}.service")
 }
 
-/// Whom a lightdm file logs in.
+/// The user whom a lightdm file logs in.
 pub fn lightdm_user(file: &[u8]) -> Option<String> {
     let seat = |name: &[u8]| name.starts_with(b"Seat:") || name == b"SeatDefaults";
     keyfile::value(file, seat, "autologin-user")
 }
 
-/// Whom an sddm file logs in.
+/// The user whom an sddm file logs in.
 pub fn sddm_user(file: &[u8]) -> Option<String> {
     keyfile::value(file, |name| name == b"Autologin", "User")
 }
 
-/// Whom our drop-in logs in.
+/// The user whom our drop-in logs in.
 pub fn getty_user(file: &[u8]) -> Option<String> {
     let command = keyfile::value(file, |name| name == b"Service", "ExecStart")?;
     command.strip_prefix(AGETTY)?.split(' ').next().map(str::to_owned)

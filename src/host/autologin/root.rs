@@ -1,4 +1,5 @@
-//! A root directory, and files below it. Symlinks are followed as if it were `/`: none leads out of it.
+//! A root directory and the files below it. Symlinks are resolved as if the directory were `/`, so none leads out of
+//! it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -10,13 +11,13 @@ use nix::unistd::AccessFlags;
 use super::AutologinError;
 use crate::host::atomic::{self, Attributes, Owner};
 
-/// More symlinks than that lead in circles. (As Linux has it.)
+/// The maximum number of symlinks in a path, as in Linux. More indicate a loop.
 const MOST_LINKS: u32 = 40;
 
-/// No such file is longer.
+/// The maximum size of a file, in bytes.
 const LONGEST: u64 = 1024 * 1024;
 
-/// The root directory.
+/// -
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Root(PathBuf);
 
@@ -29,12 +30,13 @@ impl Root {
         Self(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
     }
 
-    /// Whether this is the running system's own.
+    /// Returns true for the running system's own root.
     pub(super) fn is_live(&self) -> bool {
         self.0 == Path::new("/")
     }
 
-    /// Where a path is (`/etc/…`), all symlinks followed, its last one included. What is not there is where it would be.
+    /// Resolves a path (`/etc/…`) with all symlinks, also at its last component. A missing file resolves to the path at
+    /// which it would be created.
     pub(super) fn resolve(&self, path: &str) -> io::Result<PathBuf> {
         let mut left: Vec<std::ffi::OsString> = parts(Path::new(path));
         let (mut at, mut links) = (self.0.clone(), 0);
@@ -68,12 +70,12 @@ impl Root {
         Ok(self.resolve(folder)?.join(name))
     }
 
-    /// What a symlink names; `None`: there is no such link.
+    /// The target of a symlink; `None`: there is no such link.
     pub(super) fn link(&self, path: &str) -> Option<PathBuf> {
         std::fs::read_link(self.resolve_entry(path).ok()?).ok()
     }
 
-    /// Whether there is a regular file.
+    /// Returns true if there is a regular file at this path.
     pub(super) fn has(&self, path: &str) -> bool {
         self.resolve(path).is_ok_and(|path| path.is_file())
     }
@@ -88,14 +90,14 @@ impl Root {
         read(&path).map_err(failed(&path))
     }
 
-    /// Whether this process could write the file, or make it.
+    /// Returns true if this process could write or create the file.
     pub(super) fn may_write(&self, path: &Path) -> bool {
         let folder = path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(&self.0);
         nix::unistd::access(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
     }
 }
 
-/// The steps of a path, the last one first.
+/// The components of a path in reverse order.
 fn parts(path: &Path) -> Vec<std::ffi::OsString> {
     let named = |part: Component<'_>| match part {
         Component::Normal(name) => Some(name.to_owned()),
@@ -105,9 +107,9 @@ fn parts(path: &Path) -> Vec<std::ffi::OsString> {
     path.components().rev().filter_map(named).collect()
 }
 
-/// A regular file's content; `None`: there is none.
+/// A regular file's content; `None`: the file does not exist.
 pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    // A pipe must not be waited for.
+    // Non-blocking, so that opening a pipe does not wait.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let mut file = match opened {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -126,14 +128,14 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(content))
 }
 
-/// Replaces a file, with the mode and the owner that it has (a new one: 0644, ours). When this returns, it is on the
-/// disk, also where it was right already; whether it was not.
+/// Replaces a file, and keeps its mode and owner (a new file: 0644, this process's user). The content is on the disk
+/// when this returns, even if it was already correct. Returns true if the content changed.
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<bool, AutologinError> {
     let failed = |source| AutologinError::Read { path: path.to_owned(), source };
-    // Of a symlink, which is replaced, nothing is kept.
+    // No attributes are taken from a symlink, which is replaced.
     let here = path.symlink_metadata().ok().filter(std::fs::Metadata::is_file);
     if here.is_some() && read(path).map_err(failed)?.as_deref() == Some(content) {
-        // Whoever has written it may not have waited for the disk.
+        // The previous writer may not have synced the file.
         let synced = File::open(path).and_then(|file| file.sync_all());
         synced.map_err(failed)?;
         atomic::Directory::open(atomic::parent_of(path))?.sync()?;
@@ -147,7 +149,7 @@ pub(super) fn write(path: &Path, content: &[u8]) -> Result<bool, AutologinError>
     Ok(true)
 }
 
-/// Removes a file. When this returns, it is gone from the disk; whether it was there.
+/// Removes a file. The removal is on the disk when this returns. Returns true if the file existed.
 pub(super) fn remove(path: &Path) -> Result<bool, AutologinError> {
     let there = path.symlink_metadata().is_ok();
     atomic::remove(path)?;

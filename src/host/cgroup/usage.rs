@@ -1,4 +1,4 @@
-//! The kernel's counters of a cgroup: processes killed for lack of memory, and CPU time.
+//! The kernel's counters of a cgroup: out-of-memory kills and CPU time.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use super::folder;
 
-/// The number of processes that the kernel has killed for lack of memory, ever, in the runner's cgroup and, in
-/// version 2, in those below; `None`: nobody counts them (no memory controller, or the root cgroup of a host).
+/// The total number of processes that the kernel has killed for lack of memory in the runner's cgroup and, in version
+/// 2, in its descendants. `None`: no such counter exists (no memory controller, or the root cgroup of a host).
 ///
-/// `oom_kill`, not `oom`: a limit that is reached without a kill is no loss. A kill for lack of memory on the whole host
-/// counts, too.
+/// Reads `oom_kill` and not `oom`, because a limit that is reached without a kill is no loss. A kill for lack of memory
+/// on the whole host counts, too.
 pub fn oom_kills() -> Option<u64> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     number(&memory_file(&own, &mounts)?, "oom_kill")
 }
 
-/// The file with the number of kills: of the memory controller's own tree, on hybrid and legacy hosts, else of the unified
-/// one.
+/// The file with the number of kills: in the memory controller's own tree on hybrid and legacy hosts, otherwise in the
+/// unified tree.
 fn memory_file(own: &str, mounts: &str) -> Option<PathBuf> {
     let legacy = own.lines().find_map(|line| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
@@ -37,12 +37,12 @@ fn memory_file(own: &str, mounts: &str) -> Option<PathBuf> {
     Some(mounted.join(below).join("memory.events"))
 }
 
-/// The CPU time that was spent in a cgroup and in those below.
+/// The CPU time used in a cgroup and its descendants.
 pub(super) fn cpu_time(cgroup: &Path) -> Option<Duration> {
     number(&cgroup.join("cpu.stat"), "usage_usec").map(Duration::from_micros)
 }
 
-/// A value of a flat keyed file.
+/// Reads a value from a flat keyed file.
 fn number(file: &Path, key: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
@@ -69,7 +69,7 @@ mod tests {
                       31 30 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
         for (own, mounts, file) in [
             ("0::/system.slice/a\n", unified, "/sys/fs/cgroup/system.slice/a/memory.events"),
-            // A container has a namespace of its own.
+            // A container has its own cgroup namespace.
             ("0::/\n", unified, "/sys/fs/cgroup/memory.events"),
             ("4:memory:/b\n0::/a\n", legacy, "/sys/fs/cgroup/memory/b/memory.oom_control"),
         ] {

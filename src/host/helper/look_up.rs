@@ -1,4 +1,4 @@
-//! Looks up the program of a host command, and checks that the file systems answer on which a program is looked up.
+//! Looks up the program of a host command, and checks that the file systems on the way to a program answer.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -15,25 +15,25 @@ use super::HelperError;
 use crate::host::blocking::{Lane, Unanswered};
 use crate::host::mounts;
 
-/// The most that the kernel reads of a script's first line, in bytes.
+/// The maximum length, in bytes, that the kernel reads of a script's first line.
 const FIRST_LINE: u64 = 256;
 
-/// Where programs are looked up that are in none of `PATH`'s folders: a service's `PATH` may lack the administrator's.
+/// Additional folders in which programs are looked up, because a service's `PATH` may lack the administrator's folders.
 const SBIN: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
-/// A command of the runner configuration, looked up in `PATH` and then in the administrator's folders, which the
-/// command gets in its `PATH`, too.
+/// Builds a command of the runner configuration. The program is looked up in `PATH` and then in the administrator's
+/// folders, which are also added to the command's `PATH`.
 ///
 /// # Errors
 ///
-/// The program is nowhere, or may not be executed.
+/// The program does not exist, or may not be executed.
 pub fn command(words: &[String]) -> Result<Command, HelperError> {
     let (program, arguments) =
         words.split_first().map(|(first, rest)| (first.as_str(), rest)).unwrap_or_default();
     let path = with_sbin(std::env::var_os("PATH").as_deref());
     let found = look_up(program, &path).map_err(|cause| HelperError::execute(program, cause))?;
     let mut command = Command::new(found);
-    // Some programs are one file with many names.
+    // Some programs are one file with several names.
     command.arg0(program).args(arguments).env("PATH", path);
     Ok(command)
 }
@@ -67,13 +67,13 @@ fn look_up(program: &str, path: &OsStr) -> io::Result<PathBuf> {
     Err(cause)
 }
 
-/// Visits the places that the kernel, or `execvp(3)`, visits to execute this program, in the same order, each for
-/// `limit` at most: the folders of `path` (`None`: of the runner's own `PATH` and the administrator's) where it has no
-/// slash, and the interpreter of a script. Returns where the program is; `None`: nowhere.
+/// Visits the places that the kernel or `execvp(3)` visits to execute this program, in the same order, each for at most
+/// `limit`: the folders of `path` (`None`: of the runner's own `PATH`, and the administrator's folders) if the program
+/// has no slash, and a script's interpreter. Returns the program's path; `None`: not found.
 ///
 /// # Errors
 ///
-/// One of the places does not answer: it is named.
+/// One of the places does not answer; the error names it.
 pub async fn visit(
     program: &Path,
     path: Option<&OsStr>,
@@ -99,18 +99,18 @@ fn places(program: &Path, path: Option<&OsStr>) -> Vec<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(program)).collect()
 }
 
-/// A file that can be executed.
+/// -
 #[derive(Debug, PartialEq, Eq)]
 enum Executable {
     Binary,
-    /// Its first line names an interpreter.
+    /// The file's first line names an interpreter.
     Script {
         interpreter: PathBuf,
     },
 }
 
 impl Executable {
-    /// `None`: nothing there can be executed.
+    /// `None`: there is no executable file at this path.
     fn at(program: &Path) -> Option<Self> {
         if !program.is_file() || access(program, AccessFlags::X_OK).is_err() {
             return None;
@@ -128,7 +128,7 @@ impl Executable {
     }
 }
 
-/// Returns the usual cause of the error. Looks at the files.
+/// Returns the usual cause of the error. Accesses the files.
 pub(super) fn hint(program: &str, cause: &io::Error) -> String {
     let is_path = program.contains('/');
     let hint = match cause.kind() {
@@ -148,7 +148,7 @@ pub(super) fn hint(program: &str, cause: &io::Error) -> String {
     hint.to_owned()
 }
 
-/// Explains an error of the kernel that says little.
+/// Explains a kernel error whose own text is not specific enough.
 pub fn hint_of_kernel(cause: &io::Error) -> &'static str {
     match cause.raw_os_error() {
         Some(libc::ENOEXEC) => {
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_program_on_a_file_system_that_is_mounted_noexec_is_said_to_be_there() {
-        // A program cannot be made there, but the mount is asked about, not the program.
+        // A program cannot be created there, but the check is about the mount and not the program.
         let there = Path::new("/proc/self/status");
         let Some(mount) = mounts::noexec_mount_of(there) else {
             return; // /proc is noexec everywhere but in some containers

@@ -1,4 +1,4 @@
-//! Output of a helper: its pipes are read to their end, and the beginning is kept.
+//! Output of a helper: both pipes are read to their end, and the beginning is kept.
 
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,22 +8,22 @@ use tokio::task::JoinHandle;
 
 use super::HelperError;
 
-/// The longest summary of an output, in characters.
+/// Maximum length of a summary, in characters.
 pub(super) const SUMMARY: usize = 1024;
 
-/// Number of lines in a summary.
+/// -
 const SUMMARY_LINES: usize = 10;
 
 /// The result of a helper that has exited.
 #[derive(Debug)]
 pub struct Output {
-    /// The program, as it was asked for.
+    /// The program's name, as the caller gave it.
     pub program: String,
-    /// Its exit status.
+    /// -
     pub status: ExitStatus,
-    /// The beginning of its stdout.
+    /// The beginning of stdout.
     pub stdout: Vec<u8>,
-    /// The beginning of its stderr.
+    /// The beginning of stderr.
     pub stderr: Vec<u8>,
 }
 
@@ -39,23 +39,23 @@ impl Output {
         Err(HelperError::Failed { program: self.program, status: self.status, message })
     }
 
-    /// The first lines that the helper wrote, as one line.
+    /// The first lines that the helper wrote, joined into one line.
     pub fn said(&self) -> String {
         summary(&[self.stdout.as_slice(), self.stderr.as_slice()].join(&b'\n'))
     }
 }
 
-/// The first lines of an output, as one line.
+/// Joins the first lines of an output into one line.
 fn summary(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let text = lines.take(SUMMARY_LINES).collect::<Vec<_>>().join("; ");
-    // `…` tells the mask that a secret may have been cut.
+    // `…` tells the redaction that a secret may have been cut.
     let end = text.char_indices().nth(SUMMARY).map(|(end, _)| end);
     end.and_then(|end| text.get(..end)).map(|shown| format!("{shown}…")).unwrap_or(text)
 }
 
-/// The beginning of what comes from a pipe, with `…` after it if more came. The pipe is always read to its end.
+/// The beginning of a pipe's content, followed by `…` if there was more. The pipe is always read to its end.
 #[derive(Debug)]
 pub(super) struct Capture {
     kept: Arc<Mutex<Vec<u8>>>,

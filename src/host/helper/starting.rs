@@ -1,4 +1,5 @@
-//! Children that another thread is starting: nothing else reaps them, or takes them for a worker's, until that is over.
+//! Children that another thread is starting. Until a start is over, nothing else reaps children or mistakes a new one
+//! for a worker's.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,7 +7,7 @@ use tokio::sync::Notify;
 
 use super::{Helpers, Registry};
 
-/// Starts of children on other threads.
+/// The starts of children on other threads.
 #[derive(Debug, Default)]
 pub(super) struct Starts {
     count: Mutex<Count>,
@@ -25,8 +26,8 @@ impl Starts {
     }
 }
 
-/// A child of the runner is being started on another thread, which reaps it where that fails. Until this is dropped
-/// nothing else reaps children, or takes an unknown one for a worker's.
+/// A child of the runner is being started on another thread, which reaps it if the start fails. Until this is dropped,
+/// nothing else reaps children or mistakes an unknown one for a worker's.
 #[derive(Debug)]
 pub struct Starting(Arc<Registry>);
 
@@ -57,13 +58,13 @@ impl Helpers {
         (count.now == 0).then_some(count.ever)
     }
 
-    /// Keeps other threads from starting a child; `None`: one does so now.
+    /// Prevents other threads from starting a child until the result is dropped; `None`: a start is in progress.
     pub fn none_starting(&self) -> Option<impl Drop + '_> {
         let count = self.registry.starts.count();
         (count.now == 0).then_some(count)
     }
 
-    /// Waits until such a start is over.
+    /// Waits until a start in progress is over.
     pub async fn started_one(&self) {
         self.registry.starts.one_is_over.notified().await;
     }

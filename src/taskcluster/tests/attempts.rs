@@ -1,4 +1,4 @@
-//! How often, how long, and how loudly a call is tried: scripted attempts under paused time.
+//! The number, duration and logging of attempts: scripted attempts under paused time.
 
 use std::cell::{Cell, RefCell};
 use std::future::ready;
@@ -16,7 +16,7 @@ use crate::telemetry::current_retry::CurrentRetry;
 
 const ATTEMPT: Duration = Duration::from_secs(30);
 
-/// Goes with tokio's time, and can be ahead of it from some moment on.
+/// A clock that follows tokio's time, and jumps ahead of it once.
 struct Wall {
     began: Instant,
     jump_after: Duration,
@@ -51,16 +51,16 @@ fn failure(next: Next) -> Failure {
     }
 }
 
-/// How an attempt fails that a test elsewhere has scripted.
+/// A scripted failure, for tests in other modules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fails {
-    /// Taskcluster says no.
+    /// Taskcluster refuses the call.
     Refused,
-    /// Nobody answers.
+    /// No server answers.
     Unreachable,
 }
 
-/// Makes scripted attempts as all calls make theirs: for tests of those who call.
+/// Makes scripted attempts with the same retries as real calls, for tests of their callers.
 pub(crate) async fn scripted<T>(
     effort: Effort,
     clock: &dyn Clock,
@@ -82,7 +82,7 @@ pub(crate) async fn scripted<T>(
     .await
 }
 
-/// Fails as told at each attempt, counted from 0; at `None` it works. Answers when the attempts were made, too.
+/// Each attempt, counted from 0, fails as `next` says; `None` means success. Also returns the times of the attempts.
 async fn run(
     effort: Effort,
     clock: &dyn Clock,
@@ -234,7 +234,7 @@ async fn an_attempt_that_hangs_is_given_up_and_may_have_been_done() {
 
     made.set(0);
     let began = Instant::now();
-    // 30 s, less than 0.5 s of back-off, and what is left.
+    // 30 s, less than 0.5 s of back-off, and the remaining time.
     hang(Effort::For(Duration::from_secs(40))).await;
     assert_eq!(made.get(), 2);
     assert_eq!(began.elapsed(), Duration::from_secs(40));

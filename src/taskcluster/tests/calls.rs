@@ -1,4 +1,4 @@
-//! What the calls do beyond sending and reading: boot times, clocks, cuts, tokens, proxies.
+//! Tests of boot times, clocks, truncation, tokens and proxies.
 
 use std::sync::Arc;
 
@@ -203,7 +203,7 @@ fn retry_after_is_read_in_both_forms_and_bounded() {
     assert_eq!(read(&[("retry-after", "99999999")]), Some(600));
     assert_eq!(read(&[("retry-after", "Mon, 23 Nov 2026 16:00:30 GMT")]), Some(30));
     assert_eq!(read(&[("retry-after", "Mon, 23 Nov 2026 15:00:00 GMT")]), Some(0));
-    // By the answer's own clock, where it tells the time.
+    // Relative to the answer's own clock, if the answer has a date.
     let both = [("retry-after", "Mon, 23 Nov 2026 18:00:30 GMT"), ("date", "Mon, 23 Nov 2026 18:00:00 GMT")];
     assert_eq!(read(&both), Some(30));
     for nonsense in ["", "soon", "-1", "1.5"] {
@@ -254,7 +254,7 @@ fn what_is_no_root_url_and_what_is_no_proxy_is_said_without_passwords() {
         assert!(!format!("{proxies:?}").contains("pa55"));
         let error = Client::new("https://tc.example.com", &proxies, Arc::new(SystemClock)).err().unwrap();
         errors.push(error.to_string());
-        // It is not in the way of what does not use it.
+        // A bad proxy does not affect URLs that do not use it.
         assert!(Client::new("http://tc.example.com", &proxies, Arc::new(SystemClock)).is_ok());
     }
     let text = errors.join("\n");

@@ -195,7 +195,7 @@ fn every_recorded_refusal_is_told_in_a_line() {
         })
         .map(|why| why.to_string())
         .map(|line| {
-            // Each incident has a number of its own.
+            // Each incident has its own number.
             line.split("incidentId ").next().unwrap().to_owned()
         })
         .collect();

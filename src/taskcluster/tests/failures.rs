@@ -1,4 +1,4 @@
-//! Everything that can go wrong between here and Taskcluster, and what is said of it.
+//! The failures between the runner and Taskcluster, and their error texts.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::server::{Reply, Server};
 use super::{client, credentials, hasty_client, worker};
 use crate::taskcluster::{CallError, Effort};
 
-/// A call that is answered like this, once.
+/// Makes one call that receives this reply.
 async fn failing(reply: Reply) -> (Server, CallError) {
     let client = if matches!(reply, Reply::Silence) { hasty_client } else { client };
     let server = Server::start([reply]).await;
@@ -30,7 +30,7 @@ fn html(status: u16) -> Reply {
     Reply::with_headers(status, "Content-Type: text/html\r\n", &body)
 }
 
-/// Answers a call like each of these; what is then said of it.
+/// Makes a call for each of these replies. Returns the error texts.
 async fn told(cases: impl IntoIterator<Item = (&str, Reply)>, refused: bool) -> String {
     let mut lines = Vec::new();
     for (name, reply) in cases {
@@ -134,7 +134,7 @@ async fn what_will_not_change_is_told_in_words_and_final() {
     "#);
 }
 
-/// Possible answers of registerWorker: tokens that the caller cannot know yet.
+/// A possible answer of registerWorker, whose tokens the caller cannot know yet.
 const NEW_SECRETS: &str = r#"{"expires": "2999-01-01T00:00:00Z", "secret": "leaky-registration-secret", "credentials": {"clientId": "c", "accessToken": "leaky-access-token", "certificate": "{\"signature\":\"leaky-signature\"}"}}"#;
 
 #[tokio::test]
@@ -233,7 +233,7 @@ async fn an_answer_that_holds_no_secret_of_its_own_is_quoted_masked_first_and_th
 async fn a_connection_that_breaks_is_told() {
     let (server, error) = failing(Reply::Reset).await;
     let text = server.shown(&error);
-    // How far the request got before is a matter of luck.
+    // The point at which the connection breaks is a race.
     assert!(text.contains(": no answer: "), "{text}");
     assert!(!error.refused() && error.may_have_been_done());
 }

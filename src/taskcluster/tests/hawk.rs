@@ -1,4 +1,4 @@
-//! Signatures, compared with those of an implementation that is not ours.
+//! Signatures, compared with those of an independent implementation.
 
 use std::collections::BTreeMap;
 

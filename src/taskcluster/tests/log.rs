@@ -1,5 +1,5 @@
-//! What this thread has logged: one subscriber for the whole process, for scoped ones and the cache of call sites do
-//! not get on.
+//! The log lines of the current thread. One subscriber serves the whole process, because scoped subscribers conflict
+//! with the cache of call sites.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -48,7 +48,7 @@ impl Visit for Line {
     }
 }
 
-/// Records from now on.
+/// Discards earlier lines and starts recording.
 pub(super) fn record() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -58,7 +58,7 @@ pub(super) fn record() {
     LINES.with_borrow_mut(Vec::clear);
 }
 
-/// What was recorded, from the info level up.
+/// The recorded lines, from the info level up.
 pub(super) fn lines() -> Vec<String> {
     LINES.with_borrow(Clone::clone)
 }

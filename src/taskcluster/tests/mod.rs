@@ -20,7 +20,7 @@ use super::{Client, Proxies, WorkerName};
 use crate::clock::{Clock, SystemClock};
 use crate::credentials::Credentials;
 
-/// A clock that has stopped.
+/// A stopped clock.
 struct Stopped(Timestamp);
 
 impl Clock for Stopped {
@@ -33,7 +33,7 @@ fn client(root_url: &str) -> Client {
     Client::new(root_url, &Proxies::default(), Arc::new(SystemClock)).unwrap()
 }
 
-/// One that waits two seconds for an answer.
+/// A client that waits two seconds for an answer.
 fn hasty_client(root_url: &str) -> Client {
     let limit = Duration::from_secs(2);
     Client::with_attempt_limit(root_url, &Proxies::default(), Arc::new(SystemClock), limit).unwrap()

@@ -1,4 +1,4 @@
-//! A server on loopback that answers one request a connection, byte by byte as told, and keeps what it was sent.
+//! A loopback server that answers one request a connection with scripted bytes, and records the requests.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -7,14 +7,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// How a request is answered.
+/// A scripted reply.
 #[derive(Clone)]
 pub(super) enum Reply {
-    /// With these bytes; then the connection is closed.
+    /// Sends these bytes and closes the connection.
     Bytes(Vec<u8>),
-    /// Not at all.
+    /// Never answers.
     Silence,
-    /// By a connection that breaks.
+    /// Breaks the connection.
     Reset,
 }
 
@@ -32,7 +32,7 @@ impl Reply {
     }
 }
 
-/// A request as it came.
+/// A recorded request.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     /// `GET /path`, without the version.
@@ -54,7 +54,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Answers requests with these, one after the other.
+    /// Answers requests with these replies, in order.
     pub(super) async fn start(replies: impl IntoIterator<Item = Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let root_url = format!("http://{}", listener.local_addr().unwrap());
@@ -65,7 +65,7 @@ impl Server {
             let mut silent = Vec::new();
             while let Ok((mut stream, _)) = listener.accept().await {
                 match replies.pop_front() {
-                    // What was sent and not read makes the closing a reset.
+                    // Unread data turns the closing into a reset.
                     Some(Reply::Reset) => stream.readable().await.unwrap(),
                     Some(Reply::Silence) => {
                         let request = read(&mut stream).await;
@@ -89,7 +89,7 @@ impl Server {
         self.requests.lock().unwrap().clone()
     }
 
-    /// An error's text, with a port that does not change.
+    /// An error's text, with the port replaced by a constant host.
     pub(super) fn shown(&self, error: &impl ToString) -> String {
         error.to_string().replace(&self.root_url, "http://tc.example.com")
     }

@@ -1,6 +1,7 @@
-//! TLS: whom the client trusts, against a server whose certificate is signed by an authority that no system knows.
+//! TLS: the servers that the client trusts, tested with a certificate signed by an authority that no system knows.
 //!
-//! The certificates (tests/fixtures/tls) were made with openssl, are for localhost and 127.0.0.1, and last 100 years.
+//! The certificates (tests/fixtures/tls) were made with openssl, are for localhost and 127.0.0.1, and are valid for 100
+//! years.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -15,10 +16,10 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use super::{client, credentials, worker};
 use crate::taskcluster::{CallError, Effort};
 
-/// Says where the server is, in the process that trusts it.
+/// Passes the server's root URL to the process that trusts it.
 const ROOT_URL: &str = "TEST_OF_TLS_ROOT_URL";
 
-/// Answers one request, if there is one; its root URL.
+/// Answers one request. Returns the server's root URL.
 fn serve() -> String {
     let chain =
         CertificateDer::from_pem_slice(include_bytes!("../../../tests/fixtures/tls/server.pem")).unwrap();
@@ -38,7 +39,7 @@ fn serve() -> String {
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
-            // A client that does not trust us goes away.
+            // A client that does not trust the server disconnects.
             if !matches!(stream.read(&mut byte), Ok(1)) {
                 return;
             }
@@ -65,7 +66,7 @@ async fn a_server_that_nobody_vouches_for_is_not_trusted() {
 
 #[tokio::test]
 async fn the_authorities_of_ssl_cert_file_are_trusted() {
-    // The variable is read once a process: this test is its own child.
+    // The variable is read once a process, so this test runs itself as a child.
     if let Ok(root_url) = std::env::var(ROOT_URL) {
         return call(&root_url).await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! gdm's file, edited: nothing of it changes but our keys.
+//! Edits of gdm's file, which change only our keys.
 
 use proptest::prelude::*;
 use test_support::keyfile::{File, parse};
@@ -9,7 +9,7 @@ use crate::host::autologin::name::UserName;
 
 const KEYS: [&[u8]; 2] = [b"AutomaticLoginEnable", b"AutomaticLogin"];
 
-/// As Ubuntu ships it.
+/// The file that Ubuntu ships.
 const UBUNTU: &str = "\
 # GDM configuration storage
 #
@@ -51,7 +51,7 @@ fn clear(file: &str) -> String {
     String::from_utf8(gdm::clear(file.as_bytes())).unwrap()
 }
 
-/// A file without our keys.
+/// The parsed file without our keys.
 fn others(file: &[u8]) -> Option<File> {
     let mut file = parse(file)?;
     if let Some(daemon) = file.get_mut(&b"daemon"[..]) {
@@ -138,7 +138,7 @@ fn a_section_is_added_where_there_is_none_and_goes_with_its_keys() {
         assert_eq!(gdm::user(edited.as_bytes()).as_deref(), Some("ci"), "{edited:?}");
         assert_eq!(clear(&edited), file);
     }
-    // Somebody has put something into it meanwhile, or behind it.
+    // Lines that were added later to our section, or a section after it, are kept.
     let edited = set("[security]\n", "ci") + "WaylandEnable=false\n";
     assert!(clear(&edited).ends_with("\n[daemon]\nWaylandEnable=false\n"), "{edited}");
     let edited = set("[security]\n", "ci") + "\n[chooser]\n";
@@ -162,7 +162,7 @@ fn what_glib_refuses_is_found() {
     assert_eq!(keyfile::first_fault(UBUNTU.as_bytes()), None);
 }
 
-/// A line of a file as people write it, or as they should not.
+/// A line of a file, well-formed or malformed.
 fn line() -> impl Strategy<Value = Vec<u8>> {
     let known = prop::sample::select(vec![
         "[daemon]",
@@ -232,7 +232,7 @@ fn file() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// One that `GLib` reads.
+/// A file that `GLib` reads.
 fn good_file() -> impl Strategy<Value = Vec<u8>> {
     let good = (prop::bool::ANY, file()).prop_map(|(crlf, file)| {
         let kept = keyfile::lines(&file).into_iter().filter(|line| {

@@ -1,4 +1,4 @@
-//! Each display manager's files, in a root of its own.
+//! Each display manager's files, in a root directory of their own.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -51,7 +51,7 @@ impl Host {
         self.login(display_manager).set(&ci(), None).unwrap()
     }
 
-    /// The file that `auto` finds.
+    /// The display manager and file that `auto` finds.
     fn found(&self) -> String {
         let shown = self.login(DisplayManager::Auto).show().unwrap();
         let file = shown.file.strip_prefix(self.0.path()).unwrap().display().to_string();
@@ -109,7 +109,7 @@ fn gdms_file_is_the_one_that_is_there_or_else_the_distributions() {
     let found = |release: &str, there: &[&str]| {
         let host = Host::new();
         host.file("usr/lib/os-release", release);
-        // Absolute, and meant from the root.
+        // An absolute target, relative to the root directory.
         host.link("etc/os-release", "/usr/lib/os-release");
         for path in there {
             host.file(path, "");
@@ -239,7 +239,7 @@ fn no_symlink_leads_out_of_the_root() {
     }
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     assert!(host.path("srv/90-start-worker-autologin.conf").is_file());
-    // Ours alone: no link is followed there.
+    // In a file of ours, no link is followed.
     assert!(fs::symlink_metadata(host.path(LIGHTDM)).unwrap().is_file());
 }
 
