@@ -14,8 +14,9 @@ use start_worker::host::blocking::{self, Lanes, MainThread, Unanswered};
 use start_worker::host::{helper, limits, memory, oom, private_file, trust};
 use start_worker::output::Output;
 use start_worker::redact::Secrets;
+use start_worker::telemetry::last_run::LastRun;
 use start_worker::telemetry::logging::{self, Filter, FilterError};
-use start_worker::telemetry::recent_warnings::RecentWarnings;
+use start_worker::telemetry::recent_warnings::{Known, RecentWarnings};
 use start_worker::watch::signals::{Blocked, Signals};
 use start_worker::{Host, LAST_LINES_TIME, RunError, config};
 use tokio::runtime::Runtime;
@@ -118,9 +119,11 @@ fn supervise(
         (None, None) => (Filter::default(), None),
     };
     let path = arguments.runner_config.unwrap_or_default();
+    let last_run = LastRun::new(environment.state_directory.as_deref(), &path, lanes.last_run.clone());
     let (code, reason) = match runtime.block_on(load(&path, &environment, &lanes, &mut signals)) {
         Ok(Some(Ok(loaded))) => {
-            return start(&path, loaded, (environment, lanes), (filter, wrong_level), (runtime, signals));
+            let outside = (environment, lanes, last_run);
+            return start(&path, loaded, outside, (filter, wrong_level), (runtime, signals));
         }
         Ok(Some(Err(refused))) => refused,
         Ok(None) => {
@@ -128,6 +131,7 @@ fn supervise(
         }
         Err(cause) => (exit::FAILED, format!("error: cannot read the runner configuration: {cause}")),
     };
+    runtime.block_on(last_run.end(code, &reason, &Known::default()));
     // What reads the file may never come back.
     runtime.shutdown_background();
     refuse(&environment, code, &reason)
@@ -182,7 +186,7 @@ fn refuse(environment: &Environment, code: u8, reason: &str) -> u8 {
 fn start(
     path: &Path,
     loaded: config::Loaded,
-    (environment, lanes): (Environment, Lanes),
+    (environment, lanes, last_run): (Environment, Lanes, LastRun),
     (filter, wrong_level): (Filter, Option<FilterError>),
     runtime: (Runtime, Signals),
 ) -> u8 {
@@ -192,12 +196,9 @@ fn start(
     let (output, format, warning) = match opened {
         Ok(opened) => opened,
         Err(cause) => {
-            let hint = helper::hint_of_kernel(&cause);
-            return refuse(
-                &environment,
-                exit::FAILED,
-                &format!("error: cannot start the log: {cause}{hint}"),
-            );
+            let reason = format!("error: cannot start the log: {cause}{}", helper::hint_of_kernel(&cause));
+            runtime.0.block_on(last_run.end(exit::FAILED, &reason, &Known::default()));
+            return refuse(&environment, exit::FAILED, &reason);
         }
     };
     let secrets = Secrets::default();
@@ -215,7 +216,7 @@ fn start(
     if let Some(warning) = warning {
         warn!("{warning}");
     }
-    let result = run(config, (environment, lanes), (secrets, recent_warnings), runtime, &output);
+    let result = run(config, (environment, lanes, last_run), (secrets, recent_warnings), runtime, &output);
     match &result {
         Ok(outcome) if outcome.is_as_intended() => {
             info!("start-worker ends: {outcome}");
@@ -229,7 +230,7 @@ fn start(
 
 fn run(
     config: RunnerConfig,
-    (environment, lanes): (Environment, Lanes),
+    (environment, lanes, last_run): (Environment, Lanes, LastRun),
     (secrets, recent_warnings): (Secrets, RecentWarnings),
     (runtime, signals): (Runtime, Signals),
     output: &Output,
@@ -238,7 +239,10 @@ fn run(
     if !dummy {
         oom::spare_runner();
         oom::forbid_dumps();
+        // Nothing waits for its disk; the record of the end follows on the same lane.
+        drop(runtime.spawn(last_run.clone().begin()));
     }
+    let (known_secrets, warnings) = (secrets.clone(), recent_warnings.observe());
     let host = Host {
         clock: Arc::new(CommonClock::new()),
         runtime_directory: environment.runtime_directory,
@@ -251,6 +255,11 @@ fn run(
         recent_warnings,
     };
     let result = runtime.block_on(start_worker::run(config, host, signals, output));
+    if !dummy {
+        let outcome = result.as_ref().map_or_else(|cause| ErrorChain(cause).to_string(), Outcome::to_string);
+        let warnings = warnings.borrow().clone();
+        runtime.block_on(last_run.end(exit::code(&result), &known_secrets.mask(outcome), &warnings));
+    }
     // A write that a dead disk never ends must not keep the runner.
     runtime.shutdown_timeout(LAST_WRITES);
     result

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::net::sockopt::socket_peercred;
 use serde_json::{Value, json};
 use start_worker::host::trust;
-use start_worker::telemetry::status;
+use start_worker::telemetry::{last_run, status};
 
 use super::environment::Environment;
 
@@ -53,6 +53,17 @@ impl Address {
             matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
         };
         Ok(!UnixStream::connect(self.path()?).is_err_and(|cause| nobody(&cause)))
+    }
+
+    /// The record of the newest run of the start-worker that this socket belongs to. `None`: there is none.
+    ///
+    /// # Errors
+    ///
+    /// The reason why it is not shown.
+    pub(super) fn last_run(&self) -> Result<Option<Value>, String> {
+        let folder = Environment::read().state_directory;
+        let folder = folder.or_else(|| last_run::state_directory_of(&self.path().ok()?));
+        folder.map_or(Ok(None), |folder| last_run::read(&folder))
     }
 
     /// Gives `show` the status now, and with every change, until the runner ends or it has seen enough; `every`:

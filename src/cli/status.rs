@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use clap::builder::PossibleValuesParser;
-use serde_json::Value;
+use serde_json::{Value, json};
 use start_worker::clock::{Clock, SystemClock};
 use start_worker::event::Phase;
 
@@ -51,15 +51,35 @@ pub(crate) struct Arguments {
 
 /// Runs the command; its exit code.
 pub(crate) fn run(arguments: &Arguments) -> u8 {
-    if arguments.watch {
-        return socket::conclude(watch(arguments).map(|()| String::new()));
-    }
     let screen = Screen::of_stdout(Environment::read().columns);
-    if let Some(state) = &arguments.wait {
-        let reached = wait(arguments, state);
-        return socket::conclude(reached.map(|answer| shown(&answer, arguments.json, screen)));
+    let result = match &arguments.wait {
+        _ if arguments.watch => watch(arguments).map(|()| String::new()),
+        Some(state) => wait(arguments, state).map(|answer| shown(&answer, arguments.json, screen)),
+        None => arguments.socket.ask("status").map(|answer| shown(&answer, arguments.json, screen)),
+    };
+    if result.is_err() && !arguments.socket.is_listened_to().unwrap_or(true) {
+        show_last_run(arguments, screen);
     }
-    socket::conclude(arguments.socket.ask("status").map(|answer| shown(&answer, arguments.json, screen)))
+    socket::conclude(result)
+}
+
+/// Shows how the newest run ended, where no start-worker is there to be asked and it left a record.
+fn show_last_run(arguments: &Arguments, screen: Option<Screen>) {
+    let text = match arguments.socket.last_run() {
+        Ok(None) => return,
+        Ok(Some(record)) if arguments.json => socket::json_line(&json!({ "lastRun": record })),
+        Ok(Some(record)) => {
+            words::last_run(&record, SystemClock.now(), screen.and_then(|screen| screen.columns))
+        }
+        Err(cause) => {
+            // Without a stderr there is nobody to tell.
+            let _ =
+                writeln!(io::stderr(), "warning: the last run is not shown: {}", socket::printable(&cause));
+            return;
+        }
+    };
+    // The error that follows is what counts.
+    let _ = print(&text);
 }
 
 /// A state as the command line has it: without a space.

@@ -247,6 +247,8 @@ pub struct Lanes {
     pub cache: Lane,
     /// The drain marker, in the state directory or beside the cache.
     pub drain_marker: Lane,
+    /// The record of this run, in the state directory.
+    pub last_run: Lane,
     /// The lock in the runtime directory.
     pub lock: Lane,
     /// `status.socket`.

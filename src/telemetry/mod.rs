@@ -3,6 +3,7 @@
 pub mod counters;
 pub mod current_retry;
 mod health;
+pub mod last_run;
 pub mod liveness;
 pub mod logging;
 pub mod metrics;

@@ -11,6 +11,7 @@ mod exits;
 mod files;
 mod host_commands;
 mod hung;
+mod last_run;
 mod leftovers;
 mod limits;
 mod oom;

@@ -127,3 +127,25 @@ fn a_runner_that_hangs_is_ended_by_the_watchdog_and_comes_back() {
     assert!(!service.processes().iter().any(|pid| before.contains(pid)));
     service.wait_for_manager_entry("Watchdog timeout");
 }
+
+#[test]
+fn between_two_starts_the_status_says_how_the_last_run_of_a_unit_and_of_an_instance_ended() {
+    let Some(machine) = Machine::borrow() else { return };
+    let config = Config::new(&machine, OBEDIENT);
+    let ask = |socket: &[&str]| {
+        let output = machine.run([&["/usr/bin/start-worker", "status"][..], socket].concat());
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let service = Service::install(&machine, &config).started();
+    service.must("stop");
+    let said = ask(&[]);
+    assert!(said.contains("with exit code 0\n") && said.contains("stopped as asked"), "{said}");
+
+    // It is not started again: what is wrong is the configuration.
+    machine.write("/etc/start-worker/one.yml", "provider: none\n");
+    machine.run(["systemctl", "start", "start-worker@one.service"]);
+    let said = ask(&["--socket", "/run/start-worker/one/status.sock"]);
+    assert!(said.contains("with exit code 64\n") && said.contains("/etc/start-worker/one.yml:1"), "{said}");
+    machine.systemctl("reset-failed start-worker@one.service");
+}

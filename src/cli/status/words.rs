@@ -32,6 +32,38 @@ pub(super) fn in_words(answer: &Value, now: Timestamp, columns: Option<usize>) -
     lines.extend(words.watches());
     lines.extend(words.log());
     lines.push(("start-worker", words.runner()));
+    let mut shown = laid_out(&lines, columns);
+    shown.push_str(&words.troubles(columns));
+    shown
+}
+
+/// The record of the newest run, in the same form, for when no start-worker is there to be asked.
+pub(super) fn last_run(record: &Value, now: Timestamp, columns: Option<usize>) -> String {
+    let words = Words { answer: record, now };
+    let [started, ended] = ["/started", "/ended"].map(|key| words.text(key));
+    let state = if ended.is_empty() {
+        format!(
+            "began {} and left no record of its end: it was killed, its host went down, or it runs and listens elsewhere",
+            words.past(started)
+        )
+    } else {
+        let code = number(record, "/exitCode");
+        format!("ended {} with exit code {code}", words.past(ended))
+    };
+    let lines = [
+        ("last run", state),
+        ("  outcome", words.text("/outcome").replace('\n', "; ")),
+        ("  began", if ended.is_empty() { String::new() } else { words.past(started) }),
+        ("  runner config", words.text("/runnerConfig").to_owned()),
+        ("  start-worker", format!("{}, pid {}", words.text("/version"), number(record, "/pid"))),
+    ];
+    let mut shown = laid_out(&lines, columns);
+    shown.push_str(&words.troubles(columns));
+    shown
+}
+
+/// Names and values below each other, without those that are not known.
+fn laid_out(lines: &[Line], columns: Option<usize>) -> String {
     let known = || lines.iter().filter(|(_, value)| !value.is_empty());
     let width = known().map(|(name, _)| name.len() + 2).max().unwrap_or_default();
     let mut shown = String::new();
@@ -39,11 +71,6 @@ pub(super) fn in_words(answer: &Value, now: Timestamp, columns: Option<usize>) -
         let lines = wrapped(&printable(value), columns, width);
         // Writing to a String cannot fail.
         let _ = writeln!(shown, "{name:<width$}{}", lines.join(&format!("\n{:width$}", "")));
-    }
-    for trouble in words.list("/troubles").iter().rev().take(TROUBLES) {
-        let [at, level, said] = ["/at", "/level", "/text"].map(|key| text(trouble, key));
-        let lines = wrapped(&printable(&format!("{at} {level}: {said}")), columns, INDENTATION);
-        let _ = writeln!(shown, "{}", lines.join(&format!("\n{:INDENTATION$}", "")));
     }
     shown
 }
@@ -93,6 +120,18 @@ impl Words<'_> {
 
     fn list(&self, pointer: &str) -> &[Value] {
         self.answer.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The last warnings and errors of the log, the newest first.
+    fn troubles(&self, columns: Option<usize>) -> String {
+        let mut shown = String::new();
+        for trouble in self.list("/troubles").iter().rev().take(TROUBLES) {
+            let [at, level, said] = ["/at", "/level", "/text"].map(|key| text(trouble, key));
+            let lines = wrapped(&printable(&format!("{at} {level}: {said}")), columns, INDENTATION);
+            // Writing to a String cannot fail.
+            let _ = writeln!(shown, "{}", lines.join(&format!("\n{:INDENTATION$}", "")));
+        }
+        shown
     }
 
     fn state(&self) -> Vec<Line> {
