@@ -1,7 +1,6 @@
 //! `start-worker autologin`: by hand, and from the unit that runs before the display manager.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use start_worker::autologin::Logins;
@@ -160,6 +159,5 @@ fn conclude(result: Result<String, AutologinError>) -> u8 {
 }
 
 fn complain(text: &str) {
-    // Without a stderr there is nobody to tell.
-    let _ = writeln!(io::stderr(), "{text}");
+    super::tell(text);
 }

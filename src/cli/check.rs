@@ -1,6 +1,6 @@
 //! `start-worker check`: loads, diagnoses, shows; the diagnostics on stderr, the rest on stdout.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use start_worker::startup::explain::{Report, counted, faults_json};
 use start_worker::startup::probe::{self, Findings, Surroundings};
 
 use super::environment::Environment;
-use super::{exit, print};
+use super::{colour, exit, print};
 
 /// What `check` can be asked for.
 #[derive(Debug, clap::Args)]
@@ -80,10 +80,11 @@ pub(crate) fn run(arguments: &Arguments) -> u8 {
     };
     // The verdict is the last line that a terminal shows.
     tell(&diagnostics, arguments.json);
-    let printed = print(&report);
+    let coloured = !arguments.json && colour::is_wanted(&io::stdout());
+    let printed = if coloured { print(&colour::report(&report)) } else { print(&report) };
     match printed {
         Err(cause) if code == exit::OK => {
-            let _ = writeln!(io::stderr(), "error: cannot print what is in effect: {cause}");
+            super::tell(&format!("error: cannot print what is in effect: {cause}"));
             exit::FAILED
         }
         _ => code,
@@ -104,8 +105,7 @@ fn look(config: &RunnerConfig, secrets: &Secrets) -> io::Result<Findings> {
 }
 
 fn failed(cause: &io::Error) -> u8 {
-    // Without a stderr there is nobody to tell.
-    let _ = writeln!(io::stderr(), "error: cannot look online: {cause}");
+    super::tell(&format!("error: cannot look online: {cause}"));
     exit::FAILED
 }
 
@@ -121,8 +121,7 @@ fn strictly(mut diagnostics: Vec<Diagnostic>, strict: bool) -> Vec<Diagnostic> {
 fn tell(diagnostics: &[Diagnostic], json: bool) {
     if !json {
         for diagnostic in diagnostics {
-            // Without a stderr there is nobody to tell.
-            let _ = writeln!(io::stderr(), "{}", diagnostic.labelled());
+            super::tell(&diagnostic.labelled());
         }
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Environment {
     pub(crate) metadata: MetadataOrigins,
     /// `COLUMNS`: the width of the terminal, where the user wants another one than it has.
     pub(crate) columns: Option<usize>,
+    /// False where the user wants no colours (`NO_COLOR`), or the terminal has none (`TERM=dumb`).
+    pub(crate) colours: bool,
     /// `PATH`.
     pub(crate) path: Option<OsString>,
     /// `http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`, in small letters or capitals; `SSL_CERT_FILE`,
@@ -62,6 +64,7 @@ impl Environment {
                 watchdog: watchdog(text("WATCHDOG_PID").as_deref(), text("WATCHDOG_USEC").as_deref()),
             },
             columns: text("COLUMNS").and_then(|count| count.parse().ok()).filter(|count| *count > 0),
+            colours: text("NO_COLOR").is_none() && text("TERM").is_none_or(|terminal| terminal != "dumb"),
             path: env::var_os("PATH"),
             proxies: Proxies { authorities: authorities(), ..proxies(|name| env::var(name).ok()) },
         }

@@ -11,6 +11,7 @@ use start_worker::telemetry::logging::Filter;
 
 pub(crate) mod autologin;
 pub(crate) mod check;
+pub(crate) mod colour;
 pub(crate) mod drain;
 pub(crate) mod environment;
 pub(crate) mod exit;
@@ -30,11 +31,14 @@ pub(crate) mod status;
         start-worker autologin show|set <USER>|clear [--config <runnerConfig>]\n       \
         start-worker autologin apply <runnerConfig>")]
 #[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
+#[command(
+    after_help = "Manual pages: start-worker(1), start-worker.yml(5), and one for each command: man start-worker-status"
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 
-    /// The runner configuration (YAML or JSON); see docs/configuration.md
+    /// The runner configuration (YAML or JSON); see `man start-worker.yml`
     #[arg(value_name = "runnerConfig", required_unless_present = "short_version")]
     pub(crate) runner_config: Option<PathBuf>,
 
@@ -57,7 +61,14 @@ impl Arguments {
                 format!("unrecognized command '{word}'\n\n  tip: a similar command exists: '{command}'\n");
             Self::command().error(ErrorKind::InvalidSubcommand, message).exit();
         }
-        Self::parse()
+        match Self::try_parse() {
+            Ok(arguments) => arguments,
+            // Each command would have a name of its own there: `start-worker-check 0.1.0`.
+            Err(asked) if asked.kind() == ErrorKind::DisplayVersion => {
+                Self::parse_from(["start-worker", "--version"])
+            }
+            Err(error) => error.exit(),
+        }
     }
 }
 
@@ -108,6 +119,14 @@ fn print(text: &str) -> io::Result<()> {
         Err(cause) if cause.kind() != io::ErrorKind::BrokenPipe => Err(cause),
         _ => Ok(()),
     }
+}
+
+/// Tells on stderr what is wrong.
+fn tell(text: &str) {
+    let mut stderr = io::stderr();
+    let text = if colour::is_wanted(&stderr) { colour::diagnostics(text) } else { text.to_owned() };
+    // Without a stderr there is nobody to tell.
+    let _ = writeln!(stderr, "{text}");
 }
 
 /// What is wrong with a runner configuration that cannot be loaded, a line each.

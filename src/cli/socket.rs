@@ -200,7 +200,6 @@ fn parse(path: &Path, line: &[u8]) -> Result<Value, String> {
 pub(super) fn conclude(result: Result<String, String>) -> u8 {
     let printed = match &result {
         Ok(text) => super::print(text),
-        // Without a stderr there is nobody to tell.
         Err(_) => Ok(()),
     };
     let error = match (result, printed) {
@@ -208,7 +207,7 @@ pub(super) fn conclude(result: Result<String, String>) -> u8 {
         (Ok(_), Err(cause)) => format!("cannot print the answer: {cause}"),
         (Err(error), _) => error,
     };
-    let _ = writeln!(io::stderr(), "error: {error}");
+    super::tell(&format!("error: {error}"));
     super::exit::FAILED
 }
 

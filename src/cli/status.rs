@@ -13,7 +13,7 @@ use start_worker::clock::{Clock, SystemClock};
 use start_worker::event::Phase;
 
 use super::environment::Environment;
-use super::socket;
+use super::{colour, socket, tell};
 use screen::Screen;
 
 /// How often a screen is drawn anew where nothing changes: how long ago something was does.
@@ -28,7 +28,7 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 /// What `status` can be asked for.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Print one JSON object; docs/status.md describes it
+    /// Print one JSON object, on one line
     #[arg(long)]
     json: bool,
 
@@ -69,13 +69,11 @@ fn show_last_run(arguments: &Arguments, screen: Option<Screen>) {
         Ok(None) => return,
         Ok(Some(record)) if arguments.json => socket::json_line(&json!({ "lastRun": record })),
         Ok(Some(record)) => {
-            words::last_run(&record, SystemClock.now(), screen.and_then(|screen| screen.columns))
+            let columns = screen.and_then(|screen| screen.columns);
+            coloured(words::last_run(&record, SystemClock.now(), columns))
         }
         Err(cause) => {
-            // Without a stderr there is nobody to tell.
-            let _ =
-                writeln!(io::stderr(), "warning: the last run is not shown: {}", socket::printable(&cause));
-            return;
+            return tell(&format!("warning: the last run is not shown: {}", socket::printable(&cause)));
         }
     };
     // The error that follows is what counts.
@@ -146,7 +144,15 @@ fn shown(answer: &Value, json: bool, screen: Option<Screen>) -> String {
     if json {
         return socket::json_line(answer);
     }
+    coloured(in_words(answer, screen))
+}
+
+fn in_words(answer: &Value, screen: Option<Screen>) -> String {
     words::in_words(answer, SystemClock.now(), screen.and_then(|screen| screen.columns))
+}
+
+fn coloured(text: String) -> String {
+    if colour::is_wanted(&io::stdout()) { colour::status(&text) } else { text }
 }
 
 fn watch(arguments: &Arguments) -> Result<(), String> {
@@ -159,7 +165,8 @@ fn watch(arguments: &Arguments) -> Result<(), String> {
         let Some(answer) = &last else { return Ok(ControlFlow::Continue(())) };
         // Asked for anew each time: the terminal may have been resized.
         if let Some(screen) = Screen::of_stdout(columns).filter(|_| drawn) {
-            return print(&format!("{CLEAR}{}", screen.fit(&shown(answer, false, Some(screen)))));
+            let text = screen.fit(&in_words(answer, Some(screen)));
+            return print(&format!("{CLEAR}{}", coloured(text)));
         }
         let before = if first || arguments.json { "" } else { "\n" };
         print(&format!("{before}{}", shown(answer, arguments.json, None)))

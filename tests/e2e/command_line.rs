@@ -45,8 +45,7 @@ fn help_and_the_version_are_there_for_each_command() {
     for (arguments, answer) in [
         (&["help", "drain"][..], "--wait"),
         (&["drain", "--help"], "--wait"),
-        (&["check", "-V"], concat!(" ", env!("CARGO_PKG_VERSION"), "\n")),
-        (&["status", "--version"], concat!(" ", env!("CARGO_PKG_VERSION"), "\n")),
+        (&["help"], "start-worker(1), start-worker.yml(5)"),
         (&["help", "autologin", "set"], "<USER>"),
     ] {
         let mut runner = Scene::new().start_with(arguments);
@@ -54,6 +53,34 @@ fn help_and_the_version_are_there_for_each_command() {
         assert_eq!((ended.code, ended.log.as_str()), (Some(0), ""), "{arguments:?}");
         let stdout = runner.stdout();
         assert!(stdout.contains(answer), "{arguments:?}: {stdout}");
+    }
+}
+
+#[test]
+fn every_command_has_the_version_and_the_name_of_the_program() {
+    for arguments in [
+        &["check", "-V"][..],
+        &["status", "--version"],
+        &["drain", "-V"],
+        &["resume", "-V"],
+        &["autologin", "-V"],
+        &["autologin", "show", "--version"],
+    ] {
+        let mut runner = Scene::new().start_with(arguments);
+        assert_eq!(runner.ended().code, Some(0), "{arguments:?}");
+        let version = concat!("start-worker ", env!("CARGO_PKG_VERSION"), "\n");
+        assert_eq!(runner.stdout(), version, "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_help_names_no_file_that_an_installed_package_has_elsewhere() {
+    for arguments in [&["--help"][..], &["check", "--help"], &["status", "--help"], &["autologin", "--help"]]
+    {
+        let mut runner = Scene::new().start_with(arguments);
+        assert_eq!(runner.ended().code, Some(0), "{arguments:?}");
+        let help = runner.stdout();
+        assert!(!help.contains("docs/"), "{help}");
     }
 }
 

@@ -27,7 +27,7 @@ fn failing() -> Runner {
 fn status(runner: &Runner, options: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_start-worker"));
     command.arg("status").args(options).arg("--socket").arg(runner.path("status.sock"));
-    command.env_remove("COLUMNS").stdin(Stdio::null());
+    command.env_remove("COLUMNS").env("NO_COLOR", "1").stdin(Stdio::null());
     command
 }
 
@@ -159,4 +159,72 @@ fn who_watches_on_a_terminal_sees_as_much_as_fits_its_present_size() {
     assert!(widest(&last) > 60 && widest(&last) <= 120, "{last}");
     watching.kill().unwrap();
     watching.wait().unwrap();
+}
+
+/// The colours in a text, each with what is coloured.
+fn coloured(text: &str) -> Vec<(&str, &str)> {
+    let parts = text.split("\x1b[").skip(1).filter_map(|part| part.split_once('m'));
+    parts.filter(|(colour, _)| *colour != "0").collect()
+}
+
+const RED: &str = "31";
+
+#[test]
+fn a_terminal_has_colours_unless_the_user_wants_none_and_a_pipe_never_has() {
+    let runner = failing();
+    let with = |set: &[(&str, &str)]| {
+        let mut command = status(&runner, &[]);
+        command.env_remove("NO_COLOR").env("TERM", "xterm").envs(set.iter().copied());
+        command
+    };
+    for set in [&[][..], &[("NO_COLOR", "")]] {
+        let shown = Terminal::status(100, with(set));
+        let words = coloured(&shown);
+        assert!(
+            words.iter().any(|(colour, text)| *colour == RED && text.contains("Connection refused")),
+            "{words:?}"
+        );
+    }
+    for set in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        let shown = Terminal::status(100, with(&[set]));
+        assert!(!shown.contains('\x1b'), "{set:?}: {shown}");
+    }
+    let piped = String::from_utf8(with(&[]).output().unwrap().stdout).unwrap();
+    assert!(piped.contains("Connection refused") && !piped.contains('\x1b'), "{piped}");
+
+    // Colours take no columns: what fits without them fits with them.
+    let mut terminal = Terminal::new(60, 12);
+    let mut watching = status(&runner, &["--watch"]);
+    watching.env_remove("NO_COLOR").env("TERM", "xterm");
+    let mut watching = terminal.start(watching);
+    terminal.wait_for(|shown| shown.contains("more lines: start-worker status\n"));
+    let (_, first) = terminal.shown.rsplit_once("\x1b[H\x1b[2J").unwrap();
+    assert!(first.lines().count() < 12 && !coloured(first).is_empty(), "{first}");
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+}
+
+#[test]
+fn what_check_finds_wrong_has_colours_on_a_terminal_alone() {
+    let scene = Scene::new().set("nonsense", true).set("worker.path", "/no/such/program");
+    let file = scene.write();
+    let check = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_start-worker"));
+        command
+            .args(["check", "--strict", "--online"])
+            .arg(&file)
+            .env_remove("NO_COLOR")
+            .env("TERM", "xterm");
+        command.stdin(Stdio::null());
+        command
+    };
+    let mut terminal = Terminal::new(100, 24);
+    let mut command = check();
+    command.stderr(terminal.slave.try_clone().unwrap());
+    assert_eq!(terminal.start(command).wait().unwrap().code(), Some(64));
+    terminal.wait_for(|shown| shown.contains("# verdict: "));
+    let words = coloured(&terminal.shown);
+    assert!(words.contains(&(RED, "error:")) && words.contains(&(RED, "# fails ")), "{words:?}");
+    let piped = check().output().unwrap();
+    assert!(!piped.stderr.contains(&0x1b) && !piped.stdout.contains(&0x1b), "{piped:?}");
 }
