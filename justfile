@@ -3,32 +3,32 @@
 _default:
     @just --list --unsorted
 
-# Format, lints and dependencies, without the tests.
+# Check format, lints and dependencies, without the tests.
 check:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
     cargo deny check bans licenses sources
 
-# All tests.
+# Run all tests.
 test *args:
     cargo test {{args}}
 
-# Measure the release binary; the table is in target/bench/summary.md.
+# Measure the release binary, and write the table to target/bench/summary.md.
 bench:
     cargo bench --bench end_to_end
 
-# Measure, and put the table into docs/performance.md.
+# Measure, and write the table into docs/performance.md.
 bench-docs: bench
     sed -i -e '/^<!-- figures/,/^<!-- end of figures/{//!d}' -e '/^<!-- figures/r target/bench/summary.md' docs/performance.md
 
-# A worker to play with. Ctrl-C ends it.
+# Run the demo. Ctrl-C stops it.
 demo:
     cargo run --release -- config-examples/demo.yml
 
-# The Debian package, in target/debian.
+# Build the Debian package in target/debian.
 deb:
     packaging/deb
 
-# All that must pass before a merge.
+# Run everything that must pass before a merge.
 ci:
     .ci/run
