@@ -133,10 +133,10 @@ impl Logins {
                 self.conclude(Some(user.as_str()), &done, helpers).await;
             }
             Ok(Err(cause)) => {
-                error!(%user, error = %ErrorChain(&cause), "autologin.user is not set: the next boot does not log this user in; the worker starts all the same");
+                error!(name: "autologin-failed", %user, error = %ErrorChain(&cause), "autologin.user is not set: the next boot does not log this user in; the worker starts all the same");
             }
             Err(cause) => {
-                error!(%user, error = %cause, "autologin.user is not on the disk: the worker starts all the same");
+                error!(name: "autologin-failed", %user, error = %cause, "autologin.user is not on the disk: the worker starts all the same");
             }
         }
     }
@@ -147,10 +147,10 @@ fn tell(user: Option<&str>, done: &Done) {
     let (display_manager, file, changed) = (done.display_manager, done.file.display(), done.changed);
     match user {
         Some(user) => {
-            info!(user, display_manager, %file, changed, "automatic login is set: the next boot logs the user in");
+            info!(name: "autologin-set", user, display_manager, %file, changed, "automatic login is set: the next boot logs the user in");
         }
         None => {
-            info!(display_manager, %file, changed, "automatic login is cleared: the next boot logs nobody in");
+            info!(name: "autologin-cleared", display_manager, %file, changed, "automatic login is cleared: the next boot logs nobody in");
         }
     }
     for warning in &done.warnings {

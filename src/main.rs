@@ -206,7 +206,7 @@ fn start(
     logging::mask_panics(secrets.clone());
     logging::install(output.log_sink(), format, filter, secrets.clone(), recent_warnings.clone());
     let (version, provider) = (env!("CARGO_PKG_VERSION"), config.provider.provider_type());
-    info!(version, config = %path.display(), provider, worker = config.worker.implementation.name(), "start-worker starts");
+    info!(name: "runner-started", version, config = %path.display(), provider, worker = config.worker.implementation.name(), "start-worker starts");
     for warning in loaded.warnings {
         warn!("{warning}");
     }
@@ -219,10 +219,14 @@ fn start(
     let result = run(config, (environment, lanes, last_run), (secrets, recent_warnings), runtime, &output);
     match &result {
         Ok(outcome) if outcome.is_as_intended() => {
-            info!("start-worker ends: {outcome}");
+            info!(name: "runner-ended", "start-worker ends: {outcome}");
         }
-        Ok(outcome) => error!(exit_code = exit::code(&result), "start-worker ends: {outcome}"),
-        Err(cause) => error!(exit_code = exit::code(&result), "start-worker ends: {}", ErrorChain(cause)),
+        Ok(outcome) => {
+            error!(name: "runner-ended", exit_code = exit::code(&result), "start-worker ends: {outcome}");
+        }
+        Err(cause) => {
+            error!(name: "runner-ended", exit_code = exit::code(&result), "start-worker ends: {}", ErrorChain(cause));
+        }
     }
     output.close(LAST_LINES_TIME);
     exit::code(&result)

@@ -1,9 +1,11 @@
 //! Holds the documents to the code: messages and exit codes that an operator can meet, links, and the index.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use start_worker::protocol::capabilities::Capability;
+use start_worker::telemetry::events::{MESSAGE_IDS, message_id};
 
 /// What stands in for a message that another text becomes a part of is not looked for when it is as short as this.
 const SHORTEST: usize = 12;
@@ -147,6 +149,73 @@ fn every_quoted_message_of_the_log_is_still_one() {
     assert!(cells.len() > 40);
     for quoted in cells.iter().flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
         assert!(known.iter().any(|piece| quoted.contains(piece)), "nobody says this any more: {quoted}");
+    }
+}
+
+/// The log messages that have an event identifier: by identifier, each with its level.
+fn events() -> BTreeMap<String, BTreeSet<(&'static str, String)>> {
+    let mut events: BTreeMap<String, BTreeSet<_>> = BTreeMap::new();
+    for path in files("src", ".rs") {
+        let source = read(&path);
+        let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        for (call, level) in [("error!(", "error"), ("warn!(", "warning"), ("info!(", "info")] {
+            for (at, _) in source.match_indices(call) {
+                let arguments = source.get(at + call.len()..).unwrap_or_default();
+                let Some(rest) = arguments.trim_start().strip_prefix("name: \"") else { continue };
+                let (id, _) = rest.split_once('"').expect("a name");
+                let text = message(arguments).expect("a message");
+                events.entry(id.to_owned()).or_default().insert((level, text));
+            }
+        }
+    }
+    events
+}
+
+/// docs/events.md, made from the sources.
+fn events_page() -> String {
+    let mut page = "# Events of the log\n\n\
+        Alerts and dashboards rely on these identifiers and not on the wording of messages, which may change. JSON records\n\
+        (`logging.implementation: json`) have the identifier as `event`, entries of the journal as `START_WORKER_EVENT`:\n\n\
+        ```sh\njournalctl -u start-worker START_WORKER_EVENT=worker-exited\n```\n\n\
+        Events with a `MESSAGE_ID` can also be found by it, and described in a message catalog (`journalctl -x`).\n\n\
+        This page is made from the sources: `UPDATE_DOCS=1 cargo test --test it documentation` writes it.\n\n\
+        | event | level | message | `MESSAGE_ID` |\n| --- | --- | --- | --- |\n"
+        .to_owned();
+    for (id, messages) in events() {
+        let levels: BTreeSet<&str> = messages.iter().map(|(level, _)| *level).collect();
+        let texts: BTreeSet<String> =
+            messages.iter().map(|(_, text)| format!("`{}`", text.replace('|', "\\|"))).collect();
+        let (levels, texts) = (Vec::from_iter(levels).join(", "), Vec::from_iter(texts).join("<br>"));
+        let message_id = message_id(&id).map(|id| format!("`{id}`")).unwrap_or_default();
+        writeln!(page, "| `{id}` | {levels} | {texts} | {message_id} |").expect("a String");
+    }
+    page
+}
+
+#[test]
+fn the_page_of_events_is_made_from_the_sources() {
+    let path = root().join("docs/events.md");
+    let page = events_page();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &page).expect("the page");
+    }
+    assert!(
+        read(&path) == page,
+        "docs/events.md is not up to date: UPDATE_DOCS=1 cargo test --test it documentation"
+    );
+}
+
+#[test]
+fn event_identifiers_are_words_with_hyphens_and_those_with_a_message_id_exist() {
+    let events = events();
+    assert!(events.len() > 80, "{}", events.len());
+    for id in events.keys() {
+        let fine = id.split('-').all(|word| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase()));
+        assert!(fine, "{id}");
+    }
+    for (id, message_id) in MESSAGE_IDS {
+        assert!(events.contains_key(*id), "{id} is no event");
+        assert!(message_id.len() == 32 && message_id.chars().all(|c| c.is_ascii_hexdigit()), "{message_id}");
     }
 }
 

@@ -90,9 +90,9 @@ impl WorkerCgroups {
                 continue;
             }
             if removed_while(&path, || kill(&path)).await {
-                info!(cgroup = %path.display(), processes, "killed what an earlier runner's worker has left in its cgroup");
+                info!(name: "leftovers-killed", cgroup = %path.display(), processes, "killed what an earlier runner's worker has left in its cgroup");
             } else {
-                warn!(cgroup = %path.display(), "what an earlier runner's worker has left cannot be killed: going on");
+                warn!(name: "leftovers-survived", cgroup = %path.display(), "what an earlier runner's worker has left cannot be killed: going on");
             }
         }
     }
@@ -147,7 +147,7 @@ impl WorkerCgroups {
         if self.warned.replace(true) {
             return;
         }
-        warn!(
+        warn!(name: "cgroup-unavailable",
             cgroup = %self.unit.display(), error = cause,
             "the worker has no cgroup of its own, although the unit's is delegated: leftover processes are found in /proc alone"
         );

@@ -82,7 +82,7 @@ impl TakeDown {
                 () = tokio::time::sleep(patience) => {}
             }
             let (command, waited) = (command.join(" "), humantime::format_duration(patience));
-            error!(what = self.what, command, %waited, "the host command succeeded, and the host is still up");
+            error!(name: "host-still-up", what = self.what, command, %waited, "the host command succeeded, and the host is still up");
             faults.push(format!("{command} has left the host up for {waited}"));
         }
         Descent::StillUp(StillUp(faults.join("; ")))
@@ -111,13 +111,13 @@ pub async fn run_host_command(
     command: &[String],
     helpers: &Helpers,
 ) -> Result<(), HelperError> {
-    info!(what, command = %command.join(" "), "running the host command");
+    info!(name: "host-command-started", what, command = %command.join(" "), "running the host command");
     let output = run(command, helpers).await.inspect_err(|cause| {
-        error!(what, error = %cause, "the host command failed");
+        error!(name: "host-command-failed", what, error = %cause, "the host command failed");
     })?;
     let said = output.said();
     if !said.is_empty() {
-        info!(what, said, "the host command succeeded");
+        info!(name: "host-command-succeeded", what, said, "the host command succeeded");
     }
     Ok(())
 }

@@ -48,7 +48,7 @@ impl Lifecycle<'_> {
         if !about_the_machine || !self.config.provider.is_dynamic() || !self.preparer.identified() {
             return;
         }
-        error!(error = %ErrorChain(cause), "the worker cannot start");
+        error!(name: "start-failed", error = %ErrorChain(cause), "the worker cannot start");
         let reason = Some(Reason::Over(Outcome::StartFailed));
         self.publisher.publish(StateSummary { reason, ..Phase::Ended.into() });
         let mut deregistration = None;
@@ -56,7 +56,7 @@ impl Lifecycle<'_> {
         if let Some((registrar, cached)) = self.preparer.registered() {
             tokio::select! {
                 biased;
-                _ = self.stop.requested() => return info!("stopped: this machine is not removed"),
+                _ = self.stop.requested() => return info!(name: "deregistration-cancelled", "stopped: this machine is not removed"),
                 () = self.report(&registrar, &cached, &title, ErrorChain(cause).to_string()) => {}
             }
             deregistration = Some(self.deregistration(Some(registrar), Arc::new(Mutex::new(cached))));
@@ -80,8 +80,10 @@ impl Lifecycle<'_> {
             Effort::For(REPORT),
         );
         match told.await {
-            Ok(()) => info!(title = report.title, "reported to worker-manager"),
-            Err(cause) => warn!(error = %cause, "an error could not be reported to worker-manager"),
+            Ok(()) => info!(name: "error-reported", title = report.title, "reported to worker-manager"),
+            Err(cause) => {
+                warn!(name: "error-report-failed", error = %cause, "an error could not be reported to worker-manager");
+            }
         }
     }
 
@@ -119,7 +121,7 @@ impl Lifecycle<'_> {
                 }
                 Some(Deregistered::Unknown | Deregistered::Failed) => {}
                 None => {
-                    warn!("stopped while this machine was being removed: the next start goes on with that");
+                    warn!(name: "deregistration-interrupted", "stopped while this machine was being removed: the next start goes on with that");
                     return Left::Behind;
                 }
             }
@@ -132,20 +134,20 @@ impl Lifecycle<'_> {
         let Prepared { cached, registrar } = prepared;
         let Some(leaving) = cached.leaving.clone() else { return Outcome::Removed };
         if cached.has_left() || !self.config.provider.is_dynamic() {
-            warn!(
+            warn!(name: "deregistered-earlier",
                 at = %leaving.at, reason = leaving.reason,
                 "this worker was removed from worker-manager: it is not started again on this machine"
             );
             return Outcome::Removed;
         }
-        warn!(
+        warn!(name: "deregistration-resumed",
             so_far = cached.how_far_it_has_left(),
             "this machine must go, and is still here: no worker is started, it is deregistered and shut down"
         );
         let deregistration = self.deregistration(registrar, Arc::new(Mutex::new(cached)));
         self.publish_step(Step::Deregistering, true);
         if self.stop.bounded(deregistration.deregister(&leaving.reason)).await.is_none() {
-            warn!("stopped while this machine was being removed: the next start goes on with that");
+            warn!(name: "deregistration-interrupted", "stopped while this machine was being removed: the next start goes on with that");
             return Outcome::LeftBehind;
         }
         // Also where worker-manager has confirmed that: it should have taken the machine away by now.
@@ -172,12 +174,12 @@ impl Lifecycle<'_> {
         match self.stop.bounded(take_down.run(&self.helpers, going_down)).await {
             Some(Descent::GoingDown) => Left::GoingDown,
             Some(Descent::StillUp(why)) => {
-                error!(error = %why, "this machine must go, and nothing has taken it down: trying again at the next start; shut it down by hand");
+                error!(name: "shutdown-failed", error = %why, "this machine must go, and nothing has taken it down: trying again at the next start; shut it down by hand");
                 self.report_left_behind(deregistration, &why).await;
                 Left::Behind
             }
             None => {
-                warn!("stopped while the host was being shut down: the next start goes on with that");
+                warn!(name: "shutdown-interrupted", "stopped while the host was being shut down: the next start goes on with that");
                 Left::Behind
             }
         }
@@ -207,12 +209,12 @@ impl Lifecycle<'_> {
     pub(super) async fn leave_later(&self, deregistration: Option<&Deregistration>, reason: &str) -> Left {
         let host = &self.config.host;
         if !host.shutdown_on_start_failure {
-            warn!("this machine stays, for host.shutdownOnStartFailure is false");
+            warn!(name: "deregistration-skipped", "this machine stays, for host.shutdownOnStartFailure is false");
             return Left::Behind;
         }
         let delay = host.start_failure_delay;
         if !delay.is_zero() {
-            warn!(
+            warn!(name: "deregistration-delayed",
                 delay = %humantime::format_duration(delay),
                 "this machine is removed after host.startFailureDelay; stop start-worker to keep it"
             );
@@ -221,7 +223,7 @@ impl Lifecycle<'_> {
         tokio::select! {
             biased;
             _ = self.stop.requested() => {
-                info!("stopped: this machine is not removed");
+                info!(name: "deregistration-cancelled", "stopped: this machine is not removed");
                 return Left::Behind;
             }
             () = wait => {}
@@ -273,14 +275,14 @@ impl Lifecycle<'_> {
                     .await
         };
         self.stop.bounded(ask).await.unwrap_or(false).then(|| {
-            warn!("the system goes down because the cloud takes this machine away: it is deregistered");
+            warn!(name: "interruption-shutdown", "the system goes down because the cloud takes this machine away: it is deregistered");
             Outcome::Interrupted { ends: true }
         })
     }
 
     /// The new run is cached; the worker cannot be started with it before a boot.
     pub(super) async fn boot_for_the_deployment(&self) -> Outcome {
-        error!(
+        error!(name: "worker-needs-reboot",
             "the worker cannot be started again without a reboot (worker.restartInPlace says otherwise where that is wrong)"
         );
         if self.config.supervision.on_reboot != OnReboot::Reboot {
@@ -295,11 +297,11 @@ impl Lifecycle<'_> {
         let going_down = self.stop.at_least(Strength::Stop);
         match self.stop.bounded(take_down.run(&self.helpers, going_down)).await {
             Some(Descent::StillUp(why)) => {
-                error!(error = %why, "the host must reboot, and nothing has taken it down: reboot it by hand");
+                error!(name: "reboot-failed", error = %why, "the host must reboot, and nothing has taken it down: reboot it by hand");
                 return Outcome::NeedsReboot;
             }
             Some(Descent::GoingDown) => {}
-            None => warn!("stopped while the host was being rebooted"),
+            None => warn!(name: "reboot-interrupted", "stopped while the host was being rebooted"),
         }
         self.stop.current().map_or(Outcome::Stopped, StopRequest::outcome)
     }

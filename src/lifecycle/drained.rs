@@ -26,7 +26,7 @@ pub async fn hold(
     mut resumes: mpsc::Receiver<Resume>,
     stop: &StopSignal,
 ) -> Released {
-    warn!(
+    warn!(name: "holding",
         mark = %mark.display(),
         "holding: this host was drained before it rebooted; to let the worker start again: `start-worker resume`, or remove the mark and restart the service"
     );
@@ -44,7 +44,7 @@ pub async fn hold(
         };
         let cause = match removed {
             Ok(Ok(())) => {
-                info!(mark = %mark.display(), "resumed: the mark is removed, and the worker is started");
+                info!(name: "resumed", mark = %mark.display(), "resumed: the mark is removed, and the worker is started");
                 // Who has not waited for the answer needs none.
                 let _ = resume.answer.send(Ok(()));
                 return Released::Resumed;
@@ -52,7 +52,7 @@ pub async fn hold(
             Ok(Err(cause)) => ErrorChain(&cause).to_string(),
             Err(cause) => cause.to_string(),
         };
-        error!(error = cause, "cannot resume, still holding; remove the mark and restart the service");
+        error!(name: "resume-failed", error = cause, "cannot resume, still holding; remove the mark and restart the service");
         let _ = resume.answer.send(Err(cause));
     }
 }

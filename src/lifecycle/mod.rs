@@ -183,7 +183,7 @@ impl Lifecycle<'_> {
                 }
                 Consequence::End | Consequence::Remove => return Ok(run.outcome),
                 Consequence::RemoveLater if stopped.is_some() => {
-                    info!("stopped: this machine is not removed");
+                    info!(name: "deregistration-cancelled", "stopped: this machine is not removed");
                     return Ok(run.outcome);
                 }
                 Consequence::RemoveLater => {
@@ -191,7 +191,7 @@ impl Lifecycle<'_> {
                     return Ok(run.outcome);
                 }
                 Consequence::RegisterAnew => {
-                    info!("the worker's credentials have run out: registering anew");
+                    info!(name: "credentials-expired", "the worker's credentials have run out: registering anew");
                     match Box::pin(manager.alive_while(self.prepare())).await? {
                         Ok(prepared) => prepared,
                         Err(outcome) => return Ok(outcome),
@@ -250,9 +250,9 @@ impl Lifecycle<'_> {
         };
         Ok(anew.unwrap_or_else(|cause| {
             if in_place {
-                warn!(error = %ErrorChain(&cause), "cannot register for the new deployment: the worker goes on with the old one until the next poll");
+                warn!(name: "deployment-registration-failed", error = %ErrorChain(&cause), "cannot register for the new deployment: the worker goes on with the old one until the next poll");
             } else {
-                warn!(error = %ErrorChain(&cause), "cannot register for the new deployment: that is tried again after the boot");
+                warn!(name: "deployment-registration-failed", error = %ErrorChain(&cause), "cannot register for the new deployment: that is tried again after the boot");
             }
             let cached = run.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
             Prepared { cached, registrar: run.registrar }

@@ -35,7 +35,7 @@ impl TaskGroup {
                 ended = &mut task => ended,
             };
             let Err(cause) = ended else { return };
-            error!(sibling, error = %cause, "a part of start-worker has failed: the worker is asked to finish");
+            error!(name: "runner-task-failed", sibling, error = %cause, "a part of start-worker has failed: the worker is asked to finish");
             stop.request(StopRequest::RUNNER_FAULT);
         })
     }

@@ -72,7 +72,7 @@ impl Lifecycle<'_> {
         let clock = self.preparer.clock.clone();
         // Credentials that have expired already do not come this far.
         let Some(schedule) = expiry::Schedule::new(clock.now(), expires) else { return };
-        warn!(%expires, drain = %schedule.drain, stop = %schedule.stop, "the credentials expire, and this provider cannot renew them");
+        warn!(name: "credentials-not-renewable", %expires, drain = %schedule.drain, stop = %schedule.stop, "the credentials expire, and this provider cannot renew them");
         drop(tasks.spawn("credentials", expiry::watch(schedule, clock, events.clone())));
     }
 

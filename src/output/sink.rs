@@ -160,7 +160,7 @@ impl Sink {
 
     fn works_again(&mut self) {
         if self.lost > 0 {
-            warn!(bytes = std::mem::take(&mut self.lost), "part of the log could not be written and is lost");
+            warn!(name: "log-bytes-lost", bytes = std::mem::take(&mut self.lost), "part of the log could not be written and is lost");
         }
     }
 

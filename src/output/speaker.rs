@@ -160,7 +160,7 @@ impl Speaker {
             }
             Err(_) if !self.complaints.is_logged(Fault::Malformed) => return,
             Err(malformed) => {
-                warn!(error = %malformed, "worker's hello is malformed: taken as one without capabilities");
+                warn!(name: "worker-message-malformed", error = %malformed, "worker's hello is malformed: taken as one without capabilities");
             }
         }
         self.tell(WorkerEvent::Message(FromWorker::Hello { capabilities: self.in_force }));
@@ -198,7 +198,7 @@ impl Speaker {
     fn malformed(&mut self, malformed: &Malformed, line: &str) {
         if self.complaints.is_logged(Fault::Malformed) {
             let shown = String::from_utf8_lossy(line.as_bytes().get(..SHOWN).unwrap_or(line.as_bytes()));
-            warn!(error = %malformed, message_text = %shown, "worker sent a malformed message: ignored");
+            warn!(name: "worker-message-malformed", error = %malformed, message_text = %shown, "worker sent a malformed message: ignored");
         }
     }
 

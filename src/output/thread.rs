@@ -169,7 +169,7 @@ impl OutputThread {
         if dropped > self.told {
             let lines = dropped - self.told;
             // If this line is dropped, too, the next one includes it.
-            warn!(lines, "lines of the runner's own log are missing here: the log was stalled");
+            warn!(name: "log-lines-dropped", lines, "lines of the runner's own log are missing here: the log was stalled");
             self.told = dropped;
         }
     }

@@ -74,7 +74,7 @@ impl Deregistration {
         });
         self.save().await;
         let Some(registrar) = &self.registrar else {
-            info!(reason, "worker-manager does not know this worker: its host is shut down");
+            info!(name: "deregistered-unknown", reason, "worker-manager does not know this worker: its host is shut down");
             self.mark(|leaving, now| leaving.deregistered = Some(now)).await;
             return Deregistered::Unknown;
         };
@@ -82,13 +82,15 @@ impl Deregistration {
             return Deregistered::Confirmed;
         }
         let credentials = self.locked(|cached| cached.run.credentials.clone());
-        info!(reason, "removing the worker");
+        info!(name: "deregistration-started", reason, "removing the worker");
         match registrar.client().remove_worker(&credentials, registrar.name(), Effort::For(TIME)).await {
-            Ok(()) => info!("worker removed: worker-manager takes the machine away"),
+            Ok(()) => info!(name: "deregistered", "worker removed: worker-manager takes the machine away"),
             // Somebody was faster.
-            Err(cause) if cause.is_not_found() => info!("worker had been removed already"),
+            Err(cause) if cause.is_not_found() => {
+                info!(name: "deregistered", "worker had been removed already");
+            }
             Err(cause) => {
-                warn!(error = %cause, "the worker cannot be removed: its host is shut down");
+                warn!(name: "deregistration-failed", error = %cause, "the worker cannot be removed: its host is shut down");
                 return Deregistered::Failed;
             }
         }

@@ -90,9 +90,9 @@ impl Registrar {
             Err(cause) => cause,
         };
         let Some(proof) = self.proof.as_ref().filter(|_| refused.refused()) else { return Err(refused) };
-        warn!(error = %refused, "credentials cannot be renewed: registering anew");
+        warn!(name: "credentials-renewal-refused", error = %refused, "credentials cannot be renewed: registering anew");
         let registered = self.register(proof, crate::host::boot_time::boot_time(), effort).await?;
-        info!("worker registered anew");
+        info!(name: "registered", "worker registered anew");
         Ok(Renewed { credentials: registered.credentials, secret: registered.secret })
     }
 }

@@ -181,7 +181,7 @@ pub fn write_within(files: &[ShippedFile], limits: &Limits) -> Result<(), FileEr
     for (entry, checked) in ready {
         checked.write().map_err(|fault| fault.of(entry))?;
         let FileEntry { path, description, format, .. } = entry;
-        tracing::info!(path, description, format, "wrote a file that came with the worker configuration");
+        tracing::info!(name: "file-written", path, description, format, "wrote a file that came with the worker configuration");
     }
     Ok(())
 }

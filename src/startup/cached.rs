@@ -60,7 +60,7 @@ impl Preparer {
             None => other_provider(&self.config, &cached),
         };
         if let Some(why) = why {
-            warn!(cache = %path.display(), "the cached run is stale: {why}; starting afresh");
+            warn!(name: "cached-run-stale", cache = %path.display(), "the cached run is stale: {why}; starting afresh");
             return Ok(None);
         }
         (self.on_identified)(&cached.run.root_url, &cached.run.identity);
@@ -85,7 +85,7 @@ impl Preparer {
         self.registered = registrar.clone().map(|registrar| (registrar, cached.clone()));
         renewed?;
         let identity = &cached.run.identity;
-        info!(
+        info!(name: "cached-run-used",
             root_url = cached.run.root_url, worker_pool = %identity.worker_pool_id,
             worker_group = identity.worker_group, worker_id = identity.worker_id,
             credentials_expire = %cached.run.credentials.expires.map(|time| format!("{time:.0}")).unwrap_or_default(),
@@ -138,12 +138,12 @@ impl Preparer {
                     self.secrets.add(renewed.secret.expose_secret());
                     run.credentials = renewed.credentials;
                     run.registration_secret = Some(renewed.secret);
-                    info!("credentials renewed");
+                    info!(name: "credentials-renewed", "credentials renewed");
                     // The old secret is worth nothing any more.
                     self.save(cached).await?;
                 }
                 Err(cause) => {
-                    warn!(error = %cause, "credentials are due and cannot be renewed yet");
+                    warn!(name: "credentials-renewal-failed", error = %cause, "credentials are due and cannot be renewed yet");
                 }
             }
         }

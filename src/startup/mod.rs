@@ -182,7 +182,7 @@ impl Preparer {
             if patience.left().is_some_and(|left| left < AFTER_REFUSAL) {
                 return Err(cause);
             }
-            error!(error = %ErrorChain(&cause), again_in = "10m", "the worker cannot start yet");
+            error!(name: "start-waiting", error = %ErrorChain(&cause), again_in = "10m", "the worker cannot start yet");
             self.trouble.tell(&ErrorChain(&cause).to_string());
             let _over = self.trouble.until_dropped();
             tokio::time::sleep(AFTER_REFUSAL).await;
@@ -297,7 +297,7 @@ impl Preparer {
         let limit = patience.within(REGISTRATION_BEFORE_CACHE);
         match self.fresh(identified.clone(), cached, limit).await {
             Err(cause) if cause.kind() == FailureKind::Unreachable => {
-                warn!(error = %ErrorChain(&cause), "Taskcluster cannot be reached: starting with the cached run");
+                warn!(name: "cached-run-used", error = %ErrorChain(&cause), "Taskcluster cannot be reached: starting with the cached run");
                 match self.resume(fall_back, patience).await {
                     // They have run out while that was tried.
                     Err(PrepareError::CachedExpired { .. }) => self.fresh(identified, None, patience).await,
@@ -332,7 +332,7 @@ impl Preparer {
                 if let Some(valid_from) =
                     crate::provider::not_yet_valid(&self.config.provider, self.clock.now())
                 {
-                    warn!(%valid_from, "the credentials are not valid yet, and the worker's calls are refused until then: wait, get others, or set the host's clock");
+                    warn!(name: "credentials-not-yet-valid", %valid_from, "the credentials are not valid yet, and the worker's calls are refused until then: wait, get others, or set the host's clock");
                 }
                 (run_of(identified, credentials), None)
             }

@@ -75,7 +75,7 @@ impl Layers {
             self.take(taken, Source::Secret(name), FileOrigin::Secret);
         }
         if none {
-            warn!(
+            warn!(name: "pool-secret-missing",
                 "this worker pool has no secret: neither worker-type:{pool} nor worker-pool:{pool} (getSecrets: false silences this line)"
             );
         }

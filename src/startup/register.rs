@@ -45,7 +45,7 @@ impl Preparer {
         self.know(&registered.credentials);
         self.secrets.add(registered.secret.expose_secret());
         let identity = &identified.identity;
-        info!(
+        info!(name: "registered",
             root_url = identified.root_url, worker_pool = %identity.worker_pool_id,
             worker_group = identity.worker_group, worker_id = identity.worker_id,
             credentials_expire = %registered.credentials.expires.map(|time| format!("{time:.0}")).unwrap_or_default(),

@@ -27,12 +27,12 @@ impl Supervisor<'_> {
     /// is judged.
     fn typed(&mut self, signal: Signal) -> Option<Event> {
         if self.job.stop.signalled(Instant::now()) == Strength::Kill {
-            warn!(
+            warn!(name: "signal-kill",
                 %signal,
                 from = "terminal", "received a second signal to stop: nothing is waited for any longer"
             );
         } else {
-            info!(%signal, from = "terminal", "received a signal to stop");
+            info!(name: "signal-stop", %signal, from = "terminal", "received a signal to stop");
         }
         self.stop_seen = self.job.stop.current();
         self.stop_seen.map(Event::Stop)

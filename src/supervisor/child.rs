@@ -91,7 +91,7 @@ impl Child {
         let [stdout, stderr] = spawned.take_pipes().ok_or(io::ErrorKind::NotFound)?;
         let (pid, terminal) = (spawned.pid(), spawned.take_terminal());
         // Before its first line.
-        info!(pid, worker = spec.implementation, program = %spawned.program.display(), "worker started");
+        info!(name: "worker-started", pid, worker = spec.implementation, program = %spawned.program.display(), "worker started");
         let (messages, unread) = mpsc::channel(UNREAD_MESSAGES);
         tokio::spawn(write_messages(stdin, unread));
         let (events, received) = mpsc::channel(WORKER_EVENTS);

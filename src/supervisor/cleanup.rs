@@ -71,7 +71,7 @@ impl Leftovers {
         let Some(living) = living else {
             if !std::mem::replace(&mut self.asked_group, true) {
                 descendants.terminate(None);
-                info!("worker may have left processes behind: sent its process group SIGTERM");
+                info!(name: "leftovers-terminated", "worker may have left processes behind: sent its process group SIGTERM");
             }
             return;
         };
@@ -83,7 +83,7 @@ impl Leftovers {
         descendants.terminate(Some(&new));
         // A tree that forks for ever has more of them at each look.
         if self.asked.is_empty() {
-            info!(processes = new.len(), "worker left processes behind: sent them SIGTERM");
+            info!(name: "leftovers-terminated", processes = new.len(), "worker left processes behind: sent them SIGTERM");
         } else {
             debug!(processes = new.len(), "what the worker left has started processes: sent them SIGTERM");
         }
@@ -177,12 +177,12 @@ impl Cleanup {
             Survey::Gone | Survey::Undecided => {}
             Survey::Living(living) => {
                 let named: Vec<String> = living.iter().take(NAMED).map(ToString::to_string).collect();
-                error!(
+                error!(name: "leftovers-survived",
                     count = living.len(), processes = %named.join(", "),
                     "processes that the worker left behind cannot be killed: going on without"
                 );
             }
-            Survey::Unseen => error!(
+            Survey::Unseen => error!(name: "leftovers-unknown",
                 "processes that the worker left behind may live, and cannot be seen: going on without; look for them with ps"
             ),
         }

@@ -13,43 +13,45 @@ use crate::telemetry::status_board::{Circumstances, killed_for_memory};
 pub(super) fn tell(note: Note, circumstances: Circumstances) {
     match note {
         Note::Ending { pid, request, ladder } => ending(pid, request, ladder),
-        Note::NoHello { waited } => warn!(
+        Note::NoHello { waited } => warn!(name: "worker-hello-missing",
             waited = %span(waited),
             "worker has said no hello: it is treated as one that does not speak the protocol"
         ),
-        Note::DrainIdle { idle } => warn!(
+        Note::DrainIdle { idle } => warn!(name: "drain-escalated",
             idle = %span(idle),
             "worker was asked to finish its tasks, none is running, and yet it does not end: the drain becomes a stop"
         ),
         Note::DeadlineNear => {
-            warn!(
+            warn!(name: "drain-escalated",
                 "worker has not finished its tasks, and the machine's end is near: the drain becomes a stop"
             );
         }
-        Note::DrainTooLong { waited } => warn!(
+        Note::DrainTooLong { waited } => warn!(name: "drain-escalated",
             waited = %span(waited),
             "worker has not finished its tasks within supervision.drainTimeout: the drain becomes a stop"
         ),
         Note::StopTooLong { waited } => {
-            warn!(waited = %span(waited), "worker has not ended within supervision.stopTimeout: sending SIGTERM");
+            warn!(name: "stop-escalated", waited = %span(waited), "worker has not ended within supervision.stopTimeout: sending SIGTERM");
         }
         Note::TermTooLong { waited } => {
-            warn!(waited = %span(waited), "worker has not ended within supervision.killTimeout of SIGTERM (stopTimeout, where it could not be asked): sending SIGKILL");
+            warn!(name: "stop-escalated", waited = %span(waited), "worker has not ended within supervision.killTimeout of SIGTERM (stopTimeout, where it could not be asked): sending SIGKILL");
         }
         Note::KillTooLong { pid } => {
-            warn!(
+            warn!(name: "worker-stuck",
                 pid,
                 "worker is still alive after SIGKILL, probably stuck in the kernel: sending SIGKILL again"
             );
         }
         Note::LeftoversKilled { waited } => {
-            warn!(waited = %span(waited), "processes that the worker left behind have not ended: sending SIGKILL");
+            warn!(name: "leftovers-killed", waited = %span(waited), "processes that the worker left behind have not ended: sending SIGKILL");
         }
-        Note::ShutdownAsked { granted: true } => info!("worker asks for its host to be shut down: doing so"),
-        Note::ShutdownAsked { granted: false } => info!(
+        Note::ShutdownAsked { granted: true } => {
+            info!(name: "shutdown-requested", "worker asks for its host to be shut down: doing so");
+        }
+        Note::ShutdownAsked { granted: false } => info!(name: "shutdown-requested",
             "worker asks for its host to be shut down: not done on this host (host.shutdownStatic is false); waiting for the worker to exit"
         ),
-        Note::WorkerStopped { pid, signal } => warn!(
+        Note::WorkerStopped { pid, signal } => warn!(name: "worker-stopped",
             pid, signal = %signal_name(signal),
             "worker was stopped by a signal: continuing it with SIGCONT, once"
         ),
@@ -62,12 +64,12 @@ pub(super) fn tell(note: Note, circumstances: Circumstances) {
 fn left_stopped(pid: u32, signal: i32) {
     let (name, command) = (signal_name(signal), format!("kill -CONT -- -{pid}"));
     if matches!(signal, libc::SIGTTIN | libc::SIGTTOU) {
-        warn!(
+        warn!(name: "worker-stopped",
             pid, signal = %name, command,
             "worker was stopped again because it uses the terminal in the background, and stays so: bring start-worker to the foreground (fg), then run the command"
         );
     } else {
-        warn!(
+        warn!(name: "worker-stopped",
             pid, signal = %name, command,
             "worker was stopped by a signal again within a minute, and stays so: find out what stops it, then run the command"
         );
@@ -81,12 +83,12 @@ fn exited(exit: Exit, ran: Duration, expected: bool, circumstances: Circumstance
     let core = pid.filter(|_| dumped).map(|pid| format!("coredumpctl info {pid}"));
     let dumped = dumped.then_some(true);
     if expected || matches!(class, ExitClass::Done | ExitClass::Idle | ExitClass::Reboot) {
-        info!(pid, %status, meaning, ran, cpu, dumped, core, "worker exited");
+        info!(name: "worker-exited", pid, %status, meaning, ran, cpu, dumped, core, "worker exited");
     } else {
-        warn!(pid, %status, meaning, ran, cpu, dumped, core, "worker exited");
+        warn!(name: "worker-exited", pid, %status, meaning, ran, cpu, dumped, core, "worker exited");
     }
     if oom_kills > 0 {
-        warn!(why = killed_for_memory(oom_kills), "memory ran out while the worker ran");
+        warn!(name: "worker-out-of-memory", why = killed_for_memory(oom_kills), "memory ran out while the worker ran");
     }
 }
 
@@ -94,35 +96,39 @@ fn after_exit(note: Note, circumstances: Circumstances) {
     match note {
         Note::Exited { exit, ran, expected } => exited(exit, ran, expected, circumstances),
         Note::BadConfiguration => {
-            error!(
+            error!(name: "worker-configuration-refused",
                 "worker cannot work with its configuration: not started again; see its last lines and worker.configPath"
             );
         }
         Note::TooManyCrashes { crashes, allowed: 0, .. } => {
-            error!(crashes, "worker crashed, and supervision allows no restart: giving up");
+            error!(name: "worker-gave-up", crashes, "worker crashed, and supervision allows no restart: giving up");
         }
-        Note::TooManyCrashes { crashes, allowed, window } => error!(
+        Note::TooManyCrashes { crashes, allowed, window } => error!(name: "worker-gave-up",
             crashes, max_restarts = allowed, restart_window = %span(window),
             "worker crashed too often: giving up"
         ),
-        Note::CannotRestartInPlace => error!(
+        Note::CannotRestartInPlace => error!(name: "worker-needs-reboot",
             "worker cannot be started again without a reboot (worker.restartInPlace says otherwise where that is wrong)"
         ),
         Note::Restarting { wait, crashes: 0, .. } => {
-            info!(wait = %span(wait), "worker is started again (supervision.restart is always)");
+            info!(name: "worker-restarting", wait = %span(wait), "worker is started again (supervision.restart is always)");
         }
         Note::Restarting { wait, crashes, allowed } => {
-            info!(wait = %span(wait), crashes, max_restarts = allowed, "worker is started again after a crash");
+            info!(name: "worker-restarting", wait = %span(wait), crashes, max_restarts = allowed, "worker is started again after a crash");
         }
-        Note::RestartWithCredentials => info!("worker is started again with its new credentials"),
-        Note::RestartInsteadOfReboot => info!("worker wants a reboot: started again in place instead"),
+        Note::RestartWithCredentials => {
+            info!(name: "worker-restarting", "worker is started again with its new credentials");
+        }
+        Note::RestartInsteadOfReboot => {
+            info!(name: "worker-restarting", "worker wants a reboot: started again in place instead");
+        }
         Note::AwaitingReboot { timeout } => {
-            info!(timeout = %span(timeout), "worker wants a reboot: waiting for the host to go down");
+            info!(name: "reboot-awaited", timeout = %span(timeout), "worker wants a reboot: waiting for the host to go down");
         }
         Note::RebootDidNotCome { waited, in_place: true } => {
-            warn!(waited = %span(waited), "the reboot has not come within supervision.rebootTimeout: starting the worker again in place");
+            warn!(name: "reboot-overdue", waited = %span(waited), "the reboot has not come within supervision.rebootTimeout: starting the worker again in place");
         }
-        Note::RebootDidNotCome { waited, in_place: false } => error!(
+        Note::RebootDidNotCome { waited, in_place: false } => error!(name: "reboot-overdue",
             waited = %span(waited),
             "the reboot has not come within supervision.rebootTimeout, and the worker cannot go on without one: reboot the host"
         ),
@@ -134,26 +140,30 @@ fn ending(pid: u32, request: Request, ladder: Ladder) {
     let cause = request.cause;
     match (request.strength, ladder) {
         (Strength::Drain, Ladder::Told { .. }) => {
-            info!(pid, %cause, "asked the worker to finish its tasks and exit");
+            info!(name: "drain-requested", pid, %cause, "asked the worker to finish its tasks and exit");
         }
         (Strength::Drain, Ladder::AwaitingHello(_)) => {
-            info!(pid, %cause, "asking the worker to finish its tasks as soon as it has said hello");
+            info!(name: "drain-requested", pid, %cause, "asking the worker to finish its tasks as soon as it has said hello");
         }
-        (Strength::Drain, _) => info!(
+        (Strength::Drain, _) => info!(name: "drain-requested",
             pid, %cause,
             "worker cannot be asked to finish its tasks (no graceful-termination): waiting for it to end by itself"
         ),
-        (Strength::Stop, Ladder::Told { .. }) => info!(pid, %cause, "asked the worker to stop at once"),
+        (Strength::Stop, Ladder::Told { .. }) => {
+            info!(name: "stop-requested", pid, %cause, "asked the worker to stop at once");
+        }
         (Strength::Stop, Ladder::AwaitingHello(_)) => {
-            info!(pid, %cause, "asking the worker to stop as soon as it has said hello");
+            info!(name: "stop-requested", pid, %cause, "asking the worker to stop as soon as it has said hello");
         }
         (Strength::Stop, _) => {
-            info!(pid, %cause, "worker cannot be asked to stop (no graceful-termination): sent SIGTERM");
+            info!(name: "stop-requested", pid, %cause, "worker cannot be asked to stop (no graceful-termination): sent SIGTERM");
         }
         (Strength::Kill, _) if cause == Cause::Operator => {
-            warn!(pid, "second request to stop: killing the worker and all its processes");
+            warn!(name: "kill-requested", pid, "second request to stop: killing the worker and all its processes");
         }
-        (Strength::Kill, _) => warn!(pid, %cause, "killing the worker and all its processes"),
+        (Strength::Kill, _) => {
+            warn!(name: "kill-requested", pid, %cause, "killing the worker and all its processes");
+        }
     }
 }
 

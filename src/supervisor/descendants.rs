@@ -235,7 +235,7 @@ impl Descendants {
 
     fn warn_of_hidden(&mut self, cause: &str) {
         if !std::mem::replace(&mut self.warned, true) {
-            warn!(
+            warn!(name: "leftovers-unknown",
                 error = cause,
                 "cannot look at all processes in /proc: leftover processes that are not in the worker's process group or cgroup may survive"
             );

@@ -113,7 +113,7 @@ impl Requests {
                 let _ = done.await;
             };
             if tokio::time::timeout(PATIENCE, wait).await.is_err() {
-                error!("the automatic login is not on the disk within 30s: not waited for any longer");
+                error!(name: "autologin-failed", "the automatic login is not on the disk within 30s: not waited for any longer");
             }
         }
     }
@@ -147,7 +147,7 @@ async fn perform(logins: &Arc<Logins>, helpers: &Helpers, request: &AutologinReq
         Ok(Err(cause)) => ErrorChain(&cause).to_string(),
         Err(cause) => cause.to_string(),
     };
-    error!(user, error = cause, "the automatic login that the worker asks for cannot be set");
+    error!(name: "autologin-failed", user, error = cause, "the automatic login that the worker asks for cannot be set");
     Some(cause)
 }
 

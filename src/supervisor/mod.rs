@@ -289,7 +289,7 @@ impl Supervisor<'_> {
 
     fn tell_credentials(&self) {
         let credentials = &self.spec.credentials;
-        info!(client_id = credentials.client_id, "new credentials go to the worker");
+        info!(name: "credentials-handed-over", client_id = credentials.client_id, "new credentials go to the worker");
         self.with_child(|child| {
             child.tell(&ToWorker::NewCredentials {
                 client_id: credentials.client_id.clone(),

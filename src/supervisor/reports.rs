@@ -86,7 +86,7 @@ impl Reports {
         let (kind, title) = (&report.kind, &report.title);
         let description = cut(report.description.clone(), LOGGED);
         let extra = masked(report.extra.clone(), LOGGED, &self.secrets);
-        error!(kind, title, description, extra, "worker reports an error");
+        error!(name: "worker-reported-error", kind, title, description, extra, "worker reports an error");
         let Some(sender) = &self.sender else {
             if !std::mem::replace(&mut self.unsendable_told, true) {
                 warn!(

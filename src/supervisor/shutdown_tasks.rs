@@ -59,7 +59,7 @@ impl Supervisor<'_> {
                 }
             };
             if let Descent::StillUp(why) = take_down.run(&helpers, going_down).await {
-                error!(error = %why, "the host must reboot, and nothing has taken it down: reboot it by hand");
+                error!(name: "reboot-failed", error = %why, "the host must reboot, and nothing has taken it down: reboot it by hand");
             }
         });
     }

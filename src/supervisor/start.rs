@@ -148,7 +148,7 @@ impl Supervisor<'_> {
     pub(super) fn abandon_spawn(&mut self) {
         if let Some(spawning) = self.spawning.take() {
             let program = self.spec.program.display();
-            warn!(%program, "the worker's program was not executed in time: not waiting for it any longer");
+            warn!(name: "worker-start-failed", %program, "the worker's program was not executed in time: not waiting for it any longer");
             spawning.abort();
         }
     }
@@ -158,9 +158,9 @@ impl Supervisor<'_> {
 pub(super) fn failed(cause: &StartError) -> Event {
     let passing = cause.passes();
     if passing {
-        error!(error = %ErrorChain(cause), "worker cannot be started now");
+        error!(name: "worker-start-failed", error = %ErrorChain(cause), "worker cannot be started now");
     } else {
-        error!(error = %ErrorChain(cause), "worker cannot be started");
+        error!(name: "worker-start-failed", error = %ErrorChain(cause), "worker cannot be started");
     }
     Event::StartFailed { passing }
 }

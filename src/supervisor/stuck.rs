@@ -17,7 +17,7 @@ impl Supervisor<'_> {
     pub(super) fn give_up(&mut self) -> Option<Event> {
         if let Some(pid) = self.child.as_ref().map(Child::pid) {
             let stuck = Stuck::of(pid, &self.descendants.helpers());
-            error!(
+            error!(name: "worker-stuck",
                 pid, state = %stuck.state, waits_in = %stuck,
                 "worker cannot be killed: it is stuck in the kernel, often on a disk or a network file system that does not answer; ending without it, and the host needs a reboot"
             );

@@ -35,7 +35,7 @@ impl Supervisor<'_> {
     fn heard_message(&mut self, message: FromWorker) -> Option<Event> {
         match message {
             FromWorker::Hello { capabilities } => {
-                info!(%capabilities, "worker says hello");
+                info!(name: "worker-hello", %capabilities, "worker says hello");
                 let graceful_termination = capabilities.has(Capability::GracefulTermination);
                 let new_credentials = capabilities.has(Capability::NewCredentials);
                 Some(Event::Hello { graceful_termination, new_credentials })
@@ -52,7 +52,7 @@ impl Supervisor<'_> {
             }
             FromWorker::Reboot { reason } => {
                 let reason = masked(reason.unwrap_or_default(), LONGEST_REASON, &self.job.secrets);
-                info!(reason, "worker asks for a reboot of its host after its exit");
+                info!(name: "reboot-requested", reason, "worker asks for a reboot of its host after its exit");
                 Some(Event::RebootAsked)
             }
             FromWorker::Shutdown => Some(Event::ShutdownAsked),

@@ -232,17 +232,17 @@ impl<'a> RetryLog<'a> {
         let (call, error) = (self.call.name, format_args!("{}: {}", self.call, failure.why));
         let (attempts, next_in) = (self.attempts, span(wait));
         if first {
-            warn!(call, %error, next_in, "a call to Taskcluster fails: trying again");
+            warn!(name: "api-retry", call, %error, next_in, "a call to Taskcluster fails: trying again");
         } else {
             let since = span(self.began.elapsed());
-            warn!(call, %error, attempts, since, next_in, "a call to Taskcluster still fails: trying again");
+            warn!(name: "api-retry", call, %error, attempts, since, next_in, "a call to Taskcluster still fails: trying again");
         }
     }
 
     fn works(&self) {
         if self.told.is_some() {
             let (call, attempts) = (self.call.name, self.attempts.saturating_add(1));
-            info!(call, attempts, after = span(self.began.elapsed()), "a call to Taskcluster works again");
+            info!(name: "api-recovered", call, attempts, after = span(self.began.elapsed()), "a call to Taskcluster works again");
         }
     }
 
@@ -250,7 +250,7 @@ impl<'a> RetryLog<'a> {
     fn is_answered(&self) {
         if self.told.is_some() {
             let (call, attempts) = (self.call.name, self.attempts);
-            info!(
+            info!(name: "api-recovered",
                 call,
                 attempts,
                 after = span(self.began.elapsed()),

@@ -291,7 +291,7 @@ impl Client {
         self.0.clock_offset.store(offset, Ordering::Relaxed);
         let way = if offset > 0 { "behind" } else { "ahead" };
         let off = humantime::format_duration(Duration::from_secs(offset.unsigned_abs()));
-        warn!(
+        warn!(name: "clock-wrong",
             clock = %format_args!("{off} {way}"),
             "the host's clock is wrong: calls are signed with Taskcluster's time; set the clock"
         );

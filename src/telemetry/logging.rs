@@ -14,6 +14,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::output::{BEGINS_ENTRY, Format, Identity, LogSink};
 use crate::redact::{Secrets, cut};
+use crate::telemetry::events;
 use crate::telemetry::recent_warnings::{QUOTED, RecentWarnings, Warning};
 
 /// The length of a warning or an error that observers see, in characters: enough for one that quotes what a server has
@@ -212,7 +213,15 @@ fn journal_entry(event: &Event<'_>, secrets: &Secrets) -> String {
     let mut fields = JournalFields { text: String::new(), secrets };
     event.record(&mut fields);
     let (priority, message) = (priority(*event.metadata().level()), format!("{}{}", text.message, text.rest));
-    format!("{BEGINS_ENTRY}PRIORITY={priority}{BEGINS_ENTRY}MESSAGE={message}{}\n", fields.text)
+    let mut entry = format!("{BEGINS_ENTRY}PRIORITY={priority}{BEGINS_ENTRY}MESSAGE={message}");
+    if let Some(id) = events::id_of(event.metadata()) {
+        // Writing to a String cannot fail.
+        let _ = write!(entry, "{BEGINS_ENTRY}START_WORKER_EVENT={id}");
+        if let Some(message_id) = events::message_id(id) {
+            let _ = write!(entry, "{BEGINS_ENTRY}MESSAGE_ID={message_id}");
+        }
+    }
+    entry + &fields.text + "\n"
 }
 
 /// `START_WORKER_PID=4711`: no field of the journal's own, or of anybody else's, begins like this.
@@ -290,7 +299,7 @@ impl Visit for TextFields<'_> {
     }
 }
 
-/// `{"timestamp":"…","level":"info","message":"worker started","source":"start-worker","pid":4711}`
+/// `{"timestamp":"…","level":"info","event":"worker-started","source":"start-worker","message":"worker started","pid":4711}`
 fn json_line(
     now: jiff::Timestamp,
     event: &Event<'_>,
@@ -307,8 +316,9 @@ fn json_line(
         Level::DEBUG => "debug",
         Level::TRACE => "trace",
     };
+    let id = events::id_of(event.metadata()).map(|id| format!("\"event\":\"{id}\",")).unwrap_or_default();
     format!(
-        "{{\"timestamp\":\"{now:.3}\",\"level\":\"{level}\",{whose}\"source\":\"start-worker\"{}}}\n",
+        "{{\"timestamp\":\"{now:.3}\",\"level\":\"{level}\",{id}{whose}\"source\":\"start-worker\"{}}}\n",
         fields.text
     )
 }

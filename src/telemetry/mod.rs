@@ -2,6 +2,7 @@
 
 pub mod counters;
 pub mod current_retry;
+pub mod events;
 mod health;
 pub mod last_run;
 pub mod liveness;

@@ -103,7 +103,7 @@ impl<R: Renews> Renewal<R> {
             let Ok(renewed) = self.renew(last_use).await else {
                 self.publisher.publish_renewal(None);
                 wait_until(last_use, &*self.clock).await;
-                error!(expired_at = ?self.credentials().expires, "the worker's credentials run out and could not be renewed: it is stopped");
+                error!(name: "credentials-expired", expired_at = ?self.credentials().expires, "the worker's credentials run out and could not be renewed: it is stopped");
                 self.send(Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring }).await;
                 return;
             };
@@ -131,10 +131,10 @@ impl<R: Renews> Renewal<R> {
             };
             let again = self.clock.now().saturating_add(AFTER_REFUSAL).unwrap_or(last_use);
             if !cause.refused() || !self.may_register_again || again >= last_use {
-                warn!(error = %cause, usable_until = %format!("{last_use:.0}"), "credentials cannot be renewed: the worker goes on while they are of use");
+                warn!(name: "credentials-renewal-failed", error = %cause, usable_until = %format!("{last_use:.0}"), "credentials cannot be renewed: the worker goes on while they are of use");
                 return Err(cause);
             }
-            warn!(error = %cause, again = %format!("{again:.0}"), "credentials cannot be renewed yet");
+            warn!(name: "credentials-renewal-failed", error = %cause, again = %format!("{again:.0}"), "credentials cannot be renewed yet");
             self.publisher.publish_renewal(Some(again));
             wait_until(again, &*self.clock).await;
         }
@@ -146,7 +146,7 @@ impl<R: Renews> Renewal<R> {
         let certificate = credentials.certificate.as_ref();
         self.secrets.add_renewed(&credentials.access_token, certificate, &secret);
         let expires = credentials.expires.map(|time| format!("{time:.0}")).unwrap_or_default();
-        info!(expires, "credentials renewed");
+        info!(name: "credentials-renewed", expires, "credentials renewed");
         let made = self.with(|cached| {
             cached.run.credentials = credentials;
             cached.run.registration_secret = Some(secret);

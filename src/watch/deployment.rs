@@ -162,7 +162,7 @@ impl<L: Look> Looks<L> {
             debug!("nothing tells this worker of new deployments");
         } else if self.settings.poll {
             let interval = humantime::format_duration(self.settings.interval).to_string();
-            info!(sources = names, interval, "watching for a new deployment");
+            info!(name: "deployment-watch-started", sources = names, interval, "watching for a new deployment");
         } else {
             info!(sources = names, "looking for a new deployment at SIGHUP only");
         }

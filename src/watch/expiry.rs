@@ -40,7 +40,7 @@ impl Schedule {
 pub async fn watch(schedule: Schedule, clock: Arc<dyn Clock>, events: mpsc::Sender<Event>) {
     for (at, strength) in [(schedule.drain, Strength::Drain), (schedule.stop, Strength::Stop)] {
         wait_until(at, &*clock).await;
-        warn!(%strength, "the worker's credentials run out and cannot be renewed: get new ones into the runner configuration");
+        warn!(name: "credentials-expiring", %strength, "the worker's credentials run out and cannot be renewed: get new ones into the runner configuration");
         if events.send(Event::Asked { strength, cause: Cause::CredentialsExpiring }).await.is_err() {
             return;
         }

@@ -45,7 +45,7 @@ impl Interruptions {
             let event = self.event(&notice);
             self.publisher.counters().notices.count([notice.source.into(), label(&notice.action)]);
             self.publisher.publish_notice(notice.to_string());
-            warn!(
+            warn!(name: "interruption-notice",
                 source = notice.source,
                 action = notice.action,
                 ends = notice.ends,

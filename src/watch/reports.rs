@@ -55,8 +55,12 @@ pub async fn send(
             .report_worker_error(&credentials, registrar.name(), &error, Effort::For(TIME))
             .await
         {
-            Ok(()) => info!(kind = error.kind, title = error.title, "reported to worker-manager"),
-            Err(cause) => warn!(error = %cause, "an error could not be reported to worker-manager"),
+            Ok(()) => {
+                info!(name: "error-reported", kind = error.kind, title = error.title, "reported to worker-manager");
+            }
+            Err(cause) => {
+                warn!(name: "error-report-failed", error = %cause, "an error could not be reported to worker-manager");
+            }
         }
     }
 }

@@ -110,16 +110,16 @@ impl Signals {
                 signal if stops(signal) => {
                     let signal = name(signal);
                     if stop.signalled(Instant::now()) == Strength::Kill {
-                        warn!(
+                        warn!(name: "signal-kill",
                             signal,
                             from_pid, "received a second signal to stop: nothing is waited for any longer"
                         );
                     } else {
-                        info!(signal, from_pid, "received a signal to stop");
+                        info!(name: "signal-stop", signal, from_pid, "received a signal to stop");
                     }
                 }
                 SIGUSR1 => {
-                    info!(signal, from_pid, "received a signal to drain");
+                    info!(name: "signal-drain", signal, from_pid, "received a signal to drain");
                     stop.request(StopRequest::operator(Strength::Drain));
                 }
                 SIGHUP => {
@@ -240,13 +240,13 @@ fn tell_without_effect(Received { signal, from }: Received, more: u64) {
 fn reload(signal: &str, from_pid: libc::pid_t, checks: Option<&watch::Sender<()>>) {
     match checks.map(|checks| checks.send(())) {
         Some(Ok(())) => {
-            info!(signal, from_pid, "received a signal to reload: checking for a new deployment");
+            info!(name: "signal-reload", signal, from_pid, "received a signal to reload: checking for a new deployment");
         }
         Some(Err(_)) => {
-            info!(signal, from_pid, "received a signal to reload: no registered worker has been started yet");
+            info!(name: "signal-reload", signal, from_pid, "received a signal to reload: no registered worker has been started yet");
         }
         None => {
-            info!(
+            info!(name: "signal-reload",
                 signal,
                 from_pid, "received a signal to reload: this provider has no deployments to look for"
             );

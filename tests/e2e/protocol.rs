@@ -254,6 +254,13 @@ fn with_json_logging_every_line_is_one_object_and_records_stay_structured() {
     let lines: Vec<serde_json::Value> =
         ended.log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     assert!(lines.iter().all(serde_json::Value::is_object), "{}", ended.log);
+    let events: Vec<&str> = lines.iter().filter_map(|line| line["event"].as_str()).collect();
+    assert_eq!(
+        events,
+        ["runner-started", "worker-started", "worker-hello", "worker-exited", "runner-ended"],
+        "{}",
+        ended.log
+    );
     let structured = |line: &&serde_json::Value| line["body"]["n"] == serde_json::json!([1, 2]);
     assert_eq!(lines.iter().filter(structured).count(), 1, "{}", ended.log);
     assert!(ended.log.contains("not \u{fffd} utf-8") && ended.log.contains("oops"), "{}", ended.log);

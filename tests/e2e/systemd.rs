@@ -243,6 +243,10 @@ fn no_secret_gets_into_an_entry_of_the_journal_whatever_the_runner_logs() {
     let runner = scene.env("START_WORKER_LOG", "trace").start();
     let all = entries(&journal, &runner, "start-worker ends");
     let reported = all.iter().find(|entry| entry.contains("MESSAGE=worker reports an error")).unwrap();
+    assert!(reported.contains("\nSTART_WORKER_EVENT=worker-reported-error\n"), "{reported}");
+    let exited = all.iter().find(|entry| entry.contains("MESSAGE=worker exited")).unwrap();
+    assert!(exited.contains("\nSTART_WORKER_EVENT=worker-exited\n"), "{exited}");
+    assert!(exited.contains("\nMESSAGE_ID="), "{exited}");
     assert!(reported.contains("\nSTART_WORKER_KIND=(masked)\n"), "{reported}");
     // The worker's own output is its own affair.
     let of_runner = all.iter().filter(|entry| entry.starts_with("SYSLOG_IDENTIFIER=start-worker\n"));

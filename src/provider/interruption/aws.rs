@@ -118,7 +118,7 @@ impl Watcher {
         let Some(spot) = this else {
             if other.is_none() {
                 let action = before.map(|spot| spot.action);
-                info!(action, "EC2 has withdrawn its notice of an interruption");
+                info!(name: "interruption-withdrawn", action, "EC2 has withdrawn its notice of an interruption");
             }
             return None;
         };

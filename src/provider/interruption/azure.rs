@@ -177,7 +177,7 @@ impl Events {
         self.told.retain(|id, told| {
             let still = events.iter().any(|event| event.id == *id);
             if !still {
-                info!(
+                info!(name: "interruption-withdrawn",
                     event = id,
                     action = told.action,
                     "Azure has cancelled a scheduled event, or it is over"

@@ -210,7 +210,7 @@ impl Value {
         }
         text.clone_into(&mut self.text);
         match text {
-            "FALSE" => info!("GCE has withdrawn its notice of a preemption"),
+            "FALSE" => info!(name: "interruption-withdrawn", "GCE has withdrawn its notice of a preemption"),
             "NONE" => info!("the maintenance of this machine's host is over, or withdrawn"),
             _ => return Ok(Some(self.text.clone())),
         }

@@ -168,7 +168,7 @@ struct Failing {
 impl Failing {
     fn failed(&mut self, path: &'static str, url: &str, failure: &Failure) {
         if self.paths.is_empty() {
-            warn!(url, error = %failure, "interruptions cannot be watched for: the metadata service fails; asking on");
+            warn!(name: "interruption-watch-failed", url, error = %failure, "interruptions cannot be watched for: the metadata service fails; asking on");
         }
         self.paths.insert(path);
         self.tell(Err(failure.to_string()));
@@ -176,7 +176,7 @@ impl Failing {
 
     fn answered(&mut self, path: &'static str) {
         if self.paths.remove(path) && self.paths.is_empty() {
-            info!("interruptions are watched for again");
+            info!(name: "interruption-watch-recovered", "interruptions are watched for again");
         }
         // While another path fails all is not well yet.
         if self.paths.is_empty() {

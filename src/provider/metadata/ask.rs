@@ -190,7 +190,7 @@ impl Silence {
         self.trouble.tell(&format!("{url}: {failure}"));
         if self.told.is_none_or(|told| now.duration_since(told) >= QUIET) {
             self.told = Some(now);
-            warn!(url, error = %failure, next_attempt_in = %rounded(wait), "the metadata service gives no answer: asking again");
+            warn!(name: "metadata-retry", url, error = %failure, next_attempt_in = %rounded(wait), "the metadata service gives no answer: asking again");
         }
     }
 
@@ -201,7 +201,7 @@ impl Silence {
         self.trouble.tell(missing);
         if self.told.is_none_or(|told| now.duration_since(told) >= QUIET) {
             self.told = Some(now);
-            warn!(error = %missing, next_attempt_in = %rounded(wait), "the metadata service answers with a part only: asking again");
+            warn!(name: "metadata-retry", error = %missing, next_attempt_in = %rounded(wait), "the metadata service answers with a part only: asking again");
         }
     }
 
@@ -218,7 +218,7 @@ impl Silence {
         if let Some(since) = self.since.take() {
             self.told = None;
             self.trouble.is_over();
-            info!(after = %rounded(since.elapsed()), "the metadata service answers");
+            info!(name: "metadata-recovered", after = %rounded(since.elapsed()), "the metadata service answers");
         }
     }
 }

@@ -153,11 +153,11 @@ impl Writer {
         match tokio::time::timeout(PATIENCE, tried).await {
             Ok(Ok(done)) => done.met >= number,
             Ok(Err(_)) => {
-                error!(path = %self.path.display(), "the cached run is not kept any longer: its writer has failed");
+                error!(name: "cache-write-failed", path = %self.path.display(), "the cached run is not kept any longer: its writer has failed");
                 false
             }
             Err(_) => {
-                warn!(
+                warn!(name: "cache-write-failed",
                     path = %self.path.display(), waited = ?PATIENCE,
                     "the disk does not answer, going on without the cached run; it is written when the disk does"
                 );
@@ -211,16 +211,16 @@ impl Task {
         match (state, result) {
             (_, Ok(())) if !was_failing => debug!(%path, "the cached run is on the disk"),
             (DesiredState::Holds(_), Ok(())) => {
-                info!(%path, "the cached run can be written again, and is on the disk");
+                info!(name: "cache-written-again", %path, "the cached run can be written again, and is on the disk");
             }
             (DesiredState::Gone, Ok(())) => info!(%path, "the cached run is removed"),
             (_, Err(error)) if was_failing => debug!(%path, error, "the cached run still cannot be written"),
-            (DesiredState::Holds(_), Err(error)) => warn!(
+            (DesiredState::Holds(_), Err(error)) => warn!(name: "cache-write-failed",
                 %path, error,
                 "the cached run cannot be written: after a restart the worker would start with an older one, or none; \
                  make room or repair it, it is tried again every minute"
             ),
-            (DesiredState::Gone, Err(error)) => warn!(
+            (DesiredState::Gone, Err(error)) => warn!(name: "cache-write-failed",
                 %path, error,
                 "the cached run cannot be removed: after a restart the worker would start with it; \
                  remove it, it is tried again every minute"

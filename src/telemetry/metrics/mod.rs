@@ -44,7 +44,7 @@ pub async fn open(listen: Option<SocketAddr>, view: View, clock: Arc<dyn Clock>)
     let listener = match TcpListener::bind(wanted).await {
         Ok(listener) => listener,
         Err(cause) => {
-            warn!(
+            warn!(name: "metrics-failed",
                 address = %wanted, error = %cause,
                 "cannot listen for metrics: going on without; see metrics.listen"
             );
@@ -59,7 +59,7 @@ pub async fn open(listen: Option<SocketAddr>, view: View, clock: Arc<dyn Clock>)
             "metrics.listen is no loopback address: whoever reaches it can read the worker's name and what it does"
         );
     }
-    info!(%address, "serving /metrics and /healthz");
+    info!(name: "metrics-started", %address, "serving /metrics and /healthz");
     let (connections, endpoint) = (TaskTracker::new(), Arc::new(Endpoint { view, clock }));
     let accepting = tokio::spawn(serve::serve(listener, endpoint, connections.clone()));
     Some(Metrics { accepting, connections })

@@ -87,7 +87,7 @@ pub async fn open(
         (StatusSocket::At(path), _) => path.clone(),
         (StatusSocket::Default, Some(folder)) => default_path(folder),
         (StatusSocket::Default, None) => {
-            warn!(
+            warn!(name: "status-socket-failed",
                 "no runtime directory: there is no status socket, and `start-worker status`, `drain` and `resume` cannot reach this runner (set RUNTIME_DIRECTORY or status.socket)"
             );
             return None;
@@ -111,7 +111,7 @@ pub async fn open(
         Ok(Err(cause)) => cause.to_string(),
         Err(cause) => cause.to_string(),
     };
-    warn!(
+    warn!(name: "status-socket-failed",
         path = %path.display(), error = cause,
         "cannot open the status socket: `start-worker status`, `drain` and `resume` cannot reach this runner; see status.socket"
     );

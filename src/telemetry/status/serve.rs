@@ -87,7 +87,7 @@ impl Server {
         let peer_pid = peer.pid().unwrap_or(0);
         let (reader, mut writer) = stream.into_split();
         if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {
-            warn!(uid = peer.uid(), from_pid = peer_pid, "another user speaks to the status socket: refused");
+            warn!(name: "status-request-refused", uid = peer.uid(), from_pid = peer_pid, "another user speaks to the status socket: refused");
             let refusal = "only root and the runner's own user may speak to it".to_owned();
             return answer(&mut writer, &Answer::Error(refusal)).await;
         }
@@ -134,7 +134,7 @@ impl Server {
     }
 
     fn drain(&self, peer_pid: i32) {
-        info!(from_pid = peer_pid, "asked to drain through the status socket");
+        info!(name: "drain-asked", from_pid = peer_pid, "asked to drain through the status socket");
         self.counterparts.stop.request(StopRequest::operator(Strength::Drain));
     }
 
@@ -142,7 +142,7 @@ impl Server {
         if self.counterparts.view.board.borrow().summary.phase != Phase::Holding {
             return Answer::NOT_HOLDING;
         }
-        info!(from_pid = peer_pid, "asked to resume through the status socket");
+        info!(name: "resume-asked", from_pid = peer_pid, "asked to resume through the status socket");
         let (sender, answered) = oneshot::channel();
         if self.counterparts.resumes.send(Resume { answer: sender }).await.is_err() {
             return Answer::NOT_HOLDING;

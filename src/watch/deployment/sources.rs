@@ -212,7 +212,7 @@ impl Call {
             Ok(answer) => {
                 self.state = CallState::Works;
                 if before == CallState::Fails {
-                    info!(call, "looking for a new deployment works again");
+                    info!(name: "deployment-watch-recovered", call, "looking for a new deployment works again");
                 }
                 return Some(answer);
             }
@@ -235,7 +235,7 @@ impl Call {
         if before == CallState::Fails {
             debug!(call, error = %cause, "looking for a new deployment still fails");
         } else {
-            warn!(call, error = %cause, "cannot look for a new deployment: the worker goes on, asking again at every interval");
+            warn!(name: "deployment-watch-failed", call, error = %cause, "cannot look for a new deployment: the worker goes on, asking again at every interval");
         }
         None
     }
@@ -258,11 +258,11 @@ impl Verdict {
         match self {
             Self::Replaced { what, old, new } => {
                 let new = values(new);
-                info!(what, old = short(old), %new, "the worker pool has a new deployment: asking the worker to finish its tasks");
+                info!(name: "deployment-changed", what, old = short(old), %new, "the worker pool has a new deployment: asking the worker to finish its tasks");
             }
             Self::End { reason } => {
                 let reason = short(reason);
-                info!(reason, "worker-manager wants this worker to end: asking it to finish its tasks");
+                info!(name: "termination-requested", reason, "worker-manager wants this worker to end: asking it to finish its tasks");
             }
         }
     }
