@@ -1,4 +1,4 @@
-//! Automatic login as the runner configuration wants it: what a worker may ask for, and what is set at every start.
+//! Automatic login according to the runner configuration: requests of a worker, and the user set at every start.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::host::helper::{HelperError, Helpers};
 use crate::host::power;
 use crate::protocol::message::AutologinRequest;
 
-/// Where systemd runs, there is this folder. (`sd_booted(3)`)
+/// This folder exists if systemd runs (`sd_booted(3)`).
 const SYSTEMD: &str = "/run/systemd/system";
 
-/// How long a disk may take for the configured user, before the worker is started without.
+/// Time limit of the disk for setting the configured user, before the worker is started without it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Time limit of a look for a display manager.
+/// Time limit of finding a display manager.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// The automatic login of this runner's host.
@@ -31,12 +31,12 @@ pub struct Logins {
     session: Option<SessionName>,
     allowed: Option<String>,
     lanes: Lanes,
-    /// Makes systemd read its units again.
+    /// The command that makes systemd reload its units.
     pub reload_command: Vec<String>,
 }
 
 impl Logins {
-    /// As the section `autologin` says.
+    /// Applies the configuration's section `autologin`.
     pub fn new(config: &config::Autologin) -> Self {
         Self {
             host: Autologin::new(&config.root, config.display_manager, config.tty.clone()),
@@ -48,19 +48,18 @@ impl Logins {
         }
     }
 
-    /// Makes its calls there.
+    /// Runs the blocking calls in these lanes.
     #[must_use]
     pub fn with_lanes(self, lanes: Lanes) -> Self {
         Self { lanes, ..self }
     }
 
-    /// The configured user.
     pub fn user(&self) -> Option<&UserName> {
         self.user.as_ref()
     }
 
-    /// Returns true if there is a display manager that this process can tell whom to log in. One on a disk that does
-    /// not answer is none.
+    /// Returns true if there is a supported display manager that this process can configure. One on a disk that does
+    /// not answer does not count.
     pub async fn can_be_set(&self) -> bool {
         let host = self.host.clone();
         let possible = self.lanes.autologin.at(self.host.root(), LOOK, move || host.is_possible()).await;
@@ -70,7 +69,7 @@ impl Logins {
         })
     }
 
-    /// Does what a worker asks for. When this returns without an error, that is on the disk.
+    /// Performs a worker's request. The change is on the disk when this returns `Ok`.
     pub async fn perform(
         &self,
         request: &AutologinRequest,
@@ -91,23 +90,23 @@ impl Logins {
         self.host.set(&user, asked.as_ref().or(self.session.as_ref()))
     }
 
-    /// Sets a user whom an operator names, with the configured session. Blocks.
+    /// Sets the user named by an operator, with the configured session. Blocks.
     pub fn set(&self, user: &str) -> Result<Done, AutologinError> {
         self.host.set(&self.host.user(user)?, self.session.as_ref())
     }
 
-    /// Lets nobody be logged in. Blocks.
+    /// Configures the next boot to log nobody in. Blocks.
     pub fn clear(&self) -> Result<Done, AutologinError> {
         self.host.clear()
     }
 
-    /// Whom the next boot logs in. Blocks.
+    /// Returns the user whom the next boot logs in. Blocks.
     pub fn show(&self) -> Result<Shown, AutologinError> {
         self.host.show()
     }
 
-    /// What follows from a change: systemd reads its units again. The next boot does so in any case, so a failure is
-    /// worth a warning, and no more.
+    /// Makes systemd reload its units after a change. The next boot does so in any case, so a failure only deserves a
+    /// warning.
     pub async fn follow_up(&self, done: &Done, helpers: &Helpers) -> Result<(), HelperError> {
         if !done.reload || !Path::new(SYSTEMD).exists() {
             return Ok(());
@@ -115,7 +114,7 @@ impl Logins {
         power::run(&self.reload_command, helpers).await.map(|_| ())
     }
 
-    /// Logs what a worker or the configuration has had done, and lets systemd know.
+    /// Logs a change made for a worker or the configuration, and makes systemd reload its units.
     pub async fn conclude(&self, user: Option<&str>, done: &Done, helpers: &Helpers) {
         tell(user, done);
         if let Err(cause) = self.follow_up(done, helpers).await {
@@ -123,7 +122,7 @@ impl Logins {
         }
     }
 
-    /// Sets `autologin.user`, where there is one. A failure is told; a host must not stay down over it.
+    /// Sets `autologin.user`, if it is configured. A failure is only logged, because it must not keep a host down.
     pub async fn set_configured(&self, helpers: &Helpers) {
         let Some(user) = self.user.clone() else { return };
         let (logins, name) = (self.clone(), user.clone());
@@ -142,7 +141,7 @@ impl Logins {
     }
 }
 
-/// Logs what has been done. `user`: `None`, nobody.
+/// Logs a change. `user`: `None` means nobody.
 fn tell(user: Option<&str>, done: &Done) {
     let (display_manager, file, changed) = (done.display_manager, done.file.display(), done.changed);
     match user {

@@ -1,44 +1,44 @@
-//! Wall-clock time as an argument, so that a test can set it, stop it and make it jump.
+//! Wall-clock time as a parameter, so that a test can set it, stop it and make it jump.
 
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use jiff::fmt::temporal::Pieces;
 
-/// A wait by the wall clock looks again after this: the host may have slept, or its clock have jumped.
+/// Interval at which a wait by the wall clock checks the clock, because the host may have slept or its clock may have
+/// jumped.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// Tells the wall-clock time (UTC). Timers are tokio's; this is for what has a date: certificates, logs.
+/// The wall-clock time (UTC), for everything with a date: certificates, logs. Timers are tokio's.
 pub trait Clock: Send + Sync {
-    /// The current time.
     fn now(&self) -> Timestamp;
 
-    /// After which time a wait by this clock looks at it again.
+    /// The interval after which a wait by this clock checks it again.
     fn look_again(&self) -> Duration {
         LOOK_AGAIN
     }
 }
 
-/// A date from outside. One that is later than [`Timestamp::MAX`] (near the end of the year 9999) is beyond all that can
-/// be computed with, and means that there is no end.
+/// A date from outside. A date after [`Timestamp::MAX`] (near the end of the year 9999) exceeds the range of
+/// computation, and means never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Date {
-    /// A date that can be computed with.
+    /// A date within the range of computation.
     At(Timestamp),
-    /// One that never comes.
+    /// A date that is never reached.
     Never,
 }
 
 impl Date {
-    /// Reads a date as of RFC 3339, also with the six digits that ECMAScript writes later years with (`+275760-09-13…`).
-    /// `None`: it is no date.
+    /// Parses an RFC 3339 date, also with the six-digit years of ECMAScript (`+275760-09-13…`). `None`: the text is not
+    /// a date.
     pub fn parse(text: &str) -> Option<Self> {
         if let Ok(time) = text.parse() {
             return Some(Self::At(time));
         }
         let within = |text: &str| {
             let pieces = Pieces::parse(text).ok()?;
-            // Without these it is no point in time.
+            // Without a time and an offset, the text is not a point in time.
             pieces.time()?;
             pieces.to_numeric_offset()?;
             Some(pieces.date())
@@ -47,21 +47,21 @@ impl Date {
             Some(late) => {
                 let (year, rest) = late.split_at_checked(6)?;
                 let year = year.parse::<u32>().ok().filter(|_| rest.starts_with('-'))?;
-                // A leap year, for a date that only such a year has.
+                // A leap year, so that February 29 is valid.
                 within(&format!("2000{rest}")).filter(|_| year > 9999).map(|_| Self::Never)
             }
             None => within(text).filter(|date| date.year() == 9999).map(|_| Self::Never),
         }
     }
 
-    /// Reads a date as of HTTP (RFC 9110, section 5.6.7). `None`: it is no date.
+    /// Parses an HTTP date (RFC 9110, section 5.6.7). `None`: the text is not a date.
     pub fn parse_http(text: &str) -> Option<Self> {
         let time = httpdate::parse_http_date(text).ok()?;
-        // None of them is before 1970.
+        // No HTTP date is before 1970.
         Some(Timestamp::try_from(time).map_or(Self::Never, Self::At))
     }
 
-    /// The date so many milliseconds after 1970.
+    /// The date this many milliseconds after 1970.
     pub fn from_millisecond(milliseconds: i64) -> Self {
         match Timestamp::from_millisecond(milliseconds) {
             Ok(time) => Self::At(time),
@@ -70,12 +70,12 @@ impl Date {
         }
     }
 
-    /// The date, or the last one that can be computed with.
+    /// The date, or the last one in the range of computation.
     pub fn or_last(self) -> Timestamp {
         self.time().unwrap_or(Timestamp::MAX)
     }
 
-    /// The date; `None`: it never comes.
+    /// The date; `None`: never.
     pub fn time(self) -> Option<Timestamp> {
         match self {
             Self::At(time) => Some(time),
@@ -94,19 +94,20 @@ impl Clock for SystemClock {
     }
 }
 
-/// The host's own clock, whose waits all look again at the same moments: whoever waits for a date, a runner at rest wakes
-/// once a minute.
+/// The host's own clock, whose waits check it at common times, so that an idle runner wakes up once a minute, however
+/// many dates are awaited.
 #[derive(Debug, Clone, Copy)]
 pub struct CommonClock {
     began: Instant,
 }
 
 impl CommonClock {
-    /// A little less than a minute, and a multiple of 4,096 ms: that is how coarse the wheel is in which tokio keeps timers
-    /// of up to some minutes. One that is due between wakes the runtime once or twice more to be put where it is finer.
+    /// Slightly less than a minute, and a multiple of 4,096 ms, which is the resolution at which tokio's timer wheel
+    /// keeps timers of up to some minutes. A timer between these times wakes the runtime once or twice more, when it is
+    /// moved to a finer level of the wheel.
     const COMMON: Duration = Duration::from_millis(14 * 4096);
 
-    /// To be made just before the runtime, whose time then begins with it.
+    /// Must be called just before the runtime is created, so that both count from the same time.
     #[expect(clippy::new_without_default, reason = "it matters when it is made")]
     pub fn new() -> Self {
         Self { began: Instant::now() }
@@ -123,13 +124,13 @@ impl Clock for CommonClock {
     }
 }
 
-/// From `elapsed` to the next multiple of `period`.
+/// The time from `elapsed` to the next multiple of `period`.
 fn until_next(period: Duration, elapsed: Duration) -> Duration {
     let over = elapsed.as_nanos() % period.as_nanos().max(1);
     period.saturating_sub(Duration::from_nanos(u64::try_from(over).unwrap_or_default()))
 }
 
-/// Waits until the wall clock shows `time` or more.
+/// Waits until the wall clock reaches `time`.
 pub async fn wait_until(time: Timestamp, clock: &dyn Clock) {
     loop {
         let left = Duration::try_from(time.duration_since(clock.now())).unwrap_or_default();
@@ -140,7 +141,7 @@ pub async fn wait_until(time: Timestamp, clock: &dyn Clock) {
     }
 }
 
-/// Waits this long. What the host sleeps counts; a clock that is set back does not make it longer.
+/// Waits this long. Time during which the host sleeps counts; setting the clock back does not extend the wait.
 pub async fn wait_for(time: Duration, clock: &dyn Clock) {
     let (began, began_at) = (tokio::time::Instant::now(), clock.now());
     loop {
@@ -225,7 +226,7 @@ mod tests {
             Date::from_millisecond(1_795_804_367_966).time().unwrap().to_string(),
             "2026-11-27T18:32:47.966Z"
         );
-        // The end of 9999, the end of what ECMAScript can say, the end of all.
+        // The end of 9999, the end of ECMAScript's range, the end of i64.
         for late in [253_402_300_799_999, 8_640_000_000_000_000, i64::MAX] {
             assert_eq!(Date::from_millisecond(late), Date::Never);
         }

@@ -1,51 +1,52 @@
-//! Taskcluster credentials: who calls, with which secret, and until when.
+//! Taskcluster credentials: client id, access token and expiry.
 
 use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 
-/// Credentials are not used closer to their end than this, or than a quarter of their whole life, where that is less.
+/// Credentials are not used within this time before their expiry, or within a quarter of their lifetime if that is
+/// less.
 const MARGIN: SignedDuration = SignedDuration::from_mins(2);
 
-/// Renewed this long before their end …
+/// Credentials are renewed this long before their expiry …
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_mins(30);
 
 /// … but not sooner than this from now …
 const NOT_SOONER: SignedDuration = SignedDuration::from_mins(5);
 
-/// … unless their end is nearer than that: then at least so long before it, and twice the margin.
+/// … unless they expire before that: then at least this long before expiry, and at least twice the margin.
 const AT_LEAST_BEFORE: SignedDuration = SignedDuration::from_secs(30);
 
 /// Taskcluster credentials, permanent or temporary.
 #[derive(Debug, Clone)]
 pub struct Credentials {
-    /// The client's name; not a secret.
+    /// The client's name, which is not secret.
     pub client_id: String,
-    /// The secret that goes with `client_id`.
+    /// The secret of `client_id`.
     pub access_token: SecretString,
-    /// For temporary credentials: a string that holds JSON, handed on unchanged. It is signed, and as secret as
-    /// the token.
+    /// For temporary credentials: a string that contains JSON, passed on unchanged. It is signed, and as secret as the
+    /// token.
     pub certificate: Option<SecretString>,
-    /// When they stop being valid; `None`: never.
+    /// The time of expiry; `None`: never.
     pub expires: Option<Timestamp>,
-    /// When they were obtained, by the host's clock, where that is known: what they have lived since then says how
-    /// close to their end they may come.
+    /// The time at which they were obtained by the host's clock, if it is known. The lifetime since then determines the
+    /// margin before expiry.
     pub obtained: Option<Timestamp>,
 }
 
 impl Credentials {
-    /// When they must not be used any longer: 2 min before their end, or a quarter of the time they had when they were
-    /// obtained, where that is less. `None`: never.
+    /// The time after which they must not be used: 2 min before expiry, or a quarter of the lifetime they had when they
+    /// were obtained, if that is less. `None`: never.
     pub fn last_use(&self) -> Option<Timestamp> {
         let expires = self.expires?;
         Some(before(expires, self.margin(expires)))
     }
 
-    /// Whether they can be used now.
+    /// Returns true if they can be used now.
     pub fn usable(&self, now: Timestamp) -> bool {
         self.last_use().is_none_or(|last| now < last)
     }
 
-    /// How long from `now` until they should be renewed; zero: they are due. `None`: they never expire.
+    /// The time from `now` until they should be renewed; zero: the renewal is due. `None`: they never expire.
     pub fn renewal_in(&self, now: Timestamp) -> Option<SignedDuration> {
         let expires = self.expires?;
         let left = expires.duration_since(now);
@@ -74,7 +75,7 @@ mod tests {
         SignedDuration::from_secs(count)
     }
 
-    /// Obtained at `NOW`, with this life.
+    /// Credentials obtained at `NOW` with this lifetime.
     fn living(life: SignedDuration) -> Credentials {
         Credentials {
             client_id: "c".to_owned(),
@@ -99,7 +100,7 @@ mod tests {
         let credentials = living(hours(96));
         assert_eq!(credentials.renewal_in(NOW), Some(hours(96) - seconds(1800)));
         assert_eq!(credentials.renewal_in(NOW + hours(95)), Some(seconds(1800)));
-        // A host that slept through it.
+        // The host slept through the renewal.
         assert_eq!(credentials.renewal_in(NOW + hours(95) + seconds(3300)), Some(seconds(60)));
         assert_eq!(credentials.renewal_in(NOW + hours(200)), Some(SignedDuration::ZERO));
         assert_eq!(credentials.last_use(), Some(NOW + hours(96) - seconds(120)));
@@ -107,7 +108,7 @@ mod tests {
 
     #[test]
     fn short_lived_credentials_keep_twice_their_margin_and_half_a_minute() {
-        // Life, renewed after, last used at: seconds.
+        // Lifetime, renewal and last use, in seconds.
         for (life, renewed, last) in
             [(40, 10, 30), (20, 0, 15), (60, 30, 45), (480, 240, 360), (1200, 300, 1080), (3600, 1800, 3480)]
         {

@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
-/// Shows an error and, after colons, what caused it. An error that names its cause in its own text does so once.
+/// Formats an error followed by its causes, separated by colons. The text of a cause that is already part of its error
+/// is not repeated.
 #[derive(Debug)]
 pub struct ErrorChain<'a>(pub &'a (dyn Error + 'static));
 

@@ -1,4 +1,4 @@
-//! The vocabulary of supervision: what siblings send, the supervisor decides on, and observers show.
+//! The vocabulary of supervision: events from siblings, decisions of the supervisor, and states for observers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,14 +8,14 @@ mod request;
 
 pub use request::{Cause, StopRequest, Strength};
 
-/// How a worker's process ended.
+/// The end of a worker's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExitStatus {
-    /// It exited by itself, with this code.
+    /// It exited with this code.
     Code(i32),
-    /// A signal ended it.
+    /// A signal terminated it.
     Signal(i32),
-    /// It has not ended, although it was killed: it is stuck in the kernel.
+    /// It did not exit after SIGKILL, because it is stuck in the kernel.
     Stuck,
 }
 
@@ -35,29 +35,28 @@ pub fn signal_name(number: i32) -> Cow<'static, str> {
     known.map_or_else(|_| format!("signal {number}").into(), |signal| signal.as_str().into())
 }
 
-/// What an exit means to the worker's implementation.
+/// The class of an exit, according to the worker's implementation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ExitClass {
-    /// It has done what it was started for.
+    /// The worker has completed its work.
     Done,
-    /// Something told it to stop: its own interruption exit, or SIGTERM or SIGINT.
+    /// The worker was told to stop: its own interruption exit, SIGTERM or SIGINT.
     Interrupted,
-    /// It wants the host to reboot before it goes on.
+    /// The worker needs a reboot of the host to continue.
     Reboot,
-    /// It had nothing to do for too long.
+    /// The worker was idle for too long.
     Idle,
-    /// Its configuration is unusable: starting it again will not help.
+    /// The worker's configuration is unusable: a restart will not help.
     BadConfiguration,
-    /// All else.
+    /// Any other exit.
     Crash,
 }
 
 impl ExitClass {
-    /// All of them.
     pub const ALL: [Self; 6] =
         [Self::Done, Self::Interrupted, Self::Reboot, Self::Idle, Self::BadConfiguration, Self::Crash];
 
-    /// Its name, for programs.
+    /// The name, for programs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -70,19 +69,19 @@ impl ExitClass {
     }
 }
 
-/// An exit with its meaning.
+/// An exit and its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Exit {
-    /// What the operating system says.
+    /// The status from the operating system.
     pub status: ExitStatus,
-    /// What the supervisor makes of it.
+    /// The class for the supervisor's decisions.
     pub class: ExitClass,
-    /// What it means, in words for the log: `reboot required`.
+    /// The meaning as text for the log: `reboot required`.
     pub meaning: &'static str,
 }
 
 impl Exit {
-    /// The end of a worker that cannot be killed.
+    /// The exit of a worker that cannot be killed.
     pub const STUCK: Self = Self {
         status: ExitStatus::Stuck,
         class: ExitClass::Crash,
@@ -96,126 +95,117 @@ impl fmt::Display for Exit {
     }
 }
 
-/// What happened: what siblings and the worker tell the supervisor, and what it sees itself.
+/// An event from a sibling, from the worker or from the supervisor itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// The worker's files are written; it can be started.
+    /// The worker's files are written, and the worker can be started.
     Prepared,
     /// The worker's files cannot be written, or its program cannot be executed.
     StartFailed {
-        /// The reason may pass by itself: a full disk, a full process table, a program that is being replaced.
+        /// True if the cause may be temporary: a full disk, a full process table, a program that is being replaced.
         passing: bool,
     },
     /// The worker's process exists.
     Started {
-        /// Its process id, and that of its process group.
+        /// The id of the process, which is also its process group's.
         pid: u32,
     },
     /// The worker said hello.
     Hello {
-        /// Whether it understands graceful-termination.
+        /// True if the worker supports graceful-termination.
         graceful_termination: bool,
-        /// Whether it understands new-credentials.
+        /// True if the worker supports new-credentials.
         new_credentials: bool,
     },
-    /// There are newer credentials than before.
+    /// New credentials are available.
     Renewed {
-        /// How often they have been renewed by now.
+        /// The number of renewals so far.
         renewals: u32,
     },
-    /// Credentials that have been renewed come to their end: a worker that still has them must not go on.
+    /// Replaced credentials expire: a worker that still uses them must not continue.
     OldCredentialsEnd {
-        /// How often they had been renewed when they were new.
+        /// The number of renewals at the time at which these credentials were new.
         renewals: u32,
     },
-    /// The worker's log tells that a task has started.
+    /// The worker's log shows the start of a task.
     TaskStarted,
-    /// The worker's log tells that a task has finished.
+    /// The worker's log shows the end of a task.
     TaskFinished,
-    /// The worker asks for its host to go away.
+    /// The worker asks for the shutdown of its host.
     ShutdownAsked,
-    /// The worker will exit, and asks for a reboot of its host after that.
+    /// The worker will exit, and asks for a reboot of its host afterwards.
     RebootAsked,
-    /// The runner itself is asked to end: everything that has been requested so far.
+    /// The runner itself is asked to end. Contains the union of all requests so far.
     Stop(StopRequest),
-    /// A sibling task wants the worker to end.
-    Asked {
-        /// How strongly.
-        strength: Strength,
-        /// Why.
-        cause: Cause,
-    },
-    /// The cloud gives notice.
+    /// A sibling task asks the worker to end.
+    Asked { strength: Strength, cause: Cause },
+    /// The cloud has given notice of an interruption.
     Interrupted {
-        /// How strongly the worker is asked to end.
         strength: Strength,
-        /// Rebalance or interruption.
+        /// [`Cause::Rebalance`] or [`Cause::Interruption`].
         cause: Cause,
-        /// How long the machine has, where that is known.
+        /// The remaining time of the machine, if it is known.
         within: Option<Duration>,
     },
     /// A signal has stopped the worker: SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU.
     WorkerStopped {
-        /// The signal's number.
         signal: i32,
-        /// It stopped because it had no terminal, and has been lent one.
+        /// True if the worker was stopped because it had no terminal, and has been lent one.
         lent: bool,
     },
     /// SIGCONT has continued the worker.
     WorkerContinued,
-    /// The worker's process is gone.
+    /// The worker's process has exited.
     Exited(Exit),
-    /// After its exit: its output is read, and nothing that it left behind lives any more, or has been given up.
+    /// After the exit, the worker's output is read, and its leftover processes are terminated or given up.
     Settled {
-        /// Whether the worker can be started again without a boot between.
+        /// True if the worker can be restarted without a reboot.
         in_place: bool,
     },
-    /// The machine's deadline has come.
+    /// The machine's deadline has passed.
     Deadline,
 }
 
-/// How a supervised run ended.
+/// The outcome of a supervised run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// The worker had done its work, or had none.
+    /// The worker has completed its work, or had none.
     Done,
-    /// An operator's stop or drain.
+    /// An operator stopped or drained the worker.
     Stopped,
-    /// An operator's drain that ended in the worker's own reboot: nothing is to start after the boot.
+    /// An operator drained the worker, and the worker rebooted the host: no worker starts after the boot.
     Held,
-    /// The worker was removed from this machine at an earlier start: nothing was started.
+    /// The worker was removed from this machine at an earlier start, so none was started.
     Removed,
-    /// The worker could not be started.
     StartFailed,
     /// Restarting does not help, or is not allowed.
     GaveUp,
-    /// The worker's credentials ran out.
     CredentialsExpired,
-    /// The cloud interrupts the machine, or is about to.
+    /// The cloud interrupts the machine, or will do so soon.
     Interrupted {
-        /// The machine does not come back.
+        /// True if the machine does not come back.
         ends: bool,
     },
-    /// The worker was let finish for a new deployment.
+    /// The worker finished its tasks because of a new deployment.
     Redeploy {
-        /// Whether it can be started again without a boot between.
+        /// True if the worker can be restarted without a reboot.
         in_place: bool,
     },
-    /// A part of the runner failed, and the worker was let finish.
+    /// A part of the runner failed, and the worker finished its tasks.
     RunnerFailed,
-    /// The worker was asked to end, and not even SIGKILL has ended it.
+    /// The worker was asked to end, and did not exit even after SIGKILL.
     Stuck {
-        /// Whether its host would leave worker-manager, had it ended.
+        /// True if the machine would have left worker-manager after the worker's exit.
         leaves: bool,
     },
-    /// The worker needs a reboot that did not come, or that somebody else is to do.
+    /// The worker needs a reboot that did not happen, or that others will perform.
     NeedsReboot,
-    /// This machine must go, and it is still here.
+    /// This machine should have been removed, and is still running.
     LeftBehind,
 }
 
 impl Outcome {
-    /// Whether that is how it should end: nobody needs to look, and nothing should be started again.
+    /// Returns true if the run ended as intended: nobody needs to investigate, and nothing should be restarted.
     pub fn is_as_intended(self) -> bool {
         match self {
             Self::Done
@@ -256,35 +246,34 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// What the runner is doing, in an operator's words.
+/// The runner's current activity, in an operator's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Finding out who the worker is and what it is started with.
+    /// Identifying the worker and preparing its start.
     Preparing,
-    /// Drained before the reboot: nothing is started until somebody says so.
+    /// Drained before the reboot: no worker starts until an operator resumes it.
     Holding,
-    /// Writing the worker's files and executing it.
+    /// Writing the worker's files and executing its program.
     Starting,
-    /// The worker lives, and nothing was asked of it.
+    /// The worker runs, and has not been asked to end.
     Running,
-    /// The worker was asked to finish its tasks.
+    /// The worker has been asked to finish its tasks.
     Draining,
-    /// The worker was asked to end at once.
+    /// The worker has been asked to end at once.
     Stopping,
-    /// The worker was killed.
+    /// The worker has been killed.
     Killing,
-    /// The worker has ended; what it left behind is being ended, and its end judged.
+    /// The worker has exited; its leftover processes are being terminated and its exit evaluated.
     Clearing,
-    /// Waiting before the worker is started again.
+    /// Waiting before the worker is restarted.
     BackingOff,
     /// Waiting for the host to reboot.
     AwaitingReboot,
-    /// The worker needs no more keeping.
+    /// The supervision of the worker has ended.
     Ended,
 }
 
 impl Phase {
-    /// All of them.
     pub const ALL: [Self; 11] = [
         Self::Preparing,
         Self::Holding,
@@ -299,7 +288,7 @@ impl Phase {
         Self::Ended,
     ];
 
-    /// Its name, for people and programs.
+    /// The name, for people and programs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Preparing => "preparing",
@@ -317,27 +306,27 @@ impl Phase {
     }
 }
 
-/// Why the runner does what it does.
+/// The reason for the current phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// The worker was asked to end.
     Asked(Cause),
-    /// The worker ended like this.
+    /// The worker's last exit.
     Exited(Exit),
-    /// All is over.
+    /// The final outcome.
     Over(Outcome),
-    /// This machine leaves.
+    /// This machine is leaving worker-manager.
     Leaving(Step),
 }
 
-/// The steps of a machine that leaves.
+/// The steps by which a machine leaves worker-manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// worker-manager is asked to remove the worker.
+    /// Asking worker-manager to remove the worker.
     Deregistering,
-    /// worker-manager has confirmed that.
+    /// worker-manager has confirmed the removal.
     Deregistered,
-    /// The host is shut down, because worker-manager does not take it away.
+    /// Shutting down the host, because worker-manager does not remove it.
     ShuttingDown,
 }
 
@@ -362,16 +351,15 @@ impl fmt::Display for Step {
     }
 }
 
-/// The supervisor's state, as observers show it.
+/// The supervisor's state, as shown to observers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StateSummary {
-    /// What the runner is doing.
     pub phase: Phase,
-    /// The process id of a worker that lives.
+    /// The process id of a live worker.
     pub worker_pid: Option<u32>,
-    /// Why, where that is not plain.
+    /// The reason, if it is not obvious.
     pub reason: Option<Reason>,
-    /// The number of the signal that has stopped the worker; `None`: it runs, or there is none.
+    /// The number of the signal that has stopped the worker; `None`: it runs, or there is no worker.
     pub stopped_by: Option<i32>,
 }
 

@@ -5,24 +5,25 @@
 //! `main` reads the arguments, the environment and the runner configuration ([`config`]), starts the output thread
 //! ([`output`]) and calls [`run()`].
 //!
-//! Before anything else the host's automatic login ([`mod@autologin`]) is set, where the configuration names a user.
+//! First, the host's automatic login ([`mod@autologin`]) is set, if the configuration names a user.
 //!
-//! 1. **Prepare** ([`startup`]): the provider ([`provider`]) says who the worker is; it is registered
-//!    ([`registration`], [`taskcluster`]), and the worker configuration is merged from its sources
-//!    ([`run_spec`]). The result is a [`run_spec::Run`], which is cached; the worker's implementation ([`worker`])
-//!    turns it into a [`worker::LaunchSpec`]: program, arguments, configuration file, the meaning of exits.
-//! 2. **Supervise** ([`supervisor`]): one task owns the worker's process. Its loop only makes [`event::Event`]s; a
+//! 1. **Prepare** ([`startup`]): the provider ([`provider`]) identifies the worker; the worker is registered
+//!    ([`registration`], [`taskcluster`]), and the worker configuration is merged from its sources ([`run_spec`]). The
+//!    result is a [`run_spec::Run`], which is cached; the worker's implementation ([`worker`]) converts it to a
+//!    [`worker::LaunchSpec`]: program, arguments, configuration file, the meaning of exits.
+//! 2. **Supervise** ([`supervisor`]): one task owns the worker's process. Its loop only creates [`event::Event`]s; a
 //!    pure state machine ([`supervisor::state`]) decides; the loop acts. Sibling tasks ([`watch`]) watch signals,
-//!    credentials, deployments and interruptions, and send events. The worker's output goes its own way, through
-//!    the output thread, which hands protocol messages ([`protocol`]) to the supervisor.
+//!    credentials, deployments and interruptions, and send events. The worker's output is processed separately by the
+//!    output thread, which passes protocol messages ([`protocol`]) to the supervisor.
 //! 3. **Conclude** ([`lifecycle`]): the [`event::Outcome`] has consequences: the machine leaves worker-manager, or the
-//!    worker registers anew and all begins again; else it becomes the exit code, once the last lines are written.
+//!    worker registers again and the cycle restarts; otherwise the outcome becomes the exit code, once the last lines
+//!    are written.
 //!
-//! All along [`telemetry::status_board`] has the runner's state, which the status socket ([`telemetry::status`]) and the
-//! metrics show.
+//! During all of this, [`telemetry::status_board`] holds the runner's state, which the status socket
+//! ([`telemetry::status`]) and the metrics show.
 //!
-//! Everything but the output thread runs on the runtime's one thread. Calls that can hang are made on three others, and
-//! the main thread executes workers ([`host::blocking`]).
+//! Everything except the output thread runs on the runtime's single thread. Calls that can hang are made on three other
+//! threads, and the main thread executes workers ([`host::blocking`]).
 
 pub mod autologin;
 pub mod clock;

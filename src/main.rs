@@ -28,24 +28,24 @@ use cli::environment::Environment;
 use cli::log::Log;
 use cli::{Arguments, exit};
 
-/// How long what blocks may still take when all else has ended.
+/// Time limit for blocking writes after everything else has ended.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 
-/// Time limit of the disk of the runner configuration.
+/// Time limit for reading the runner configuration.
 const READ_TIME: Duration = Duration::from_secs(30);
 
-/// Time limit of the disk of the authorities' certificates; the start goes on without an answer.
+/// Time limit for checking the files of the certificate authorities. Without an answer, the start continues.
 const LOOK_TIME: Duration = Duration::from_secs(5);
 
-/// Rust's own exit code of a panic.
+/// Rust's own exit code for a panic.
 const PANICKED: u8 = 101;
 
-/// Everything but the start of workers happens on a second thread. The main thread executes their programs: it waits
-/// for as long as a disk takes, and lives for as long as the runner.
+/// Runs everything except the start of workers on a second thread. The main thread executes the workers' programs: it
+/// may block for as long as a disk takes, and it lives as long as the runner.
 fn main() -> ExitCode {
     let arguments = Arguments::read();
     if arguments.short_version {
-        // Whoever does not read the answer needs none.
+        // If nobody reads the output, the failure does not matter.
         let _ = writeln!(std::io::stdout(), "{}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     match std::thread::Builder::new().name("runner".to_owned()).spawn(runner) {
         Ok(runner) => {
             jobs.serve();
-            // It ends the process, unless it panics.
+            // The thread ends the process, unless it panics.
             let _ = runner.join();
             ExitCode::from(PANICKED)
         }
@@ -78,8 +78,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Takes from the kernel what the runner will need: descriptors, signals, threads. Signals are caught before there is
-/// any other thread, which would inherit that they are blocked.
+/// Acquires the runner's resources from the kernel: descriptors, signals, threads. Signals are caught before any other
+/// thread exists, because it would inherit that they are blocked.
 fn set_up(blocked: Blocked) -> Result<(Runtime, Signals), String> {
     limits::enough_descriptors()?;
     let runtime = blocking::runtime().map_err(|cause| format!("cannot start the runtime: {cause}"))?;
@@ -101,7 +101,7 @@ fn no_threads(cause: &std::io::Error) -> String {
     format!("cannot start the runner's threads: {cause} (see `ulimit -u`, TasksMax=)")
 }
 
-/// Ends the process, whatever its other threads wait for.
+/// Ends the process without waiting for other threads.
 #[expect(clippy::exit, clippy::disallowed_methods, reason = "the main thread may wait for a dead disk")]
 fn end(code: u8) -> ! {
     std::process::exit(code.into())
@@ -132,12 +132,12 @@ fn supervise(
         Err(cause) => (exit::FAILED, format!("error: cannot read the runner configuration: {cause}")),
     };
     runtime.block_on(last_run.end(code, &reason, &Known::default()));
-    // What reads the file may never come back.
+    // The thread that reads the file may never return.
     runtime.shutdown_background();
     refuse(&environment, code, &reason)
 }
 
-/// Reads the runner configuration. `None`: a signal came first.
+/// Reads the runner configuration. `None`: a stop signal arrived first.
 async fn load(
     path: &Path,
     environment: &Environment,
@@ -162,8 +162,8 @@ async fn load(
     }
 }
 
-/// Explains why other users could choose whom TLS trusts. What does not answer now is looked at again before it is
-/// used.
+/// Explains that other users could decide which servers TLS trusts. A path that does not answer now is checked again
+/// before it is used.
 async fn exposed_authority(environment: &Environment, lanes: &Lanes) -> Option<String> {
     for (variable, path) in environment.proxies.authorities.clone() {
         let at = path.clone();
@@ -175,10 +175,10 @@ async fn exposed_authority(environment: &Environment, lanes: &Lanes) -> Option<S
     None
 }
 
-/// Before there is a log: the reason on stderr. The journal takes it for an error.
+/// Reports a failure before there is a log, on stderr. The journal records it as an error.
 fn refuse(environment: &Environment, code: u8, reason: &str) -> u8 {
     let priority = if cli::log::is_read_by_journal(std::io::stderr(), environment) { "<3>" } else { "" };
-    // Without a stderr there is nobody to tell.
+    // A failure cannot be reported without a stderr.
     let _ = writeln!(std::io::stderr(), "{priority}{reason}");
     code
 }
@@ -264,7 +264,7 @@ fn run(
         let warnings = warnings.borrow().clone();
         runtime.block_on(last_run.end(exit::code(&result), &known_secrets.mask(outcome), &warnings));
     }
-    // A write that a dead disk never ends must not keep the runner.
+    // A write that hangs on a dead disk must not keep the runner from ending.
     runtime.shutdown_timeout(LAST_WRITES);
     result
 }

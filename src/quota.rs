@@ -1,10 +1,10 @@
-//! Quotas: something may happen so many times within a window; what exceeds that is counted.
+//! Quotas: a limit on the number of events within a window. Further events are counted.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A sliding window. Its cost does not depend on how much is refused.
+/// A sliding window. Its cost does not depend on the number of refused events.
 #[derive(Debug, Clone)]
 pub struct Quota {
     most: usize,
@@ -14,12 +14,12 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// Allows `most` within any `window`.
+    /// Allows `most` events within any `window`.
     pub const fn new(most: usize, window: Duration) -> Self {
         Self { most, window, taken: VecDeque::new(), refused: 0 }
     }
 
-    /// Whether one more is allowed now.
+    /// Returns true if another event is allowed now.
     pub fn has_room(&mut self, now: Instant) -> bool {
         while self.taken.front().is_some_and(|at| now.saturating_duration_since(*at) >= self.window) {
             self.taken.pop_front();
@@ -27,7 +27,7 @@ impl Quota {
         self.taken.len() < self.most
     }
 
-    /// Takes one, and returns how many were refused since the last one that was taken. `None`: this one is refused.
+    /// Takes one, and returns the number refused since the last one that was taken. `None`: this one is refused.
     pub fn take(&mut self, now: Instant) -> Option<u64> {
         if !self.has_room(now) {
             self.refuse(1);
@@ -37,24 +37,24 @@ impl Quota {
         Some(self.take_refused())
     }
 
-    /// Counts what is refused for another reason.
+    /// Counts events that are refused for another reason.
     pub fn refuse(&mut self, count: u64) {
         self.refused = self.refused.saturating_add(count);
     }
 
-    /// How many were refused since one was last taken; counting starts over.
+    /// Returns the number refused since one was last taken, and resets it.
     pub fn take_refused(&mut self) -> u64 {
         std::mem::take(&mut self.refused)
     }
 
-    /// When there is room again; `None`: there is room now.
+    /// The time at which another event is allowed; `None`: now.
     pub fn has_room_at(&mut self, now: Instant) -> Option<Instant> {
         if self.has_room(now) { None } else { self.taken.front().map(|first| *first + self.window) }
     }
 }
 
-/// How many of a worker's reports are sent on: one a minute and 20 an hour. One for all runs of a runner; clones are the
-/// same.
+/// The limit for a worker's reports to worker-manager: one a minute and 20 an hour. A runner has one limit for all its
+/// runs; clones share it.
 #[derive(Debug, Clone)]
 pub struct ReportLimit(Arc<Mutex<(Quota, Quota)>>);
 
@@ -66,7 +66,7 @@ impl Default for ReportLimit {
 }
 
 impl ReportLimit {
-    /// Takes one: how many were not sent since the last one. `None`: this one is not sent either.
+    /// Takes one, and returns the number not sent since the last one. `None`: this one must not be sent, either.
     pub fn take(&self, now: Instant) -> Option<u64> {
         let mut quotas = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (minute, hour) = &mut *quotas;
@@ -79,7 +79,7 @@ impl ReportLimit {
         Some(further)
     }
 
-    /// So many were not sent for another reason.
+    /// Counts reports that were not sent for another reason.
     pub fn not_sent(&self, count: u64) {
         let mut quotas = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         quotas.0.refuse(count);

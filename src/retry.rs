@@ -1,9 +1,9 @@
-//! Back-off: how long to wait before something is tried again. Pure: who waits brings timer and chance.
+//! Back-off between retries. Pure: the caller supplies the timer and the random numbers.
 
 use std::time::Duration;
 
-/// Exponential back-off with full jitter: every wait is anything between nothing and a ceiling that doubles with each
-/// wait, so that many machines that failed at the same moment do not come back at the same moment.
+/// Exponential back-off with full jitter: every wait is a random time up to a ceiling that doubles with each wait, so
+/// that machines that failed at the same moment do not retry at the same moment.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     ceiling: Duration,
@@ -11,12 +11,11 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The first ceiling, and the one at which it stops growing.
+    /// `first` is the first ceiling, `longest` the last.
     pub fn new(first: Duration, longest: Duration) -> Self {
         Self { ceiling: first.min(longest), longest }
     }
 
-    /// The next wait.
     pub fn next_wait(&mut self, chance: &mut fastrand::Rng) -> Duration {
         let wait = self.ceiling.mul_f64(chance.f64());
         self.ceiling = self.ceiling.saturating_mul(2).min(self.longest);

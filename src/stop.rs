@@ -1,7 +1,7 @@
-//! The stop request: how strongly the runner itself has been asked to end, and why.
+//! The stop request: the strength and cause with which the runner itself has been asked to end.
 //!
-//! It is a level, not an event. It only ever grows, nothing consumes it, and every phase of the runner's life looks at
-//! the same value: start-up, a hold, the supervisor, deregistration, the last reports, a host command that hangs. A
+//! It is a level, not an event. It only increases, nothing consumes it, and every phase of the runner's life watches
+//! the same value: startup, a hold, the supervisor, deregistration, the last reports, a host command that hangs. A
 //! request that arrives between two waits is seen by the second one.
 
 use std::sync::{Arc, OnceLock};
@@ -12,11 +12,12 @@ use tokio::time::Instant;
 
 use crate::event::{StopRequest, Strength};
 
-/// The time that an unfinished step gets once a stop has been requested: the answer to a request that cannot be sent
-/// twice, a deregistration, a host command.
+/// The time that an unfinished step gets once a stop has been requested: the answer to a request that cannot be
+/// repeated, a deregistration, a host command.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// Two signals within this time count as one: wrappers, process groups and terminals deliver the same Ctrl-C twice.
+/// Two signals within this time count as one, because wrappers, process groups and terminals deliver the same Ctrl-C
+/// twice.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// The runner's stop request. Clones share one value.
@@ -34,7 +35,7 @@ impl Default for StopSignal {
 }
 
 impl StopSignal {
-    /// Adds the request of an operator who sends a signal to stop, and returns its strength: the second signal kills.
+    /// Adds the stop request of an operator's signal, and returns its strength: the second signal kills.
     pub fn signalled(&self, now: Instant) -> Strength {
         let first = *self.first.get_or_init(|| now);
         let same = now.saturating_duration_since(first) < SAME_SIGNAL;
@@ -43,7 +44,7 @@ impl StopSignal {
         strength
     }
 
-    /// Adds a request. One that is weaker than what was requested before changes nothing.
+    /// Adds a request. One that is weaker than the current level changes nothing.
     pub fn request(&self, request: StopRequest) {
         self.level.send_if_modified(|level| {
             let joined = level.map_or(request, |earlier| earlier.join(request));
@@ -51,32 +52,32 @@ impl StopSignal {
         });
     }
 
-    /// Returns what has been requested so far.
+    /// The union of all requests so far.
     pub fn current(&self) -> Option<StopRequest> {
         *self.level.borrow()
     }
 
-    /// Waits until anything has been requested.
+    /// Waits for any request.
     pub async fn requested(&self) -> StopRequest {
         self.when(|_| true).await
     }
 
-    /// Waits until something at least this strong has been requested.
+    /// Waits for a request of at least this strength.
     pub async fn at_least(&self, strength: Strength) -> StopRequest {
         self.when(|request| request.strength >= strength).await
     }
 
-    /// Waits until what is requested differs from `seen`.
+    /// Waits until the request differs from `seen`.
     pub async fn beyond(&self, seen: Option<StopRequest>) -> StopRequest {
         self.when(|request| Some(request) != seen).await
     }
 
-    /// Awaits `step`, for [`GRACE`] at most once a stop has been requested, and no longer once a kill has. `None`: the
-    /// step was given up. A drain lets it finish.
+    /// Awaits `step`, but for at most [`GRACE`] once a stop has been requested, and no longer once a kill has. `None`:
+    /// the step was given up. A drain lets it finish.
     pub async fn bounded<T>(&self, step: impl Future<Output = T>) -> Option<T> {
         let given_up = async {
             self.at_least(Strength::Stop).await;
-            // A timeout is as good a reason as a kill.
+            // A timeout ends the step like a kill.
             let _ = tokio::time::timeout(GRACE, self.at_least(Strength::Kill)).await;
         };
         tokio::select! {
@@ -95,7 +96,7 @@ impl StopSignal {
         }
     }
 
-    /// Awaits a step that may break off, unless anything is requested.
+    /// Awaits a step that may be interrupted, until anything is requested.
     pub async fn unless_requested<T>(&self, step: impl Future<Output = T>) {
         tokio::select! {
             biased;

@@ -1,4 +1,4 @@
-//! `start-worker autologin`: by hand, and from the unit that runs before the display manager.
+//! `start-worker autologin`: used by operators, and by the unit that runs before the display manager.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,6 @@ use start_worker::host::private_file::Access;
 
 use super::{exit, print};
 
-/// What `autologin` can be asked for.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_subcommand = true)]
 pub(crate) struct Arguments {
@@ -20,7 +19,6 @@ pub(crate) struct Arguments {
     what: What,
 }
 
-/// What is to be done.
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// Show whom the next boot logs in
@@ -44,7 +42,6 @@ enum What {
     },
 }
 
-/// Which display manager, and where.
 #[derive(Debug, clap::Args)]
 struct Where {
     /// A runner configuration, whose section `autologin` counts. Default: this host's display manager
@@ -52,13 +49,13 @@ struct Where {
     config: Option<PathBuf>,
 }
 
-/// Runs the command; its exit code.
+/// Runs the command. Returns its exit code.
 pub(crate) fn run(arguments: &Arguments) -> u8 {
     let config = match &arguments.what {
         What::Show(place) | What::Clear(place) | What::Set { place, .. } => place.config.as_deref(),
         What::Apply { runner_config } => Some(runner_config.as_path()),
     };
-    // What is acted on is held to what a start is.
+    // Commands that make changes apply the same checks to the file as a start.
     let access = if matches!(arguments.what, What::Show(_)) { Access::Observe } else { Access::Tighten };
     let logins = match logins(config, access) {
         Ok(logins) => logins,
@@ -83,7 +80,7 @@ fn logins(config: Option<&Path>, access: Access) -> Result<Logins, u8> {
     }
 }
 
-/// What is to be printed.
+/// Performs the command. Returns the text to print.
 fn perform(what: &What, logins: &Logins) -> Result<String, AutologinError> {
     match what {
         What::Show(_) => Ok(shown(&logins.show()?)),
@@ -108,7 +105,7 @@ fn set(logins: &Logins, user: &str) -> Result<String, AutologinError> {
     Ok(said(&done, &format!("the next boot logs {user} in")))
 }
 
-/// Tells what an operator should know, and systemd of its new unit.
+/// Prints warnings, and makes systemd reload its units.
 fn follow(logins: &Logins, done: &Done) {
     for warning in &done.warnings {
         complain(&format!("warning: {warning}"));

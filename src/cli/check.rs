@@ -1,4 +1,5 @@
-//! `start-worker check`: loads, diagnoses, shows; the diagnostics on stderr, the rest on stdout.
+//! `start-worker check`: loads and validates a configuration. Diagnostics are written to stderr, everything else to
+//! stdout.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,7 +15,6 @@ use start_worker::startup::probe::{self, Findings, Surroundings};
 use super::environment::Environment;
 use super::{colour, exit, print};
 
-/// What `check` can be asked for.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line, each for itself")]
 pub(crate) struct Arguments {
@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     show_secrets: bool,
 }
 
-/// Runs the command; its exit code.
+/// Runs the command. Returns its exit code.
 pub(crate) fn run(arguments: &Arguments) -> u8 {
     let state_directory = Environment::read().state_directory;
     let loaded = config::load_in(&arguments.runner_config, Access::Observe, state_directory.as_deref());
@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> u8 {
             (if arguments.json { faults_json(&diagnostics) } else { verdict() }, diagnostics, code)
         }
     };
-    // The verdict is the last line that a terminal shows.
+    // The verdict is printed last, so that a terminal shows it.
     tell(&diagnostics, arguments.json);
     let coloured = !arguments.json && colour::is_wanted(&io::stdout());
     let printed = if coloured { print(&colour::report(&report)) } else { print(&report) };
@@ -99,7 +99,7 @@ fn look(config: &RunnerConfig, secrets: &Secrets) -> io::Result<Findings> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let findings = runtime.block_on(probe::look(config, &surroundings));
     let findings = findings.masked(secrets);
-    // A name that is still being looked up is not waited for.
+    // Does not wait for a host name that is still being resolved.
     runtime.shutdown_background();
     Ok(findings)
 }

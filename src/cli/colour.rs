@@ -1,6 +1,6 @@
-//! Colours on a terminal: of the words that say how things are, and of nothing else.
+//! Colours on a terminal, only for words that state a condition.
 //!
-//! A text is coloured when it is complete, by the beginnings of its lines, so that widths are counted without colours.
+//! A complete text is coloured by the beginnings of its lines, so that widths are computed without colours.
 
 use std::io::IsTerminal;
 
@@ -15,11 +15,11 @@ const PLAIN: &str = "\x1b[0m";
 /// The results of `check --online`.
 const RESULTS: [(&str, &str); 3] = [("# ok ", GREEN), ("# doubtful ", YELLOW), ("# fails ", RED)];
 
-/// The beginnings of lines that say what is wrong.
+/// The labels of diagnostics.
 const LABELS: [(&str, &str); 2] = [("error:", RED), ("warning:", YELLOW)];
 
-/// Returns true if texts for this stream are coloured: it is a terminal, and the environment allows it (`NO_COLOR`, see
-/// <https://no-color.org>; `TERM=dumb`).
+/// Returns true if texts for this stream are coloured: the stream is a terminal, and the environment allows it
+/// (`NO_COLOR`, see <https://no-color.org>; `TERM=dumb`).
 pub(crate) fn is_wanted(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && Environment::read().colours
 }
@@ -28,7 +28,7 @@ fn painted(text: &str, colour: &str) -> String {
     format!("{colour}{text}{PLAIN}")
 }
 
-/// Colours each line by `paint`, which answers `None` for a line that stays as it is.
+/// Colours each line with `paint`, which returns `None` to leave a line unchanged.
 fn by_line(text: &str, mut paint: impl FnMut(&str) -> Option<String>) -> String {
     let colour = |line: &str| match line.strip_suffix('\n') {
         Some(line) => paint(line).unwrap_or_else(|| line.to_owned()) + "\n",
@@ -37,12 +37,12 @@ fn by_line(text: &str, mut paint: impl FnMut(&str) -> Option<String>) -> String 
     text.split_inclusive('\n').map(colour).collect()
 }
 
-/// Diagnostics, and errors of commands.
+/// Colours diagnostics and the errors of commands.
 pub(crate) fn diagnostics(text: &str) -> String {
     by_line(text, |line| at_the_beginning(line, &LABELS))
 }
 
-/// What `check` reports.
+/// Colours the report of `check`.
 pub(crate) fn report(text: &str) -> String {
     by_line(text, |line| at_the_beginning(line, &RESULTS))
 }
@@ -53,7 +53,7 @@ fn at_the_beginning(line: &str, marks: &[(&str, &str)]) -> Option<String> {
     Some(painted(begins, colour) + rest)
 }
 
-/// What `status` shows.
+/// Colours the status.
 pub(crate) fn status(text: &str) -> String {
     let mut goes_on = None;
     by_line(text, |line| {
@@ -98,7 +98,7 @@ fn of_phase(phase: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    /// Colours as letters.
+    /// Replaces colours by letters.
     fn letters(text: &str) -> String {
         text.replace(RED, "<r>").replace(GREEN, "<g>").replace(YELLOW, "<y>").replace(PLAIN, "<>")
     }

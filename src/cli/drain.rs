@@ -2,7 +2,6 @@
 
 use super::socket;
 
-/// What `drain` can be asked for.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Wait until the worker has ended, and tell how
@@ -13,7 +12,7 @@ pub(crate) struct Arguments {
     socket: socket::Address,
 }
 
-/// Runs the command; its exit code.
+/// Runs the command. Returns its exit code.
 pub(crate) fn run(arguments: &Arguments) -> u8 {
     socket::conclude(if arguments.wait {
         let ended = |answer| format!("drained: {}\n", socket::text(&answer, "outcome"));

@@ -1,4 +1,4 @@
-//! What the runner reads from its environment: here, and nowhere else.
+//! The runner's environment variables. No other module reads them.
 
 use std::env;
 use std::ffi::OsString;
@@ -9,33 +9,32 @@ use start_worker::host::service_manager::Address;
 use start_worker::provider::MetadataOrigins;
 use start_worker::taskcluster::Proxies;
 
-/// The environment, as far as it matters.
+/// The relevant part of the environment.
 #[derive(Debug)]
 pub(crate) struct Environment {
-    /// `START_WORKER_LOG`: what is logged.
+    /// `START_WORKER_LOG`: the log filter.
     pub(crate) log_level: Option<String>,
-    /// systemd's `RUNTIME_DIRECTORY`, else `/run/start-worker` for root and `start-worker` in `XDG_RUNTIME_DIR` for
-    /// others.
+    /// systemd's `RUNTIME_DIRECTORY`, otherwise `/run/start-worker` for root and `start-worker` in `XDG_RUNTIME_DIR`
+    /// for other users.
     pub(crate) runtime_directory: Option<PathBuf>,
     /// systemd's `STATE_DIRECTORY`.
     pub(crate) state_directory: Option<PathBuf>,
     /// `JOURNAL_STREAM`: device and inode of the pipe that a journal reads.
     pub(crate) journal_stream: Option<String>,
-    /// `START_WORKER_JOURNAL_SOCKET`, for tests, or where systemd's journal listens.
+    /// `START_WORKER_JOURNAL_SOCKET`, for tests, otherwise the socket of systemd's journal.
     pub(crate) journal_socket: PathBuf,
-    /// `NOTIFY_SOCKET`, and `WATCHDOG_USEC` where `WATCHDOG_PID` means this process.
+    /// `NOTIFY_SOCKET`, and `WATCHDOG_USEC` if `WATCHDOG_PID` names this process.
     pub(crate) service_manager: Address,
     /// `START_WORKER_EC2_METADATA_URL`, `START_WORKER_AZURE_METADATA_URL`, `START_WORKER_GCE_METADATA_URL`: origins, for
     /// tests.
     pub(crate) metadata: MetadataOrigins,
-    /// `COLUMNS`: the width of the terminal, where the user wants another one than it has.
+    /// `COLUMNS`: overrides the width of the terminal.
     pub(crate) columns: Option<usize>,
     /// False where the user wants no colours (`NO_COLOR`), or the terminal has none (`TERM=dumb`).
     pub(crate) colours: bool,
     /// `PATH`.
     pub(crate) path: Option<OsString>,
-    /// `http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`, in small letters or capitals; `SSL_CERT_FILE`,
-    /// `SSL_CERT_DIR`.
+    /// `http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`, in lower or upper case; `SSL_CERT_FILE`, `SSL_CERT_DIR`.
     pub(crate) proxies: Proxies,
 }
 
@@ -71,32 +70,32 @@ impl Environment {
     }
 }
 
-/// Empty is as not set.
+/// Treats an empty variable as unset.
 fn text(name: &str) -> Option<String> {
     env::var(name).ok().filter(|text| !text.is_empty())
 }
 
-/// By what TLS finds out whom to trust.
+/// The variables that name TLS trust anchors.
 fn authorities() -> Vec<(&'static str, PathBuf)> {
     let set =
         |name| env::var_os(name).filter(|value| !value.is_empty()).map(|path| (name, PathBuf::from(path)));
     ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(set).collect()
 }
 
-/// systemd names several directories with colons between; the first is the unit's own.
+/// The first of several directories separated by colons: systemd lists the unit's own first.
 fn directory(name: &str) -> Option<PathBuf> {
     let value = env::var_os(name)?;
     env::split_paths(&value).next().filter(|path| path.is_absolute())
 }
 
-/// How often the service manager expects a heartbeat, where it expects one of this process: `sd_watchdog_enabled(3)`.
+/// The interval at which the service manager expects a heartbeat of this process, if it does: `sd_watchdog_enabled(3)`.
 fn watchdog(pid: Option<&str>, microseconds: Option<&str>) -> Option<Duration> {
     let ours = pid.is_none_or(|pid| pid.parse() == Ok(std::process::id()));
     let microseconds = microseconds?.parse().ok().filter(|time| *time > 0 && ours)?;
     Some(Duration::from_micros(microseconds))
 }
 
-/// Small letters first, as everywhere; what is empty is not set; `all_proxy` stands in for those that are not set.
+/// Reads the proxy variables: lower case takes precedence, empty means unset, and `all_proxy` replaces unset ones.
 fn proxies(variable: impl Fn(&str) -> Option<String>) -> Proxies {
     let set =
         |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());

@@ -1,4 +1,4 @@
-//! What a run's end means to whoever started the runner: its exit code.
+//! The exit codes of the runner.
 
 use start_worker::RunError;
 use start_worker::config::{LoadError, LoadErrorKind};
@@ -6,18 +6,18 @@ use start_worker::event::Outcome;
 use start_worker::host::private_file;
 use start_worker::startup::FailureKind;
 
-/// Ended as intended.
+/// The run ended as intended.
 pub(crate) const OK: u8 = 0;
-/// Failed at run time.
+/// The run failed.
 pub(crate) const FAILED: u8 = 1;
 /// The runner configuration is missing or invalid, in content or for this host. (sysexits: `EX_USAGE`)
 pub(crate) const CONFIGURATION: u8 = 64;
-/// Taskcluster or the metadata service could not be reached in time. (sysexits: `EX_TEMPFAIL`) Not 69: wrappers of
-/// generic-worker read that as "unfit", its exit code for a worker bug or a broken host, and quarantine the host.
+/// Taskcluster or the metadata service could not be reached in time. (sysexits: `EX_TEMPFAIL`) Not 69: generic-worker's
+/// wrappers interpret 69 as "unfit", its exit code for a worker bug or a broken host, and quarantine the host.
 const UNREACHABLE: u8 = 75;
-/// The worker needs a reboot that did not come. (sysexits: `EX_SOFTWARE`)
+/// The worker needs a reboot that did not happen. (sysexits: `EX_SOFTWARE`)
 const NEEDS_REBOOT: u8 = 70;
-/// A file's permissions, owner or kind. (sysexits: `EX_NOPERM`)
+/// A file has the wrong permissions, owner or type. (sysexits: `EX_NOPERM`)
 pub(crate) const PERMISSIONS: u8 = 77;
 
 /// The exit code of a run.

@@ -1,4 +1,4 @@
-//! Where the log goes, and how it looks there.
+//! The sink and the format of the log.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,12 +14,12 @@ use super::environment::Environment;
 pub(crate) struct Log {
     pub(crate) sink: OwnedFd,
     pub(crate) format: Format,
-    /// What was wanted and cannot be had.
+    /// A warning if the configured sink is not available.
     pub(crate) warning: Option<String>,
 }
 
 impl Log {
-    /// As `logging.implementation` wants it.
+    /// Opens the sink for `logging.implementation`.
     pub(crate) fn open(wanted: LogFormat, environment: &Environment) -> io::Result<Self> {
         let mut warning = None;
         if wanted == LogFormat::Journald {
@@ -49,12 +49,13 @@ fn journal(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// Whether the journal reads what is written here, line by line, each with its priority before it.
+/// Returns true if the journal reads this file line by line, each with a priority prefix.
 pub(crate) fn is_read_by_journal(file: impl AsFd, environment: &Environment) -> bool {
     environment.journal_stream.as_deref().is_some_and(|stream| is(stream, file))
 }
 
-/// Whether `JOURNAL_STREAM` (`device:inode`, systemd.exec(5)) means this file, which may have been redirected since.
+/// Returns true if `JOURNAL_STREAM` (`device:inode`, systemd.exec(5)) names this file, which may have been redirected
+/// since.
 fn is(stream: &str, file: impl AsFd) -> bool {
     nix::sys::stat::fstat(file).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }

@@ -1,4 +1,4 @@
-//! The command line: what may be asked for, and what the answer's exit code is.
+//! The command line: arguments, commands and their exit codes.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Reads the command line; ends the process where it is wrong or asks for help.
+    /// Parses the command line. Exits the process if it is invalid or asks for help.
     pub(crate) fn read() -> Self {
         let word = std::env::args_os().nth(1).and_then(|word| word.into_string().ok());
         if let Some((word, command)) = word.and_then(|word| mistyped(&word).map(|command| (word, command))) {
@@ -72,7 +72,7 @@ impl Arguments {
     }
 }
 
-/// The command that was meant by a word that is neither a command nor a file.
+/// The command that was probably meant by a word that is neither a command nor a file.
 fn mistyped(word: &str) -> Option<String> {
     let is_command_like =
         word.starts_with(|first: char| first.is_ascii_alphabetic()) && !word.contains(['.', '/']);
@@ -84,7 +84,6 @@ fn mistyped(word: &str) -> Option<String> {
     config::near(word, names.into_iter()).map(str::to_owned)
 }
 
-/// What can be done beside running a worker.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show what a runner configuration means, and what is wrong or doubtful in it; change nothing, and contact nobody
@@ -101,7 +100,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Does it; its exit code.
+    /// Runs the command. Returns its exit code.
     pub(crate) fn run(&self) -> u8 {
         match self {
             Self::Check(arguments) => check::run(arguments),
@@ -113,7 +112,7 @@ impl Command {
     }
 }
 
-/// A reader that goes away (`| head`) needs no more.
+/// Prints a text. A reader that closes the pipe (`| head`) is not an error.
 fn print(text: &str) -> io::Result<()> {
     match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
         Err(cause) if cause.kind() != io::ErrorKind::BrokenPipe => Err(cause),
@@ -129,7 +128,7 @@ fn tell(text: &str) {
     let _ = writeln!(stderr, "{text}");
 }
 
-/// What is wrong with a runner configuration that cannot be loaded, a line each.
+/// The faults of a runner configuration that cannot be loaded, one a line.
 pub(crate) fn load_error(error: &LoadError) -> String {
     match error {
         LoadError::Faults(faults) => {

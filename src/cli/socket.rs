@@ -1,4 +1,4 @@
-//! The client's side of the status socket: one request, one answer.
+//! The client side of the status socket: one request, one answer.
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -14,13 +14,13 @@ use start_worker::telemetry::{last_run, status};
 
 use super::environment::Environment;
 
-/// How long a runner may take for an answer.
+/// Time limit of a runner's answer.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
-/// No answer is longer.
+/// Maximum size of an answer, in bytes.
 const LONGEST_ANSWER: u64 = 1024 * 1024;
 
-/// Where the runner is that is spoken to.
+/// The address of the runner's status socket.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Address {
     /// The runner's status.socket. Default: `status.sock` in `RUNTIME_DIRECTORY`, else in /run/start-worker (root) or
@@ -30,12 +30,12 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// Asks for something that is done at once; the answer.
+    /// Sends a request that is answered at once. Returns the answer.
     pub(super) fn ask(&self, request: &str) -> Result<Value, String> {
         self.exchange(&json!({ "request": request }), Some(ANSWER_TIME))
     }
 
-    /// Asks for a drain, and waits for its end, for as long as it takes.
+    /// Requests a drain, and waits for its end without a time limit.
     pub(super) fn ask_to_drain_and_wait(&self) -> Result<Value, String> {
         self.exchange(&json!({ "request": "drain", "wait": true }), None)
     }
@@ -66,8 +66,8 @@ impl Address {
         folder.map_or(Ok(None), |folder| last_run::read(&folder))
     }
 
-    /// Gives `show` the status now, and with every change, until the runner ends or it has seen enough; `every`:
-    /// nothing, too, after so long without a change.
+    /// Calls `show` with the current status and after every change, until the runner ends or `show` stops. `every`:
+    /// also calls `show` with `None` after this long without a change.
     pub(super) fn watch(
         &self,
         every: Option<Duration>,
@@ -78,7 +78,7 @@ impl Address {
         let mut show = |answer| show(answer).map_err(|cause| format!("cannot print the answer: {cause}"));
         let mut reader =
             send(&stream, &json!({ "request": "status", "watch": true })).map_err(broken(&path))?;
-        // Half a line may come before the time is over: it is kept.
+        // Kept across timeouts, which can interrupt a line.
         let mut line = Vec::new();
         let mut answered = false;
         loop {
@@ -96,7 +96,7 @@ impl Address {
                     show(Some(answer))?
                 }
                 Err(cause) if is_timeout(&cause) => show(None)?,
-                // A runner that is killed.
+                // The runner was killed.
                 Err(cause) if cause.kind() == io::ErrorKind::ConnectionReset && answered => return Ok(()),
                 Err(cause) => return Err(broken(&path)(cause)),
             };
@@ -117,7 +117,7 @@ impl Address {
         parse(&path, &line)
     }
 
-    /// A connection on which an answer may take so long.
+    /// Connects. `answer_time` is the time limit of each answer.
     fn connect(&self, answer_time: Option<Duration>) -> Result<(PathBuf, UnixStream), String> {
         let path = self.path()?;
         let at = path.display();
@@ -136,8 +136,8 @@ impl Address {
     }
 }
 
-/// The kernel says who listens (`unix(7)`, `SO_PEERCRED`). What another user answers is not read: it need not be a
-/// start-worker that answers.
+/// Checks with the kernel (`unix(7)`, `SO_PEERCRED`) which user listens. Another user's answer is not read, because it
+/// may not come from a start-worker.
 fn check_peer(path: &Path, stream: &UnixStream) -> Result<(), String> {
     let uid = socket_peercred(stream).map_err(|cause| broken(path)(cause.into()))?.uid.as_raw();
     if trust::is_trusted(uid) {
@@ -151,7 +151,7 @@ fn check_peer(path: &Path, stream: &UnixStream) -> Result<(), String> {
     ))
 }
 
-/// Who refuses to listen may have said why.
+/// Sends the request. A server that refuses to read it may already have answered with the reason.
 fn send<'a>(stream: &'a UnixStream, request: &Value) -> io::Result<Reader<'a>> {
     let mut writer = stream;
     let sent = writer.write_all(format!("{request}\n").as_bytes());
@@ -196,7 +196,7 @@ fn parse(path: &Path, line: &[u8]) -> Result<Value, String> {
     }
 }
 
-/// Prints what came of it, on stdout or stderr; the exit code.
+/// Prints the result on stdout or stderr. Returns the exit code.
 pub(super) fn conclude(result: Result<String, String>) -> u8 {
     let printed = match &result {
         Ok(text) => super::print(text),
@@ -211,13 +211,12 @@ pub(super) fn conclude(result: Result<String, String>) -> u8 {
     super::exit::FAILED
 }
 
-/// The text of an answer's field, fit for a terminal.
+/// A field of an answer, safe for a terminal.
 pub(super) fn text(answer: &Value, field: &str) -> String {
     printable(answer.get(field).and_then(Value::as_str).unwrap_or_default())
 }
 
-/// A text without what a terminal would obey, or show in another order: control characters and the marks that turn the
-/// direction of writing are escaped.
+/// Escapes the characters that a terminal would interpret or reorder: control characters and bidirectional marks.
 pub(super) fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -230,11 +229,11 @@ pub(super) fn printable(text: &str) -> String {
     printable
 }
 
-/// An answer as a line of JSON, in which the same characters are escaped.
+/// Formats an answer as a line of JSON with the same characters escaped.
 pub(super) fn json_line(answer: &Value) -> String {
     let mut line = String::new();
     for letter in answer.to_string().chars() {
-        // In JSON they occur in strings alone, and all of them have four hexadecimal digits.
+        // In JSON they only occur in strings, and all of them have four hexadecimal digits.
         if letter.is_control() || is_direction_mark(letter) {
             // Writing to a String cannot fail.
             let _ = write!(line, "\\u{:04x}", u32::from(letter));

@@ -1,4 +1,4 @@
-//! `start-worker status`: what the runner is doing, for people or programs.
+//! `start-worker status`: shows the runner's status, for people or programs.
 
 mod screen;
 mod words;
@@ -16,16 +16,15 @@ use super::environment::Environment;
 use super::{colour, socket, tell};
 use screen::Screen;
 
-/// How often a screen is drawn anew where nothing changes: how long ago something was does.
+/// Interval at which an unchanged screen is redrawn, to update relative times.
 const REDRAW: Duration = Duration::from_secs(1);
 
 /// Interval at which `--wait` checks the time and looks for a start-worker.
 const LOOK_AT_THE_TIME: Duration = Duration::from_millis(100);
 
-/// To the upper left, and all below it away. (ECMA-48: CUP, ED)
+/// Moves the cursor to the upper left and erases the screen. (ECMA-48: CUP, ED)
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
-/// What `status` can be asked for.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Print one JSON object, on one line
@@ -49,7 +48,7 @@ pub(crate) struct Arguments {
     socket: socket::Address,
 }
 
-/// Runs the command; its exit code.
+/// Runs the command. Returns its exit code.
 pub(crate) fn run(arguments: &Arguments) -> u8 {
     let screen = Screen::of_stdout(Environment::read().columns);
     let result = match &arguments.wait {
@@ -80,7 +79,7 @@ fn show_last_run(arguments: &Arguments, screen: Option<Screen>) {
     let _ = print(&text);
 }
 
-/// A state as the command line has it: without a space.
+/// The name of a state on the command line, which has no spaces.
 fn state_argument(phase: Phase) -> &'static str {
     match phase {
         Phase::BackingOff => "backing-off",
@@ -89,7 +88,7 @@ fn state_argument(phase: Phase) -> &'static str {
     }
 }
 
-/// Waits for a state, also for a start-worker that is not there yet, or ends and is started again.
+/// Waits for a state, also while start-worker is not running yet or restarts.
 fn wait(arguments: &Arguments, wanted: &str) -> Result<Value, String> {
     let wanted = wanted.replace('-', " ");
     let until = Instant::now() + arguments.timeout;
@@ -120,7 +119,7 @@ fn pause() {
     std::thread::sleep(LOOK_AT_THE_TIME);
 }
 
-/// The error of a state that was not reached in time.
+/// The error if a state was not reached in time.
 fn not_reached(
     arguments: &Arguments,
     wanted: &str,
@@ -163,7 +162,7 @@ fn watch(arguments: &Arguments) -> Result<(), String> {
         let first = last.is_none();
         last = answer.or(last.take());
         let Some(answer) = &last else { return Ok(ControlFlow::Continue(())) };
-        // Asked for anew each time: the terminal may have been resized.
+        // Queried each time, because the terminal may have been resized.
         if let Some(screen) = Screen::of_stdout(columns).filter(|_| drawn) {
             let text = screen.fit(&in_words(answer, Some(screen)));
             return print(&format!("{CLEAR}{}", coloured(text)));
@@ -173,7 +172,7 @@ fn watch(arguments: &Arguments) -> Result<(), String> {
     })
 }
 
-/// A reader that goes away (`| head`) needs no more.
+/// Prints a text. A reader that closes the pipe (`| head`) is not an error.
 fn print(text: &str) -> io::Result<ControlFlow<()>> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

@@ -1,13 +1,13 @@
-//! Finds anchors that are given twice, which the YAML crate mixes up.
+//! Finds anchors that are defined twice, which the YAML crate confuses.
 //!
-//! YAML lets an anchor be given anew. The crate numbers anchors by how many names it has seen, so that from the
-//! second repetition on two of them can share a number, and an alias can then bring what stands further below. It
-//! says nothing of anchors to its callers; so the text is searched, and what is found may be no anchor (`&` in a
-//! script): good enough for a warning.
+//! YAML allows an anchor to be redefined. The crate numbers anchors by the number of names seen so far, so that from
+//! the second redefinition on two anchors can share a number, and an alias can then resolve to a later one. The crate
+//! does not report anchors to its callers. The text is therefore searched, and a match may not be an anchor (`&` in a
+//! script), which is good enough for a warning.
 
 use std::collections::BTreeMap;
 
-/// The line of an anchor's second place, where it is given twice and used.
+/// The line of an anchor's second definition, if it is defined twice and used.
 pub(super) fn repeated(text: &str) -> Option<usize> {
     let mut times = BTreeMap::new();
     let mut repeated = None;
@@ -24,7 +24,7 @@ pub(super) fn repeated(text: &str) -> Option<usize> {
     marked_words(text).any(|(_, mark, name)| mark == '*' && times.get(name) > Some(&1)).then_some(line)
 }
 
-/// The words with `&` or `*` before them that stand where a value may begin; with their line.
+/// The words with the prefix `&` or `*` at positions where a value may begin, with their lines.
 fn marked_words(text: &str) -> impl Iterator<Item = (usize, char, &str)> {
     let separators = |c: char| c.is_whitespace() || "[]{},".contains(c);
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#'));

@@ -1,4 +1,4 @@
-//! What is wrong or doubtful in a runner configuration, and what to do about it.
+//! Diagnostics of a runner configuration: errors and warnings, with their remedies.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -7,35 +7,32 @@ use std::path::{Path, PathBuf};
 use super::file::Document;
 use crate::redact::Secrets;
 
-/// How bad a diagnostic is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     /// The configuration cannot be used.
     Error,
-    /// A key that nothing reads. A warning; an error for `check --strict`.
+    /// An unknown key. A warning; an error for `check --strict`.
     UnknownKey,
-    /// It can be used; somebody should look.
+    /// The configuration can be used, but deserves attention.
     Warning,
 }
 
-/// One thing that is wrong or doubtful. Shows as one line: file, line where known, path, what was expected, what was
-/// found (never a secret), what to do.
+/// An error or warning. Formats as one line: file, line if known, path, expected and actual value (never a secret),
+/// remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// How bad it is.
     pub level: Level,
-    /// The runner configuration's file.
     pub file: PathBuf,
-    /// The line in it, counted from 1.
+    /// The line number, from 1.
     pub line: Option<usize>,
-    /// Which key: `provider.workerPoolID`; empty for the file as a whole.
+    /// The key: `provider.workerPoolID`; empty for the file as a whole.
     pub path: String,
-    /// The rest: lower case, no trailing dot.
+    /// The message: lower case, no trailing dot.
     pub message: String,
 }
 
 impl Diagnostic {
-    /// The line with `error: ` or `warning: ` before it, for where nothing else says which it is.
+    /// The line with the prefix `error: ` or `warning: `, for output without another indication of the level.
     pub fn labelled(&self) -> String {
         let label = match self.level {
             Level::Error => "error",
@@ -58,21 +55,20 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// A configuration that cannot be used: everything that was found in one pass.
+/// The diagnostics of an unusable configuration, all found in one pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Faults {
-    /// At least one of them is an error. In the order of the file's lines, as far as known.
+    /// At least one is an error. In the order of the file's lines, if known.
     pub diagnostics: Vec<Diagnostic>,
 }
 
 impl Faults {
-    /// The errors among the diagnostics.
     pub fn errors(&self) -> impl Iterator<Item = &Diagnostic> {
         self.diagnostics.iter().filter(|diagnostic| diagnostic.level == Level::Error)
     }
 }
 
-/// The first error, and how many more there are.
+/// Formats the first error, and the number of further ones.
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut errors = self.errors();
@@ -88,8 +84,8 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// How long all diagnostics together may be, in bytes. A mapping that is wrong and has a thousand aliases is wrong a
-/// thousand times.
+/// Maximum total size of all diagnostics, in bytes. A faulty mapping with a thousand aliases is reported a thousand
+/// times.
 const MOST_TOLD: usize = 4 << 20;
 
 const UNTOLD: &str = "more of this kind than can be told; correct what is told, and look again";
@@ -98,7 +94,7 @@ const UNTOLD: &str = "more of this kind than can be told; correct what is told, 
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     notes: RefCell<Vec<Note>>,
-    /// How long they are.
+    /// Their total size in bytes.
     told: Cell<usize>,
 }
 
@@ -110,7 +106,7 @@ struct Note {
     message: String,
 }
 
-/// Where the line of a diagnostic comes from.
+/// The source of a diagnostic's line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum About {
     File,
@@ -152,7 +148,7 @@ impl Notes {
         }
     }
 
-    /// The diagnostics, with their lines, in the order of these.
+    /// Returns the diagnostics with their lines, in the order of the lines.
     pub(super) fn finish(self, file: &Path, document: &Document, secrets: &Secrets) -> Vec<Diagnostic> {
         let mut notes = self.notes.into_inner();
         notes.sort_by_key(|note| (note.about, note.level != Level::Error));
@@ -162,10 +158,10 @@ impl Notes {
                 About::Line(line) => Some(line),
                 About::Node(id) => document.place(id).map(|place| place.line),
             };
-            // What an alias brings in stands elsewhere than its number says.
+            // For an alias, the line differs from the order of the nodes' numbers.
             let order = line.unwrap_or(if note.about == About::File { 0 } else { usize::MAX });
             let file = file.to_owned();
-            // Long keys have been cut.
+            // Long keys have been truncated.
             let (path, message) = (secrets.mask_cut_lines(note.path), secrets.mask(note.message));
             (order, Diagnostic { level: note.level, file, line, path, message })
         };

@@ -1,4 +1,4 @@
-//! The runner configuration in effect: every key with its value or default, as it would be written.
+//! The runner configuration in effect: every key with its value or default, in the form of the file.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use super::{
 use crate::host::autologin::name::{SessionName, UserName};
 use crate::redact;
 
-/// The configuration in effect. Unless `show_secrets`, credentials, the static secret and whatever a key's name says
-/// to be a secret is masked.
+/// The configuration in effect. Unless `show_secrets` is set, credentials, the static secret and all values whose key
+/// names a secret are masked.
 pub fn effective(config: &RunnerConfig, show_secrets: bool) -> Value {
     let mut value = json!({
         "provider": provider(&config.provider),
@@ -37,8 +37,8 @@ pub fn effective(config: &RunnerConfig, show_secrets: bool) -> Value {
     value
 }
 
-/// The secrets that the provider's section holds. They must not be shown wherever else they stand, either: an alias
-/// or an argument may repeat them.
+/// The secrets in the provider's section. They must be masked everywhere, because an alias or an argument may repeat
+/// them.
 pub fn secrets(provider: &ProviderConfig) -> Vec<&str> {
     let secrets = match provider {
         ProviderConfig::Standalone(config) => vec![Some(&config.access_token), config.certificate.as_ref()],
@@ -51,7 +51,7 @@ pub fn secrets(provider: &ProviderConfig) -> Vec<&str> {
     secrets.into_iter().flatten().map(ExposeSecret::expose_secret).collect()
 }
 
-/// The strings that are secret by their key's name, wherever in the configuration they are.
+/// All strings whose key names a secret, anywhere in the configuration.
 pub fn secrets_by_key(config: &RunnerConfig) -> Vec<String> {
     let (shown, mut masked) = (effective(config, true), effective(config, true));
     redact::mask_by_key(&mut masked);
@@ -60,7 +60,7 @@ pub fn secrets_by_key(config: &RunnerConfig) -> Vec<String> {
     secrets
 }
 
-/// The public facts of the worker, as far as they are configured.
+/// The worker's configured public names.
 pub fn public_names(config: &RunnerConfig) -> Vec<String> {
     let provider = provider(&config.provider);
     let names = ["rootURL", "providerID", "workerPoolID", "workerGroup", "workerID", "clientID"];
@@ -83,8 +83,8 @@ fn add_differences(shown: &Value, masked: &Value, secrets: &mut Vec<String>) {
     }
 }
 
-/// Masks what must not be shown: what is secret by its key in the runner configuration, then what is by its name, then
-/// what repeats a secret where anything may stand.
+/// Masks the secret keys of the runner configuration, then all keys that name a secret, then all repetitions of a known
+/// secret.
 fn mask(value: &mut Value, known: &[&str]) {
     for key in [&keys::ACCESS_TOKEN, &keys::CERTIFICATE, &keys::STATIC_SECRET] {
         if let Some(secret @ Value::String(_)) = value.pointer_mut(&format!("/{}/{}", key.section, key.name))
@@ -100,7 +100,7 @@ fn mask(value: &mut Value, known: &[&str]) {
     }
 }
 
-/// The default depends on the provider: machines of clouds are replaced, others are not.
+/// The default depends on the provider: a cloud's machines are replaced, others are not.
 fn start_timeout(config: &RunnerConfig) -> Option<Duration> {
     let dynamic = config.provider.is_dynamic();
     config.start_timeout.or(dynamic.then_some(Duration::from_secs(15 * 60)))
@@ -279,7 +279,7 @@ fn secret(secret: &SecretString) -> Value {
     Value::String(secret.expose_secret().to_owned())
 }
 
-/// In the units that the field writes: hours rather than days.
+/// Formats a duration in the units that operators use: hours rather than days.
 fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     if duration.subsec_nanos() > 0 {

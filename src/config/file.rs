@@ -1,9 +1,9 @@
-//! YAML text to a tree of nodes; the only file that knows the YAML crate.
+//! Parses YAML text into a tree of nodes. The only file that uses the YAML crate.
 //!
-//! The crate's own `Value` loses what the reader of a configuration must see: duplicate keys, integers beyond 64
-//! bits, which key stood where. So a visitor of ours builds the tree, and gives every node a number in the order of
-//! visiting. The crate tells the position of nothing but an error: to find a node's line, the text is parsed once
-//! more with an error raised at the node's number ([`Document::place`]). That is done only for a diagnostic.
+//! The crate's own `Value` loses information that the reader of a configuration needs: duplicate keys, integers beyond
+//! 64 bits, the position of each key. A visitor of ours therefore builds the tree, and numbers the nodes in the order
+//! of visiting. The crate only reports the position of an error. To find a node's line, the text is parsed again with
+//! an error raised at the node's number ([`Document::place`]). That is only done for a diagnostic.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -13,47 +13,46 @@ use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, Variant
 use super::node::{Kind, Node};
 use super::{anchors, merge};
 
-/// Aliases can make a small text a huge tree …
+/// Aliases can turn a small text into a huge tree …
 const MOST_NODES: usize = 200_000;
 
-/// … of a few long strings. (In bytes: keys, values and tags. No file is so large.)
+/// … of a few long strings. (In bytes: keys, values and tags. No file is that large.)
 const MOST_TEXT: usize = 8 << 20;
 
-/// The YAML crate's time grows with the square of the depth of `[[[…`; it has a limit of its own (128) only after
-/// that.
+/// The YAML crate's time grows with the square of the depth of `[[[…`; its own limit (128) applies only afterwards.
 const MOST_OPEN_BRACKETS: usize = 2_000;
 
-/// Every place takes a pass over the text: a large file with thousands of faults gets the first ones only. At most
-/// a second or two.
+/// Every position takes a pass over the text: a large file with thousands of faults only gets the first ones. The
+/// passes take at most a second or two.
 const MOST_BYTES_AGAIN: usize = 8 << 20;
 
-/// What a visit to a node counts as.
+/// The cost of visiting a node, in bytes.
 const BYTES_A_NODE: usize = 16;
 
-/// Where a node is, and how it is written.
+/// The position of a node, and its text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Place {
-    /// Counted from 1.
+    /// The line number, from 1.
     pub(super) line: usize,
     /// A scalar's text, without quotes.
     pub(super) text: String,
-    /// A scalar without quotes.
+    /// True for a scalar without quotes.
     pub(super) plain: bool,
 }
 
-/// The text is not YAML, or more than can be read.
+/// The text is not YAML, or too large.
 #[derive(Debug)]
 pub(super) struct SyntaxError {
     pub(super) line: Option<usize>,
     pub(super) message: String,
 }
 
-/// A file's text and what it says.
+/// A file's text and its tree.
 #[derive(Debug)]
 pub(super) struct Document {
     text: String,
     pub(super) root: Node,
-    /// How many bytes have been parsed once more.
+    /// The number of bytes that have been parsed again.
     parsed_again: Cell<usize>,
 }
 
@@ -72,7 +71,7 @@ impl Document {
         Ok(Self { text: text.to_owned(), root, parsed_again: Cell::new(0) })
     }
 
-    /// Where the node with number `id` is. Parses the whole text; `None` where that has been done too often.
+    /// The position of the node with number `id`. Parses the whole text; `None` if that has been done too often.
     pub(super) fn place(&self, id: usize) -> Option<Place> {
         let parsed_again = self.parsed_again.get().saturating_add(self.text.len());
         if parsed_again > MOST_BYTES_AGAIN {
@@ -81,7 +80,7 @@ impl Document {
         self.parsed_again.set(parsed_again);
         let walk = Walk { target: Some(id), ..Walk::default() };
         let found = walk.run(&self.text);
-        // Aliases make a short text long to walk through.
+        // Aliases can make a short text expensive to visit.
         let visited = walk.next.get().saturating_mul(BYTES_A_NODE);
         self.parsed_again.set(self.parsed_again.get().saturating_add(visited));
         let location = found.err()?.location()?;
@@ -89,18 +88,18 @@ impl Document {
         Some(Place { line: location.line(), text: walk.found.take()?, plain })
     }
 
-    /// In which line an anchor is given twice.
+    /// The line in which an anchor is defined twice.
     pub(super) fn repeated_anchor(&self) -> Option<usize> {
         anchors::repeated(&self.text)
     }
 }
 
-/// A value as YAML text, as in the runner configuration.
+/// Formats a value as YAML, as in the runner configuration.
 pub fn to_yaml(value: &serde_json::Value) -> String {
     serde_yaml::to_string(value).unwrap_or_else(|_| value.to_string())
 }
 
-/// Whether a scalar that begins here, after an anchor and a tag, is written without quotes.
+/// Returns true if a scalar that begins here, after an anchor and a tag, is written without quotes.
 fn starts_plain(text: &str) -> bool {
     let mut rest = text;
     while rest.starts_with(['&', '!']) {
@@ -122,7 +121,7 @@ fn checked_text(bytes: &[u8]) -> Result<&str, SyntaxError> {
     };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let start = bytes.len() - text.len();
-    // The YAML crate refuses these as well, but cannot say where.
+    // The YAML crate refuses these as well, but cannot report their position.
     if let Some((index, _)) = text.char_indices().find(|(_, letter)| !printable(*letter)) {
         return at(start + index, "a control character, which YAML does not allow; remove it");
     }
@@ -140,7 +139,7 @@ fn checked_text(bytes: &[u8]) -> Result<&str, SyntaxError> {
     Ok(text)
 }
 
-/// YAML 1.2, section 5.1.
+/// The printable characters of YAML 1.2, section 5.1.
 fn printable(letter: char) -> bool {
     matches!(letter, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}'
         | '\u{10000}'..)
@@ -154,10 +153,10 @@ struct Walk {
     next: Cell<usize>,
     /// The node to stop at.
     target: Option<usize>,
-    /// What was found there.
+    /// The text of that node.
     found: RefCell<Option<String>>,
     too_many: Cell<bool>,
-    /// How many bytes of text have been met.
+    /// The number of bytes of text seen so far.
     text: Cell<usize>,
     /// The node of a second document.
     second: Cell<Option<usize>>,
@@ -171,7 +170,7 @@ impl Walk {
             None => return self.deserialize(serde_yaml::Deserializer::from_str(text)),
         };
         for further in documents {
-            // Generators of YAML like to end with `---`: that begins a document without content.
+            // YAML generators often end with `---`, which begins a document without content.
             let Node { id, kind } = self.deserialize(further)?;
             if !matches!(kind, Kind::Null) {
                 self.second.set(Some(id));
@@ -181,7 +180,7 @@ impl Walk {
         Ok(root)
     }
 
-    /// Counts a text before it is kept.
+    /// Counts a text before it is stored.
     fn count<E: de::Error>(&self, text: &str) -> Result<(), E> {
         self.text.set(self.text.get().saturating_add(text.len()));
         if self.text.get() > MOST_TEXT { Err(E::custom("stopped")) } else { Ok(()) }
@@ -205,7 +204,7 @@ impl Walk {
             // The crate's own text would show the value, which may be a secret.
             "a value does not fit its tag (`!!…`); remove the tag".to_owned()
         } else if text.contains(['"', '`']) {
-            // No message of the parser quotes anything today.
+            // No message of the parser currently quotes anything.
             "not valid YAML".to_owned()
         } else {
             let place = error.location().map(|at| format!(" at line {} column {}", at.line(), at.column()));
@@ -222,7 +221,7 @@ impl<'de> DeserializeSeed<'de> for &Walk {
     fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
         let id = self.next.replace(self.next.get() + 1);
         if self.target == Some(id) {
-            // Both for scalars and for the rest this ends in an error, which carries the place.
+            // For scalars and for other nodes, this ends in an error, which carries the position.
             self.found.replace(Some(String::new()));
             deserializer.deserialize_str(Stop(self))?;
         } else if id >= MOST_NODES {
@@ -235,7 +234,7 @@ impl<'de> DeserializeSeed<'de> for &Walk {
     }
 }
 
-/// Raises an error wherever it is.
+/// Raises an error at any node.
 struct Stop<'w>(&'w Walk);
 
 impl Visitor<'_> for Stop<'_> {
@@ -251,7 +250,7 @@ impl Visitor<'_> for Stop<'_> {
     }
 }
 
-/// Makes a node's kind.
+/// Builds a node's kind.
 struct Build<'w>(&'w Walk);
 
 impl<'de> Visitor<'de> for Build<'_> {

@@ -1,22 +1,21 @@
-//! Every key of the runner configuration: where it is, what it takes, what it is when it is not given.
+//! All keys of the runner configuration: their sections, types and defaults.
 //!
-//! The reader knows no other keys and no other defaults than these, and `docs/configuration.md` is held to them.
+//! The reader knows only these keys and defaults, and a test compares `docs/configuration.md` with them.
 
-/// A key of the runner configuration.
 #[derive(Debug)]
 pub(super) struct Key {
-    /// The section that it is in (`supervision.backoff`); empty at the top.
+    /// The key's section (`supervision.backoff`); empty at the top.
     pub(super) section: &'static str,
     pub(super) name: &'static str,
     pub(super) takes: Takes,
     pub(super) default: Default,
-    /// The provider types or worker implementations that have it; empty: all.
+    /// The provider types or worker implementations with this key; empty: all.
     pub(super) only: &'static [&'static str],
-    /// Whether its value, or parts of it, may be secret.
+    /// True if its value, or a part of it, may be secret.
     pub(super) secret: bool,
 }
 
-/// What a key takes.
+/// The type of a key's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Takes {
     Section,
@@ -25,14 +24,14 @@ pub(super) enum Takes {
     RootUrl,
     WorkerPoolId,
     StaticSecret,
-    /// A string that holds a JSON object.
+    /// A string that contains a JSON object.
     Certificate,
     UserName,
     Tty,
-    /// A name that goes into a display manager's file.
+    /// A name that is written to a display manager's file.
     SessionName,
     Path,
-    /// A path, or `true` for the usual one.
+    /// A path, or `true` for the default path.
     PathOrTrue,
     /// More than zero.
     Duration,
@@ -46,21 +45,21 @@ pub(super) enum Takes {
     Strings,
     /// Program and arguments.
     Command,
-    /// An object whose values are strings; integers become strings.
+    /// An object of strings; integers are converted to strings.
     Environment,
-    /// An object whose values are strings and nothing else.
+    /// An object of strings only.
     Location,
     Object,
     Address,
 }
 
-/// What a key is when it is not given.
+/// The value of a key that is not given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Default {
     Required,
-    /// Nothing; the second says what that means.
+    /// No value; the text describes the effect.
     Absent(&'static str),
-    /// As it would be written in the file.
+    /// In the form of the file.
     Value(&'static str),
 }
 
@@ -91,13 +90,13 @@ impl Key {
     }
 }
 
-/// A required key that all variants have.
+/// A required key of all variants.
 const fn key(section: &'static str, name: &'static str, takes: Takes) -> Key {
     Key { section, name, takes, default: Default::Required, only: &[], secret: false }
 }
 
 impl Takes {
-    /// For people: `a duration`.
+    /// The type in words: `a duration`.
     pub(super) fn in_words(self) -> String {
         let words = match self {
             Self::Section => "a section",
@@ -126,20 +125,20 @@ impl Takes {
     }
 }
 
-/// A key of the runner configuration, in words.
+/// A description of a key of the runner configuration.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyInfo {
     /// `supervision.stopTimeout`.
     pub path: String,
-    /// What it takes: `a duration`.
+    /// The type: `a duration`.
     pub takes: String,
-    /// What it is when it is not given, in backticks where that could be written; `required`.
+    /// The default, in backticks if it could be written in the file; `required`.
     pub default: String,
-    /// The provider types or worker implementations that have it; empty: all.
+    /// The provider types or worker implementations with this key; empty: all.
     pub only: &'static [&'static str],
 }
 
-/// Every key that the reader knows. A key that depends on the provider or the worker may be here more than once.
+/// All known keys. A key that depends on the provider or the worker may occur more than once.
 pub fn known_keys() -> Vec<KeyInfo> {
     let info = |key: &&Key| KeyInfo {
         path: key.path(),
@@ -161,7 +160,7 @@ const WITH_FILES: &[&str] = &["generic-worker", "docker-worker", "command"];
 macro_rules! keys {
     ($($constant:ident = $key:expr;)*) => {
         $(pub(super) static $constant: Key = $key;)*
-        /// All of them, in the order of the sections.
+        /// All keys, in the order of the sections.
         pub(super) static ALL: &[&Key] = &[$(&$constant),*];
     };
 }

@@ -1,11 +1,11 @@
-//! Makes a mapping of keys and values as they stand in the file: merge keys (`<<`) are resolved, keys become strings,
-//! and what is wrong with them is kept beside.
+//! Converts the keys and values of a mapping: resolves merge keys (`<<`), converts keys to strings, and records their
+//! faults.
 
 use std::collections::BTreeSet;
 
 use super::node::{Entry, Flaw, FlawKind, Kind, Mapping, Node};
 
-/// The key that takes over another mapping's entries (<https://yaml.org/type/merge.html>).
+/// The key that includes another mapping's entries (<https://yaml.org/type/merge.html>).
 const MERGE_KEY: &str = "<<";
 
 pub(super) fn mapping(pairs: Vec<(Node, Node)>) -> Mapping {
@@ -38,7 +38,7 @@ pub(super) fn mapping(pairs: Vec<(Node, Node)>) -> Mapping {
     mapping
 }
 
-/// What is there already wins: explicit keys over merged ones, earlier sources over later ones.
+/// Existing entries take precedence: explicit keys over merged ones, earlier sources over later ones.
 fn merge(mapping: &mut Mapping, seen: &mut BTreeSet<String>, id: usize, source: Node) {
     let sources = match source.kind {
         Kind::Sequence(sources) => sources,
@@ -60,7 +60,7 @@ fn merge(mapping: &mut Mapping, seen: &mut BTreeSet<String>, id: usize, source: 
 
 enum KeyText {
     Text(String),
-    /// There is one way only to write it as a string.
+    /// A scalar with a single string form.
     Taken(String),
     Refused,
 }

@@ -1,6 +1,6 @@
-//! The runner configuration, valid by construction: what the operator wrote, parsed into types that cannot be wrong.
+//! The runner configuration, parsed into types that are valid by construction.
 //!
-//! [`load`] opens the file safely, reads the YAML and collects every fault and doubt in one pass; see
+//! [`load`] opens the file safely, parses the YAML and collects all errors and warnings in one pass; see
 //! [`diagnostics`]. The sections and defaults are those of `docs/configuration.md`.
 
 use std::path::Path;
@@ -33,38 +33,36 @@ pub use keys::{KeyInfo, known_keys};
 pub use model::*;
 pub use near::near;
 
-/// Where the runner keeps what outlives it, unless systemd says otherwise.
+/// The default directory for state that outlives the runner, without systemd's `STATE_DIRECTORY`.
 const STATE_DIRECTORY: &str = "/var/lib/start-worker";
 
-/// A runner configuration is some kilobytes.
+/// Maximum size of a runner configuration, in bytes. Usual files have a few kilobytes.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// A configuration that can be used.
+/// A usable configuration.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// What it says.
     pub config: RunnerConfig,
-    /// What somebody should look at.
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Why there is no configuration.
+/// The reason for a missing configuration.
 #[derive(Debug, Error)]
 pub enum LoadError {
-    /// The file could not be read. (The cause is in the text, and no source that would be told once more.)
+    /// The file could not be read. (The text contains the cause, so there is no source that would repeat it.)
     #[error("cannot read the runner configuration: {0}")]
     File(private_file::Error),
-    /// What it says cannot be used.
+    /// The content is invalid.
     #[error(transparent)]
     Faults(#[from] Faults),
 }
 
-/// What a [`LoadError`] is about, for the exit code.
+/// The kind of a [`LoadError`], for the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadErrorKind {
-    /// The file is missing, unreadable, or its content cannot be used.
+    /// The file is missing or unreadable, or its content is invalid.
     Invalid,
-    /// The file's permissions, owner or kind.
+    /// The file has the wrong permissions, owner or type.
     Permissions,
 }
 
@@ -75,7 +73,7 @@ impl From<private_file::Error> for LoadError {
 }
 
 impl LoadError {
-    /// What it says, in diagnostics.
+    /// Converts the error to diagnostics.
     pub fn into_diagnostics(self) -> Vec<Diagnostic> {
         match self {
             Self::Faults(faults) => faults.diagnostics,
@@ -89,7 +87,6 @@ impl LoadError {
         }
     }
 
-    /// What it is about.
     pub fn kind(&self) -> LoadErrorKind {
         match self {
             Self::File(error) if error.kind() == private_file::ErrorKind::Permissions => {
@@ -100,12 +97,12 @@ impl LoadError {
     }
 }
 
-/// Reads the runner configuration at `path`, for a runner without a state directory of its own.
+/// Reads the runner configuration at `path`, without a separate state directory.
 pub fn load(path: &Path, access: private_file::Access) -> Result<Loaded, LoadError> {
     load_in(path, access, None)
 }
 
-/// Reads the runner configuration at `path`. `state_directory`: `$STATE_DIRECTORY`, which is another for each instance of
+/// Reads the runner configuration at `path`. `state_directory`: `$STATE_DIRECTORY`, which differs for each instance of
 /// a unit.
 pub fn load_in(
     path: &Path,
@@ -140,7 +137,7 @@ pub fn load_in(
     }
 }
 
-/// Parses a runner configuration's text; `name` stands for it in diagnostics.
+/// Parses a runner configuration. `name` names it in diagnostics.
 pub fn parse(name: &Path, text: &[u8]) -> Result<Loaded, Faults> {
     parse_in(name, text, None)
 }

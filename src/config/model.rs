@@ -1,4 +1,4 @@
-//! What a runner configuration holds: types that cannot hold a wrong one.
+//! The types of a valid runner configuration.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use serde_json::{Map, Value};
 pub use crate::host::autologin::DisplayManager;
 use crate::host::autologin::name::{SessionName, Tty, UserName};
 
-/// The whole runner configuration.
+/// The complete runner configuration.
 #[derive(Debug, Clone)]
 pub struct RunnerConfig {
-    /// `provider`: who the worker is.
+    /// `provider`: the source of the worker's identity.
     pub provider: ProviderConfig,
-    /// `worker`: which program, and how it is started.
+    /// `worker`: the program and its start.
     pub worker: WorkerSettings,
     /// `workerConfig`: the lowest-precedence source of the worker configuration.
     pub worker_config: Map<String, Value>,
     /// `getSecrets`.
     pub get_secrets: bool,
-    /// `cacheOverRestarts`: where the run is kept over reboots.
+    /// `cacheOverRestarts`: the file that preserves the run across reboots.
     pub cache_over_restarts: Option<PathBuf>,
     /// `logging.implementation`.
     pub logging: LogFormat,
@@ -29,13 +29,13 @@ pub struct RunnerConfig {
     pub supervision: Supervision,
     /// `deployment`.
     pub deployment: Deployment,
-    /// `startTimeout`; `None`: the provider's default (15 min on dynamic hosts, for ever elsewhere).
+    /// `startTimeout`; `None`: the provider's default (15 min on dynamic hosts, unlimited elsewhere).
     pub start_timeout: Option<Duration>,
     /// `host`.
     pub host: HostSettings,
     /// `autologin`.
     pub autologin: Autologin,
-    /// `status.socket`; `None`: no socket. (The default is resolved against `$RUNTIME_DIRECTORY`, so it is kept apart.)
+    /// `status.socket`. (Its default depends on `$RUNTIME_DIRECTORY` and is resolved later.)
     pub status_socket: StatusSocket,
     /// `metrics.listen`, an address with a port.
     pub metrics_listen: Option<std::net::SocketAddr>,
@@ -46,9 +46,8 @@ pub struct RunnerConfig {
 pub enum StatusSocket {
     /// Not given: `status.sock` in the runtime directory.
     Default,
-    /// `null`: none.
+    /// `null`: no socket.
     None,
-    /// A path.
     At(PathBuf),
 }
 
@@ -57,7 +56,7 @@ pub enum StatusSocket {
 pub enum ProviderConfig {
     /// Identity and credentials are in the file.
     Standalone(StandaloneConfig),
-    /// Identity and a secret to register with are in the file.
+    /// Identity and a registration secret are in the file.
     Static(StaticConfig),
     /// EC2.
     Aws(CloudConfig),
@@ -69,12 +68,12 @@ pub enum ProviderConfig {
     AwsProvisioner(CloudConfig),
 }
 
-/// What `standalone` and `static` both say: who and where the worker is.
+/// The common part of `standalone` and `static`: the worker's identity and location.
 #[derive(Debug, Clone)]
 pub struct FixedIdentity {
     /// `rootURL`, http or https, trailing slashes stripped.
     pub root_url: String,
-    /// `workerPoolID`: has a slash with something on both sides.
+    /// `workerPoolID`: contains a slash with text on both sides.
     pub worker_pool_id: String,
     /// `workerGroup`, not empty.
     pub worker_group: String,
@@ -89,20 +88,18 @@ pub struct FixedIdentity {
 /// `providerType: standalone`.
 #[derive(Debug, Clone)]
 pub struct StandaloneConfig {
-    /// Who and where.
     pub identity: FixedIdentity,
     /// `clientID`, not empty.
     pub client_id: String,
     /// `accessToken`, not empty.
     pub access_token: SecretString,
-    /// `certificate`: a string that holds a JSON object (checked), unchanged.
+    /// `certificate`: a string that contains a JSON object (validated), unchanged.
     pub certificate: Option<SecretString>,
 }
 
 /// `providerType: static`.
 #[derive(Debug, Clone)]
 pub struct StaticConfig {
-    /// Who and where.
     pub identity: FixedIdentity,
     /// `providerID`, not empty.
     pub provider_id: String,
@@ -110,14 +107,14 @@ pub struct StaticConfig {
     pub static_secret: SecretString,
 }
 
-/// The keys that clouds' providers have.
+/// The keys of the clouds' providers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CloudConfig {
     /// `onRebalance: drain` (aws only; elsewhere an unknown key).
     pub drain_on_rebalance: bool,
     /// `acknowledgeEvents` (azure only; elsewhere an unknown key).
     pub acknowledge_events: bool,
-    /// `finishTasksIfDeadlineOver`: an interruption further away than this lets tasks finish.
+    /// `finishTasksIfDeadlineOver`: tasks may finish if an interruption is further away than this.
     pub finish_tasks_if_deadline_over: Option<Duration>,
 }
 
@@ -145,14 +142,14 @@ pub struct WorkerSettings {
 /// `worker.implementation`, with its own keys.
 #[derive(Debug, Clone)]
 pub enum Implementation {
-    /// Starts nothing, shows the run.
+    /// Starts no worker, and prints the run.
     Dummy {
         /// `showSecrets`.
         show_secrets: bool,
     },
     /// Taskcluster's generic-worker.
     GenericWorker {
-        /// `path`; `None` where only `service` or `protocolPipe` is given: a Windows set-up, which loads but cannot
+        /// `path`; `None` if only `service` or `protocolPipe` is given: a Windows configuration, which loads but cannot
         /// start here.
         path: Option<PathBuf>,
         /// `configPath`.
@@ -187,7 +184,7 @@ impl Implementation {
         }
     }
 
-    /// Where the worker's configuration is written.
+    /// The path of the worker's configuration file.
     pub fn config_path(&self) -> Option<&Path> {
         match self {
             Self::Dummy { .. } => None,
@@ -199,10 +196,10 @@ impl Implementation {
     }
 }
 
-/// `worker.restartInPlace`: whether a worker that ended can be started again without a boot between.
+/// `worker.restartInPlace`: determines whether a worker that has exited can be restarted without a reboot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RestartInPlace {
-    /// `auto`: found out from the worker and its configuration.
+    /// `auto`: determined from the worker and its configuration.
     #[default]
     Auto,
     /// `true`.
@@ -214,7 +211,7 @@ pub enum RestartInPlace {
 /// `logging.implementation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// Lines for people.
+    /// Human-readable lines.
     #[default]
     Stdio,
     /// One JSON object a line.
@@ -223,12 +220,12 @@ pub enum LogFormat {
     Journald,
 }
 
-/// `supervision`. Durations are positive unless said otherwise.
+/// `supervision`. Durations are positive unless stated otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Supervision {
     /// `restart`.
     pub restart: Restart,
-    /// `maxRestarts`, default 5: restarts after crashes; one more crash is giving up.
+    /// `maxRestarts`, default 5: the number of restarts after crashes before the runner gives up.
     pub max_restarts: u32,
     /// `restartWindow`, default 10 min: a run longer than this resets the crash count.
     pub restart_window: Duration,
@@ -277,22 +274,22 @@ impl Default for Supervision {
 /// `supervision.restart`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
-    /// Not even after a crash.
+    /// Never, not even after a crash.
     Never,
     /// After a crash.
     OnFailure,
-    /// Also after the worker is done.
+    /// Also after the worker has completed its work.
     Always,
 }
 
-/// `supervision.onReboot`: what a worker's exit "reboot required" means.
+/// `supervision.onReboot`: the reaction to a worker's exit "reboot required".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnReboot {
-    /// `restart` where the worker has `disableReboots: true` and can be restarted in place, else `wait`.
+    /// `restart` if the worker has `disableReboots: true` and can be restarted in place, otherwise `wait`.
     Auto,
-    /// The worker has asked the operating system already.
+    /// The worker has already requested the reboot.
     Wait,
-    /// Start the worker again in place.
+    /// Restart the worker in place.
     Restart,
     /// The runner reboots the host.
     Reboot,
@@ -328,10 +325,10 @@ pub struct HostSettings {
     pub shutdown_command: Vec<String>,
     /// `rebootCommand`: program and arguments, not empty.
     pub reboot_command: Vec<String>,
-    /// `forceShutdownCommand`: runs where `shutdownCommand` has not taken the host down. By default `None` beside a
-    /// `shutdownCommand` of the operator's own.
+    /// `forceShutdownCommand`: runs if `shutdownCommand` has not taken the host down. By default `None` if the operator
+    /// configures a `shutdownCommand`.
     pub force_shutdown_command: Option<Vec<String>>,
-    /// `forceRebootCommand`: the same for `rebootCommand`.
+    /// `forceRebootCommand`: runs if `rebootCommand` has not taken the host down, with a corresponding default.
     pub force_reboot_command: Option<Vec<String>>,
 }
 
@@ -361,7 +358,7 @@ pub struct Autologin {
     pub session: Option<SessionName>,
     /// `tty`, for getty; default `tty1`.
     pub tty: Tty,
-    /// `root`, below which all files are looked for; default `/`.
+    /// `root`, the root directory of all files; default `/`.
     pub root: PathBuf,
     /// `allowedUsers`: a glob that a worker's request must match.
     pub allowed_users: Option<String>,

@@ -1,6 +1,6 @@
-//! Which known word was probably meant by an unknown one.
+//! Suggests the known word that was probably meant by an unknown one.
 
-/// The candidate that `word` nearly is: in another spelling (`rootUrl`, `root_url`), or with few typing errors.
+/// The candidate that `word` resembles: in another spelling (`rootUrl`, `root_url`), or with few typing errors.
 pub fn near<'c>(word: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
     let plain = letters(word);
     candidates
@@ -10,13 +10,13 @@ pub fn near<'c>(word: &str, candidates: impl Iterator<Item = &'c str>) -> Option
         .map(|(_, candidate)| candidate)
 }
 
-/// Whether two words are the same but for case, hyphens and underscores.
+/// Returns true if two words are equal except for case, hyphens and underscores.
 pub(super) fn same_letters(one: &str, other: &str) -> bool {
     letters(one) == letters(other)
 }
 
 fn letters(word: &str) -> String {
-    // Longer than any key: it is none, and the distance takes time.
+    // Limited, because no key is longer and the distance takes time to compute.
     word.chars().filter(|c| !"-_".contains(*c)).take(64).flat_map(char::to_lowercase).collect()
 }
 

@@ -1,4 +1,4 @@
-//! The tree of a configuration file's values: what the reader of a configuration sees of it.
+//! The tree of values in a configuration file.
 
 /// A value in the file.
 #[derive(Debug, Clone)]
@@ -12,23 +12,23 @@ pub(super) struct Node {
 pub(super) enum Kind {
     Null,
     Boolean(bool),
-    /// An integer that a signed or an unsigned type of 64 bits can hold.
+    /// An integer that fits into a signed or unsigned 64-bit type.
     Integer(i128),
-    /// One that none of them can hold.
+    /// A larger integer.
     HugeInteger,
     Float(f64),
     String(String),
     Sequence(Vec<Node>),
     Mapping(Mapping),
-    /// Something with a tag of its own (`!vault …`), whose meaning is unknown.
+    /// A value with a custom tag (`!vault …`), whose meaning is unknown.
     Tagged,
 }
 
-/// A mapping with its merge keys resolved and its keys turned into strings.
+/// A mapping with its merge keys resolved and its keys converted to strings.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Mapping {
     pub(super) entries: Vec<Entry>,
-    /// What was wrong with its keys.
+    /// The faults of its keys.
     pub(super) flaws: Vec<Flaw>,
 }
 
@@ -39,12 +39,12 @@ pub(super) struct Entry {
     pub(super) value: Node,
 }
 
-/// Something wrong or doubtful with a mapping's key.
+/// A fault of a mapping's key.
 #[derive(Debug, Clone)]
 pub(super) struct Flaw {
-    /// The node it is about.
+    /// The faulty node.
     pub(super) id: usize,
-    /// The key, as far as it has a text.
+    /// The key, if it has a text.
     pub(super) key: String,
     pub(super) kind: FlawKind,
 }
@@ -53,10 +53,10 @@ pub(super) struct Flaw {
 pub(super) enum FlawKind {
     /// Given before.
     Duplicate,
-    /// Not a string, but with one way only to write it as one.
+    /// Not a string, but with a single string form.
     KeyTaken,
     /// Not a string.
     KeyRefused,
-    /// `<<` with something else than a mapping or a list of mappings.
+    /// `<<` with a value other than a mapping or a list of mappings.
     Merge,
 }

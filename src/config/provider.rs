@@ -1,26 +1,26 @@
-//! Reads the section `provider`, and tells what its types have in common.
+//! Reads the section `provider`, and describes the common properties of its types.
 
 use super::keys;
 use super::section::Section;
 use super::{CloudConfig, FixedIdentity, ProviderConfig, StandaloneConfig, StaticConfig};
 use secrecy::ExposeSecret as _;
 
-/// The access token of configurations that contact nobody.
+/// The access token in configurations that contact no server.
 const PLACEHOLDER: &str = "placeholder";
 
 impl ProviderConfig {
-    /// Whether its machines are a cloud's: they are replaced, and may be removed and shut down.
+    /// Returns true if the machines belong to a cloud: they are replaced, and may be removed and shut down.
     pub fn is_dynamic(&self) -> bool {
         !matches!(self, Self::Standalone(_) | Self::Static(_))
     }
 
-    /// Whether the credentials are the placeholder of a demonstration, so that the file holds no secret.
+    /// Returns true if the credentials are a demonstration's placeholder, so that the file contains no secret.
     pub fn has_placeholder_credentials(&self) -> bool {
         let Self::Standalone(config) = self else { return false };
         config.certificate.is_none() && config.access_token.expose_secret() == PLACEHOLDER
     }
 
-    /// The keys that clouds' providers have.
+    /// The keys of a cloud's provider.
     pub fn cloud(&self) -> Option<&CloudConfig> {
         match self {
             Self::Standalone(_) | Self::Static(_) => None,
@@ -43,7 +43,7 @@ impl ProviderConfig {
     }
 }
 
-/// `None` where the provider's type is missing or unknown, which has been reported.
+/// Reads the section. `None`: the provider's type is missing or unknown, which has been reported.
 pub(super) fn read(section: Option<Section<'_>>) -> Option<ProviderConfig> {
     let mut section = section?;
     let provider_type = section.choice(&keys::PROVIDER_TYPE);

@@ -1,5 +1,5 @@
-//! What all sections share while a configuration is read: the file's text, the diagnostics, and how values are
-//! described in these.
+//! The state that all sections share while a configuration is read: the file's text, the diagnostics, and the
+//! description of values.
 
 use std::path::Path;
 
@@ -16,19 +16,19 @@ const TAGGED: &str = "a value that begins with `!` is taken for one with a tag, 
 
 const HUGE: &str = "an integer of more than 64 bits would lose digits; put it in quotes";
 
-/// Longer values are cut in diagnostics.
+/// Maximum length of a value in a diagnostic, in characters.
 const LONGEST_VALUE: usize = 60;
 
 pub(super) struct Reader<'d> {
     pub(super) document: &'d Document,
-    /// Where the runner keeps what outlives it.
+    /// The directory for state that outlives the runner.
     pub(super) state_directory: &'d Path,
     pub(super) notes: Notes,
     /// The secrets in the file, masked wherever they are repeated.
     pub(super) secrets: Secrets,
 }
 
-/// The strings that a file gives for keys that name a secret.
+/// The strings in a file whose key names a secret.
 pub(super) fn secrets_of(root: &Node) -> Secrets {
     let secrets = Secrets::default();
     add_secrets(&secrets, root, false);
@@ -49,7 +49,7 @@ fn add_secrets(secrets: &Secrets, node: &Node, secret: bool) {
 }
 
 impl Reader<'_> {
-    /// Tells what is wrong with the keys of all mappings.
+    /// Reports the faults of all mappings' keys.
     pub(super) fn report_flaws(&self, node: &Node, trail: &Trail<'_>) {
         match &node.kind {
             Kind::Mapping(mapping) => {
@@ -90,14 +90,14 @@ impl Reader<'_> {
         }
     }
 
-    /// A value with its type and, unless it may be secret, itself.
+    /// Describes a value by its type and, unless it may be secret, by its text.
     pub(super) fn describe(&self, node: &Node, secret: bool) -> String {
         let kind = match &node.kind {
             Kind::Null => return "null".to_owned(),
             Kind::HugeInteger => return "an integer of more than 64 bits".to_owned(),
             Kind::Sequence(_) => return "a list".to_owned(),
             Kind::Mapping(_) => return "an object".to_owned(),
-            // A secret that begins with `!` and stands without quotes looks like one.
+            // An unquoted secret that begins with `!` parses as a tag.
             Kind::Tagged => return "a value that begins with `!`, which makes it a tag".to_owned(),
             Kind::Boolean(_) => "boolean",
             Kind::Integer(_) => "integer",
@@ -115,8 +115,8 @@ impl Reader<'_> {
         }
     }
 
-    /// A string in quotes, on one line, cut where it is long; without secrets that the file has elsewhere, and not at all
-    /// where it gives one itself.
+    /// Quotes a string on one line, truncated, with the file's other secrets masked. A string that itself assigns a
+    /// secret is not shown.
     pub(super) fn quoted(&self, text: &str) -> String {
         if assigns_a_secret(text) {
             return "a string that may hold a secret".to_owned();
@@ -131,14 +131,14 @@ impl Reader<'_> {
         self.notes.error(id, &key.path(), message);
     }
 
-    /// An integer's text where it is written in the usual way; `0x1F` is not.
+    /// An integer's text in its usual form; `None` for other forms, such as `0x1F`.
     pub(super) fn integer_text(&self, node: &Node, number: i128) -> Option<String> {
         let text = number.to_string();
         let written = self.document.place(node.id);
         written.is_none_or(|place| place.text == text).then_some(text)
     }
 
-    /// The value as JSON. What JSON cannot hold is an error and becomes null.
+    /// Converts a value to JSON. A value without a JSON form is an error and becomes null.
     pub(super) fn json(&self, node: &Node, id: usize, trail: &Trail<'_>) -> Value {
         let refuse = |message: &str| {
             self.notes.error(id, &trail.to_string(), message);
@@ -164,7 +164,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A mapping as JSON; anything else is empty.
+    /// Converts a mapping to JSON; any other value becomes an empty object.
     pub(super) fn json_object(&self, node: &Node, trail: &Trail<'_>) -> Map<String, Value> {
         let Kind::Mapping(mapping) = &node.kind else { return Map::new() };
         let entry = |entry: &Entry| {
@@ -174,7 +174,8 @@ impl Reader<'_> {
         mapping.entries.iter().map(entry).collect()
     }
 
-    /// The YAML crate makes an integer of more than 128 bits a float, and one that is too large for that a string.
+    /// The YAML crate converts an integer of more than 128 bits to a float, and one that is too large for that to a
+    /// string.
     fn is_huge_integer(&self, node: &Node) -> bool {
         let all_digits = |text: &str| {
             let digits = text.strip_prefix(['-', '+']).unwrap_or(text);

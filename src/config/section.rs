@@ -1,8 +1,8 @@
-//! One section of the configuration while it is read: hands out its keys' values, tells of those that are wrong,
-//! missing or unknown.
+//! One section of the configuration while it is read: returns the values of its keys, and reports those that are
+//! invalid, missing or unknown.
 //!
-//! Every method takes a [`Key`], which says what it takes and what it is when not given. A value that does not do is
-//! reported and replaced by some other, so that one pass finds all faults; the result is thrown away then.
+//! Every method takes a [`Key`], which defines its type and default. An invalid value is reported and replaced by a
+//! placeholder, so that one pass finds all faults; the result is then discarded.
 
 use std::collections::BTreeSet;
 
@@ -15,26 +15,26 @@ use super::trail::Trail;
 
 pub(super) struct Section<'r> {
     pub(super) reader: &'r Reader<'r>,
-    /// Its path.
+    /// The section's path.
     name: &'static str,
-    /// The line to name for what is missing.
+    /// The node whose line is reported for a missing key.
     id: Option<usize>,
     entries: Vec<Entry>,
-    /// The provider type or implementation, where the section's keys depend on one.
+    /// The provider type or implementation, if the section's keys depend on it.
     variant: Option<&'static str>,
     read: Vec<&'static str>,
     missing: Vec<&'static Key>,
 }
 
-/// A key's value, or its default's.
+/// A key's value, or its default.
 pub(super) struct Given {
-    /// The node whose line a diagnostic names: the key's.
+    /// The key's node, whose line a diagnostic reports.
     pub(super) id: usize,
     pub(super) node: Node,
 }
 
 impl<'r> Section<'r> {
-    /// The top of the file; `None` where it has no sections, which has been reported.
+    /// The top of the file; `None` if it has no sections, which has been reported.
     pub(super) fn top(reader: &'r Reader<'r>) -> Option<Self> {
         let root = &reader.document.root;
         let message = match &root.kind {
@@ -53,8 +53,8 @@ impl<'r> Section<'r> {
         Self { reader, name, id, entries: Vec::new(), variant: None, read: Vec::new(), missing: Vec::new() }
     }
 
-    /// A section within this one, with its path; empty where it is not given or not one. `None` where it is required
-    /// and missing, or something else than a section.
+    /// A nested section with its path; empty if it is optional and not given. `None` if it is required and missing, or
+    /// not a section.
     pub(super) fn section(&mut self, key: &'static Key, name: &'static str) -> Option<Section<'r>> {
         let given = self.take(key)?;
         let Kind::Mapping(mapping) = given.node.kind else {
@@ -65,28 +65,28 @@ impl<'r> Section<'r> {
         Some(Section { entries: mapping.entries, ..section })
     }
 
-    /// Which of the keys belong here: those that this provider type or implementation has.
+    /// Selects the keys of this provider type or implementation.
     pub(super) fn set_variant(&mut self, variant: &'static str) {
         self.variant = Some(variant);
     }
 
-    /// Whether the key is given, and not null.
+    /// Returns true if the key is given and not null.
     pub(super) fn has(&self, key: &Key) -> bool {
         self.entries.iter().any(|entry| entry.key == key.name && !matches!(entry.value.kind, Kind::Null))
     }
 
-    /// What is given for the key, null included, without counting it as read.
+    /// The given value of the key, including null, without marking the key as read.
     pub(super) fn entry(&self, key: &Key) -> Option<Given> {
         let entry = self.entries.iter().find(|entry| entry.key == key.name)?;
         Some(Given { id: entry.key_id, node: entry.value.clone() })
     }
 
-    /// Counts the key as read, whatever it is.
+    /// Marks the key as read, whatever its value is.
     pub(super) fn ignore(&mut self, key: &'static Key) {
         self.read.push(key.name);
     }
 
-    /// The key's value; its default's where it is not given or null; `None` where it has none.
+    /// The key's value; its default if it is not given or null; `None` if it has no default.
     pub(super) fn take(&mut self, key: &'static Key) -> Option<Given> {
         self.read.push(key.name);
         let entry = self.entries.iter().find(|entry| entry.key == key.name);
@@ -115,7 +115,7 @@ impl<'r> Section<'r> {
         }
     }
 
-    /// Tells which keys are missing and which are unknown.
+    /// Reports missing and unknown keys.
     pub(super) fn finish(mut self) {
         let entries = std::mem::take(&mut self.entries);
         let given: BTreeSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
@@ -177,7 +177,7 @@ impl<'r> Section<'r> {
         keys::ALL.iter().copied().filter(move |key| key.section == name)
     }
 
-    /// Reports a value that is of the right type but does not do.
+    /// Reports a value of the right type that is invalid.
     pub(super) fn complain(&self, key: &Key, id: usize, text: &str, complaint: &super::text::Complaint) {
         let secret = key.secret || complaint.secret;
         let found = match text {

@@ -1,4 +1,4 @@
-//! Reads the keys at the top of the file and the sections of the runner's own.
+//! Reads the top-level keys and the sections about the runner itself.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::host::autologin::name::{SessionName, Tty, UserName};
 
-/// The cache's name in the state directory where the configuration does not give a path (`cacheOverRestarts: true`).
+/// The cache's name in the state directory if the configuration gives no path (`cacheOverRestarts: true`).
 const USUAL_CACHE: &str = "run.json";
 
-/// `None` where what is missing or wrong leaves no configuration; it has been reported.
+/// Reads the file. `None`: a missing or invalid value leaves no configuration, which has been reported.
 pub(super) fn read(mut top: Section<'_>) -> Option<RunnerConfig> {
     let provider = provider::read(top.section(&keys::PROVIDER, "provider"));
     let worker = worker::read(top.section(&keys::WORKER, "worker"));
@@ -59,7 +59,7 @@ fn cache(top: &mut Section<'_>) -> Option<PathBuf> {
             top.reader.notes.warning(given.id, &keys::CACHE.path(), message);
             Some(usual)
         }
-        // Files in the field say this for no cache.
+        // Existing files use this for no cache.
         Kind::Boolean(false) => {
             top.ignore(&keys::CACHE);
             None
@@ -73,7 +73,7 @@ fn cache(top: &mut Section<'_>) -> Option<PathBuf> {
 }
 
 fn logging(mut section: Section<'_>) -> LogFormat {
-    // A host must not stop starting over this.
+    // An invalid value must not prevent a host from starting.
     let given = section.take(&keys::LOG_FORMAT);
     let chosen = given.map_or(Ok("stdio"), |given| {
         section.choose(&keys::LOG_FORMAT, &given.node, given.id).map_err(|hint| (given, hint))
@@ -164,8 +164,8 @@ fn host(mut section: Section<'_>) -> HostSettings {
         shutdown_on_start_failure: section.boolean(&keys::SHUTDOWN_ON_START_FAILURE),
         start_failure_delay: section.duration(&keys::START_FAILURE_DELAY),
         shutdown_static: section.boolean(&keys::SHUTDOWN_STATIC),
-        // A command of the operator's own may do something else than take the host down (a test, a container, a cloud's
-        // API): only the default command is followed by a default force command.
+        // A command configured by the operator may do something other than taking the host down (a test, a container, a
+        // cloud's API), so only the default command is followed by a default force command.
         force_shutdown_command: section
             .optional_strings(&keys::FORCE_SHUTDOWN_COMMAND)
             .or(defaults.force_shutdown_command.filter(|_| shutdown_command == defaults.shutdown_command)),

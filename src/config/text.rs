@@ -1,20 +1,20 @@
-//! What strings must look like, by what a key takes.
+//! Validation of strings, by the type of their key.
 
 use std::time::Duration;
 
 use super::keys::Takes;
 use crate::host::autologin::name::{NameError, SessionName, Tty, UserName};
 
-/// Timers and dates far away overflow; nobody means them.
+/// Maximum duration: timers and dates far in the future overflow, and nobody needs them.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// Why a text does not do.
+/// The reason why a text is invalid.
 pub(super) struct Complaint {
-    /// What was expected, in words.
+    /// A description of the expected value.
     pub(super) expected: String,
-    /// What to do.
+    /// The remedy.
     pub(super) hint: &'static str,
-    /// Whether the text may hold a secret although its key does not say so.
+    /// True if the text may contain a secret although its key does not say so.
     pub(super) secret: bool,
 }
 
@@ -22,7 +22,7 @@ fn complain<T>(expected: impl Into<String>, hint: &'static str) -> Result<T, Com
     Err(Complaint { expected: expected.into(), hint, secret: false })
 }
 
-/// The text as the configuration holds it.
+/// Validates a text. Returns it in the form in which the configuration stores it.
 pub(super) fn checked(takes: Takes, text: &str) -> Result<String, Complaint> {
     if text.is_empty() {
         return complain(takes.in_words(), "give one");
@@ -74,7 +74,7 @@ fn root_url(text: &str) -> Result<String, Complaint> {
     Ok(stripped.to_owned())
 }
 
-/// The names that can get into a display manager's file.
+/// Validates the name of a user for a display manager's file.
 fn user_name(text: &str) -> Result<String, Complaint> {
     match UserName::parse(text) {
         Ok(_) => Ok(text.to_owned()),
@@ -103,7 +103,7 @@ pub(super) fn old_boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// What YAML 1.1 takes for a date: `2026-11-23`, alone or with a time after it.
+/// Returns true if YAML 1.1 parses the text as a date: `2026-11-23`, alone or followed by a time.
 pub(super) fn looks_like_a_date(text: &str) -> bool {
     let mut parts = text.splitn(3, '-');
     let digits = |part: &str, least, most| {

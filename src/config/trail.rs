@@ -1,11 +1,11 @@
-//! The way from the top of the file to a value, written out only for a diagnostic.
+//! The path from the top of the file to a value, formatted only for a diagnostic.
 
 use std::fmt;
 
 use super::keys;
 use crate::redact::{MASK, mask_urls, names_a_secret};
 
-/// Longer keys are cut: a diagnostic is one readable line.
+/// Longer keys are truncated, because a diagnostic is one readable line.
 const LONGEST_KEY: usize = 80;
 
 #[derive(Debug, Clone, Copy)]
@@ -21,8 +21,8 @@ impl<'t> Trail<'t> {
         Trail::Key(self, key)
     }
 
-    /// Writes the way; whether it leads to one secret, rather than to an object of some: keys below it are not shown,
-    /// because they are what should have been its value.
+    /// Writes the path. Returns true if it leads to a secret, rather than to an object with secrets: keys below a
+    /// secret are not shown, because they are part of the intended value.
     fn write(&self, f: &mut fmt::Formatter<'_>) -> Result<bool, fmt::Error> {
         match self {
             Trail::Start(path) => {
@@ -60,7 +60,7 @@ fn names_one_secret(key: &str) -> bool {
 }
 
 fn key_in_path(key: &str) -> String {
-    // `password:hunter2` is one word where no space follows the colon.
+    // `password:hunter2` is a single key, because no space follows the colon.
     let name = key.find([':', '=']).and_then(|at| key.get(..at)).filter(|name| names_a_secret(name));
     if let Some(name) = name {
         return format!("{name}:{MASK}");

@@ -1,4 +1,4 @@
-//! The values of keys, by their types. For how a wrong one is treated see [`super::section`].
+//! The values of keys, by their types. [`super::section`] describes the treatment of invalid values.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -36,8 +36,8 @@ impl Section<'_> {
         self.optional_string(key).map(PathBuf::from)
     }
 
-    /// The text of something that should be a string: integers are taken for one, what else YAML may have turned
-    /// into something else than was meant is not.
+    /// The text of a value that should be a string. Integers are accepted; other types into which YAML may have
+    /// converted the intended text are not.
     fn plain_text(&self, key: &Key, id: usize, node: &Node) -> Option<String> {
         let hint = match &node.kind {
             Kind::String(text) if !text::looks_like_a_date(text) => return Some(text.clone()),
@@ -130,7 +130,7 @@ impl Section<'_> {
         })
     }
 
-    /// One of the key's options; empty where it is none of them, which has been reported.
+    /// One of the key's options; empty if the value is not one of them, which has been reported.
     pub(super) fn choice(&mut self, key: &'static Key) -> &'static str {
         let Some(given) = self.take(key) else { return "" };
         self.choose(key, &given.node, given.id).unwrap_or_else(|hint| {
@@ -139,7 +139,7 @@ impl Section<'_> {
         })
     }
 
-    /// The option, or what to do about there being none.
+    /// The matching option, or a hint if there is none.
     pub(super) fn choose(&self, key: &Key, node: &Node, id: usize) -> Result<&'static str, String> {
         let Takes::Choice(options) = key.takes else { return Err(String::new()) };
         let text = match &node.kind {
@@ -185,7 +185,7 @@ impl Section<'_> {
         strings
     }
 
-    /// `None` where the key is not given.
+    /// `None` if the key is not given.
     pub(super) fn optional_strings(&mut self, key: &'static Key) -> Option<Vec<String>> {
         if !self.has(key) {
             self.ignore(key);
@@ -216,7 +216,7 @@ impl Section<'_> {
         mapping.entries.iter().filter_map(pair).collect()
     }
 
-    /// A string within a list or object, which may also be empty or of many lines.
+    /// A string in a list or object, which may also be empty or contain line breaks.
     fn loose_string(&self, key: &Key, id: usize, node: &Node, trail: &Trail<'_>) -> Option<String> {
         let text = match &node.kind {
             Kind::String(text) => Some(text.clone()),

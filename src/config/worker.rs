@@ -4,7 +4,7 @@ use super::keys;
 use super::section::Section;
 use super::{Implementation, RestartInPlace, WorkerSettings};
 
-/// `None` where the implementation is missing or unknown, which has been reported.
+/// Reads the section. `None`: the implementation is missing or unknown, which has been reported.
 pub(super) fn read(section: Option<Section<'_>>) -> Option<WorkerSettings> {
     let mut section = section?;
     let name = section.choice(&keys::IMPLEMENTATION);
@@ -43,7 +43,7 @@ fn implementation(section: &mut Section<'_>, name: &str) -> Option<Implementatio
         "generic-worker" => {
             let service = section.optional_string(&keys::SERVICE);
             let pipe = section.optional_string(&keys::PROTOCOL_PIPE);
-            // A Windows set-up has no path. It loads everywhere, and starts nowhere here.
+            // A Windows configuration has no path. It loads everywhere, and cannot start here.
             let windows = service.is_some() || pipe.is_some();
             let path =
                 (!windows || section.has(&keys::WORKER_PATH)).then(|| section.path(&keys::WORKER_PATH));

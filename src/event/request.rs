@@ -1,28 +1,27 @@
-//! Requests to end: their strength, their cause, and the one that concerns the runner itself.
+//! Requests to end: their strength, their cause, and the request to the runner itself.
 
 use std::fmt;
 
 use super::Outcome;
 
-/// How strongly the worker is asked to end. A stronger request overrides a weaker one, never the other way round.
+/// The strength of a request to end. A stronger request overrides a weaker one, never the other way round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Strength {
-    /// Finish the running tasks, claim no more, exit. Never a signal.
+    /// Finish the running tasks, claim no more, and exit. Never sends a signal.
     Drain,
     /// Clean up and exit at once.
     Stop,
-    /// SIGKILL to all of it.
+    /// Send SIGKILL to all of the worker's processes.
     Kill,
 }
 
-/// A request that the runner itself ends, and its worker with it.
+/// A request that the runner itself ends, together with its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StopRequest {
-    /// How strong it is.
     pub strength: Strength,
     /// Its origin: [`Cause::Operator`] or [`Cause::RunnerFault`].
     pub cause: Cause,
-    /// Whether an operator's drain is part of it: no worker is to start after a reboot.
+    /// True if an operator's drain is included: no worker starts after a reboot.
     pub hold: bool,
 }
 
@@ -32,10 +31,10 @@ impl StopRequest {
         Self { strength, cause: Cause::Operator, hold: matches!(strength, Strength::Drain) }
     }
 
-    /// A part of the runner has failed: the worker is drained.
+    /// The request after a part of the runner has failed: the worker is drained.
     pub const RUNNER_FAULT: Self = Self { strength: Strength::Drain, cause: Cause::RunnerFault, hold: false };
 
-    /// Joins two requests: the stronger strength, the cause that counts more.
+    /// Combines two requests: the greater strength, and the cause with the higher precedence.
     #[must_use]
     pub fn join(self, other: Self) -> Self {
         Self {
@@ -45,7 +44,7 @@ impl StopRequest {
         }
     }
 
-    /// The outcome of a runner that this request ends while it has no worker.
+    /// The outcome of a runner without a worker that this request ends.
     pub fn outcome(self) -> Outcome {
         match self.cause {
             Cause::RunnerFault => Outcome::RunnerFailed,
@@ -54,25 +53,25 @@ impl StopRequest {
     }
 }
 
-/// Why the worker is asked to end, in the order in which a cause counts when the exit is judged (the last counts most).
+/// The cause of a request to end the worker, in ascending order of precedence for the evaluation of its exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Cause {
-    /// It cannot be told of new credentials: it is started again with them.
+    /// The worker does not accept new credentials: it is restarted with them.
     NewCredentials,
-    /// A part of the runner itself has failed: whoever started it should start it afresh.
+    /// A part of the runner itself has failed: the runner's service manager should restart it.
     RunnerFault,
-    /// Its credentials run out and cannot be renewed.
+    /// The worker's credentials expire and cannot be renewed.
     CredentialsExpiring,
-    /// There is a new deployment, or worker-manager wants the worker gone.
+    /// There is a new deployment, or worker-manager wants the worker to end.
     Redeploy,
-    /// The cloud is likely to interrupt the machine before long.
+    /// The cloud will probably interrupt the machine soon.
     Rebalance,
     /// The cloud interrupts the machine.
     Interruption {
-        /// The machine does not come back.
+        /// True if the machine does not come back.
         ends: bool,
     },
-    /// A person, or systemd, or the host going down.
+    /// A person, systemd, or the shutdown of the host.
     Operator,
 }
 

@@ -39,7 +39,6 @@ pub struct WriteError {
 }
 
 impl WriteError {
-    /// -
     pub fn io(&self) -> &io::Error {
         &self.source
     }
@@ -54,21 +53,15 @@ pub struct Attributes {
     pub owner: Option<Owner>,
 }
 
-/// -
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
-    /// -
     pub uid: u32,
-    /// -
     pub gid: u32,
 }
 
 /// Replaces the file at `path` by one with this content. Missing directories on the way are created with the mode
-/// `parents`. The file is on the disk when this returns `Ok`.
-///
-/// # Errors
-///
-/// The file cannot be written. The old file is then unchanged, and nothing is left behind.
+/// `parents`. The file is on the disk when this returns `Ok`. On failure, the old file is unchanged, and nothing is
+/// left behind.
 pub fn replace(path: &Path, content: &[u8], attributes: Attributes, parents: u32) -> Result<(), WriteError> {
     let Some(name) = path.file_name() else {
         return Err(failed("write", path)(nameless()));
@@ -81,10 +74,6 @@ pub fn replace(path: &Path, content: &[u8], attributes: Attributes, parents: u32
 
 /// Removes the file at `path`; a symlink is removed itself. When this returns `Ok`, the removal is on the disk, or the
 /// file never existed. A file of ours that cannot be removed because it is itself a mount point is emptied.
-///
-/// # Errors
-///
-/// The file cannot be removed.
 pub fn remove(path: &Path) -> Result<(), WriteError> {
     let failed = failed("remove", path);
     let directory = match Directory::open(parent_of(path)) {
@@ -182,18 +171,14 @@ impl Directory {
         Ok(child)
     }
 
-    /// -
     pub fn set_mode(&self, mode: u32) -> Result<(), WriteError> {
         let set = self.handle.set_permissions(Permissions::from_mode(mode));
         set.map_err(failed("set the mode of", &self.path))
     }
 
     /// Replaces the file `name` in this directory by one that `fill` writes. A symlink of that name is replaced, too.
-    /// The content is on the disk when this returns, the name only after [`Directory::sync`].
-    ///
-    /// # Errors
-    ///
-    /// The file cannot be written, or `fill` failed. The old file is then unchanged, and nothing is left behind.
+    /// The content is on the disk when this returns, the name only after [`Directory::sync`]. On failure, also of
+    /// `fill`, the old file is unchanged, and nothing is left behind.
     pub fn replace(
         &self,
         name: &OsStr,

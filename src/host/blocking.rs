@@ -42,11 +42,7 @@ const TURN: Duration = Duration::from_millis(1);
 /// Capacity of the main thread's queue: one job for each lane that uses it.
 const WAITING_JOBS: usize = 4;
 
-/// Builds the runtime. [`start_threads`] starts its threads.
-///
-/// # Errors
-///
-/// The kernel refuses a descriptor.
+/// Builds the runtime. [`start_threads`] starts its threads. Fails if the kernel refuses a descriptor.
 pub fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread()
         .enable_all()
@@ -57,11 +53,7 @@ pub fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// Starts all threads that the runtime will ever have.
-///
-/// # Errors
-///
-/// The kernel refuses a thread.
+/// Starts all threads that the runtime will ever have. Fails if the kernel refuses a thread.
 pub fn start_threads(handle: &Handle) -> io::Result<()> {
     // tokio starts a thread when there is a call and no idle thread, so each of these calls blocks until all threads
     // run.
@@ -101,7 +93,6 @@ pub enum Unanswered {
     TimedOut {
         /// A path, a user or a host.
         what: String,
-        /// -
         limit: Duration,
     },
     /// The call ended without a result.
@@ -144,11 +135,7 @@ impl Lane {
     }
 
     /// Makes a call that uses `path`, and waits at most `limit` for its turn and its result. A call that exceeds the
-    /// limit continues, and its result is dropped.
-    ///
-    /// # Errors
-    ///
-    /// The call has not returned, or it panicked.
+    /// limit continues, and its result is dropped. Fails if the call has not returned, or if it panicked.
     pub async fn at<T: Send + 'static>(
         &self,
         path: &Path,
@@ -164,11 +151,7 @@ impl Lane {
         }
     }
 
-    /// Makes a call that uses something other than a path.
-    ///
-    /// # Errors
-    ///
-    /// As [`Lane::at`].
+    /// Makes a call that uses something other than a path. Otherwise as [`Lane::at`].
     pub async fn ask<T: Send + 'static>(
         &self,
         what: &str,
@@ -233,7 +216,6 @@ impl Lane {
 /// The lanes of a runner: one for each purpose of a call that can hang.
 #[derive(Debug, Clone, Default)]
 pub struct Lanes {
-    /// -
     pub runner_config: Lane,
     /// The start of the worker: `worker.path`, `worker.cwd`.
     pub worker: Lane,

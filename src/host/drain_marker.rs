@@ -51,22 +51,14 @@ pub async fn mark(place: Option<&Path>, lane: &Lane) {
     }
 }
 
-/// Returns true if the marker exists.
-///
-/// # Errors
-///
-/// The disk does not answer; or the path holds something that neither root nor this process's user created, or that is
-/// not a regular file.
+/// Returns true if the marker exists. Fails if the disk does not answer, or if the path holds something other than a
+/// regular file of root or of this process's user.
 pub async fn is_marked(path: &Path, lane: &Lane) -> Result<Result<bool, private_file::Error>, Unanswered> {
     let mark = path.to_owned();
     lane.at(path, TIME, move || private_file::is_marked(&mark)).await
 }
 
 /// Removes the marker. When this returns `Ok`, the removal is on the disk.
-///
-/// # Errors
-///
-/// The marker cannot be removed.
 pub async fn unmark(path: &Path, lane: &Lane) -> Result<Result<(), WriteError>, Unanswered> {
     let mark = path.to_owned();
     lane.at(path, TIME, move || atomic::remove(&mark)).await

@@ -17,11 +17,7 @@ use std::process::Command;
 use std::ptr;
 
 /// Makes the command execute its program or fail, without a shell as fallback. `name` becomes the program's `argv[0]`.
-/// Must be called last, on a command whose program contains a slash.
-///
-/// # Errors
-///
-/// An argument or a variable contains a NUL.
+/// Must be called last, on a command whose program contains a slash. Fails if an argument or a variable contains a NUL.
 pub fn exactly(command: &mut Command, name: &OsStr) -> io::Result<()> {
     let given = Arguments::of(command, name)?;
     let execute = move || Err(given.execute());

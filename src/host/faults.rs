@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// -
 pub const FAULTS: [Signal; 7] = [
     Signal::SIGILL,
     Signal::SIGTRAP,

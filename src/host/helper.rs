@@ -65,9 +65,7 @@ pub enum HelperError {
     /// The program does not exist, or may not be executed.
     #[error("cannot execute {program}: {cause}{hint}")]
     Execute {
-        /// -
         program: String,
-        /// -
         cause: io::Error,
         /// The places in which the program was looked up, or the likely cause.
         hint: String,
@@ -75,9 +73,7 @@ pub enum HelperError {
     /// The program exited with a failure.
     #[error("{program} failed ({status}){}", said(.message))]
     Failed {
-        /// -
         program: String,
-        /// -
         status: ExitStatus,
         /// The first lines of its stderr.
         message: String,
@@ -87,12 +83,7 @@ pub enum HelperError {
         "{program} has not ended within {}: it was killed, with its process group",
         humantime::format_duration(*limit)
     )]
-    TimedOut {
-        /// -
-        program: String,
-        /// -
-        limit: Duration,
-    },
+    TimedOut { program: String, limit: Duration },
 }
 
 impl HelperError {
@@ -217,9 +208,7 @@ impl Helpers {
     /// * `make`: builds the command; may access the file system.
     /// * `keep`: the number of bytes of each output to keep.
     ///
-    /// # Errors
-    ///
-    /// The program cannot be executed, or its file system does not answer.
+    /// Fails if the program cannot be executed, or its file system does not answer.
     pub async fn start(
         &self,
         program: &str,
@@ -298,10 +287,6 @@ impl Drop for Registered {
 
 impl Running {
     /// Waits until the helper exits. At the time limit, the helper and all its descendants in its group are killed.
-    ///
-    /// # Errors
-    ///
-    /// The helper did not exit in time.
     pub async fn end(self, limit: Duration) -> Result<Output, HelperError> {
         self.end_unless(limit, std::future::pending()).await
     }

@@ -10,11 +10,7 @@ use nix::sys::resource::{Resource, getrlimit};
 /// connections.
 const DESCRIPTORS: usize = 32;
 
-/// Checks that enough file descriptors are available.
-///
-/// # Errors
-///
-/// The text gives the number of descriptors and the remedy.
+/// Checks that enough file descriptors are available. The error gives the number of descriptors and the remedy.
 pub fn enough_descriptors() -> Result<(), String> {
     let stderr = io::stderr();
     let tried: io::Result<Vec<_>> = (0..DESCRIPTORS).map(|_| stderr.as_fd().try_clone_to_owned()).collect();

@@ -26,7 +26,6 @@ pub enum LockError {
     /// Another runner holds the lock.
     #[error("another start-worker{holder} already runs this worker: it holds {path}; stop it first", path = .path.display())]
     Held {
-        /// -
         path: PathBuf,
         /// ` (pid 4711)`, or empty if the holder is unknown.
         holder: String,
@@ -34,19 +33,13 @@ pub enum LockError {
     /// Another runner uses the same cache.
     #[error("another start-worker{holder} keeps its run in {cache}: stop one of the two or, where they run different workers, give each its own cacheOverRestarts", cache = .cache.display())]
     CacheHeld {
-        /// -
         cache: PathBuf,
         /// ` (pid 4711)`, or empty if the holder is unknown.
         holder: String,
     },
     /// The lock file cannot be created.
     #[error("cannot make the lock {path}: {cause}", path = .path.display())]
-    Unavailable {
-        /// -
-        path: PathBuf,
-        /// -
-        cause: io::Error,
-    },
+    Unavailable { path: PathBuf, cause: io::Error },
 }
 
 /// The number of attempts to replace a file that occupies the lock's path and is not a lock of ours.

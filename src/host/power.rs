@@ -101,11 +101,8 @@ pub async fn is_going_down(helpers: &Helpers) -> bool {
     ask.await.is_ok_and(|output| output.stdout.trim_ascii() == b"stopping")
 }
 
-/// Runs a host command to its end, and logs its output.
-///
-/// # Errors
-///
-/// The command cannot be executed, fails, or takes longer than 60 s. The error is logged.
+/// Runs a host command to its end, and logs its output. Logs an error if the command cannot be executed, fails, or
+/// takes longer than 60 s.
 pub async fn run_host_command(
     what: &'static str,
     command: &[String],
@@ -122,11 +119,7 @@ pub async fn run_host_command(
     Ok(())
 }
 
-/// Runs a command of the host to its end.
-///
-/// # Errors
-///
-/// The command cannot be executed, fails, or takes longer than 60 s.
+/// Runs a command of the host to its end. Fails if the command takes longer than 60 s.
 pub async fn run(command: &[String], helpers: &Helpers) -> Result<Output, HelperError> {
     let words = command.to_vec();
     let make = move || {

@@ -2,7 +2,7 @@
 //!
 //! The file is opened without following a symbolic link and without blocking. Every check and change is made on the
 //! open descriptor, so that the checked file is the one that is read. The file must belong to root or to the runner's
-//! own user, because whoever can change it controls the runner.
+//! own user, because a user who can change it controls the runner.
 
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions, Permissions};
@@ -32,7 +32,6 @@ pub enum Access {
     Refuse,
 }
 
-/// -
 pub struct Contents {
     /// The whole file.
     pub bytes: Vec<u8>,
@@ -61,26 +60,16 @@ pub enum Warning {
     },
     /// Others have access, and nothing was changed. A start removes the permissions if the file belongs to the runner's
     /// user.
-    Loose {
-        /// -
-        mode: u32,
-    },
+    Loose { mode: u32 },
     /// The file belongs to another user than this process's, and a start as this user would refuse it.
     NotOurs {
-        /// -
         path: PathBuf,
-        /// -
         mode: u32,
         /// The owner.
         uid: u32,
     },
     /// The owner has no read permission: a start would refuse the file.
-    NoOwnerRead {
-        /// -
-        path: PathBuf,
-        /// -
-        mode: u32,
-    },
+    NoOwnerRead { path: PathBuf, mode: u32 },
     /// Others can replace the file.
     Exchangeable(Exposed),
 }
@@ -189,7 +178,6 @@ impl Error {
         Self { path: path.to_owned(), problem: Box::new(problem) }
     }
 
-    /// -
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -199,7 +187,6 @@ impl Error {
         self.problem.to_string()
     }
 
-    /// -
     pub fn kind(&self) -> ErrorKind {
         match *self.problem {
             Problem::Missing => ErrorKind::Missing,
@@ -232,11 +219,8 @@ fn read_checked(path: &Path, access: Access, limit: u64) -> Result<Contents, Pro
     Ok(Contents { bytes, warnings })
 }
 
-/// Returns true if the marker at `path` exists. A marker's presence counts, and not its content.
-///
-/// # Errors
-///
-/// The path holds something other than a regular file of root or of this process's user.
+/// Returns true if the marker at `path` exists. A marker's presence counts, and not its content. Fails if the path
+/// holds something other than a regular file of root or of this process's user.
 pub fn is_marked(path: &Path) -> Result<bool, Error> {
     let checked = open(path).and_then(|file| {
         let found = file.metadata().map_err(Problem::Io)?;

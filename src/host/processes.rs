@@ -29,16 +29,12 @@ const STAT_SIZE: usize = 1024;
 /// The file system of pidfds since Linux 6.9, where an inode identifies one process until the next boot.
 const PIDFS: u64 = 0x5049_4446;
 
-/// -
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
     /// Distinguishes the process from a later one with the same pid.
     pub id: Id,
-    /// -
     pub parent: i32,
-    /// -
     pub group: i32,
-    /// -
     pub session: i32,
     /// True if at least one thread is alive.
     pub alive: bool,
@@ -57,7 +53,6 @@ impl std::fmt::Display for Process {
 /// Distinguishes a process from a later one with the same pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Id {
-    /// -
     pub pid: i32,
     /// The inode of its pidfd; before Linux 6.9 its start time, in clock ticks since the boot.
     pub birth: u64,
@@ -108,10 +103,6 @@ pub struct Walk {
 }
 
 /// Lists all processes of the host. A process that ends meanwhile is left out.
-///
-/// # Errors
-///
-/// `/proc` cannot be read completely.
 pub fn walk() -> io::Result<Walk> {
     const INIT: i32 = 1;
     // `/proc` is unmounted, or belongs to another PID namespace.
@@ -135,10 +126,6 @@ pub fn walk() -> io::Result<Walk> {
 }
 
 /// Describes one process, dead or alive; `None`: there is none with this pid.
-///
-/// # Errors
-///
-/// `/proc` cannot be read.
 pub fn look_at(pid: i32) -> io::Result<Option<Process>> {
     let Some(id) = Id::of(pid)? else { return Ok(None) };
     let Some(status) = read_start(pid, "status", STATUS_SIZE)? else { return Ok(None) };
@@ -193,11 +180,8 @@ fn read_start(pid: i32, file: &str, size: usize) -> io::Result<Option<Vec<u8>>> 
     }
 }
 
-/// The pids of a process's children. The kernel may omit one while another exits.
-///
-/// # Errors
-///
-/// `/proc` cannot be read, or the kernel has no `CONFIG_PROC_CHILDREN`.
+/// The pids of a process's children. The kernel may omit one while another exits. Fails if the kernel has no
+/// `CONFIG_PROC_CHILDREN`.
 pub fn children(pid: i32) -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
     let threads = match fs::read_dir(format!("/proc/{pid}/task")) {
@@ -237,10 +221,6 @@ pub fn has_in_environment(pid: i32, is_entry: impl Fn(&[u8]) -> bool) -> bool {
 }
 
 /// Sends a signal to exactly this process. A process that has ended is not an error.
-///
-/// # Errors
-///
-/// The process cannot be signalled.
 pub fn signal(id: Id, signal: Signal) -> io::Result<()> {
     let Some(number) = rustix::process::Signal::from_named_raw(signal as i32) else { return Ok(()) };
     let opened = match open(id.pid) {

@@ -44,11 +44,8 @@ pub struct Loan {
 }
 
 impl Loan {
-    /// Starts the listener; `None`: the runner has no terminal, or runs in its background.
-    ///
-    /// # Errors
-    ///
-    /// The kernel refuses another process, or its descriptors.
+    /// Starts the listener; `None`: the runner has no terminal, or runs in its background. Fails if the kernel refuses
+    /// another process or its descriptors.
     pub fn prepare() -> io::Result<Option<Self>> {
         let opened =
             File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/tty").ok();

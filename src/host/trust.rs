@@ -1,8 +1,8 @@
 //! Checks that other users cannot change the files and directories on which the runner relies, and the commands that
 //! correct them.
 //!
-//! Whoever can change a file that the runner acts on controls what root executes. Such files, and the directories on
-//! the way to them, must therefore belong to root or to the runner's own user, and nobody else may write to them.
+//! A user who can change a file that the runner acts on controls what root executes. Such files, and the directories on
+//! the way to them, must therefore belong to root or to the runner's own user, and no other user may write to them.
 
 use std::fmt::Write as _;
 use std::fs::Metadata;
@@ -15,7 +15,6 @@ const OTHERS_WRITE: u32 = 0o022;
 /// In a directory with this bit, only a file's owner can remove or rename it.
 const STICKY: u32 = 0o1000;
 
-/// -
 pub fn our_uid() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
@@ -64,7 +63,6 @@ pub fn chmod_go_w(path: &Path) -> String {
 /// A directory in which others can create or replace files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exposed {
-    /// -
     pub path: PathBuf,
     /// `it belongs to uid 1000`, `its mode is 0777`.
     why: String,

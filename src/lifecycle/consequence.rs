@@ -1,33 +1,33 @@
-//! What the end of a supervised run means for its machine: cause × exit has become an outcome; here it has consequences.
+//! The consequence of a supervised run's outcome for its machine.
 
 use crate::event::Outcome;
 
-/// What is to be done once no worker runs any more.
+/// The action after the last worker has exited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consequence {
-    /// The runner ends; the registration stays, the worker may be started again.
+    /// The runner ends; the registration remains, and the worker may be restarted.
     End,
-    /// The machine leaves worker-manager and goes away.
+    /// The machine leaves worker-manager and is removed.
     Remove,
-    /// The same, after `host.startFailureDelay`: what keeps a pool's workers from running must not become a storm of
-    /// boots and removals.
+    /// As [`Consequence::Remove`], after `host.startFailureDelay`: a fault that keeps a pool's workers from running
+    /// must not become a storm of boots and removals.
     RemoveLater,
-    /// The worker registers anew, for as long as it takes, and is started again.
+    /// The worker registers again without a time limit, and is restarted.
     RegisterAnew,
-    /// The worker registers anew; when that has succeeded it is started with what has come of it, else as it was.
+    /// The worker registers again. If that succeeds, it is restarted with the new run, otherwise with the old one.
     Redeploy {
-        /// Whether it can be started again without a boot between.
+        /// True if the worker can be restarted without a reboot.
         in_place: bool,
     },
 }
 
-/// The tables of docs/operations.md, "What happens when the worker ends". `dynamic`: a cloud's machine, which is replaced. `registers`: the worker may register as
-/// often as it likes.
+/// Implements the tables in docs/operations.md, "What happens when the worker ends". `dynamic`: a cloud's machine,
+/// which is replaced. `registers`: the worker may register any number of times.
 pub fn consequence(outcome: Outcome, dynamic: bool, registers: bool) -> Consequence {
     match outcome {
         Outcome::Redeploy { in_place } if registers => Consequence::Redeploy { in_place },
         Outcome::CredentialsExpired if registers => Consequence::RegisterAnew,
-        // A removed machine is removed; a host that waits for a boot, or was told to stop, is not.
+        // The machine is already removed, or it waits for a boot, or it was told to stop: it is not removed.
         Outcome::Stopped
         | Outcome::Held
         | Outcome::Removed
@@ -56,7 +56,7 @@ mod tests {
     fn every_outcome_has_its_consequence_on_every_kind_of_host() {
         use Consequence::{End, RegisterAnew, Remove, RemoveLater};
         let redeploy = Consequence::Redeploy { in_place: true };
-        // Outcome, on a cloud's machine, static, standalone.
+        // Outcome, and the consequence on a cloud's machine, for static, and for standalone.
         for (outcome, cloud, fixed, standalone) in [
             (Outcome::Done, Remove, End, End),
             (Outcome::Stopped, End, End, End),

@@ -1,4 +1,5 @@
-//! How a machine leaves: after a start that failed, after its worker's end; at once, or when somebody had time to look.
+//! The removal of a machine, after a failed start or after its worker's end: at once, or after a delay for
+//! investigation.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,23 +22,23 @@ use crate::supervisor::{self, Job};
 use crate::taskcluster::{Effort, WorkerError};
 use crate::worker;
 
-/// How long a report of a failed start is tried.
+/// Time limit for reporting a failed start.
 const REPORT: Duration = Duration::from_secs(60);
 
-/// The result for a machine that must go.
+/// The result for a machine that has to leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Left {
-    /// worker-manager takes it away.
+    /// worker-manager removes the machine.
     Deregistered,
-    /// It goes down.
+    /// The machine is shutting down.
     GoingDown,
-    /// It is still here.
+    /// The machine is still running.
     Behind,
 }
 
 impl Lifecycle<'_> {
-    /// A cloud's machine that cannot start is of no use to anybody; but only where the start has come as far as to know
-    /// whose machine it is, and where it is not the runner configuration that is wrong.
+    /// Removes a cloud's machine that cannot start, because it is useless. Only applies if the start has identified the
+    /// machine, and if the fault is not in the runner configuration.
     pub(super) async fn start_failed(&mut self, cause: &PrepareError) {
         let about_the_machine = match cause.kind() {
             FailureKind::Configuration | FailureKind::Permissions => false,
@@ -64,7 +65,7 @@ impl Lifecycle<'_> {
         self.leave_later(deregistration.as_ref(), "the worker could not start").await;
     }
 
-    /// Tells the worker pool's owners, as far as there are credentials to do so.
+    /// Reports an error to the worker pool's owners, if there are credentials for that.
     async fn report(&self, registrar: &Registrar, cached: &CachedRun, title: &str, description: String) {
         let report = WorkerError {
             kind: "worker-runner".to_owned(),
@@ -90,7 +91,7 @@ impl Lifecycle<'_> {
     pub(super) fn deregistration(&self, registrar: Option<Registrar>, current: Current) -> Deregistration {
         let settings = self.config.worker.clone();
         let whole: Whole = Arc::new(move |cached: &CachedRun| {
-            // What could be made at the start can be made again.
+            // The configuration could be made at the start, so it can be made again.
             worker::final_config(&cached.run, &settings)
                 .map(|whole| whole.object().clone())
                 .unwrap_or_default()
@@ -104,8 +105,8 @@ impl Lifecycle<'_> {
         )
     }
 
-    /// Makes this machine go: the mark in the cache, worker-manager, and, where worker-manager does not take the machine
-    /// away, the host's power. `alone`: no worker is supervised meanwhile, so that observers are told.
+    /// Removes this machine: marks it in the cache, deregisters it, and, if worker-manager does not remove it, shuts it
+    /// down. `alone`: no worker is supervised meanwhile, so that the steps are published to observers.
     pub(super) async fn leave(
         &self,
         deregistration: Option<&Deregistration>,
@@ -129,7 +130,7 @@ impl Lifecycle<'_> {
         self.shut_down(deregistration, alone).await
     }
 
-    /// Goes on where an earlier start of this machine has left off. Returns how the runner ends.
+    /// Resumes the removal where an earlier start of this machine stopped. Returns the runner's outcome.
     pub(super) async fn leave_at_last(&self, prepared: Prepared) -> Outcome {
         let Prepared { cached, registrar } = prepared;
         let Some(leaving) = cached.leaving.clone() else { return Outcome::Removed };
@@ -150,7 +151,7 @@ impl Lifecycle<'_> {
             warn!(name: "deregistration-interrupted", "stopped while this machine was being removed: the next start goes on with that");
             return Outcome::LeftBehind;
         }
-        // Also where worker-manager has confirmed that: it should have taken the machine away by now.
+        // Also if worker-manager has confirmed the removal, because it should have removed the machine by now.
         match self.shut_down(Some(&deregistration), true).await {
             Left::Deregistered | Left::GoingDown => Outcome::Removed,
             Left::Behind => Outcome::LeftBehind,
@@ -160,7 +161,7 @@ impl Lifecycle<'_> {
     async fn shut_down(&self, deregistration: Option<&Deregistration>, alone: bool) -> Left {
         self.publish_step(Step::ShuttingDown, alone);
         if let Some(deregistration) = deregistration {
-            // The mark must not keep a host up whose disk does not answer.
+            // If the disk does not answer, the mark must not keep the host up.
             self.stop.bounded(deregistration.shutdown_requested()).await;
         }
         let host = &self.config.host;
@@ -185,7 +186,7 @@ impl Lifecycle<'_> {
         }
     }
 
-    /// Tells the worker pool's owners, as long as there are credentials to do so.
+    /// Reports to the worker pool's owners that the machine is still running, if there are credentials for that.
     async fn report_left_behind(&self, deregistration: Option<&Deregistration>, why: &StillUp) {
         let Some((registrar, cached)) = deregistration.and_then(Deregistration::registrar) else { return };
         let now = self.preparer.clock.now();
@@ -205,7 +206,7 @@ impl Lifecycle<'_> {
         }
     }
 
-    /// The same, when a person has had the time to look. A stop ends the wait, and the machine stays.
+    /// Removes this machine after a delay for investigation. A stop ends the delay, and the machine stays.
     pub(super) async fn leave_later(&self, deregistration: Option<&Deregistration>, reason: &str) -> Left {
         let host = &self.config.host;
         if !host.shutdown_on_start_failure {
@@ -231,7 +232,8 @@ impl Lifecycle<'_> {
         self.publisher.manager().alive_while(self.leave(deregistration, reason, true)).await
     }
 
-    /// Supervises the worker. Where it asks for its host to go away, that goes on beside it, and after its end.
+    /// Supervises the worker. If the worker asks for the shutdown of its host, the removal runs in parallel, and
+    /// continues after the worker's end.
     pub(super) async fn supervise_and_leave(
         &self,
         job: Job,
@@ -241,7 +243,7 @@ impl Lifecycle<'_> {
         let leave = job.leave.clone();
         let mut supervising = std::pin::pin!(supervisor::supervise(job, self.output, events));
         let mut leaving = std::pin::pin!(async {
-            // It is kept open by `leave`.
+            // `leave` keeps the channel open.
             let _ = leave.subscribe().wait_for(|asked| *asked).await;
             self.leave(deregistration, "the worker asked for its host to be shut down", false).await
         });
@@ -259,8 +261,8 @@ impl Lifecycle<'_> {
         }
     }
 
-    /// What a stop means on a machine of a cloud whose system goes down: the cloud may take it away, and the signal may come
-    /// before the notice. `None`: what it means anyway.
+    /// The outcome of a stop on a cloud's machine whose system is going down: the cloud may be taking it away, and the
+    /// signal may arrive before the notice. `None`: the outcome is unchanged.
     pub(super) async fn taken_away(&self, run: &Supervised) -> Option<Outcome> {
         if run.outcome != Outcome::Stopped || !self.config.provider.is_dynamic() {
             return None;
@@ -280,7 +282,7 @@ impl Lifecycle<'_> {
         })
     }
 
-    /// The new run is cached; the worker cannot be started with it before a boot.
+    /// Handles a new run that is cached, but with which the worker cannot be started before a reboot.
     pub(super) async fn boot_for_the_deployment(&self) -> Outcome {
         error!(name: "worker-needs-reboot",
             "the worker cannot be started again without a reboot (worker.restartInPlace says otherwise where that is wrong)"

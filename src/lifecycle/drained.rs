@@ -1,4 +1,4 @@
-//! Holding: after an operator's drain that ended in a reboot no worker is started, until somebody says so.
+//! Holding: after an operator's drain that ended in a reboot, no worker starts until an operator resumes it.
 
 use std::path::Path;
 
@@ -11,16 +11,16 @@ use crate::host::drain_marker;
 use crate::stop::StopSignal;
 use crate::telemetry::status::Resume;
 
-/// How holding ended.
+/// The end of a hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Released {
-    /// Nothing keeps the worker from being started.
+    /// The worker may be started.
     Resumed,
     /// The runner was told to end.
     Ended,
 }
 
-/// Starts nothing while `mark` is there: until it is told to resume, which removes the mark, or to end.
+/// Holds while `mark` exists: until a resume, which removes the mark, or until the runner is told to end.
 pub async fn hold(
     (mark, lane): (&Path, &Lane),
     mut resumes: mpsc::Receiver<Resume>,
@@ -39,13 +39,13 @@ pub async fn hold(
         let removed = tokio::select! {
             biased;
             _ = stop.requested() => return Released::Ended,
-            // It ends with an fsync, which can take long.
+            // The removal ends with an fsync, which can take long.
             removed = drain_marker::unmark(mark, lane) => removed,
         };
         let cause = match removed {
             Ok(Ok(())) => {
                 info!(name: "resumed", mark = %mark.display(), "resumed: the mark is removed, and the worker is started");
-                // Who has not waited for the answer needs none.
+                // The client may have disconnected.
                 let _ = resume.answer.send(Ok(()));
                 return Released::Resumed;
             }

@@ -1,4 +1,4 @@
-//! One worker's keeping, from one run to the next, in one process: prepare, supervise, conclude, again.
+//! One worker's lifecycle, from one run to the next, in one process: prepare, supervise, conclude, repeat.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -43,63 +43,60 @@ pub use consequence::{Consequence, consequence};
 use deregister::Left;
 pub(crate) use task_group::TaskGroup;
 
-/// Events that the tasks of one run may send before they wait for the supervisor.
+/// Events that the tasks of one run may queue for the supervisor.
 const WAITING_EVENTS: usize = 64;
 
-/// Reports that wait for worker-manager, of the worker and of the runner each; more are not sent.
+/// Capacity for reports to worker-manager, for the worker's and for the runner's own; further ones are not sent.
 const WAITING_REPORTS: usize = 2;
 
-/// How long each step of registering anew for a new deployment is tried, before the worker goes on as it was.
+/// Time limit for each step of registering again for a new deployment, before the worker continues with the old run.
 const REDEPLOY_TIME: Duration = Duration::from_secs(60);
 
-/// How long the answer to a request that cannot be made again is waited for, when all else is to end.
+/// Time limit for the answer to a request that cannot be repeated, once everything else is to end.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
 
-/// How long what a run has left may take to end: reports, an acknowledgement.
+/// Time limit for a run's remaining tasks: reports, an acknowledgement.
 const LAST_TASK: Duration = Duration::from_secs(60);
 
-/// One worker's keeping.
 pub struct Lifecycle<'a> {
-    /// The runner configuration.
     pub config: Arc<RunnerConfig>,
-    /// What makes runs.
+    /// Creates runs.
     pub preparer: Preparer,
-    /// Where a drain is noted that a reboot follows.
+    /// The path of the marker for a drain that a reboot follows.
     pub drain_marker: Option<PathBuf>,
     /// The host's automatic login.
     pub logins: Arc<Logins>,
-    /// The runner's own short-lived children.
+    /// The registry of the runner's own short-lived children.
     pub helpers: Helpers,
-    /// Where the worker's output goes.
+    /// Receives the worker's output.
     pub output: &'a Output,
-    /// Tells where the runner stands.
     pub publisher: StatusPublisher,
-    /// Says whether, and how strongly, the runner has been asked to end.
+    /// The request to end the runner, and its strength.
     pub stop: StopSignal,
-    /// Tells the watch for a new deployment to look now.
+    /// Requests an immediate check for a new deployment.
     pub checks: channel::Sender<()>,
 }
 
-/// A run that has been supervised.
+/// A run whose supervision has ended.
 struct Supervised {
     outcome: Outcome,
-    /// The result for the machine, where the worker has asked for it to go.
+    /// The result for the machine, if the worker has asked for its shutdown.
     left: Option<Left>,
-    /// The run, with its newest credentials.
+    /// The run, with its latest credentials.
     current: Current,
     registrar: Option<Registrar>,
-    /// How this machine leaves worker-manager; `None`: it is not one that does.
+    /// The deregistration of this machine; `None`: it is not a cloud's.
     deregistration: Option<Deregistration>,
-    /// Stops the watch for interruptions: the worker is gone for good.
+    /// Stops the watch for interruptions once the worker will not restart.
     gone: CancellationToken,
-    /// What is still to end, and may take its time: it comes after a deregistration.
+    /// The tasks that may still take some time, and end after a deregistration.
     last: Vec<JoinHandle<()>>,
-    /// They end with this.
+    /// The run's other tasks, which end when this is dropped.
     tasks: TaskGroup,
 }
 
 impl Supervised {
-    /// The last reports are waited for, unless there is no time to lose.
+    /// Schedules the last reports, unless the runner must end quickly.
     fn wait_for_reports(&mut self, reporting: Option<JoinHandle<()>>) {
         match (reporting, self.outcome) {
             (Some(_), Outcome::Stopped | Outcome::Held) | (None, _) => {}
@@ -108,11 +105,11 @@ impl Supervised {
         }
     }
 
-    /// Ends what the run has left. What the cloud is told now may be the machine's end.
+    /// Ends the run's tasks. The acknowledgement to the cloud may end the machine.
     async fn finish(&mut self, stop: &StopSignal) {
         self.gone.cancel();
         for task in self.last.drain(..) {
-            // A sibling that does not finish in time ends with the others.
+            // A task that does not finish in time ends with the others.
             let _ = stop.bounded(tokio::time::timeout(LAST_TASK, task)).await;
         }
         self.tasks.end();
@@ -120,12 +117,8 @@ impl Supervised {
 }
 
 impl Lifecycle<'_> {
-    /// After an operator's drain that ended in a reboot: waits until somebody wants the worker back, or the runner's
-    /// end.
-    ///
-    /// # Errors
-    ///
-    /// The mark that tells of the drain is not the runner's own.
+    /// After an operator's drain that ended in a reboot: waits until an operator resumes the worker, or the runner is
+    /// told to end. Fails if the drain marker was not created by the runner.
     pub async fn hold(&self, resumes: mpsc::Receiver<Resume>) -> Result<Released, private_file::Error> {
         let lane = &self.preparer.lanes.drain_marker;
         let Some(mark) = self.drain_marker.as_deref() else { return Ok(Released::Resumed) };
@@ -147,14 +140,10 @@ impl Lifecycle<'_> {
         Ok(hold((mark, lane), resumes, &self.stop).await)
     }
 
-    /// Keeps the worker until it needs no more keeping.
-    ///
-    /// # Errors
-    ///
-    /// There is no run, or no worker can be made of it.
+    /// Runs the worker until its lifecycle ends. Fails if there is no run, or if the run cannot become a worker.
     pub async fn keep(&mut self) -> Result<Outcome, PrepareError> {
         let strangers = Strangers::so_far();
-        // While a worker is supervised, its supervisor shows that it goes on.
+        // While a worker is supervised, its supervisor sends the heartbeats.
         let manager = self.publisher.manager().clone();
         let mut prepared = match Box::pin(manager.alive_while(self.prepare())).await? {
             Ok(prepared) => prepared,
@@ -211,7 +200,7 @@ impl Lifecycle<'_> {
         }
     }
 
-    /// A run, or how it ended without one.
+    /// Prepares a run. The inner error is the outcome of a runner that ends without one.
     async fn prepare(&mut self) -> Result<Result<Prepared, Outcome>, PrepareError> {
         self.publisher.publish(Phase::Preparing.into());
         let in_flight = self.preparer.in_flight();
@@ -222,7 +211,7 @@ impl Lifecycle<'_> {
                 biased;
                 stopped = self.stop.requested() => {
                     if dynamic && in_flight.any() {
-                        // What was sent may have been the one registration that this machine has.
+                        // The pending request may be the only registration that this machine has.
                         self.stop.unless_killed(tokio::time::timeout(LAST_ANSWER, preparing)).await;
                     }
                     return Ok(Err(stopped.outcome()));
@@ -240,8 +229,8 @@ impl Lifecycle<'_> {
         }
     }
 
-    /// Registers first; what has come of that takes the place of the old run, or the old run goes on. An error is the
-    /// request to stop that came first.
+    /// Registers again first. If that succeeds, the new run replaces the old one; otherwise the old run continues. The
+    /// error is a stop request that came first.
     async fn redeploy(&mut self, run: Supervised, in_place: bool) -> Result<Prepared, StopRequest> {
         let anew = tokio::select! {
             biased;
@@ -259,10 +248,10 @@ impl Lifecycle<'_> {
         }))
     }
 
-    /// Keeps the worker of one run, with the tasks that the run needs.
+    /// Supervises the worker of one run, together with the run's tasks.
     async fn supervise(&self, prepared: Prepared, strangers: &Strangers) -> Result<Supervised, PrepareError> {
         let Prepared { cached, registrar } = prepared;
-        // The run's own: a request of a run that is over must not reach the next one.
+        // A channel for this run only: a request of an earlier run must not reach the next one.
         let (sender, mut events) = mpsc::channel(WAITING_EVENTS);
         self.publisher.publish_run(&cached.run);
         let (identity, expires) = (cached.run.identity.clone(), cached.run.credentials.expires);
@@ -316,7 +305,7 @@ impl Lifecycle<'_> {
         Ok(supervised)
     }
 
-    /// A run that needs no supervision: it is done.
+    /// A run that needs no supervision, because it is done.
     fn done(&self, cached: CachedRun, registrar: Option<Registrar>) -> Supervised {
         let current: Current = Arc::new(Mutex::new(cached));
         let dynamic = self.config.provider.is_dynamic();
@@ -332,8 +321,8 @@ impl Lifecycle<'_> {
         }
     }
 
-    /// What the runner can do with a worker, and the host's automatic login where there is a display manager to tell,
-    /// whose file this process may write. `renewing`: the worker's credentials are renewed.
+    /// The capabilities that the runner offers to a worker, and the host's automatic login if there is a display
+    /// manager whose file this process may write. `renewing`: the worker's credentials are renewed.
     async fn offered(&self, renewing: bool) -> (Capabilities, Option<Arc<Logins>>) {
         use Capability::{
             Autologin, ErrorReport, GracefulTermination, Log, NewCredentials, Reboot, Shutdown,
@@ -345,7 +334,7 @@ impl Lifecycle<'_> {
         (offered, possible.then(|| self.logins.clone()))
     }
 
-    /// On a cloud, what was sent may be a renewal, whose answer has the secret for the next.
+    /// Waits for a pending request. On a cloud it may be a renewal, whose answer contains the secret for the next.
     async fn last_answer(&self) {
         let in_flight = self.preparer.in_flight();
         if self.config.provider.is_dynamic() && in_flight.any() {
@@ -354,7 +343,7 @@ impl Lifecycle<'_> {
     }
 }
 
-/// The way of error reports from the supervisor to worker-manager.
+/// The queue for error reports from the supervisor to worker-manager.
 fn report_queue(limit: ReportLimit) -> (supervisor::ReportSender, reports::Queue) {
     let ((of_worker, workers), (of_runner, own)) =
         (mpsc::channel(WAITING_REPORTS), mpsc::channel(WAITING_REPORTS));

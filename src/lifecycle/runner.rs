@@ -1,4 +1,5 @@
-//! One runner process: catches signals, opens status socket and metrics, and runs the worker's [`Lifecycle`] to its end.
+//! One runner process: catches signals, opens the status socket and the metrics, and runs the worker's [`Lifecycle`] to
+//! its end.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,27 +35,25 @@ use crate::watch::signals::Signals;
 use crate::worker::dummy::Shown;
 use crate::{watch, worker};
 
-/// Requests to resume that wait for the first of them.
+/// Capacity for resume requests.
 const WAITING_RESUMES: usize = 4;
 
-/// How long what is not on the disk yet is waited for at the end.
+/// Time limit at the end for pending writes to the disk.
 const LAST_WRITE_TIME: Duration = Duration::from_secs(10);
 
-/// The world outside, as arguments.
+/// The runner's environment, as parameters.
 pub struct Host {
-    /// Tells the wall-clock time.
     pub clock: Arc<dyn Clock>,
-    /// `$RUNTIME_DIRECTORY`, or where it is by default; `None`: there is none that this user may write.
+    /// `$RUNTIME_DIRECTORY` or its default; `None`: there is none that this user may write.
     pub runtime_directory: Option<PathBuf>,
-    /// `$STATE_DIRECTORY`, or where it is by default.
+    /// `$STATE_DIRECTORY` or its default.
     pub state_directory: Option<PathBuf>,
-    /// The way to Taskcluster.
     pub proxies: Proxies,
-    /// Where the clouds' metadata services are.
+    /// The addresses of the clouds' metadata services.
     pub metadata: MetadataOrigins,
-    /// What must not be logged or reported.
+    /// The secrets to mask in the log and in reports.
     pub secrets: Secrets,
-    /// Who started the runner, and wants to know how it goes.
+    /// The address of the service manager that started the runner.
     pub service_manager: Address,
     /// The lanes for calls that can hang.
     pub lanes: Lanes,
@@ -62,24 +61,22 @@ pub struct Host {
     pub recent_warnings: RecentWarnings,
 }
 
-/// Why no worker was supervised.
+/// The reason why no worker was supervised.
 #[derive(Debug, Error)]
 pub enum RunError {
-    /// There is no run.
     #[error(transparent)]
     Prepare(#[from] PrepareError),
-    /// The worker's implementation cannot use it.
+    /// The worker's implementation cannot use the run.
     #[error(transparent)]
     Worker(#[from] worker::WorkerError),
-    /// What is in the place of the drain's mark was made by somebody else.
+    /// The drain marker's path holds something that the runner did not create.
     #[error("cannot tell whether this host was drained: {0}, or remove it if nobody drained this host")]
     Mark(private_file::Error),
-    /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(std::io::Error),
 }
 
-/// Runs the configured worker until its lifecycle is over. `signals` have been caught since the program's start.
+/// Runs the configured worker until its lifecycle ends. `signals` have been caught since the program's start.
 pub async fn run(
     config: RunnerConfig,
     host: Host,
@@ -134,10 +131,10 @@ pub async fn run(
         Ok(Released::Ended) => Ok(lifecycle.stop.current().map_or(Outcome::Stopped, StopRequest::outcome)),
         Err(cause) => Err(RunError::Mark(cause)),
     };
-    // Its words are not to come after the last ones.
+    // The notifier must not overwrite the final status.
     telling.abort();
     let outcome = concluded(&manager, &lifecycle.preparer.secrets, &result);
-    // Credentials that are not on the disk yet.
+    // Writes credentials that are not on the disk yet.
     let written = tokio::time::timeout(LAST_WRITE_TIME, lifecycle.preparer.cache_writer.flush());
     lifecycle.stop.unless_killed(written).await;
     if let Some(status) = status {
@@ -149,7 +146,7 @@ pub async fn run(
     result
 }
 
-/// Keeps the service manager informed.
+/// The task that notifies the service manager.
 fn telling(preparer: &Preparer, publisher: &StatusPublisher) -> StatusNotifier {
     StatusNotifier {
         manager: publisher.manager().clone(),
@@ -179,12 +176,12 @@ async fn configured_logins(
 ) -> (Arc<Logins>, Helpers) {
     let logins = Arc::new(Logins::new(&config.autologin).with_lanes(lanes.clone()));
     let helpers = Helpers::default();
-    // What follows sees a request, too.
+    // The steps that follow see a stop request, too.
     stop.unless_requested(logins.set_configured(&helpers)).await;
     (logins, helpers)
 }
 
-/// Tells the service manager how it ended, and says it in words.
+/// Reports the outcome to the service manager, and returns it as text.
 fn concluded(manager: &ServiceManager, secrets: &Secrets, result: &Result<Outcome, RunError>) -> String {
     let outcome = result.as_ref().map_or_else(|cause| ErrorChain(cause).to_string(), Outcome::to_string);
     let outcome = secrets.mask(outcome);
@@ -196,7 +193,7 @@ fn concluded(manager: &ServiceManager, secrets: &Secrets, result: &Result<Outcom
     outcome
 }
 
-/// Runs the dummy worker, which shows what would be started and ends.
+/// Runs the dummy worker, which prints the run and ends.
 async fn dummy(
     config: Arc<RunnerConfig>,
     mut context: Context,
@@ -204,10 +201,10 @@ async fn dummy(
     (manager, output, stop): (&ServiceManager, &Output, &StopSignal),
 ) -> Result<Outcome, RunError> {
     let secrets = context.secrets.clone();
-    // The log shows a run and does not come from its worker.
+    // The log prints a run, but does not come from its worker.
     context.on_identified = Box::new(|_, _| {});
     if show_secrets {
-        // The log is to show them, for once.
+        // In this case the log is meant to show secrets.
         context.secrets = Secrets::default();
     }
     let shown = show(Preparer::new(config, context), show_secrets, output, stop);
@@ -216,7 +213,7 @@ async fn dummy(
     result
 }
 
-/// The dummy worker: its run, line by line, as fast as the log takes them.
+/// Prepares the run and prints it.
 async fn show(
     mut preparer: Preparer,
     secrets: bool,
@@ -243,11 +240,11 @@ async fn show_run(run: &Run, secrets: bool, output: &Output) {
                 tokio::time::sleep(A_MOMENT).await;
             }
         };
-        // A log that has stalled for good loses lines, and says how many.
+        // A log that has stalled permanently drops lines, and reports their number.
         let _ = tokio::time::timeout(LAST_LINES_TIME, room).await;
         info!("{line}");
     }
 }
 
-/// How long the last lines may take to be written, where the log is stalled.
+/// Time limit for writing the last lines to a stalled log.
 pub const LAST_LINES_TIME: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! The sibling tasks of one run, and what becomes of one that fails.
+//! The sibling tasks of one run, and the reaction to a failing one.
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -8,7 +8,7 @@ use tracing::error;
 use crate::event::StopRequest;
 use crate::stop::StopSignal;
 
-/// The sibling tasks of one run: they end with it, and one that fails is an event, not silence.
+/// The sibling tasks of one run. They end with it, and a failure drains the worker.
 pub(crate) struct TaskGroup {
     tasks: TaskTracker,
     end: CancellationToken,
@@ -20,7 +20,7 @@ impl TaskGroup {
         Self { tasks: TaskTracker::new(), end: CancellationToken::new(), stop }
     }
 
-    /// Spawns one. Its handle can be awaited; aborting the handle ends the sibling.
+    /// Spawns a sibling. Its handle can be awaited; aborting the handle ends the sibling.
     pub(crate) fn spawn(
         &self,
         sibling: &'static str,
@@ -28,7 +28,7 @@ impl TaskGroup {
     ) -> JoinHandle<()> {
         let (end, stop) = (self.end.clone(), self.stop.clone());
         self.tasks.spawn(async move {
-            // Its own task, so that a panic is seen; it ends with this one, however this one ends.
+            // A separate task, so that a panic is detected. It ends with this one, however this one ends.
             let mut task = AbortOnDropHandle::new(tokio::spawn(task));
             let ended = tokio::select! {
                 () = end.cancelled() => return,
@@ -40,7 +40,7 @@ impl TaskGroup {
         })
     }
 
-    /// Ends them all.
+    /// Ends all siblings.
     pub(crate) fn end(&self) {
         self.end.cancel();
     }
@@ -58,7 +58,7 @@ mod tests {
 
     struct Alive(#[expect(dead_code, reason = "dropped with the task")] std::sync::mpsc::Sender<()>);
 
-    /// A sibling that never ends, and what is disconnected once it is gone.
+    /// A sibling that never ends, and a channel that is disconnected once it is gone.
     fn endless(tasks: &TaskGroup) -> (JoinHandle<()>, std::sync::mpsc::Receiver<()>) {
         let (alive, gone) = std::sync::mpsc::channel();
         let alive = Alive(alive);

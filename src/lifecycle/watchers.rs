@@ -1,4 +1,4 @@
-//! What watches over one run beside its supervisor, made ready to be spawned.
+//! The sibling tasks of a run, ready to be spawned.
 
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ impl Lifecycle<'_> {
         events: &mpsc::Sender<Event>,
     ) -> deployment::Watch {
         let mut config = RunnerConfig::clone(&self.config);
-        // Whatever is configured, a runner does not ask all the time.
+        // A lower limit, independent of the configuration.
         config.deployment.interval = config.deployment.interval.max(CALL_EVERY);
         deployment::Watch {
             registrar,
@@ -70,7 +70,7 @@ impl Lifecycle<'_> {
         events: &mpsc::Sender<Event>,
     ) {
         let clock = self.preparer.clock.clone();
-        // Credentials that have expired already do not come this far.
+        // Expired credentials have been refused earlier.
         let Some(schedule) = expiry::Schedule::new(clock.now(), expires) else { return };
         warn!(name: "credentials-not-renewable", %expires, drain = %schedule.drain, stop = %schedule.stop, "the credentials expire, and this provider cannot renew them");
         drop(tasks.spawn("credentials", expiry::watch(schedule, clock, events.clone())));

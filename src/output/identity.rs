@@ -30,7 +30,6 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// -
     pub fn new(worker: &'static str, identity: &WorkerIdentity) -> Self {
         let (mut json, mut journal) = (String::new(), String::new());
         for (key, field, value) in [

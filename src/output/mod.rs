@@ -88,10 +88,7 @@ pub enum WorkerEvent {
     /// A valid message whose capability is in force. The capabilities in a hello are those in force.
     Message(FromWorker),
     /// Error reports that arrived too fast and were not passed on.
-    ReportsDropped {
-        /// -
-        count: u64,
-    },
+    ReportsDropped { count: u64 },
     /// A log record reported the start of a task.
     TaskStarted,
     /// A log record reported the end of a task.
@@ -204,11 +201,8 @@ struct NewWorker {
 
 impl Output {
     /// Starts the thread, which writes everything to `sink` from now on. The thread uses the caller's `tracing`
-    /// dispatcher or, if there is none yet, the one that is installed later.
-    ///
-    /// # Errors
-    ///
-    /// The system refuses an eventfd or a thread.
+    /// dispatcher or, if there is none yet, the one that is installed later. Fails if the system refuses an eventfd or
+    /// a thread.
     pub fn start(sink: OwnedFd, format: Format) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             wake: EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
@@ -249,11 +243,8 @@ impl Output {
     }
 
     /// Passes a worker's pipes to the thread. Their content is logged at once, and events for the supervisor go to
-    /// `events`. While that channel is full, nothing is read from the pipes. Never blocks.
-    ///
-    /// # Errors
-    ///
-    /// The sink has been stalled for the starts of many workers.
+    /// `events`. While that channel is full, nothing is read from the pipes. Never blocks. Fails if the sink has been
+    /// stalled for the starts of many workers.
     pub fn attach(&self, pipes: WorkerPipes, events: mpsc::Sender<WorkerEvent>) -> io::Result<Attachment> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let finished = Arc::new(AtomicBool::new(false));

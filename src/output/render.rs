@@ -22,7 +22,6 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// -
     pub fn name(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
@@ -61,7 +60,6 @@ pub struct Renderer {
 }
 
 impl Renderer {
-    /// -
     pub fn new(format: Format, identity: Arc<OnceLock<Identity>>) -> Self {
         let prefixes = [Vec::new(), Vec::new()];
         Self { format, millisecond: i64::MIN, identity, identified: false, prefixes, out: Vec::new() }

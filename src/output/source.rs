@@ -23,7 +23,6 @@ const PIPE_SIZE: i32 = 256 * 1024;
 /// Assumed capacity of a pipe if the system does not report it (`/proc/sys/fs/pipe-max-size`), in bytes.
 const LARGEST_PIPE: usize = 1024 * 1024;
 
-/// -
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) id: u64,
@@ -36,7 +35,6 @@ pub(super) struct Source {
     has_ended: bool,
 }
 
-/// -
 #[derive(Debug)]
 struct Pipe {
     fd: Option<OwnedFd>,

@@ -36,7 +36,6 @@ struct OutputThread {
     commands_left: bool,
     /// The number of dropped lines that has already been reported.
     told: u64,
-    /// -
     waker: Waker,
 }
 

@@ -1,30 +1,30 @@
-//! Capabilities: what both sides of the protocol must know before a message may be sent.
+//! Capabilities: features of the protocol that both sides must support before their messages may be sent.
 
 use std::fmt;
 
-/// One capability. The order is that of the wire names.
+/// A capability. The order is that of the wire names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Capability {
-    /// The worker asks whom the display manager logs in at the next boot. An extension: workers that do not know it do not
-    /// see it.
+    /// The worker selects the user whom the display manager logs in at the next boot. An extension: workers that do not
+    /// know it ignore it.
     Autologin,
-    /// The worker reports errors, to be sent on to worker-manager.
+    /// The worker reports errors, which the runner forwards to worker-manager.
     ErrorReport,
-    /// The runner asks the worker to end.
+    /// The runner asks the worker to terminate.
     GracefulTermination,
     /// The worker sends structured log records.
     Log,
-    /// The runner hands new credentials to the worker.
+    /// The runner sends new credentials to the worker.
     NewCredentials,
-    /// The worker asks for a reboot of its host after its exit. An extension: workers that do not know it do not see it.
+    /// The worker asks for a reboot of its host after its exit. An extension: workers that do not know it ignore it.
     Reboot,
-    /// The worker asks for its host to be shut down.
+    /// The worker asks for the shutdown of its host.
     Shutdown,
 }
 
 impl Capability {
-    /// All of them, sorted by their wire names.
+    /// All capabilities, sorted by their wire names.
     pub const ALL: [Self; 7] = [
         Self::Autologin,
         Self::ErrorReport,
@@ -35,7 +35,7 @@ impl Capability {
         Self::Shutdown,
     ];
 
-    /// Its name in `welcome` and `hello`.
+    /// The name in `welcome` and `hello`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Autologin => "autologin",
@@ -59,21 +59,21 @@ impl Capability {
 pub struct Capabilities(u8);
 
 impl Capabilities {
-    /// The set without any.
+    /// The empty set.
     pub const NONE: Self = Self(0);
 
-    /// This set and one more.
+    /// Adds a capability.
     #[must_use]
     pub const fn with(self, capability: Capability) -> Self {
         Self(self.0 | 1 << capability as u8)
     }
 
-    /// Whether it is in the set.
+    /// Returns true if the set contains the capability.
     pub const fn has(self, capability: Capability) -> bool {
         self.0 & (1 << capability as u8) != 0
     }
 
-    /// What both sets have: the capabilities in force.
+    /// The intersection of both sets: the capabilities in force.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)

@@ -1,5 +1,4 @@
-//! JSON as it came: the members of an object, borrowed from the line, their values unparsed. What a flood of `log`
-//! messages is read with.
+//! Unparsed JSON: the members of an object, borrowed from the line. The fast path for a flood of `log` messages.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,34 +7,35 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// An object with more members than this is not looked into: each costs more memory than its text.
+/// Maximum number of members of an object that is parsed, because each costs more memory than its text.
 const MOST_MEMBERS: usize = 10_000;
 
-/// An object with a longer key than this is not looked into, in bytes as it is written.
+/// Maximum length of a key in an object that is parsed, in bytes as written.
 const LONGEST_KEY: usize = 1024;
 
-/// A text with escapes is decoded in pieces of at most this many bytes as they are written.
+/// Maximum size of the pieces in which a text with escapes is decoded, in bytes as written.
 const PIECE: usize = 64 * 1024;
 
-/// A JSON object's members in the order in which they came. A name may occur twice: the last counts.
+/// A JSON object's members in their original order. A name may occur twice: the last one counts.
 #[derive(Debug)]
 pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
-/// The object of a line that may be a message: trimmed of white space it begins with `~{` and ends with `}`.
+/// Returns the JSON object of a line that may be a message: without surrounding white space, the line begins with `~{`
+/// and ends with `}`.
 pub(super) fn object(line: &str) -> Option<&str> {
     let object = line.trim_ascii().strip_prefix('~')?;
     (object.starts_with('{') && object.ends_with('}')).then_some(object)
 }
 
-/// The members of the body of a `log` message in its usual form, `type` before `body`, each once. Of any other line,
-/// `None`: [`parse`](super::message::parse) says what it is. It gives the same body, but takes longer, since it must
-/// keep the members of any type.
+/// Returns the members of the body of a `log` message in its usual form: `type` before `body`, each once. Returns
+/// `None` for any other line, which [`parse`](super::message::parse) classifies. That function yields the same body but
+/// is slower, because it must keep the members of any type.
 pub fn log_members(line: &str) -> Option<Members<'_>> {
     let LogMessage(members) = serde_json::from_str(object(line)?).ok()?;
     Some(members)
 }
 
-/// A JSON string's text, borrowed where it has no escapes. `None` where it is no string, or one that is not Unicode
+/// A JSON string's text, borrowed if it has no escapes. `None` if the value is not a string, or not Unicode
 /// (`"\ud800"`).
 pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
     let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
@@ -45,16 +45,16 @@ pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
     serde_json::from_str(raw.get()).ok().map(Cow::Owned)
 }
 
-/// As much of a JSON string's text as fits into `most` bytes, and whether that is all of it. Only what is returned is
-/// decoded. `None` where it is no string, or where that part of it is not Unicode.
+/// Returns at most `most` bytes of a JSON string's text, and whether that is the whole text. Only the returned part is
+/// decoded. `None` if the value is not a string, or if the returned part is not Unicode.
 pub fn text_up_to(raw: &RawValue, most: usize) -> Option<(Cow<'_, str>, bool)> {
     let inner = inner(raw)?;
     let (kept, rest) = split_escaped(inner, most);
     Some((decoded(kept)?, rest.is_empty()))
 }
 
-/// Hands on a JSON string's text, piece by piece, so that a long one is never in memory a second time. `false` where it
-/// is no string, or one that is not Unicode; by then a part of it may have been handed on.
+/// Passes a JSON string's text to `piece` in pieces, so that a long text is never in memory a second time. Returns
+/// false if the value is not a string, or not Unicode; a part of it may have been passed on by then.
 pub fn text_in_pieces(raw: &RawValue, mut piece: impl FnMut(&str)) -> bool {
     let Some(mut rest) = inner(raw) else { return false };
     while !rest.is_empty() {
@@ -66,12 +66,12 @@ pub fn text_in_pieces(raw: &RawValue, mut piece: impl FnMut(&str)) -> bool {
     true
 }
 
-/// Whether a JSON string is so long that [`text_in_pieces`] gives more than one.
+/// Returns true if [`text_in_pieces`] yields more than one piece for a JSON string of this length.
 pub fn is_long(raw: &RawValue) -> bool {
     raw.get().len() > PIECE
 }
 
-/// What is between the quotes.
+/// The raw text between the quotes.
 fn inner(raw: &RawValue) -> Option<&str> {
     raw.get().strip_prefix('"')?.strip_suffix('"')
 }
@@ -83,8 +83,8 @@ fn decoded(inner: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str(&format!("\"{inner}\"")).ok().map(Cow::Owned)
 }
 
-/// Cuts what is between a JSON string's quotes after `most` bytes at the latest, but neither within a character or an
-/// escape nor between the two escapes of one character. The first part is empty only where the text is.
+/// Splits the raw text of a JSON string after at most `most` bytes, but neither within a character or an escape nor
+/// between the two escapes of one character. The first part is only empty if the text is.
 fn split_escaped(inner: &str, most: usize) -> (&str, &str) {
     if inner.len() <= most {
         return (inner, "");
@@ -113,7 +113,7 @@ fn split_escaped(inner: &str, most: usize) -> (&str, &str) {
     inner.split_at_checked(end).unwrap_or((inner, ""))
 }
 
-/// How long the escape at the beginning is; both of them where two make one character.
+/// The length of the escape at the beginning, or of both escapes if two make one character.
 fn escape_length(bytes: &[u8]) -> usize {
     match bytes {
         [b'\\', b'u', b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', _, _, b'\\', b'u', ..] => 12,
@@ -183,7 +183,7 @@ impl<'de> Visitor<'de> for LogVisitor {
                     }
                     is_log = true;
                 }
-                // `\u0074ype` is another spelling.
+                // `\u0074ype` is another spelling of `type`.
                 key if key.contains('\\') => return Err(unusual()),
                 "\"body\"" if is_log && body.is_none() => body = Some(map.next_value()?),
                 "\"body\"" => return Err(unusual()),
@@ -205,7 +205,7 @@ mod tests {
         members.iter().map(|(key, value)| (key.to_string(), value.get().to_owned())).collect()
     }
 
-    /// The body of a `log` message by the longer way.
+    /// The body of a `log` message, read by the slower function.
     fn longer_way(line: &str) -> Option<Vec<(String, String)>> {
         let message = parse(line).filter(|message| message.kind == "log")?;
         serde_json::from_str(message.log_body().ok()?.get()).ok().map(shown)

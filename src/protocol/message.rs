@@ -1,7 +1,7 @@
-//! The messages of the protocol, and what can be wrong with one.
+//! The messages of the protocol, and their faults.
 //!
-//! A message is one line: `~`, one JSON object with a string `type`, a newline. A line that is not quite that is the
-//! worker's output ([`parse`] is `None`); one that is, but has a wrong type in a field, is a [`Malformed`].
+//! A message is one line: `~`, one JSON object with a string `type`, a newline. A line in any other form is the
+//! worker's output ([`parse`] returns `None`); a message in which a field has the wrong type is a [`Malformed`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,75 +18,78 @@ use super::json::{object, text, text_up_to};
 
 pub use super::to_worker::ToWorker;
 
-/// From the worker to the runner, as far as somebody has to act on it. (`log` messages stay with the output.)
+/// A message from the worker to the runner that requires an action. (`log` messages are handled by the output thread.)
 #[derive(Debug, Clone, PartialEq)]
 pub enum FromWorker {
-    /// The worker speaks the protocol.
+    /// The worker supports the protocol.
     Hello {
-        /// What it can do; unknown names are left out.
+        /// The worker's capabilities, without unknown names.
         capabilities: Capabilities,
     },
-    /// Whom the display manager is to log in at the next boot; else why that is refused.
+    /// The user whom the display manager should log in at the next boot, or the reason for a refusal.
     Autologin(Result<AutologinRequest, AutologinRefused>),
-    /// Something went wrong that the pool's owners should know.
+    /// An error that the pool's owners should know about.
     ErrorReport(ErrorReport),
-    /// The worker will now exit, and asks for a reboot of its host after that.
+    /// The worker is about to exit, and asks for a reboot of its host afterwards.
     Reboot {
-        /// Why, where it says so.
+        /// The reason, if the worker gives one.
         reason: Option<String>,
     },
-    /// The worker asks for its host to go away.
+    /// The worker asks for the shutdown of its host.
     Shutdown,
 }
 
-/// The longest user that an `autologin` may name, in bytes: no system has longer ones.
+/// Maximum length of the user in an `autologin`, in bytes. No system has longer user names.
 const LONGEST_USER: usize = 256;
-/// The longest desktop session, in bytes.
+/// Maximum length of the desktop session in an `autologin`, in bytes.
 const LONGEST_SESSION: usize = 256;
-/// What is shown of a reboot's reason, in bytes.
+/// The part of a reboot's reason that is shown, in bytes.
 pub const LONGEST_REASON: usize = 1024;
-/// What is shown of an error report's kind, in bytes.
+/// The part of an error report's kind that is shown, in bytes.
 pub const LONGEST_KIND: usize = 256;
-/// What is shown of its title, in bytes: more than worker-manager takes, so that the cut there is marked.
+/// The part of an error report's title that is shown, in bytes: more than worker-manager accepts, so that the
+/// truncation there is marked.
 pub const LONGEST_TITLE: usize = 1024;
-/// What is shown of its description, in bytes. worker-manager takes 10,240 characters of up to 4 bytes.
+/// The part of an error report's description that is shown, in bytes. worker-manager accepts 10,240 characters of up to
+/// 4 bytes.
 pub const LONGEST_DESCRIPTION: usize = 48 * 1024;
-/// So much more than is shown is kept of a text, in bytes: a secret that reaches over the end can still be masked whole.
+/// The number of additional bytes that are kept of a text, so that a secret that extends beyond the shown part can
+/// still be masked as a whole.
 const SPARE: usize = 8 * 1024;
-/// An `extra` that is longer is left out: JSON cannot be cut.
+/// Maximum size of `extra`, in bytes. A larger one is dropped, because JSON cannot be truncated.
 const LONGEST_EXTRA: usize = 32 * 1024;
-/// So many elements of a hello's `capabilities` are looked at. A runner knows fewer than ten.
+/// The number of elements of a hello's `capabilities` that are read. A runner knows fewer than ten.
 const MOST_CAPABILITIES: usize = 256;
-/// A type with a longer name is unknown, in bytes as it is written.
+/// Maximum length of a known type's name, in bytes as written.
 const LONGEST_TYPE: usize = 256;
-/// What names a type that is too long to be shown.
+/// The replacement for a type that is too long to be shown.
 const LONG_TYPE: &str = "(a very long string)";
 
 /// The fields of an `autologin`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AutologinRequest {
-    /// The user; `None`: nobody.
+    /// The user; `None`: nobody is logged in.
     pub user: Option<String>,
     /// The desktop session; `None`: the configured one.
     pub session: Option<String>,
 }
 
-/// Why an `autologin` is refused before it is looked into. The worker is told.
+/// The reason for refusing an `autologin` before it is processed. The worker receives it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AutologinRefused {
-    /// It cannot be read.
+    /// The message is malformed.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// The runner's `welcome` did not have it.
+    /// The capability was not in the runner's `welcome`.
     #[error("autologin was not offered: this host has no display manager that start-worker can set up")]
     NotOffered(AutologinRequest),
-    /// The worker's `hello` did not have it.
+    /// The capability was not in the worker's `hello`.
     #[error("autologin: the worker's hello has not announced it")]
     NotAnnounced(AutologinRequest),
 }
 
 impl AutologinRefused {
-    /// Whom it asked for, where that can be read.
+    /// The requested user, if the message could be read.
     pub fn user(&self) -> Option<&str> {
         match self {
             Self::Malformed(_) => None,
@@ -95,35 +98,33 @@ impl AutologinRefused {
     }
 }
 
-/// The fields of an `error-report`, or as much of them as is kept: a little more than is shown.
+/// The fields of an `error-report`, truncated to slightly more than is shown.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ErrorReport {
-    /// A short word for the sort of error.
+    /// A short word for the kind of error.
     pub kind: String,
-    /// One line.
+    /// A single line.
     pub title: String,
-    /// The whole story.
+    /// The full text.
     pub description: String,
-    /// Anything more: the JSON text of an object, as it came. (As values it would take thirty times the memory.) Where it
-    /// was too long, an object that says so.
+    /// Further data: the unparsed JSON text of an object. (Parsed values would take thirty times the memory.) If the
+    /// object was too large, this is an object that says so.
     pub extra: String,
 }
 
-/// A message whose type is known and whose fields are not what they should be.
+/// A message of a known type with an invalid field.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 #[error("{message}: {field} is {found}, expected {expected}")]
 pub struct Malformed {
-    /// The message's type.
     pub message: &'static str,
-    /// The field.
     pub field: &'static str,
-    /// What is there, in words; never the value.
+    /// A description of the actual value; never the value itself.
     pub found: &'static str,
-    /// What should be.
+    /// A description of the expected value.
     pub expected: &'static str,
 }
 
-/// The members that mean something in some message, besides `type`. Others are not kept.
+/// The members with a meaning in some message, besides `type`. Others are not kept.
 const FIELDS: [&str; 15] = [
     "capabilities",
     "body",
@@ -142,18 +143,18 @@ const FIELDS: [&str; 15] = [
     "error",
 ];
 
-/// The JSON object of a message line, not yet looked into: the members that may mean something as they came. It takes the
-/// same memory whatever the line is.
+/// The JSON object of a message line with its relevant members unparsed. It takes the same memory whatever the line
+/// contains.
 #[derive(Debug)]
 pub struct RawMessage<'a> {
     /// The value of `type`.
     pub kind: Cow<'a, str>,
-    /// The values of [`FIELDS`]; of several with the same name the last.
+    /// The values of [`FIELDS`]; of several members with the same name, the last one.
     members: [Option<&'a RawValue>; FIELDS.len()],
 }
 
-/// The object of a line that is a message: trimmed of white space it begins with `~{`, ends with `}`, parses as JSON
-/// and has a string `type`. Anything else is output.
+/// Parses a line that is a message: without surrounding white space, the line begins with `~{`, ends with `}`, is valid
+/// JSON and has a string `type`. Anything else is output.
 pub fn parse(line: &str) -> Option<RawMessage<'_>> {
     serde_json::from_str(object(line)?).ok()
 }
@@ -200,7 +201,7 @@ fn type_name(value: &RawValue) -> Option<Cow<'_, str>> {
     value.get().starts_with('"').then_some(Cow::Borrowed(LONG_TYPE))
 }
 
-/// Reads an array of strings, as far as [`MOST_CAPABILITIES`].
+/// Reads at most [`MOST_CAPABILITIES`] elements of an array of strings.
 struct CapabilitiesSeed<'a> {
     found: &'a mut Capabilities,
     only_strings: &'a mut bool,
@@ -239,13 +240,13 @@ impl<'de> Visitor<'de> for CapabilitiesSeed<'_> {
 }
 
 impl<'a> RawMessage<'a> {
-    /// A member as it came, of those that mean something in some message; of several with the same name the last.
+    /// The unparsed value of a member in [`FIELDS`]; of several with the same name, the last one.
     pub fn member(&self, name: &str) -> Option<&'a RawValue> {
         let index = FIELDS.iter().position(|field| *field == name)?;
         self.members.get(index).copied().flatten()
     }
 
-    /// `hello`: the capabilities, unknown names left out; where they are missing or malformed, that.
+    /// Reads a `hello`: its capabilities, without unknown names. Fails if they are missing or malformed.
     pub fn hello(&self) -> Result<Capabilities, Malformed> {
         let wrong = |found| Malformed {
             message: "hello",
@@ -259,12 +260,12 @@ impl<'a> RawMessage<'a> {
         }
         let (mut found, mut only_strings) = (Capabilities::NONE, true);
         let seed = CapabilitiesSeed { found: &mut found, only_strings: &mut only_strings };
-        // It is JSON, so it fails only where there are too many: those before count.
+        // The value is valid JSON, so this fails only if there are too many elements; the ones read so far count.
         let _ = seed.deserialize(&mut serde_json::Deserializer::from_str(raw.get()));
         if only_strings { Ok(found) } else { Err(wrong(what_is(raw))) }
     }
 
-    /// `error-report`.
+    /// Reads an `error-report`.
     pub fn error_report(&self) -> Result<ErrorReport, Malformed> {
         let extra = match self.member("extra") {
             None => "{}".to_owned(),
@@ -284,14 +285,14 @@ impl<'a> RawMessage<'a> {
         })
     }
 
-    /// `reboot`: the reason, where there is one, or as much of it as is kept.
+    /// Reads a `reboot`: its truncated reason, if it has one.
     pub fn reboot(&self) -> Result<Option<String>, Malformed> {
         let Some(raw) = self.member("reason").filter(|raw| raw.get() != "null") else { return Ok(None) };
         let reason = kept(raw, LONGEST_REASON);
         reason.map(Some).ok_or_else(|| wrong("reboot", "reason", Some(raw), "a string"))
     }
 
-    /// `autologin`. The user must be there, for its absence may be a mistake, and null is an order.
+    /// Reads an `autologin`. The user is mandatory, because its absence may be a mistake while null is a valid request.
     pub fn autologin(&self) -> Result<AutologinRequest, Malformed> {
         const NAME: &str = "autologin";
         let raw = self.member("user");
@@ -318,7 +319,7 @@ impl<'a> RawMessage<'a> {
         Ok(AutologinRequest { user, session })
     }
 
-    /// `log`: the body, an object as it came.
+    /// Reads a `log`: its body, an unparsed object.
     pub fn log_body(&self) -> Result<&'a RawValue, Malformed> {
         let raw = self.member("body");
         raw.filter(|raw| raw.get().starts_with('{')).ok_or(Malformed {
@@ -336,12 +337,12 @@ impl<'a> RawMessage<'a> {
     }
 }
 
-/// A string's text, or as much of it as is kept of one of which `most` bytes are shown.
+/// A string's text, truncated to the kept length for a text of which `most` bytes are shown.
 fn kept(raw: &RawValue, most: usize) -> Option<String> {
     text_up_to(raw, most + SPARE).map(|(text, _)| text.into_owned())
 }
 
-/// A string that is of no use when it is cut. `longest`: in bytes, and in words.
+/// Reads a string that would be useless if it were truncated. `longest`: its maximum length, in bytes and as text.
 fn name(
     message: &'static str,
     field: &'static str,
@@ -372,7 +373,7 @@ fn wrong(
     Malformed { message, field, found, expected }
 }
 
-/// What sort of value it is, in words.
+/// Describes the type of a value.
 fn what_is(raw: &RawValue) -> &'static str {
     match raw.get().as_bytes().first() {
         Some(b'{') => "an object",

@@ -1,4 +1,5 @@
-//! The runner / worker protocol: messages, capabilities, and the way from bytes to lines. See `docs/protocol.md`.
+//! The protocol between runner and worker: messages, capabilities, and the conversion from bytes to lines. See
+//! `docs/protocol.md`.
 
 pub mod capabilities;
 pub mod json;

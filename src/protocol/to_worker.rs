@@ -5,39 +5,39 @@ use serde_json::json;
 
 use super::capabilities::Capabilities;
 
-/// From the runner to the worker.
+/// A message from the runner to the worker.
 #[derive(Debug)]
 pub enum ToWorker {
-    /// The first thing that is said.
+    /// The first message of a connection.
     Welcome {
-        /// What the runner can do.
+        /// The runner's capabilities.
         capabilities: Capabilities,
     },
-    /// The worker is to end.
+    /// Asks the worker to terminate.
     GracefulTermination {
         /// `true`: finish the running tasks first. `false`: clean up and exit at once.
         finish_tasks: bool,
     },
-    /// The worker is to use these credentials from now on.
+    /// Credentials to use from now on.
     NewCredentials {
         /// `client-id`.
         client_id: String,
         /// `access-token`.
         access_token: SecretString,
-        /// `certificate`: a string that holds JSON.
+        /// `certificate`: a string that contains JSON.
         certificate: Option<SecretString>,
     },
-    /// What has come of an `autologin`.
+    /// The result of an `autologin`.
     AutologinResult {
-        /// Whom it asked for; `None`: nobody, or it did not say.
+        /// The requested user; `None`: nobody, or the request had no user.
         user: Option<String>,
-        /// Why it was not done.
+        /// The reason for a failure.
         error: Option<String>,
     },
 }
 
 impl ToWorker {
-    /// The line that goes to the worker, newline included.
+    /// Encodes the message as a line, including its newline.
     pub fn encode(&self) -> Vec<u8> {
         let value = match self {
             Self::Welcome { capabilities } => {

@@ -1,61 +1,60 @@
-//! From bytes to lines: what a worker writes is cut at newlines, with bounded memory, each byte looked at once.
+//! Splits a worker's output into lines, with bounded memory and in a single pass.
 
-/// A line of output longer than this is forwarded in pieces of at most this many bytes.
+/// A longer line of output is forwarded in pieces of at most this many bytes.
 pub const LONGEST_PIECE: usize = 1024 * 1024;
 
-/// A line that may be a message is held up to this many bytes; a longer one is refused.
+/// Maximum size of a line that may be a message, in bytes. A longer one is refused.
 pub const LONGEST_MESSAGE: usize = 4 * 1024 * 1024;
 
-/// What is kept of the buffer after a giant line, in bytes.
+/// The capacity of the buffer that is kept after a giant line, in bytes.
 const SMALL: usize = 8 * 1024;
 
-/// What the worker wrote, without newlines.
+/// A piece of the worker's output, without newlines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece<'a> {
     /// A whole line.
     Line(&'a str),
     /// A whole line that is not UTF-8.
     Bytes(&'a [u8]),
-    /// A part of a line that is longer than [`LONGEST_PIECE`]. No UTF-8 character is cut.
+    /// A part of a line that is longer than [`LONGEST_PIECE`]. No UTF-8 character is split.
     Part {
-        /// The part.
         bytes: &'a [u8],
-        /// Whether the line begins here.
+        /// True if the line begins here.
         first: bool,
-        /// Whether the line ends here.
+        /// True if the line ends here.
         last: bool,
     },
-    /// A line that begins like a message was longer than [`LONGEST_MESSAGE`]; this was its length.
+    /// A line that began like a message and exceeded [`LONGEST_MESSAGE`].
     Refused {
-        /// Bytes, without the newline.
+        /// The line's length in bytes, without the newline.
         size: u64,
     },
 }
 
-/// Cuts a stream of bytes into lines.
+/// Splits a stream of bytes into lines.
 #[derive(Debug)]
 pub struct Splitter {
-    /// The beginning of a line that has not ended; in a long line, what has not been forwarded.
+    /// The beginning of an incomplete line; in a long line, the part that has not been forwarded.
     pending: Vec<u8>,
     mode: Mode,
-    /// What a line is taken for before its first byte is seen.
+    /// The classification of a line before its first byte is seen.
     fresh: Beginning,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// `pending` begins where the line begins.
+    /// `pending` contains the line from its beginning.
     Line(Beginning),
     /// Parts of the line have been forwarded.
     Long,
-    /// The line was refused; so many bytes of it have been seen.
+    /// The line was refused; the value is the number of its bytes so far.
     Refused(u64),
 }
 
-/// What the beginning of a line says about the rest. It is remembered, so that no byte is looked at for it twice.
+/// The classification of a line by its beginning. It is stored, so that no byte is examined twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Beginning {
-    /// Nothing but white space so far.
+    /// Only white space so far.
     Blank,
     /// A `~`.
     Tilde,
@@ -80,12 +79,12 @@ impl Beginning {
 }
 
 impl Splitter {
-    /// For a stream with protocol messages among its lines.
+    /// Creates a splitter for a stream that contains protocol messages.
     pub fn with_messages() -> Self {
         Self::new(Beginning::Blank)
     }
 
-    /// For a stream of output alone: what looks like a message is a line like any other.
+    /// Creates a splitter for a stream of output only: lines that look like messages are ordinary lines.
     pub fn without_messages() -> Self {
         Self::new(Beginning::Output)
     }
@@ -94,7 +93,7 @@ impl Splitter {
         Self { pending: Vec::new(), mode: Mode::Line(fresh), fresh }
     }
 
-    /// Takes the next bytes.
+    /// Processes the next bytes.
     pub fn feed(&mut self, bytes: &[u8], forward: &mut impl FnMut(Piece<'_>)) {
         let Some(last) = memchr::memrchr(b'\n', bytes) else { return self.hold(bytes, forward) };
         let (mut lines, rest) = bytes.split_at(last + 1);
@@ -104,7 +103,7 @@ impl Splitter {
             self.line_ends(lines.get(..end).unwrap_or_default(), forward);
             lines = lines.get(end + 1..).unwrap_or_default();
         }
-        // One look at all lines costs a fraction of one look at each.
+        // Validating all lines at once costs a fraction of validating each one.
         match std::str::from_utf8(lines) {
             Ok(lines) if lines.len() <= LONGEST_PIECE => whole_lines(lines, forward),
             _ => self.each_line(lines, forward),
@@ -112,7 +111,7 @@ impl Splitter {
         self.hold(rest, forward);
     }
 
-    /// Whether nothing of a line has been seen yet.
+    /// Returns true if no byte of the current line has been seen yet.
     fn is_fresh(&self) -> bool {
         self.pending.is_empty() && self.mode == Mode::Line(self.fresh)
     }
@@ -125,19 +124,19 @@ impl Splitter {
         }
     }
 
-    /// The stream is at its end: a last line without newline still counts.
+    /// Ends the stream. A last line without a newline still counts.
     pub fn finish(&mut self, forward: &mut impl FnMut(Piece<'_>)) {
         if !self.is_fresh() {
             self.line_ends(&[], forward);
         }
     }
 
-    /// Whether it is inside a line of which parts have been forwarded.
+    /// Returns true inside a line of which parts have been forwarded.
     pub fn is_inside_long_line(&self) -> bool {
         self.mode == Mode::Long
     }
 
-    /// Inside a long line: forwards what there is of it.
+    /// Inside a long line, forwards its available part.
     pub fn flush_part(&mut self, forward: &mut impl FnMut(Piece<'_>)) {
         if self.mode == Mode::Long && !self.pending.is_empty() {
             self.forward_part(false, forward);
@@ -158,7 +157,7 @@ impl Splitter {
         self.pending.shrink_to(SMALL);
     }
 
-    /// Keeps the beginning of a line, within bounds.
+    /// Buffers the beginning of a line, within the limits.
     fn hold(&mut self, mut bytes: &[u8], forward: &mut impl FnMut(Piece<'_>)) {
         while !bytes.is_empty() {
             let limit = match &mut self.mode {
@@ -168,7 +167,8 @@ impl Splitter {
                 }
                 Mode::Long => LONGEST_PIECE,
                 Mode::Line(beginning) => {
-                    // What a piece cannot hold says nothing: then it does not matter how the reads were cut.
+                    // Bytes that exceed a piece are ignored, so that the result does not depend on the boundaries of
+                    // the reads.
                     let room = LONGEST_PIECE.saturating_sub(self.pending.len());
                     *beginning = beginning.and_then(bytes.get(..room).unwrap_or(bytes));
                     if *beginning == Beginning::Message { LONGEST_MESSAGE } else { LONGEST_PIECE }
@@ -207,7 +207,7 @@ fn whole_line(line: &[u8]) -> Piece<'_> {
     std::str::from_utf8(line).map_or(Piece::Bytes(line), Piece::Line)
 }
 
-/// Lines that are complete, none longer than a piece.
+/// Forwards complete lines, none of which is longer than a piece.
 fn whole_lines(lines: &str, forward: &mut impl FnMut(Piece<'_>)) {
     let mut start = 0;
     for end in memchr::memchr_iter(b'\n', lines.as_bytes()) {
@@ -216,7 +216,8 @@ fn whole_lines(lines: &str, forward: &mut impl FnMut(Piece<'_>)) {
     }
 }
 
-/// How many bytes from the start hold only whole UTF-8 characters, where the bytes are UTF-8 so far; all otherwise.
+/// The length of the longest prefix that ends at a UTF-8 character boundary. Returns the whole length if the end is not
+/// incomplete UTF-8.
 fn whole_characters(bytes: &[u8]) -> usize {
     let all = bytes.len();
     for back in 1..=3.min(all) {
@@ -239,7 +240,7 @@ mod tests {
 
     use super::*;
 
-    /// What came out, owned; the parts of one line joined.
+    /// The forwarded pieces, owned, with the parts of one line joined.
     #[derive(Debug, Clone, PartialEq, Eq)]
     enum Seen {
         Line(Vec<u8>),
@@ -338,7 +339,7 @@ mod tests {
 
     #[test]
     fn white_space_before_a_message_is_not_looked_at_again_with_every_read() {
-        // 1 MiB byte by byte: were all of it looked at again with each, this would take minutes.
+        // 1 MiB byte by byte: if all bytes were examined again for each new one, this would take minutes.
         let mut splitter = Splitter::with_messages();
         let mut forward = |piece: Piece<'_>| panic!("{piece:?}");
         for _ in 0..LONGEST_PIECE - 1 {

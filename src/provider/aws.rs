@@ -1,5 +1,5 @@
-//! `aws`: an EC2 instance that worker-manager has launched. Its user-data says which worker it is, and the signed identity
-//! document proves it.
+//! `aws`: an EC2 instance that worker-manager has launched. Its user-data names the worker, and the signed identity
+//! document proves its identity.
 //! <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-categories.html>
 
 use super::document::Document;
@@ -8,38 +8,30 @@ use super::metadata::{Asker, MetadataOrigins, SIGNED, SOON, Service};
 use super::spot::{INSTANCE_ACTION, Spot, TERMINATION_TIME};
 use super::{Identified, Patience, Proof, ProviderError, location, metadata_of};
 
-/// What whoever launched the instance says to it.
+/// The instance's data from the one who launched it.
 pub(super) const USER_DATA: &str = "/latest/user-data";
 const DOCUMENT: &str = "/latest/dynamic/instance-identity/document";
 const SIGNATURE: &str = "/latest/dynamic/instance-identity/signature";
 /// Absent in a private subnet.
 const PUBLIC_HOSTNAME: &str = "/latest/meta-data/public-hostname";
-/// Likewise.
+/// Absent in a private subnet.
 const PUBLIC_IPV4: &str = "/latest/meta-data/public-ipv4";
 
-/// What an instance's identity document says.
+/// An instance's identity document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceDocument {
-    /// The instance.
     pub instance_id: String,
-    /// Where it is.
     pub region: String,
-    /// Likewise.
     pub availability_zone: String,
-    /// What it was made from.
+    /// The machine image.
     pub image: Option<String>,
-    /// Its size.
     pub instance_type: Option<String>,
-    /// Its address within its network.
+    /// The address within the instance's network.
     pub private_ip: Option<String>,
 }
 
 impl InstanceDocument {
-    /// Reads the text that is at `what`.
-    ///
-    /// # Errors
-    ///
-    /// It is no JSON object, or a key that is needed is missing or of no use.
+    /// Parses a text. `what` names its source in errors. Fails if a required key is missing or invalid.
     pub fn parse(what: String, text: &str) -> Result<Self, ProviderError> {
         let document = Document::parse(what, text)?;
         Ok(Self {
@@ -92,7 +84,8 @@ pub(super) async fn identify(
     })
 }
 
-/// A registration, or a secret, is for one use: not on an instance that ends before it has done anything.
+/// Fails on an instance that is about to end: a registration or secret can only be used once, and such an instance
+/// would waste it.
 pub(super) async fn refuse_a_doomed_instance(service: &mut Asker) -> Result<(), ProviderError> {
     let action = service.optional(INSTANCE_ACTION).await?;
     let mut spot = action.as_deref().and_then(Spot::from_instance_action);

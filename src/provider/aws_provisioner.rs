@@ -1,5 +1,5 @@
-//! `aws-provisioner` (legacy): an EC2 instance whose user-data holds a token for one use, which gives its credentials, and
-//! the worker configuration.
+//! `aws-provisioner` (legacy): an EC2 instance whose user-data contains a single-use token for its credentials, and the
+//! worker configuration.
 
 use secrecy::SecretString;
 use serde_json::Value;
@@ -11,36 +11,31 @@ use super::{Identified, Patience, Proof, ProviderError, location, metadata_of};
 use crate::run_spec::worker_config::{Merged, Source};
 use crate::run_spec::{Object, WorkerIdentity, WorkerPoolId};
 
-/// The providerId of every such worker.
+/// The providerId of all such workers.
 const NAME: &str = "aws-provisioner";
 
-/// Below `/latest/meta-data/`, all of them needed.
+/// Required paths below `/latest/meta-data/`.
 const NEEDED: [&str; 5] =
     ["ami-id", "instance-id", "instance-type", "placement/availability-zone", "local-ipv4"];
-/// Below `/latest/meta-data/`, where there are any.
+/// Optional paths below `/latest/meta-data/`.
 const OPTIONAL: [&str; 2] = ["public-ipv4", "public-hostname"];
 
-/// What the user-data says.
+/// The instance's user-data.
 #[derive(Debug, Clone)]
 pub struct UserData {
     /// The deployment's root URL, without trailing slashes.
     pub root_url: String,
-    /// The pool.
     pub worker_pool_id: WorkerPoolId,
     /// The worker's group.
     pub region: String,
-    /// For one use.
+    /// A single-use token.
     pub token: SecretString,
-    /// The worker configuration.
     pub config: Object,
 }
 
 impl UserData {
-    /// Reads the text that is at `what`, for this worker implementation.
-    ///
-    /// # Errors
-    ///
-    /// It is no JSON object, or a key that is needed is missing or of no use.
+    /// Parses a text for this worker implementation. `what` names its source in errors. Fails if a required key is
+    /// missing or invalid.
     pub fn parse(what: String, text: &str, implementation: &str) -> Result<Self, ProviderError> {
         let document = Document::parse(what, text)?;
         let pool = format!("{}/{}", document.text("provisionerId")?, document.text("workerType")?);
@@ -75,7 +70,7 @@ pub(super) async fn identify(
         found.and_then(|(_, value)| value.clone()).unwrap_or_default()
     };
     let (instance_id, zone) = (value("instance-id"), value("availability-zone"));
-    // A zone is its region and a letter.
+    // A zone's name is its region and a letter.
     let region = zone.trim_end_matches(|c: char| c.is_ascii_lowercase()).to_owned();
     metadata.push(("region", Some(region.clone())));
     refuse_a_doomed_instance(&mut service).await?;
@@ -103,8 +98,8 @@ fn last_segment(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// The user-data's `data`; for generic-worker, `data.genericWorker.config` merged over it, and not left in it, for
-/// generic-worker refuses keys that it does not know; `capacity` where it is not 1.
+/// The user-data's `data`. For generic-worker, `data.genericWorker.config` is merged over it and then removed, because
+/// generic-worker refuses unknown keys. `capacity` is added if it is not 1.
 fn own_config(user_data: &Document, implementation: &str) -> Result<Object, ProviderError> {
     let mut data = user_data.object("data")?;
     let mut merged = Merged::new();

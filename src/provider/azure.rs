@@ -1,6 +1,5 @@
-//! `azure`: a virtual machine that worker-manager has made. Its tags say which worker it is, and the attested document
-//! proves it.
-//! <https://learn.microsoft.com/en-us/azure/virtual-machines/instance-metadata-service>
+//! `azure`: a virtual machine that worker-manager has created. Its tags name the worker, and the attested document
+//! proves its identity. <https://learn.microsoft.com/en-us/azure/virtual-machines/instance-metadata-service>
 
 use secrecy::SecretString;
 use serde_json::Value;
@@ -12,30 +11,25 @@ use crate::run_spec::{Object, WorkerIdentity};
 
 const INSTANCE: &str = "/metadata/instance?api-version=2021-12-13";
 const ATTESTED: &str = "/metadata/attested/document?api-version=2021-12-13";
-/// What worker-manager reads.
+/// The only encoding that worker-manager accepts.
 const ENCODING: &str = "pkcs7";
 
-/// What the service says of the machine, and by the machine's tags of the worker.
+/// The service's description of the machine, and the worker named by the machine's tags.
 #[derive(Debug, Clone)]
 pub struct Instance {
     /// The deployment's root URL, without trailing slashes.
     pub root_url: String,
-    /// Which worker the machine is to be; it goes by the machine's name.
+    /// The worker's identity. Its id is the machine's name.
     pub identity: WorkerIdentity,
-    /// Where it is.
     pub region: String,
-    /// What else is known of the machine.
+    /// Further properties of the machine.
     pub metadata: Object,
-    /// The launch config that made it.
+    /// The launch config from which the machine was created.
     pub launch_config_id: Option<String>,
 }
 
 impl Instance {
-    /// Reads the text that is at `what`.
-    ///
-    /// # Errors
-    ///
-    /// It is no JSON object, or a key or a tag that is needed is missing or of no use.
+    /// Parses a text. `what` names its source in errors. Fails if a required key or tag is missing or invalid.
     pub fn parse(what: &str, text: &str) -> Result<Self, ProviderError> {
         let instance = Document::parse(what.to_owned(), text)?;
         let compute = Document::new(format!("{what}: compute"), instance.object("compute")?);
@@ -63,11 +57,8 @@ impl Instance {
     }
 }
 
-/// The signature in an attested document, the text that is at `what`.
-///
-/// # Errors
-///
-/// It is no JSON object with a signature that worker-manager can read.
+/// Returns the signature in an attested document. `what` names its source in errors. Fails if worker-manager could not
+/// read the signature.
 pub fn attestation(what: String, text: &str) -> Result<SecretString, ProviderError> {
     let attested = Document::parse(what, text)?;
     let encoding = attested.text("encoding")?;
@@ -84,9 +75,9 @@ pub(super) async fn identify(
     let mut service = Asker::new(Service::azure(origins)?, patience);
     let parse = |what: String, text: &str| Instance::parse(&what, text);
     let vm_id = |instance: &Instance| (!instance.metadata.contains_key("vm-id")).then_some("compute.vmId");
-    // While the machine boots the service can answer without tags and id.
+    // While the machine boots, the service can answer without tags and id.
     let instance = service.read(INSTANCE, SOON, parse, vm_id).await?;
-    // Last, for it is good for a few hours only.
+    // Read last, because the signature is only valid for a few hours.
     let signature = service.read(ATTESTED, SIGNED, attestation, |_| None).await?;
     Ok(Identified {
         root_url: instance.root_url,
@@ -99,7 +90,7 @@ pub(super) async fn identify(
     })
 }
 
-/// `[{name, value}]` as an object. A tag that is not there is missed by its name.
+/// Converts `[{name, value}]` to an object. Errors name a missing tag.
 fn tags(what: String, compute: &Document) -> Result<Document, ProviderError> {
     let list = match compute.value("tagsList") {
         None => &Vec::new(),
@@ -110,7 +101,7 @@ fn tags(what: String, compute: &Document) -> Result<Document, ProviderError> {
     Ok(Document::new(what, list.iter().filter_map(pair).collect::<Object>()))
 }
 
-/// The private and the public address, where it is clear which: one interface with one address.
+/// The private and the public address, if they are unambiguous: one interface with one address.
 fn addresses(instance: &Document) -> (Option<String>, Option<String>) {
     let one = |value: &Value| match value.as_array()?.as_slice() {
         [only] => Some(only.clone()),

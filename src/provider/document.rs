@@ -1,4 +1,4 @@
-//! JSON objects that clouds hand over: an error names the key, and never shows a value, for user-data holds secrets.
+//! JSON objects from clouds. Errors name the key but never show a value, because user-data contains secrets.
 
 use serde_json::Value;
 use tracing::warn;
@@ -7,14 +7,14 @@ use super::ProviderError;
 use crate::run_spec::worker_config::parse_outside_json;
 use crate::run_spec::{Object, WorkerPoolId};
 
-/// A JSON object, and where it is from.
+/// A JSON object and the name of its source.
 pub(super) struct Document {
     what: String,
     object: Object,
 }
 
 impl Document {
-    /// Reads the text that is at `what`.
+    /// Parses a text. `what` names its source in errors.
     pub(super) fn parse(what: String, text: &str) -> Result<Self, ProviderError> {
         match parse_outside_json(text) {
             Ok((Value::Object(object), long_integers)) => {
@@ -25,7 +25,7 @@ impl Document {
             }
             Ok((Value::Null, _)) => Err(ProviderError::Incomplete { what, why: "is null".to_owned() }),
             Ok(_) => Err(ProviderError::Answer { what, why: "expected a JSON object".to_owned() }),
-            // Of syntax errors it tells the place alone.
+            // For syntax errors, the cause only gives the position.
             Err(cause) => {
                 let why = format!("expected a JSON object, found none: {cause}");
                 let broken_off = cause.is_eof();
@@ -38,27 +38,27 @@ impl Document {
         }
     }
 
-    /// From an object that is at hand.
+    /// Wraps an existing object.
     pub(super) fn new(what: String, object: Object) -> Self {
         Self { what, object }
     }
 
-    /// The error that says this of this key.
+    /// An error about this key.
     pub(super) fn wrong(&self, key: &str, why: &str) -> ProviderError {
         ProviderError::Answer { what: self.what.clone(), why: format!("`{key}` {why}") }
     }
 
-    /// The error that says that this key is missing.
+    /// An error about a missing key.
     pub(super) fn missing(&self, key: &str) -> ProviderError {
         ProviderError::Incomplete { what: self.what.clone(), why: format!("`{key}` is missing, and needed") }
     }
 
-    /// A value that is anything but `null`.
+    /// A value other than `null`.
     pub(super) fn value(&self, key: &str) -> Option<&Value> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
-    /// A string with something in it.
+    /// A non-empty string.
     pub(super) fn text(&self, key: &str) -> Result<String, ProviderError> {
         match self.optional_text(key)? {
             Some(text) => Ok(text),
@@ -66,7 +66,7 @@ impl Document {
         }
     }
 
-    /// Absent, `null` and empty are the same.
+    /// An optional string. Absent, `null` and empty are equivalent.
     pub(super) fn optional_text(&self, key: &str) -> Result<Option<String>, ProviderError> {
         match self.value(key) {
             None => Ok(None),
@@ -75,7 +75,7 @@ impl Document {
         }
     }
 
-    /// An object; an empty one where it is absent.
+    /// An object; empty if it is absent.
     pub(super) fn object(&self, key: &str) -> Result<Object, ProviderError> {
         match self.value(key) {
             None => Ok(Object::new()),

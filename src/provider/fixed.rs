@@ -1,10 +1,10 @@
-//! Workers whose identity is in the runner configuration: `standalone` and `static`. Nobody is asked.
+//! Workers whose identity is in the runner configuration: `standalone` and `static`. No service is contacted.
 
 use super::{Identified, Proof, ProviderError};
 use crate::config::FixedIdentity;
 use crate::run_spec::{WorkerIdentity, WorkerPoolId};
 
-/// The configured identity, with what proves it. `cloud` stands in the location where the file has no other.
+/// Returns the configured identity with this proof. `cloud` is added to the location unless the configuration sets it.
 pub(super) fn identified(
     fixed: &FixedIdentity,
     provider_id: &str,

@@ -1,6 +1,5 @@
-//! `google`: a GCE instance that worker-manager has made. An attribute says which worker it is, and an identity token for
-//! the deployment's root URL proves it.
-//! <https://cloud.google.com/compute/docs/metadata/overview>
+//! `google`: a GCE instance that worker-manager has created. An attribute names the worker, and an identity token for
+//! the deployment's root URL proves its identity. <https://cloud.google.com/compute/docs/metadata/overview>
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -8,7 +7,7 @@ use super::launched::Launched;
 use super::metadata::{Asker, MetadataOrigins, SIGNED, SOON, Service};
 use super::{Identified, Patience, Proof, ProviderError, location, metadata_of};
 
-/// `TRUE` once the instance is to be stopped within 30 s.
+/// `TRUE` once the instance will be stopped within 30 s.
 pub(super) const PREEMPTED: &str = "/computeMetadata/v1/instance/preempted";
 const TASKCLUSTER: &str = "/computeMetadata/v1/instance/attributes/taskcluster";
 const ID: &str = "/computeMetadata/v1/instance/id";
@@ -21,7 +20,7 @@ const LOCAL_IPV4: &str = "/computeMetadata/v1/instance/network-interfaces/0/ip";
 const PUBLIC_IPV4: &str = "/computeMetadata/v1/instance/network-interfaces/0/access-configs/0/external-ip";
 const IDENTITY: &str = "/computeMetadata/v1/instance/service-accounts/default/identity";
 
-/// All but RFC 3986's unreserved characters.
+/// All characters except RFC 3986's unreserved ones.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 pub(super) async fn identify(
@@ -65,7 +64,7 @@ pub(super) async fn identify(
     })
 }
 
-/// The zone's name, and its region's: of `projects/1234/zones/us-east1-b`, `us-east1-b` and `us-east1`.
+/// The names of a zone and its region: for `projects/1234/zones/us-east1-b`, `us-east1-b` and `us-east1`.
 pub fn zone_and_region(zone: &str) -> Option<(&str, &str)> {
     let zone = zone.rsplit('/').next().unwrap_or_default();
     let (region, _) = zone.rsplit_once('-')?;

@@ -1,30 +1,25 @@
-//! What worker-manager says to a machine that it has launched: in EC2's user-data, in a GCE instance's attribute.
+//! Data that worker-manager passes to a machine that it has launched: EC2's user-data, or a GCE instance's attribute.
 
 use super::ProviderError;
 use super::document::Document;
 use crate::run_spec::{WorkerIdentity, WorkerPoolId};
 
-/// Which worker the machine is to be.
+/// The worker that the machine should run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launched {
     /// The deployment's root URL, without trailing slashes.
     pub root_url: String,
-    /// The worker-manager provider that the pool belongs to.
+    /// The worker-manager provider of the pool.
     pub provider_id: String,
-    /// The pool.
     pub worker_pool_id: WorkerPoolId,
     /// The group within the pool.
     pub worker_group: String,
-    /// The launch config that made the machine, where it is told.
+    /// The launch config from which the machine was created, if it is known.
     pub launch_config_id: Option<String>,
 }
 
 impl Launched {
-    /// Reads the text that is at `what`.
-    ///
-    /// # Errors
-    ///
-    /// It is no JSON object, or a key that is needed is missing or of no use. No value is shown but a worker pool's.
+    /// Parses a text. `what` names its source in errors. Errors show no value except a worker pool's id.
     pub fn parse(what: String, text: &str) -> Result<Self, ProviderError> {
         let document = Document::parse(what, text)?;
         Ok(Self {
@@ -36,7 +31,7 @@ impl Launched {
         })
     }
 
-    /// The worker that goes by this name in its group.
+    /// The identity of the worker with this id.
     pub(super) fn identity(self, worker_id: String) -> WorkerIdentity {
         WorkerIdentity {
             provider_id: self.provider_id,

@@ -1,7 +1,8 @@
-//! The clouds' metadata services: one HTTP call, with the headers and the session token that each service asks for.
+//! The clouds' metadata services: a single HTTP call, with the headers and the session token that each service
+//! requires.
 //!
-//! They are on the link, so nothing stands between: no proxy, no redirects, no TLS, and an answer within seconds.
-//! [`ask`] asks until there is an answer.
+//! The services are on the local link, so calls use no proxy, no redirects and no TLS, and expect an answer within
+//! seconds. [`ask`] repeats calls until there is an answer.
 
 use std::time::Duration;
 
@@ -18,41 +19,37 @@ mod session;
 pub(super) use ask::Asker;
 use session::Session;
 
-/// How long an answer may take.
+/// Time limit of an answer.
 pub(super) const SOON: Duration = Duration::from_secs(2);
-/// How long a signed document may take.
+/// Time limit of a signed document.
 pub(super) const SIGNED: Duration = Duration::from_secs(5);
-/// Larger than any user-data.
+/// Maximum size of an answer, larger than any user-data.
 const MAX_BODY: usize = 1 << 20;
 
-/// EC2's and Azure's link-local address.
+/// The link-local address of EC2 and Azure.
 const LINK_LOCAL: &str = "http://169.254.169.254";
-/// EC2's address for instances that have IPv6 alone.
+/// EC2's address for instances that only have IPv6.
 const EC2_IPV6: &str = "http://[fd00:ec2::254]";
-/// The name that GCE resolves to the same address.
+/// The name that GCE resolves to the link-local address.
 const GCE: &str = "http://metadata.google.internal";
 
-/// Where the metadata services are, as origins (`http://host:port`); `None`: where the cloud has them.
+/// The origins (`http://host:port`) of the metadata services; `None`: the cloud's own address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MetadataOrigins {
-    /// EC2's.
     pub ec2: Option<String>,
-    /// Azure's.
     pub azure: Option<String>,
-    /// GCE's.
     pub gce: Option<String>,
 }
 
-/// One cloud's metadata service.
 pub(super) struct Service {
     kind: Kind,
     origin: String,
-    /// Where else it may be, where there is no route to `origin`.
+    /// An alternative origin, used if there is no route to `origin`.
     other: Option<&'static str>,
     http: reqwest::Client,
 }
 
-/// What each service asks of those who ask.
+/// The service-specific requirements.
 enum Kind {
     Ec2(Session),
     Azure,
@@ -62,20 +59,20 @@ enum Kind {
 /// An answer with a body.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// The body, as it came.
+    /// The body, unchanged.
     pub(super) text: String,
-    /// Which version of the value it is.
+    /// The version of the value.
     pub(super) etag: Option<String>,
 }
 
-/// Why a call brought nothing.
+/// The reason for a failed call.
 #[derive(Debug, Error)]
 pub(super) enum Failure {
     #[error("no answer within {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
     #[error("{0}")]
     Transport(String),
-    /// There is no way to the address from this host.
+    /// This host has no route to the address.
     #[error("{0}")]
     NoRoute(String),
     #[error("not there (404)")]
@@ -90,12 +87,12 @@ pub(super) enum Failure {
     Stranger,
     #[error("no session token: {cause}{hint}", cause = .0, hint = hint(.0))]
     Session(Box<Failure>),
-    /// For those who make something of an answer.
+    /// For callers that parse an answer.
     #[error("the answer is not what it should be")]
     Garbage,
 }
 
-/// A token's answer that comes too far is dropped on the way.
+/// A hint for a token request that timed out: an answer that exceeds the hop limit is dropped on the way.
 fn hint(failure: &Failure) -> &'static str {
     match failure {
         Failure::TimedOut(_) => " (is the instance's metadata hop limit too low?)",
@@ -112,26 +109,24 @@ impl Failure {
         }
     }
 
-    /// Whether asking again may help.
+    /// Returns true if a retry may help.
     fn may_pass(&self) -> bool {
         !matches!(self, Self::TooLong | Self::NotText | Self::Garbage)
     }
 }
 
 impl Service {
-    /// EC2's. `without_sessions`: go on with its first version where it has no session tokens.
+    /// EC2's service. `without_sessions`: use its first version if it has no session tokens.
     pub(super) fn ec2(origins: &MetadataOrigins, without_sessions: bool) -> Result<Self, ProviderError> {
         let kind = Kind::Ec2(Session::new(without_sessions));
         let other = origins.ec2.is_none().then_some(EC2_IPV6);
         Ok(Self { other, ..Self::new(kind, origins.ec2.as_deref(), LINK_LOCAL)? })
     }
 
-    /// Azure's.
     pub(super) fn azure(origins: &MetadataOrigins) -> Result<Self, ProviderError> {
         Self::new(Kind::Azure, origins.azure.as_deref(), LINK_LOCAL)
     }
 
-    /// GCE's.
     pub(super) fn gce(origins: &MetadataOrigins) -> Result<Self, ProviderError> {
         Self::new(Kind::Gce, origins.gce.as_deref(), GCE)
     }
@@ -141,12 +136,12 @@ impl Service {
         Ok(Self { kind, origin, other: None, http: http::client()? })
     }
 
-    /// A path's whole URL, for messages: without its query.
+    /// A path's full URL without its query, for messages.
     pub(super) fn url(&self, path: &str) -> String {
         format!("{}{}", self.origin, path.split('?').next().unwrap_or_default())
     }
 
-    /// Reads what is at a path, once; with another session token where the one at hand is refused.
+    /// Reads a path once. If the session token is refused, repeats the call with a new one.
     pub(super) async fn get(&mut self, path: &str, limit: Duration) -> Result<Answer, Failure> {
         trace!(path, "asking the metadata service");
         let mut answer = self.attempt(path, limit).await;
@@ -166,7 +161,7 @@ impl Service {
                 }
             }
         }
-        // Not the answer: it may be a secret.
+        // The answer is not logged, because it may be a secret.
         trace!(
             path,
             failure = answer.as_ref().err().map(tracing::field::display),
@@ -193,7 +188,7 @@ impl Service {
         }
     }
 
-    /// Sends JSON to a path of Azure's service, once.
+    /// Posts JSON to a path of Azure's service, once.
     pub(super) async fn post(&mut self, path: &str, body: String, limit: Duration) -> Result<(), Failure> {
         let request = self.http.post(format!("{}{path}", self.origin));
         let request =

@@ -1,8 +1,8 @@
-//! Providers: who the worker is, where it is, and what proves it. One file a provider.
+//! Providers: determine the worker's identity and location, and the proof of its identity. One file for each provider.
 //!
-//! To add one: a variant of [`ProviderConfig`] with its keys (config/), a file here that turns it into an
-//! [`Identified`], and a line in [`identify`]. Clouds' metadata services are asked through `metadata`; what they say of
-//! the machine's end is watched for in [`interruption`].
+//! To add one: a variant of [`ProviderConfig`] with its keys (config/), a file here that converts it to an
+//! [`Identified`], and a line in [`identify`]. The module `metadata` queries the clouds' metadata services;
+//! [`interruption`] watches for their notices of the machine's end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,103 +31,98 @@ mod static_;
 pub use metadata::MetadataOrigins;
 pub use static_::static_proof;
 
-/// What a provider knows of the worker.
+/// A provider's information about the worker.
 #[derive(Debug, Clone)]
 pub struct Identified {
     /// The deployment's root URL, without trailing slashes.
     pub root_url: String,
-    /// Who the worker is.
     pub identity: WorkerIdentity,
-    /// Where it is; has `cloud`.
+    /// The worker's location; contains `cloud`.
     pub worker_location: BTreeMap<String, String>,
-    /// What is known of the machine.
+    /// Properties of the machine.
     pub provider_metadata: Object,
-    /// What proves it.
+    /// The proof of the worker's identity.
     pub proof: Proof,
-    /// Worker configuration that the provider itself hands over (aws-provisioner's user-data).
+    /// Worker configuration from the provider itself (aws-provisioner's user-data).
     pub own_config: Option<Object>,
-    /// The launch config that made this machine (aws, azure).
+    /// The launch config from which this machine was created (aws, azure).
     pub launch_config_id: Option<String>,
 }
 
-/// What proves who a worker is.
+/// The proof of a worker's identity.
 #[derive(Debug, Clone)]
 pub enum Proof {
-    /// Credentials are at hand: it is not registered.
+    /// The credentials are known; the worker is not registered.
     Credentials(Credentials),
     /// `workerIdentityProof` of registerWorker, by its keys.
     Registration(BTreeMap<&'static str, SecretString>),
-    /// The legacy aws-provisioner's token, for one use, that its `getSecret` gives credentials for.
+    /// The legacy aws-provisioner's single-use token, which its `getSecret` exchanges for credentials.
     ProvisionerSecret(SecretString),
 }
 
-/// Why a provider cannot tell who the worker is.
+/// The reason why a provider cannot identify the worker.
 #[derive(Debug, Error)]
 pub enum ProviderError {
-    /// A value in the runner configuration is of no use.
+    /// A value in the runner configuration is invalid.
     #[error("provider.{key}: {why}")]
     Value {
-        /// The key.
         key: &'static str,
-        /// What is wrong with it, and what to do. Never the value of a secret.
+        /// The fault and the remedy. Never the value of a secret.
         why: String,
     },
-    /// The metadata service has given no answer for as long as a start may take.
+    /// The metadata service did not answer within a start's time limit.
     #[error("cannot read {what}: {why}; gave up after {} s", after.as_secs())]
     Unreachable {
         /// The URL, without its query.
         what: String,
-        /// Why the last attempt failed.
+        /// The reason for the failure of the last attempt.
         why: String,
-        /// How long it was tried.
+        /// The total time of the attempts.
         after: Duration,
     },
-    /// What the metadata service says is of no use.
+    /// The metadata service's answer is unusable.
     #[error("{what}: {why}")]
     Answer {
-        /// The URL, without its query, and what of its answer.
+        /// The URL without its query, and the part of its answer.
         what: String,
-        /// What is wrong; names the key or tag, shows no value that may be secret.
+        /// The fault. Names the key or tag, and shows no value that may be secret.
         why: String,
     },
-    /// A part of what the metadata service should say is missing: it may come while the machine boots.
+    /// A part of the metadata service's answer is missing; it may appear while the machine boots.
     #[error("{what}: {why}")]
     Incomplete {
-        /// The URL, without its query, and what of its answer.
+        /// The URL without its query, and the part of its answer.
         what: String,
         /// The missing key or tag.
         why: String,
     },
-    /// The cloud has announced the machine's end already: a worker is not worth starting.
+    /// The cloud has already announced the machine's end, so starting a worker is pointless.
     #[error("instance is about to shut down: {0}")]
     AboutToShutDown(String),
-    /// There is no HTTP client.
+    /// The HTTP client cannot be created.
     #[error("cannot make an HTTP client: {0}")]
     Client(String),
 }
 
 impl ProviderError {
-    /// Whether nobody has answered, so that it may go well at another time.
+    /// Returns true if no service answered, so that a later attempt may succeed.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
     }
 }
 
-/// How long a start goes on that fails for reasons that may pass.
+/// The time during which a start retries temporary failures.
 #[derive(Debug, Clone, Default)]
 pub struct Patience {
-    /// `None`: for ever.
+    /// `None`: unlimited.
     pub time: Option<Duration>,
-    /// Whom to tell meanwhile what does not work.
+    /// Receives the current failure.
     pub trouble: CurrentRetry,
 }
 
-/// Asks the provider that the runner configuration names. `implementation` is the worker's (`generic-worker`): the
-/// legacy aws-provisioner hands over worker configuration by its name.
-///
-/// # Errors
-///
-/// No answer within `patience`; what it says is of no use; the machine is about to end.
+/// Identifies the worker with the provider in the runner configuration. `implementation` is the worker's
+/// (`generic-worker`): the legacy aws-provisioner stores worker configuration under its name. Fails without an answer
+/// within `patience`, for an unusable answer, and on a machine that is about to end.
 pub async fn identify(
     config: &ProviderConfig,
     origins: &MetadataOrigins,
@@ -146,7 +141,7 @@ pub async fn identify(
     }
 }
 
-/// What is in the runner configuration, asking nobody; `None`: the provider has to be asked.
+/// Identifies the worker from the runner configuration alone; `None`: that requires a query to the provider.
 pub fn identify_offline(config: &ProviderConfig) -> Option<Result<Identified, ProviderError>> {
     match config {
         ProviderConfig::Standalone(config) => Some(standalone::identify(config)),
@@ -166,12 +161,12 @@ pub fn not_yet_valid(config: &ProviderConfig, now: jiff::Timestamp) -> Option<ji
     }
 }
 
-/// A location of these parts.
+/// Builds a location.
 fn location<const N: usize>(parts: [(&str, &str); N]) -> BTreeMap<String, String> {
     parts.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-/// What is known of a machine: what has a value.
+/// Builds a machine's properties from the values that are known.
 fn metadata_of<'a>(values: impl IntoIterator<Item = (&'a str, Option<String>)>) -> Object {
     let known = values.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into())));
     known.collect()

@@ -1,4 +1,4 @@
-//! What EC2 says of a spot instance's end.
+//! EC2's notices of a spot instance's end.
 //! <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html>
 
 use jiff::Timestamp;
@@ -6,22 +6,21 @@ use serde_json::Value;
 
 use crate::clock::Date;
 
-/// `{"action": "terminate", "time": …}`, absent while nothing is due.
+/// `{"action": "terminate", "time": …}`, absent while no action is due.
 pub(super) const INSTANCE_ACTION: &str = "/latest/meta-data/spot/instance-action";
-/// The older form: a time, and at times something that is none.
+/// The older form: a time, and sometimes another text.
 pub(super) const TERMINATION_TIME: &str = "/latest/meta-data/spot/termination-time";
 
-/// What is to happen, and when.
+/// The announced action and its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spot {
     /// `terminate`, `stop`, `hibernate`.
     pub action: String,
-    /// When.
     pub time: Option<Timestamp>,
 }
 
 impl Spot {
-    /// Reads [`INSTANCE_ACTION`]; `None`: it is something else.
+    /// Parses [`INSTANCE_ACTION`]; `None`: the text has another form.
     pub fn from_instance_action(text: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(text).ok()?;
         let action = value.get("action")?.as_str()?.to_owned();
@@ -29,13 +28,13 @@ impl Spot {
         Some(Self { action, time })
     }
 
-    /// Reads [`TERMINATION_TIME`]; `None`: it is no time, so nothing is due.
+    /// Parses [`TERMINATION_TIME`]; `None`: the text is not a time, so no action is due.
     pub fn from_termination_time(text: &str) -> Option<Self> {
         let time = Date::parse(text.trim())?.or_last();
         Some(Self { action: "terminate".to_owned(), time: Some(time) })
     }
 
-    /// Whether the instance is gone afterwards; one that was stopped or hibernates can come back.
+    /// Returns true if the instance does not come back; one that is stopped or hibernated can.
     pub fn ends(&self) -> bool {
         !matches!(self.action.as_str(), "stop" | "hibernate")
     }

@@ -1,4 +1,4 @@
-//! `standalone`: identity and credentials are in the runner configuration; nobody is asked.
+//! `standalone`: identity and credentials are in the runner configuration. No service is contacted.
 
 use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
@@ -10,16 +10,16 @@ use crate::clock::Date;
 use crate::config::StandaloneConfig;
 use crate::credentials::Credentials;
 
-/// The providerId of every standalone worker, and its `cloud`.
+/// The providerId and the `cloud` of every standalone worker.
 const NAME: &str = "standalone";
 
 /// Taskcluster accepts a certificate this long before its start.
 const GRACE: SignedDuration = SignedDuration::from_mins(5);
 
-/// What is read of a certificate. Taskcluster's documentation: "temporary credentials".
+/// The relevant part of a certificate. Taskcluster's documentation: "temporary credentials".
 #[derive(Debug, Deserialize)]
 struct Certificate {
-    /// When it ends, in milliseconds since the epoch.
+    /// The expiry, in milliseconds since the epoch.
     expiry: Option<Number>,
 }
 
@@ -34,7 +34,7 @@ pub(super) fn identify(config: &StandaloneConfig) -> Result<Identified, Provider
     fixed::identified(&config.identity, NAME, NAME, proof)
 }
 
-/// When the certificate ends; `None` where it does not say.
+/// The certificate's expiry; `None` if it has none.
 fn expiry(certificate: &SecretString) -> Result<Option<Timestamp>, ProviderError> {
     let wrong = |why: &str| ProviderError::Value { key: "certificate", why: why.to_owned() };
     let certificate: Certificate = serde_json::from_str(certificate.expose_secret())
@@ -55,7 +55,7 @@ pub(super) fn not_yet_valid(certificate: &SecretString, now: Timestamp) -> Optio
     (start.duration_since(now) > GRACE).then_some(start)
 }
 
-/// A number of milliseconds that is not an integer of 64 bits.
+/// Converts a number of milliseconds that is not a 64-bit integer.
 fn late(milliseconds: &Number) -> Date {
     let seconds = milliseconds.as_f64().unwrap_or(f64::INFINITY) / 1000.0;
     SignedDuration::try_from_secs_f64(seconds)

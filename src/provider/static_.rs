@@ -1,4 +1,4 @@
-//! `static`: the identity, and a secret to register with, are in the runner configuration.
+//! `static`: the identity and a registration secret are in the runner configuration.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use super::{Identified, Proof, ProviderError, fixed};
 use crate::config::StaticConfig;
 
-/// Its `cloud`.
+/// The worker's `cloud`.
 const NAME: &str = "static";
 
 pub(super) fn identify(config: &StaticConfig) -> Result<Identified, ProviderError> {
@@ -15,7 +15,7 @@ pub(super) fn identify(config: &StaticConfig) -> Result<Identified, ProviderErro
     fixed::identified(&config.identity, &config.provider_id, NAME, proof)
 }
 
-/// What such a worker registers with, as often as it likes.
+/// The proof with which such a worker registers. It can be used any number of times.
 pub fn static_proof(config: &StaticConfig) -> BTreeMap<&'static str, SecretString> {
     [("staticSecret", config.static_secret.clone())].into()
 }

@@ -385,7 +385,6 @@ fn without(text: &str, spans: &[Range<usize>]) -> String {
     masked
 }
 
-/// -
 fn of_credentials(token: &SecretString, certificate: Option<&SecretString>) -> Vec<SecretString> {
     let mut secrets = vec![token.clone()];
     let Some(certificate) = certificate else { return secrets };
@@ -394,7 +393,6 @@ fn of_credentials(token: &SecretString, certificate: Option<&SecretString>) -> V
     secrets
 }
 
-/// -
 fn secrets_of_certificate(certificate: &str) -> Vec<String> {
     let Ok(Value::Object(parts)) = serde_json::from_str(certificate) else { return Vec::new() };
     let strings = ["signature", "seed"].into_iter().filter_map(|part| parts.get(part)?.as_str());

@@ -141,7 +141,6 @@ fn place(beginning: u64, words: usize) -> (usize, u64) {
     (word, 1 << (hash & 63))
 }
 
-/// -
 struct Search<'i> {
     index: &'i Index,
     cut: Cut,

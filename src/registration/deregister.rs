@@ -1,5 +1,4 @@
-//! Deregistration of a cloud's machine from worker-manager: the mark in its cache, then removeWorker, then the
-//! mark that it is done.
+//! Deregistration of a cloud machine: marks it in the cache, calls removeWorker, and marks the confirmation.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,19 +11,19 @@ use crate::run_spec::Object;
 use crate::run_spec::cache::{CacheWriter, CachedRun, Leaving};
 use crate::taskcluster::Effort;
 
-/// How long removeWorker is tried.
+/// Time limit of removeWorker.
 const TIME: Duration = Duration::from_secs(60);
 
-/// How long the cache may take to be gone, where it could not be marked: a disk that does not answer was waited for.
+/// Time limit for removing a cache that could not be marked. A disk that does not answer has already been waited for.
 const CACHE_GONE: Duration = Duration::from_secs(1);
 
-/// The run as it is cached, which renewals change. Locked for moments only.
+/// The cached run, which renewals change. Locked only briefly.
 pub type Current = Arc<Mutex<CachedRun>>;
 
-/// Makes the whole worker configuration of a run, with what the worker's implementation sets.
+/// Builds the complete worker configuration of a run, including the worker implementation's settings.
 pub type Whole = Arc<dyn Fn(&CachedRun) -> Object + Send + Sync>;
 
-/// Deregisters this machine's worker, and keeps the cache true about it.
+/// Deregisters this machine's worker, and records the progress in the cache.
 #[derive(Clone)]
 pub struct Deregistration {
     /// `None`: worker-manager does not know this worker.
@@ -38,16 +37,15 @@ pub struct Deregistration {
 /// The result of a deregistration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deregistered {
-    /// worker-manager takes the machine away.
+    /// worker-manager removes the machine.
     Confirmed,
-    /// worker-manager does not know this worker, and takes nothing away.
+    /// worker-manager does not know this worker, and removes nothing.
     Unknown,
     /// worker-manager did not answer, or refused.
     Failed,
 }
 
 impl Deregistration {
-    /// For the worker of this run.
     pub fn new(
         registrar: Option<Registrar>,
         current: Current,
@@ -58,14 +56,14 @@ impl Deregistration {
         Self { registrar, current, whole, cache_writer, clock }
     }
 
-    /// The client to worker-manager, with the newest credentials; `None`: worker-manager does not know this worker.
+    /// The client for worker-manager, with the latest credentials; `None`: worker-manager does not know this worker.
     pub fn registrar(&self) -> Option<(&Registrar, CachedRun)> {
         Some((self.registrar.as_ref()?, self.locked(|cached| cached.clone())))
     }
 
-    /// Marks the cached run as that of a machine that leaves, so that no worker starts on it again; then asks
-    /// worker-manager to remove the worker, for a minute at most, and marks what it confirmed. `reason`: for the mark, and
-    /// for people.
+    /// Marks the cached run as that of a machine that leaves, so that no further worker starts on it. Then asks
+    /// worker-manager to remove the worker, for at most a minute, and marks the confirmation. `reason` is stored with
+    /// the mark, for people.
     pub async fn deregister(&self, reason: &str) -> Deregistered {
         let now = self.clock.now();
         let already = self.locked(|cached| {
@@ -85,7 +83,7 @@ impl Deregistration {
         info!(name: "deregistration-started", reason, "removing the worker");
         match registrar.client().remove_worker(&credentials, registrar.name(), Effort::For(TIME)).await {
             Ok(()) => info!(name: "deregistered", "worker removed: worker-manager takes the machine away"),
-            // Somebody was faster.
+            // Another caller has already removed the worker.
             Err(cause) if cause.is_not_found() => {
                 info!(name: "deregistered", "worker had been removed already");
             }
@@ -98,7 +96,7 @@ impl Deregistration {
         Deregistered::Confirmed
     }
 
-    /// Marks that the host is asked to shut down. Must follow [`Deregistration::deregister`].
+    /// Marks that the host has been asked to shut down. Must follow [`Deregistration::deregister`].
     pub async fn shutdown_requested(&self) {
         self.mark(|leaving, now| {
             leaving.shutdown_requested.get_or_insert(now);
@@ -118,7 +116,8 @@ impl Deregistration {
             cached.encode(&whole)
         });
         if !self.cache_writer.save(encoded).await {
-            // On a full disk that is possible. Without it the next start is refused, for nobody registers twice.
+            // Removing the cache is possible even on a full disk. Without a cache the next start is refused, because a
+            // machine cannot register twice.
             warn!(
                 "the removal cannot be noted in the cached run: that is removed, so that no worker starts with it"
             );
@@ -131,7 +130,7 @@ impl Deregistration {
     }
 }
 
-/// Leaves the run out: it holds secrets.
+/// Omits the run, because it contains secrets.
 impl std::fmt::Debug for Deregistration {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let known = self.registrar.is_some();

@@ -1,4 +1,4 @@
-//! A worker's registration with worker-manager: made once, renewed, and ended.
+//! A worker's registration with worker-manager: creation, renewal and removal.
 
 use std::collections::BTreeMap;
 
@@ -12,27 +12,27 @@ use crate::taskcluster::{CallError, Client, Effort, RegisterWorker, Registered, 
 
 pub mod deregister;
 
-/// Who registers, and with what.
+/// Registers one worker, and renews its registration.
 #[derive(Clone)]
 pub struct Registrar {
     client: Client,
     name: WorkerName,
     provider_id: String,
-    /// What proves who the worker is, where it may register as often as it likes (static).
+    /// The proof of identity, for a worker that may register any number of times (static).
     proof: Option<BTreeMap<&'static str, SecretString>>,
 }
 
-/// What a renewal has brought.
+/// The result of a renewal.
 #[derive(Debug)]
 pub struct Renewed {
-    /// The new credentials.
     pub credentials: Credentials,
-    /// For the next renewal, once.
+    /// Valid for one further renewal.
     pub secret: SecretString,
 }
 
 impl Registrar {
-    /// For the worker `identity`. `proof`: it may register again at any time with this.
+    /// Creates the registrar for the worker `identity`. `proof`: with this proof the worker may register again at any
+    /// time.
     pub fn new(
         client: Client,
         identity: &WorkerIdentity,
@@ -41,21 +41,15 @@ impl Registrar {
         Self { client, name: name_of(identity), provider_id: identity.provider_id.clone(), proof }
     }
 
-    /// Whom it registers with.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// The worker's name.
     pub fn name(&self) -> &WorkerName {
         &self.name
     }
 
-    /// Registers the worker with this `proof`.
-    ///
-    /// # Errors
-    ///
-    /// Refused, or no answer for as long as it was tried.
+    /// Registers the worker with this `proof`. Fails if worker-manager refuses, or does not answer within the effort.
     pub async fn register(
         &self,
         proof: &BTreeMap<&'static str, SecretString>,
@@ -71,12 +65,9 @@ impl Registrar {
         self.client.register_worker(&request, effort).await
     }
 
-    /// New credentials. A worker that may register at any time does so where the renewal is refused: the answer to an
-    /// earlier one may have been lost, and with it the secret for the next.
-    ///
-    /// # Errors
-    ///
-    /// Refused, or no answer for as long as it was tried.
+    /// Obtains new credentials. If the renewal is refused, a worker that may register at any time registers again: the
+    /// answer to an earlier renewal may have been lost, and with it the secret for the next. The errors are those of
+    /// [`Self::register`].
     pub async fn renew(
         &self,
         credentials: &Credentials,
@@ -97,7 +88,7 @@ impl Registrar {
     }
 }
 
-/// A worker's name, as worker-manager's calls want it.
+/// Converts a worker's identity to the form of worker-manager's calls.
 pub fn name_of(identity: &WorkerIdentity) -> WorkerName {
     WorkerName {
         worker_pool_id: identity.worker_pool_id.as_str().to_owned(),

@@ -1,26 +1,26 @@
-//! The cache over restarts (`cacheOverRestarts`): a run, as a file, in the format of the Go start-worker.
+//! The cache over restarts (`cacheOverRestarts`): a run as a file, in the format of the Go start-worker.
 //!
-//! A host can be switched from that program to this one between two reboots, and back. So the keys and their types are
-//! its own; `WorkerConfig` is the final merge, with what the worker implementation sets, for the Go program does not
-//! make it again. What is needed beyond is under one key of our own, `Extra`; a cache without it was written by the Go
-//! program. Keys that are not known are kept, at the top and under `Extra`:
+//! A host can be switched from the Go program to this one between two reboots, and back. The keys and their types are
+//! therefore the Go program's; `WorkerConfig` is the final merge, including the worker implementation's settings,
+//! because the Go program does not merge again. Further data is stored under a single key of our own, `Extra`; a cache
+//! without it was written by the Go program. Unknown keys are preserved, at the top and under `Extra`:
 //!
 //! | key under `Extra` | is |
 //! | --- | --- |
 //! | `version` | 1 |
-//! | `providerType` | `provider.providerType` of the runner configuration that it was made with |
+//! | `providerType` | `provider.providerType` of the runner configuration with which the cache was made |
 //! | `stage` | `registered` or `complete`, see [`Stage`] |
-//! | `credentialsObtained` | when `Credentials` were obtained |
+//! | `credentialsObtained` | the time at which `Credentials` were obtained |
 //! | `layers` | the parts of the worker configuration, see [`super::Parts::Apart`]: `[{source, name?, config}]` |
-//! | `whole` | in the place of `layers`: the worker configuration as the Go program cached it |
-//! | `fileOrigins` | for each of `Files`, who sent it: `provider` or `secret` |
-//! | `launchConfigId` | the launch config that made this machine |
-//! | `leaving` | `{at, reason, deregistered?, shutdownRequested?}`: this machine leaves, see [`Leaving`]; versions before wrote `removed`, `{at, reason}` |
+//! | `whole` | instead of `layers`: the worker configuration as the Go program cached it |
+//! | `fileOrigins` | the origin of each of `Files`: `provider` or `secret` |
+//! | `launchConfigId` | the launch config from which this machine was created |
+//! | `leaving` | `{at, reason, deregistered?, shutdownRequested?}`: this machine leaves, see [`Leaving`]; earlier versions wrote `removed`, `{at, reason}` |
 //!
-//! A cache with `leaving` has a sentence in the place of the list of `Files`: the Go program cannot read such a cache, so
-//! that it starts nothing from it either.
+//! A cache with `leaving` contains a sentence instead of the list of `Files`: the Go program cannot read such a cache,
+//! so that it starts nothing from it, either.
 //!
-//! A process writes its cache through one [`CacheWriter`] only.
+//! A process writes its cache through a single [`CacheWriter`].
 
 use std::fmt;
 use std::path::Path;
@@ -44,57 +44,57 @@ pub use writer::CacheWriter;
 
 use error::Problem;
 
-/// More than any cache has, its files included.
+/// Maximum size of a cache, including its files, in bytes.
 const MOST_BYTES: u64 = 1 << 30;
 
-/// The version of what is under `Extra`.
+/// The version of the data under `Extra`.
 const VERSION: u64 = 1;
 
-/// How the Go program says "never": its zero time.
+/// The Go program's zero time, which means "never".
 const NEVER: &str = "0001-01-01T00:00:00.000Z";
 
-/// What the cache file holds.
+/// The content of the cache file.
 #[derive(Clone)]
 pub struct CachedRun {
     /// The run. Its worker configuration is empty until it is [merged](Self::merge).
     pub run: Run,
-    /// `provider.providerType` of the runner configuration that it was made with; `None`: the Go program wrote the
-    /// cache, which does not say.
+    /// `provider.providerType` of the runner configuration with which the cache was made; `None`: the Go program wrote
+    /// the cache, which does not contain it.
     pub provider_type: Option<String>,
-    /// How far the run is determined.
     pub stage: Stage,
-    /// The steps by which this machine leaves: no worker starts on it any more.
+    /// The steps by which this machine leaves: no further worker starts on it.
     pub leaving: Option<Leaving>,
-    /// What somebody should know about the file as it was read.
+    /// Warnings about the file.
     pub warnings: Vec<String>,
-    /// What was found in the file and is not known.
+    /// Unknown keys of the file.
     kept: Kept,
 }
 
-/// How far a run is determined.
+/// The completeness of a cached run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// The worker is registered; secrets have not been fetched and files not been written.
+    /// The worker is registered; secrets have not been fetched and files have not been written.
     Registered,
-    /// All is done, the worker can start.
+    /// The run is complete, and the worker can start.
     Complete,
 }
 
-/// A machine that was decided to go. Each step is on the disk before the next one begins.
+/// A machine that is to be removed. Each step is on the disk before the next one begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaving {
-    /// The time of that decision.
+    /// The time of the decision.
     pub at: Timestamp,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: String,
-    /// The time at which worker-manager confirmed that the worker is removed, or said that it does not know it.
+    /// The time at which worker-manager confirmed the removal of the worker, or reported that it does not know the
+    /// worker.
     pub deregistered: Option<Timestamp>,
-    /// The time at which the host was first asked to shut down.
+    /// The time of the first request to shut down the host.
     pub shutdown_requested: Option<Timestamp>,
 }
 
 impl Leaving {
-    /// A machine that was decided to go, and has not taken the first step.
+    /// The state before the first step.
     pub fn new(at: Timestamp, reason: String) -> Self {
         Self { at, reason, deregistered: None, shutdown_requested: None }
     }
@@ -107,23 +107,18 @@ struct Kept {
     extra: Object,
 }
 
-/// Whom the runner configuration names: what a cache must have been written for.
+/// The worker in the runner configuration, for which a cache must have been written.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
-    /// The deployment's root URL.
     pub root_url: &'a str,
     /// `provider.providerType`.
     pub provider_type: &'a str,
-    /// The worker pool.
     pub worker_pool_id: &'a str,
-    /// The worker's group.
     pub worker_group: &'a str,
-    /// The worker's name.
     pub worker_id: &'a str,
 }
 
 impl CachedRun {
-    /// A run that is to be cached.
     pub fn new(run: Run, provider_type: &str, stage: Stage) -> Self {
         Self {
             run,
@@ -135,7 +130,7 @@ impl CachedRun {
         }
     }
 
-    /// Returns whether nothing is left to do for this machine to go: worker-manager takes it away.
+    /// Returns true if no step is left, because worker-manager removes this machine.
     pub fn has_left(&self) -> bool {
         let known = self.run.registration_secret.is_some();
         self.leaving.as_ref().is_some_and(|leaving| {
@@ -143,7 +138,7 @@ impl CachedRun {
         })
     }
 
-    /// The steps taken so far, in words; empty where the machine does not leave.
+    /// Describes the steps taken so far; empty if the machine does not leave.
     pub fn how_far_it_has_left(&self) -> String {
         let Some(Leaving { at, reason, deregistered, shutdown_requested }) = &self.leaving else {
             return String::new();
@@ -161,19 +156,19 @@ impl CachedRun {
         format!("this machine leaves since {at} ({reason}): {deregistered}{shutdown}")
     }
 
-    /// Makes the run's worker configuration again from its parts, with the runner file's `workerConfig` as it is now.
+    /// Merges the run's worker configuration again from its parts, with the runner file's current `workerConfig`.
     pub fn merge(&mut self, runner_file: &Object) {
         self.run.worker_config = self.run.parts.merge_with(runner_file);
     }
 
-    /// The run, merged likewise.
+    /// Returns the run with its worker configuration merged again.
     #[must_use]
     pub fn into_run(mut self, runner_file: &Object) -> Run {
         self.merge(runner_file);
         self.run
     }
 
-    /// The provider type, inferred where the Go program wrote the cache; `None`: cannot be told.
+    /// The provider type, inferred if the Go program wrote the cache; `None`: it cannot be inferred.
     pub fn likely_provider_type(&self) -> Option<&str> {
         let inferred = || match self.run.worker_location.get("cloud").map(String::as_str) {
             Some("aws") if self.run.identity.provider_id == "aws-provisioner" => Some("aws-provisioner"),
@@ -183,8 +178,8 @@ impl CachedRun {
         self.provider_type.as_deref().or_else(inferred)
     }
 
-    /// Whether the cache is stale, written for another worker than the runner configuration now names; then what
-    /// differs.
+    /// Returns the differences if the cache is stale: written for another worker than the one in the runner
+    /// configuration.
     pub fn mismatch(&self, expected: &Expected<'_>) -> Option<String> {
         let identity = &self.run.identity;
         let root_urls = [self.run.root_url.as_str(), expected.root_url].map(|url| url.trim_end_matches('/'));
@@ -208,7 +203,7 @@ impl CachedRun {
     }
 }
 
-/// Leaves out what is not known: it may be secret.
+/// Omits unknown keys, because they may be secret.
 impl fmt::Debug for CachedRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CachedRun")
@@ -221,19 +216,16 @@ impl fmt::Debug for CachedRun {
     }
 }
 
-/// Reads the cache at `path`; `None`: there is none, or an empty file that is mounted by itself. For a start `access` is [`Access::Refuse`], for a mere look
-/// [`Access::Observe`]. (Blocks: on the disk.)
-///
-/// # Errors
-///
-/// It cannot be read, others have access to it, or it is not a whole run.
+/// Reads the cache at `path`; `None`: there is no file, or an empty file that is itself a mount. `access` is
+/// [`Access::Refuse`] for a start and [`Access::Observe`] for an inspection. Blocks on the disk. Fails if others have
+/// access to the file, or it does not contain a complete run.
 pub fn read(path: &Path, access: Access) -> Result<Option<CachedRun>, CacheError> {
     let failed = |problem| CacheError::new(path, problem);
     let contents = match private_file::read(path, access, MOST_BYTES) {
         Err(error) if error.kind() == private_file::ErrorKind::Missing => return Ok(None),
         result => result.map_err(|error| failed(Problem::File(error)))?,
     };
-    // Something must be there to mount a file on; and it cannot be removed, only emptied.
+    // A mounted file must exist before it is written, and it cannot be removed, only emptied.
     if contents.bytes.is_empty() && atomic::is_mount_point(path) {
         return Ok(None);
     }
@@ -245,16 +237,12 @@ pub fn read(path: &Path, access: Access) -> Result<Option<CachedRun>, CacheError
     Ok(Some(cached))
 }
 
-/// Parses the text of a cache; `path` stands for it in errors.
-///
-/// # Errors
-///
-/// It is not a whole run.
+/// Parses the text of a cache. `path` names it in errors. Fails if it is not a complete run.
 pub fn parse(path: &Path, text: &[u8]) -> Result<CachedRun, CacheError> {
     decode::decode(text).map_err(|problem| CacheError::new(path, problem))
 }
 
-/// A start tightens the permissions of a runner configuration, but not those of a cache.
+/// A start removes loose permissions of a runner configuration, but not of a cache.
 fn in_words(warning: &Warning) -> String {
     match warning {
         Warning::Loose { .. } => format!("{warning}; until then a start refuses it"),
@@ -262,13 +250,9 @@ fn in_words(warning: &Warning) -> String {
     }
 }
 
-/// Puts what [`CachedRun::encode`] made in the place of the cache at `path`, for its owner only; folders that are
-/// missing on the way are made for their owner only, too. When this returns without an error it is on the disk.
-/// (Blocks: on the disk.)
-///
-/// # Errors
-///
-/// It cannot be written. Then what was there before is there unchanged.
+/// Replaces the cache at `path` by the output of [`CachedRun::encode`], accessible only by its owner. Missing folders
+/// are created, also accessible only by their owner. The file is on the disk when this returns `Ok`. Blocks on the
+/// disk. On failure, the old file is unchanged.
 pub fn write(path: &Path, encoded: &SecretString) -> Result<(), WriteError> {
     let attributes = Attributes { mode: 0o600, owner: None };
     atomic::replace(path, encoded.expose_secret().as_bytes(), attributes, 0o700)

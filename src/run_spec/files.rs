@@ -1,4 +1,4 @@
-//! Files that come with the worker configuration and are written before the worker starts.
+//! Files that are part of the worker configuration and are written before the worker starts.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,29 +23,29 @@ mod places;
 #[cfg(test)]
 mod tests;
 
-/// Base64 as Go reads it, for which existing files were made: bits beyond the last byte do not matter, nor (see
-/// [`decode`]) do line ends.
+/// Base64 as Go reads it, because existing files were made for Go: excess bits after the last byte are ignored, and so
+/// are line ends (see [`decode`]).
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 
-/// A file as the provider or a secret describes it, not yet looked at. Its keys are those of the cache file.
+/// A file as the provider or a secret describes it, not validated yet. Its keys are those of the cache file.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// What it is, for people; may be empty.
+    /// A description for people; may be empty.
     #[serde(default)]
     pub description: String,
-    /// Where it goes: a file, or the directory that a `zip` is unpacked into.
+    /// The path of the file, or of the directory into which a `zip` is unpacked.
     pub path: String,
-    /// Its content, encoded.
+    /// The encoded content.
     pub content: String,
-    /// How `content` is encoded: `base64`.
+    /// The encoding of `content`: `base64`.
     pub encoding: String,
-    /// What the content is: `file` or `zip`.
+    /// The format of the content: `file` or `zip`.
     pub format: String,
 }
 
 impl FileEntry {
-    /// Makes the content known as a secret, encoded and as it is written.
+    /// Adds the content to the known secrets, both encoded and decoded.
     pub fn add_to(&self, secrets: &Secrets) {
         secrets.add(&self.content);
         if let Ok(Ok(text)) = decode(&self.content).map(String::from_utf8) {
@@ -54,7 +54,7 @@ impl FileEntry {
     }
 }
 
-/// Leaves the content out: it may be secret.
+/// Omits the content, because it may be secret.
 impl fmt::Debug for FileEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FileEntry")
@@ -65,12 +65,10 @@ impl fmt::Debug for FileEntry {
     }
 }
 
-/// A file, and who sent it.
+/// A file and its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShippedFile {
-    /// The file.
     pub entry: FileEntry,
-    /// Who sent it.
     pub origin: FileOrigin,
 }
 
@@ -79,7 +77,7 @@ impl ShippedFile {
         Wanted { path: &self.entry.path, origin: self.origin }
     }
 
-    /// Whether both write the same in the same way to the same place.
+    /// Returns true if both files write the same content in the same way to the same place.
     fn is_same_as(&self, other: &Self) -> bool {
         let path = |file: &Self| true_path(Path::new(&file.entry.path));
         self.origin == other.origin
@@ -89,16 +87,16 @@ impl ShippedFile {
     }
 }
 
-/// Who has sent a file.
+/// The origin of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileOrigin {
-    /// The provider: the file is public to those who can read the pool's definition.
+    /// The provider: everybody who can read the pool's definition can read the file.
     Provider,
     /// A secret.
     Secret,
 }
 
-/// A file that cannot be written, and why. It never shows content.
+/// The reason why a file cannot be written. Never shows its content.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the file {path:?} that came with the worker configuration{}", described(description))]
 pub struct FileError {
@@ -111,7 +109,6 @@ fn described(description: &str) -> String {
     if description.is_empty() { String::new() } else { format!(" ({description:?})") }
 }
 
-/// What is wrong with a file.
 #[derive(Debug, thiserror::Error)]
 enum Fault {
     #[error("unknown encoding {0:?}: only base64 is known")]
@@ -144,27 +141,23 @@ impl From<Conflict> for Fault {
     }
 }
 
-/// A file that has been looked at and can be written.
+/// A validated file that can be written.
 enum Checked<'a> {
     File { path: &'a Path, content: Vec<u8>, mode: u32 },
     Zip { root: &'a Path, archive: Archive },
 }
 
-/// Writes all files, in order. All are decoded and checked, archives to their last byte, before the first is written; so
-/// are their paths, which must not contradict each other. (Blocks: on disks and on inflating.)
+/// Writes all files, in order. Before the first one is written, all are decoded and validated, archives to their last
+/// byte; their paths must not conflict with each other. Blocks on disks and on decompression.
 ///
 /// # Errors
 ///
-/// The first file that is wrong or cannot be written; see configuration.md for what is refused.
+/// The first file that is invalid or cannot be written; configuration.md lists the reasons.
 pub fn write_all(files: &[ShippedFile]) -> Result<(), FileError> {
     write_within(files, &LIMITS)
 }
 
-/// As [`write_all`], with archives of another size.
-///
-/// # Errors
-///
-/// As there.
+/// As [`write_all`], with other limits for archives.
 pub fn write_within(files: &[ShippedFile], limits: &Limits) -> Result<(), FileError> {
     let mut ready: Vec<(&FileEntry, Checked<'_>)> = Vec::with_capacity(files.len());
     let mut places = Places::default();
@@ -186,7 +179,7 @@ pub fn write_within(files: &[ShippedFile], limits: &Limits) -> Result<(), FileEr
     Ok(())
 }
 
-/// The directories that these files are written to.
+/// The directories to which these files are written.
 pub fn directories(files: &[ShippedFile]) -> BTreeSet<PathBuf> {
     let mut directories = BTreeSet::new();
     for FileEntry { path, content, format, .. } in files.iter().map(|file| &file.entry) {
@@ -240,14 +233,14 @@ fn check<'a>(file: &'a ShippedFile, limits: &Limits) -> Result<Checked<'a>, Faul
     }
 }
 
-/// Whether the directories above `path` are there or can be made.
+/// Checks that the directories above `path` exist or can be created.
 fn check_way(path: &Path) -> Result<(), Fault> {
     for above in path.ancestors().skip(1) {
         match fs::metadata(above) {
             Ok(metadata) if metadata.is_dir() => return Ok(()),
             Ok(_) => return Err(Fault::FileOnTheWay(above.to_owned())),
             Err(_) if above.is_symlink() => return Err(Fault::DanglingOnTheWay(above.to_owned())),
-            // Missing, or below something that is no directory.
+            // Missing, or below something that is not a directory.
             Err(_) => {}
         }
     }

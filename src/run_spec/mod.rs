@@ -1,4 +1,4 @@
-//! A run: everything that is determined for one start of the worker.
+//! A run: all data that is determined for one start of the worker.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ pub mod worker_config;
 
 pub use parts::Parts;
 
-/// A JSON object, its keys sorted.
+/// A JSON object with sorted keys.
 pub type Object = Map<String, Value>;
 
 /// `<provisionerId>/<workerType>`, as in `releng-hardware/linux-perf`: two non-empty halves, split at the FIRST slash.
@@ -26,29 +26,28 @@ pub struct WorkerPoolId {
 }
 
 impl WorkerPoolId {
-    /// `None` unless there is a slash with something on both sides.
+    /// `None` unless there is a slash with text on both sides.
     pub fn parse(text: &str) -> Option<Self> {
         let slash = text.find('/')?;
         let halves = slash > 0 && slash + 1 < text.len();
         halves.then(|| Self { whole: text.to_owned(), slash })
     }
 
-    /// Stands for the pool of a worker whose provider has not been asked yet.
+    /// A placeholder for the pool of a worker whose provider has not been queried yet.
     pub fn unknown() -> Self {
         Self { whole: "unknown/unknown".to_owned(), slash: "unknown".len() }
     }
 
-    /// The whole id.
     pub fn as_str(&self) -> &str {
         &self.whole
     }
 
-    /// What stands before the first slash.
+    /// The part before the first slash.
     pub fn provisioner_id(&self) -> &str {
         self.whole.get(..self.slash).unwrap_or_default()
     }
 
-    /// What stands after the first slash.
+    /// The part after the first slash.
     pub fn worker_type(&self) -> &str {
         self.whole.get(self.slash + 1..).unwrap_or_default()
     }
@@ -63,9 +62,8 @@ impl fmt::Display for WorkerPoolId {
 /// The name of this worker within a deployment. All parts are non-empty.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct WorkerIdentity {
-    /// The worker-manager provider that the pool belongs to.
+    /// The worker-manager provider of the pool.
     pub provider_id: String,
-    /// The pool.
     pub worker_pool_id: WorkerPoolId,
     /// The group within the pool; for clouds the region or zone.
     pub worker_group: String,
@@ -73,28 +71,26 @@ pub struct WorkerIdentity {
     pub worker_id: String,
 }
 
-/// Everything determined for one start of the worker: what `prepare` makes and a worker implementation turns into a
-/// launch.
+/// All data determined for one start of the worker. The startup creates it, and a worker implementation converts it to
+/// a launch.
 #[derive(Debug, Clone)]
 pub struct Run {
     /// The deployment's root URL, without trailing slashes.
     pub root_url: String,
-    /// Who the worker is.
     pub identity: WorkerIdentity,
-    /// What the worker may do, and until when.
     pub credentials: Credentials,
-    /// Where the worker is: `cloud` always, then what the provider knows.
+    /// The worker's location: always `cloud`, then the provider's further values.
     pub worker_location: BTreeMap<String, String>,
-    /// What the provider knows about the machine; `instance-id`, `public-ipv4` …
+    /// The provider's properties of the machine: `instance-id`, `public-ipv4` …
     pub provider_metadata: Object,
-    /// The worker's configuration, merged from its sources, before the worker implementation adds its own.
+    /// The worker's configuration, merged from its sources, without the worker implementation's own settings.
     pub worker_config: worker_config::Merged,
-    /// What it was merged from, beside the runner file.
+    /// The sources of the worker configuration, except the runner file.
     pub parts: Parts,
-    /// What comes with it, in the order of writing.
+    /// The files of the worker configuration, in the order of writing.
     pub files: Vec<files::ShippedFile>,
-    /// The secret that the registration gave, for one use: to renew the credentials. `None`: not registered.
+    /// The single-use secret from the registration, for renewing the credentials. `None`: not registered.
     pub registration_secret: Option<SecretString>,
-    /// The launch config that made this machine, where its provider tells (aws, azure).
+    /// The launch config from which this machine was created, if its provider reports it (aws, azure).
     pub launch_config_id: Option<String>,
 }

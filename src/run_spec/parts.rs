@@ -1,21 +1,21 @@
-//! What the worker configuration is merged from, kept apart: so that it can be merged again, with another runner file,
-//! and no array ever grows.
+//! The sources of the worker configuration, stored separately, so that they can be merged again with another runner
+//! file, and no array grows.
 
 use super::Object;
 use super::worker_config::{Merged, Source};
 
-/// What comes to the worker configuration from outside the runner file.
+/// The parts of the worker configuration that do not come from the runner file.
 #[derive(Clone)]
 pub enum Parts {
     /// Each layer with its source, lowest precedence first: the provider's, then the secrets'.
     Apart(Vec<(Source, Object)>),
-    /// A whole that the Go start-worker cached: its layers, the runner file's of that time among them, are not known
-    /// apart. It is kept as it was read, so that what is made of it is the same at every start.
+    /// A complete configuration that the Go start-worker cached: its layers, including the runner file's of that time,
+    /// cannot be separated. It is kept as it was read, so that every start merges the same.
     Whole(Object),
 }
 
 impl Parts {
-    /// The worker configuration, with the runner file's `workerConfig` as it is now.
+    /// Merges the worker configuration with the runner file's current `workerConfig`.
     pub fn merge_with(&self, runner_file: &Object) -> Merged {
         let mut merged = Merged::new();
         match self {
@@ -33,7 +33,7 @@ impl Parts {
         merged
     }
 
-    /// The layers that came from secrets.
+    /// The layers from secrets.
     pub fn secrets(&self) -> impl Iterator<Item = &Object> {
         let layers = match self {
             Self::Apart(layers) => layers.as_slice(),
@@ -49,7 +49,7 @@ impl Default for Parts {
     }
 }
 
-/// Leaves the values out: they may be secret.
+/// Omits the values, because they may be secret.
 impl std::fmt::Debug for Parts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -1,4 +1,4 @@
-//! The worker configuration: merged from its sources, each leaf with the source it came from.
+//! The worker configuration, merged from its sources, with the source of each leaf.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,12 +19,13 @@ pub use forms::{FormError, FormWarning, Taken, find_provider_config, take_provid
 pub(in crate::run_spec) use json::kind_in_words;
 pub use json::parse_outside_json;
 
-/// Where a leaf of the worker configuration came from.
+/// The source of a leaf of the worker configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
     /// `workerConfig` of the runner configuration.
     RunnerFile,
-    /// A whole that the Go start-worker cached: the runner file's, provider's and secrets' parts are not known apart.
+    /// A complete configuration that the Go start-worker cached: the parts of the runner file, the provider and the
+    /// secrets cannot be separated.
     Cache,
     /// The provider: the `workerConfig` that a registration returns, or user-data.
     Provider,
@@ -35,7 +36,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// Whether a value from here must be taken for a secret, whatever it is called.
+    /// Returns true if every value from this source must be treated as a secret, whatever its key is.
     pub fn holds_secrets(&self) -> bool {
         matches!(self, Self::Secret(_) | Self::Cache)
     }
@@ -63,16 +64,16 @@ pub struct Merged {
     origins: Origins,
 }
 
-/// The origins of an object's values. It has the object's keys, and no others, at every level.
+/// The origins of an object's values. At every level, it has exactly the object's keys.
 type Origins = BTreeMap<String, Origin>;
 
-/// The source of a value; it has the value's shape.
+/// The source of a value, in the shape of the value.
 #[derive(Debug, Clone)]
 enum Origin {
     Leaf(Source),
-    /// Who first gave the array (the source while it is empty), then its items.
+    /// The first source of the array (its source while it is empty), then its items.
     Array(Source, Vec<Origin>),
-    /// Who first gave the object (the source while it is empty), then its values.
+    /// The first source of the object (its source while it is empty), then its values.
     Object(Source, Origins),
 }
 
@@ -91,51 +92,49 @@ impl Origin {
     }
 }
 
-/// A value that has no values in it, and where it came from. Empty objects and empty arrays are leaves, too.
+/// A value without nested values, and its source. Empty objects and empty arrays are leaves, too.
 #[derive(Debug, Clone)]
 pub struct Leaf<'a> {
-    /// Where it is: `nested.list[0]`. A key that would be ambiguous is quoted.
+    /// The path: `nested.list[0]`. A key that would be ambiguous is quoted.
     pub path: String,
-    /// The innermost key on the way: `list` for `nested.list[0]`.
+    /// The innermost key of the path: `list` for `nested.list[0]`.
     pub key: &'a str,
-    /// The value.
     pub value: &'a Value,
-    /// Where it came from.
     pub source: &'a Source,
 }
 
-/// What happens where two arrays meet.
+/// The merge of two arrays.
 #[derive(Clone, Copy)]
 enum Arrays {
     Concatenate,
-    /// Concatenate, unless the first array begins with all of the second's items: then it has them already.
+    /// Concatenate, unless the first array begins with all items of the second and therefore already contains them.
     ConcatenateOnce,
 }
 
 impl Merged {
-    /// An empty one.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Merges `layer` over what is there.
+    /// Merges `layer` over the existing values.
     pub fn merge(&mut self, layer: Object, source: &Source) {
         merge_objects((&mut self.object, &mut self.origins), layer, source, Arrays::Concatenate);
     }
 
-    /// Merges `layer` over a whole that may hold it already: an array that begins with the layer's items is left as
-    /// it is, so that arrays do not grow at every boot. For a whole that the Go start-worker cached.
+    /// Merges `layer` over a complete configuration that may already contain it: an array that begins with the layer's
+    /// items is not changed, so that arrays do not grow at every boot. For a configuration that the Go start-worker
+    /// cached.
     pub fn merge_over_whole(&mut self, layer: Object, source: &Source) {
         merge_objects((&mut self.object, &mut self.origins), layer, source, Arrays::ConcatenateOnce);
     }
 
-    /// Puts `value` at `path`, in the worker implementation's name, in place of what is there. What is on the way and
-    /// is not an object becomes one. An empty path changes nothing.
+    /// Sets `path` to `value`, with the worker implementation as source, and replaces the existing value. A value on
+    /// the way that is not an object becomes one. An empty path changes nothing.
     pub fn set(&mut self, path: &[&str], value: Value) {
         set_at((&mut self.object, &mut self.origins), path, value);
     }
 
-    /// Takes what is at `path` away.
+    /// Removes the value at `path`.
     pub fn remove(&mut self, path: &[&str]) -> Option<Value> {
         let (last, way) = path.split_last()?;
         let (mut object, mut origins) = (&mut self.object, &mut self.origins);
@@ -156,7 +155,6 @@ impl Merged {
         self.object.get(key)
     }
 
-    /// The whole.
     pub fn object(&self) -> &Object {
         &self.object
     }
@@ -170,7 +168,7 @@ impl Merged {
         leaves.into_iter()
     }
 
-    /// The whole with each leaf replaced by what `change` makes of it: for masks.
+    /// Copies the object with each leaf replaced by the result of `change`, for masking.
     pub fn map_leaves(&self, mut change: impl FnMut(&Leaf<'_>) -> Value) -> Object {
         let mut object = self.object.clone();
         for ((key, value), origin) in object.iter_mut().zip(self.origins.values()) {
@@ -181,8 +179,8 @@ impl Merged {
 }
 
 impl Merged {
-    /// The same with a mask in the place of each leaf that is, or may be, secret: what came from a secret, what holds
-    /// one of the `known` secrets, and strings whose key says so.
+    /// Copies the configuration with a mask in place of each leaf that is or may be secret: values from secrets, values
+    /// that contain one of the `known` secrets, and strings whose key names a secret.
     #[must_use]
     pub fn masked(&self, known: &[&str]) -> Self {
         let mut object = Value::Object(self.map_leaves(|leaf| {
@@ -195,7 +193,7 @@ impl Merged {
     }
 }
 
-/// Shows the number of keys only: the values hold secrets.
+/// Shows only the number of keys, because the values contain secrets.
 impl fmt::Debug for Merged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Merged({} keys)", self.object.len())
@@ -296,12 +294,11 @@ fn replace_leaves(
     }
 }
 
-/// Longer keys are cut in paths, which are for people …
+/// Longer keys are truncated in paths, which are for people.
 const LONGEST_KEY: usize = 80;
-/// … and a path of so many bytes gets no longer: that of a million leaves would fill the memory.
+/// A path of this many bytes is not extended: the paths of a million leaves would fill the memory.
 const LONGEST_PATH: usize = 1_000;
 
-/// The path of an object's value.
 fn key_path(parent: &str, key: &str) -> String {
     if parent.len() > LONGEST_PATH {
         return parent.to_owned();
@@ -317,7 +314,6 @@ fn key_path(parent: &str, key: &str) -> String {
     if parent.is_empty() { key } else { format!("{parent}.{key}") }
 }
 
-/// The path of an array's item.
 fn item_path(parent: &str, index: usize) -> String {
     if parent.len() > LONGEST_PATH { parent.to_owned() } else { format!("{parent}[{index}]") }
 }

@@ -1,4 +1,4 @@
-//! Starts from a cached run: what is there is not asked for again.
+//! Starts from a cached run, without repeating its calls.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,12 +19,12 @@ use crate::taskcluster::{Effort, result_of};
 /// Time limit of the cache's disk.
 const READ: Duration = Duration::from_secs(30);
 
-/// How long a renewal that is due may keep a cached run from starting.
+/// Time limit of a due renewal before a cached run starts.
 const RENEWAL: Duration = Duration::from_secs(30);
 
 impl Preparer {
-    /// The cached run, where there is one and it is this worker's. `identified`: who the runner configuration says
-    /// the worker is, where it does.
+    /// Reads the cached run, if there is one and it is this worker's. `identified`: the worker's identity, if the
+    /// runner configuration contains it.
     pub(super) async fn cached(
         &mut self,
         identified: Option<&Identified>,
@@ -37,7 +37,7 @@ impl Preparer {
         let read = self.lanes.cache.at(&path, READ, move || cache::read(&place, Access::Refuse)).await?;
         let refused = |cause: CacheError| PrepareError::Cache { advice: cause.advice(dynamic), cause };
         let Some(cached) = read.map_err(refused)? else { return Ok(None) };
-        // Those of a cached run are not written again, so nothing else would look there.
+        // The files of a cached run are not written again, so no other step would look there.
         self.sweep_beside(&cached.run.files).await?;
         for warning in &cached.warnings {
             warn!("{warning}");
@@ -67,12 +67,12 @@ impl Preparer {
         Ok(Some(cached))
     }
 
-    /// Where the cache is; `None`: nothing is cached.
+    /// The cache's path; `None`: nothing is cached.
     pub(super) fn cache_path(&self) -> Option<&Path> {
         self.config.cache_over_restarts.as_deref().filter(|_| !self.dummy())
     }
 
-    /// Goes on from a cached run.
+    /// Continues from a cached run.
     pub(super) async fn resume(
         &mut self,
         mut cached: CachedRun,
@@ -98,14 +98,14 @@ impl Preparer {
         Ok(Prepared { cached, registrar })
     }
 
-    /// A machine that leaves.
+    /// Returns a machine that leaves.
     pub(super) async fn leaving(&mut self, cached: CachedRun) -> Result<Ready, PrepareError> {
         self.lock(&cached.run.identity).await?;
         let registrar = self.registrar(&cached)?;
         Ok(Ready::Leaving(Box::new(Prepared { cached, registrar })))
     }
 
-    /// The cached worker's registration; `None`: worker-manager does not know it.
+    /// The cached worker's registration; `None`: worker-manager does not know the worker.
     pub(super) fn registrar(&self, cached: &CachedRun) -> Result<Option<Registrar>, PrepareError> {
         if cached.run.registration_secret.is_none() {
             return Ok(None);
@@ -118,7 +118,7 @@ impl Preparer {
         Ok(Some(Registrar::new(client, &cached.run.identity, proof)))
     }
 
-    /// Credentials that are due are renewed before the worker starts, if that goes fast.
+    /// Renews due credentials before the worker starts, if that succeeds quickly.
     async fn renew_if_due(
         &self,
         cached: &mut CachedRun,
@@ -139,7 +139,7 @@ impl Preparer {
                     run.credentials = renewed.credentials;
                     run.registration_secret = Some(renewed.secret);
                     info!(name: "credentials-renewed", "credentials renewed");
-                    // The old secret is worth nothing any more.
+                    // The old secret is invalid now.
                     self.save(cached).await?;
                 }
                 Err(cause) => {
@@ -166,17 +166,18 @@ impl Preparer {
     }
 }
 
-/// Why a start would not go on with this cached run but begin afresh, as far as that can be told asking nobody.
+/// The reason why a start would not use this cached run but begin anew, as far as it can be determined offline.
 pub fn outdated(config: &RunnerConfig, cached: &CachedRun) -> Option<String> {
     match crate::provider::identify_offline(&config.provider) {
         Some(Ok(identified)) => stale(config, cached, &identified),
-        // No start comes so far.
+        // A start fails before this step.
         Some(Err(_)) => None,
         None => other_provider(config, cached),
     }
 }
 
-/// What is different in the runner configuration since the run was cached, so that it is not this worker's any more.
+/// The difference between the runner configuration and the cached run that shows that the run is not this worker's any
+/// more.
 fn stale(config: &RunnerConfig, cached: &CachedRun, identified: &Identified) -> Option<String> {
     let expected = Expected {
         root_url: &identified.root_url,
@@ -193,7 +194,7 @@ fn stale(config: &RunnerConfig, cached: &CachedRun, identified: &Identified) -> 
     })
 }
 
-/// Of a cloud's machine nothing else is known before its metadata service is asked.
+/// For a cloud's machine, nothing else is known before the metadata service is queried.
 fn other_provider(config: &RunnerConfig, cached: &CachedRun) -> Option<String> {
     let now = config.provider.provider_type();
     let before = cached.likely_provider_type().filter(|before| *before != now)?;

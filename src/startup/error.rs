@@ -1,4 +1,4 @@
-//! Why there is no run, and of which kind that is: what a start does about it depends on it.
+//! Errors of a start, and their kinds, which determine the reaction.
 
 use std::path::PathBuf;
 
@@ -15,75 +15,70 @@ use crate::run_spec::worker_config::FormError;
 use crate::taskcluster::{CallError, ClientError};
 use crate::worker::WorkerError;
 
-/// Why there is no run.
+/// The reason why there is no run.
 #[derive(Debug, Error)]
 pub enum PrepareError {
-    /// The provider cannot tell who the worker is.
+    /// The provider cannot identify the worker.
     #[error(transparent)]
     Provider(#[from] ProviderError),
-    /// There can be no client for this root URL.
+    /// The client cannot be created for this root URL.
     #[error(transparent)]
     Client(#[from] ClientError),
     /// Another runner runs this worker.
     #[error(transparent)]
     Locked(LockError),
-    /// The cache cannot be used.
     #[error("{cause}; {advice}")]
     Cache {
-        /// Why.
         cause: CacheError,
-        /// What to do.
+        /// The remedy.
         advice: &'static str,
     },
-    /// The credentials in the runner configuration are of no use.
+    /// The credentials in the runner configuration have expired.
     #[error("provider.certificate: the credentials expired at {0}; get new ones")]
     StandaloneExpired(Timestamp),
-    /// The cached credentials are of no use, and there is no way to others.
+    /// The cached credentials have expired or are about to, and cannot be replaced.
     #[error(
         "the credentials in the cached run {} {} at {at}, and this machine cannot register again; replace the machine",
         path.display(), if *soon { "are about to expire," } else { "expired" }
     )]
     CachedExpired {
-        /// The cache.
+        /// The cache's path.
         path: PathBuf,
-        /// When.
+        /// The time of expiry.
         at: Timestamp,
-        /// That is still to come.
+        /// True if the credentials have not expired yet.
         soon: bool,
     },
-    /// The worker is not registered.
+    /// The worker could not be registered.
     #[error("cannot register the worker: {cause}{}", lost_answer(*once, cause))]
     Registration {
-        /// Why.
         cause: CallError,
-        /// Whether this kind of worker can register only once.
+        /// True if this kind of worker can register only once.
         once: bool,
     },
-    /// A secret cannot be had.
+    /// A secret cannot be read.
     #[error("cannot read the secret {name}: {cause}{}", missing_scope(cause, client_id.as_deref()))]
     Secret {
-        /// Its name; for the legacy provisioner's, what it is for.
+        /// The secret's name; for the legacy provisioner's, its purpose.
         name: String,
-        /// Why.
         cause: CallError,
-        /// With whose credentials; `None`: none are needed.
+        /// The client whose credentials were used; `None`: none are needed.
         client_id: Option<String>,
     },
-    /// The legacy provisioner's secret could not be removed: whoever finds its token can read it.
+    /// The legacy provisioner's secret could not be removed: anybody with its token can read it.
     #[error("cannot remove the secret of this instance, which others may read with its token: {0}")]
     SecretStays(CallError),
-    /// What the provider or a secret hands over is no worker configuration.
+    /// The worker configuration from the provider or a secret is not JSON.
     #[error("{place} cannot be used as worker configuration: {why}")]
     NotJson {
-        /// Where it came from.
+        /// Its source.
         place: String,
-        /// What is wrong.
         why: serde_json::Error,
     },
-    /// Likewise.
+    /// The worker configuration from the provider or a secret has the wrong form.
     #[error("cannot make the worker configuration: {0}")]
     Form(#[from] FormError),
-    /// A file that came with the worker configuration cannot be written.
+    /// A file of the worker configuration cannot be written.
     #[error("{}", ErrorChain(.0))]
     Files(FileError),
     /// The worker's implementation cannot use the run.
@@ -94,30 +89,29 @@ pub enum PrepareError {
     Unanswered(#[from] Unanswered),
 }
 
-/// Its causes are in the text, so it is no source.
+/// The text contains the causes, so the error is not a source.
 impl From<FileError> for PrepareError {
     fn from(error: FileError) -> Self {
         Self::Files(error)
     }
 }
 
-/// What kind of failure a [`PrepareError`] is.
+/// The kind of a [`PrepareError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
-    /// Taskcluster or the metadata service could not be reached in time: it may go well later.
+    /// Taskcluster or the metadata service could not be reached in time. A later attempt may succeed.
     Unreachable,
-    /// Somebody said no, or handed over what cannot be used: it may go well once somebody has changed that.
+    /// A service refused a request, or returned an unusable answer. An attempt may succeed once that has been changed.
     Refused,
     /// The runner configuration cannot be used on this host.
     Configuration,
-    /// A file's permissions, owner or kind.
+    /// A file has the wrong permissions, owner or type.
     Permissions,
-    /// All else.
+    /// Any other failure.
     Other,
 }
 
 impl PrepareError {
-    /// Which kind of failure this is.
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Provider(cause) if cause.is_unreachable() => FailureKind::Unreachable,
@@ -146,8 +140,8 @@ impl PrepareError {
     }
 }
 
-/// A cloud's worker that was registered by a lost answer, or by an earlier start whose cache is gone, is refused for
-/// good.
+/// A cloud's worker is refused permanently if it was registered by an attempt whose answer was lost, or by an earlier
+/// start whose cache is gone.
 fn lost_answer(once: bool, cause: &CallError) -> &'static str {
     if once && cause.refused() && cause.may_have_been_done() {
         "; an earlier attempt was carried out and its answer was lost: this machine cannot register again; replace the machine"
@@ -160,7 +154,7 @@ fn lost_answer(once: bool, cause: &CallError) -> &'static str {
 
 fn missing_scope(cause: &CallError, client_id: Option<&str>) -> String {
     let (Some(scopes), Some(client_id)) = (cause.missing_scopes(), client_id) else { return String::new() };
-    // So worker-manager names its clients; they have the role of their pool.
+    // worker-manager names its clients like this; their scopes come from their pool's role.
     if client_id.starts_with("worker/") {
         format!("; the worker pool's role lacks the scope {scopes}")
     } else {

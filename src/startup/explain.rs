@@ -1,4 +1,4 @@
-//! `start-worker check`: what a runner configuration means, told without starting or contacting anything.
+//! `start-worker check`: explains a runner configuration without starting or contacting anything.
 
 use std::fmt::Write;
 
@@ -13,32 +13,32 @@ use crate::run_spec::worker_config::{Merged, Source};
 use crate::startup::{self, Offline};
 use crate::worker;
 
-/// What `check` found out.
+/// The findings of `check`.
 #[derive(Debug)]
 pub struct Report {
     /// The runner configuration in effect, masked unless secrets are to be shown.
     runner: Value,
-    /// The worker configuration as far as it is known offline, masked likewise.
+    /// The worker configuration as far as it is known offline, masked unless secrets are to be shown.
     worker: Merged,
-    /// What is added to it at start, a sentence each.
+    /// The parts that a start adds, one sentence each.
     added: Vec<String>,
-    /// Which of its keys are not written for the worker.
+    /// The keys that are not written for the worker.
     left_out: Vec<&'static str>,
-    /// Why this host cannot start it, where that is known.
+    /// The reason why this host cannot start it, if it is known.
     refused: Option<String>,
-    /// Problems that will keep this host from working before long.
+    /// Problems that will soon keep this host from working.
     warning: Option<String>,
-    /// Secrets, which are masked in whatever repeats them.
+    /// Secrets, which are masked wherever they are repeated.
     secrets: Secrets,
 }
 
 impl Report {
-    /// Looks at a configuration that loads.
+    /// Examines a valid configuration.
     pub fn new(config: &RunnerConfig, show_secrets: bool) -> Self {
         let Offline { run, known, from_cache, trouble: refused, warning } = startup::offline(config);
         let (final_config, refused) = match worker::final_config(&run, &config.worker) {
             Ok(merged) => (Some(merged), refused),
-            // The first thing that a start would stumble over.
+            // A start would fail for this reason first.
             Err(cause) => (None, Some(ErrorChain(&cause).to_string())),
         };
         let offline = final_config.as_ref().filter(|_| known).unwrap_or(&run.worker_config);
@@ -69,12 +69,12 @@ impl Report {
         }
     }
 
-    /// Secrets in the other findings, which must not be shown.
+    /// The secrets to mask in other findings.
     pub fn secrets(&self) -> &Secrets {
         &self.secrets
     }
 
-    /// For people: YAML, with comments that say where each value of the worker configuration came from.
+    /// Formats the report for people: YAML, with comments for the source of each value of the worker configuration.
     pub fn text(&self) -> String {
         let mut text = format!("# runner configuration in effect\n{}", config::to_yaml(&self.runner));
         text.push_str(
@@ -104,7 +104,7 @@ impl Report {
         text
     }
 
-    /// The verdict, in one line. `online`: the verdict of the probe, where that was asked for.
+    /// The verdict in one line. `online`: the verdict of the probe, if it was requested.
     pub fn verdict(&self, diagnostics: &[Diagnostic], online: Option<&str>) -> String {
         let mut verdict = counted(diagnostics);
         if let Some(refused) = &self.refused {
@@ -115,7 +115,7 @@ impl Report {
         verdict
     }
 
-    /// For programs. `online`: what was found online, where that was asked for.
+    /// Formats the report for programs. `online`: the findings of the probe, if it was requested.
     pub fn json(&self, diagnostics: &[Diagnostic], online: Option<(Value, &str)>) -> String {
         let leaves: Vec<Value> = self
             .worker
@@ -141,16 +141,16 @@ impl Report {
     }
 }
 
-/// A longer value does not push all sources to the right.
+/// A wider value does not move the column of sources.
 const WIDEST: usize = 60;
 
-/// A configuration that does not load, for programs.
+/// Formats the diagnostics of a configuration that does not load, for programs.
 pub fn faults_json(diagnostics: &[Diagnostic]) -> String {
     let shown: Vec<Value> = diagnostics.iter().map(diagnostic).collect();
     format!("{:#}\n", json!({"diagnostics": shown, "verdict": counted(diagnostics)}))
 }
 
-/// Whether a configuration is valid, with the number of its errors and warnings.
+/// States whether a configuration is valid, with the number of its errors and warnings.
 pub fn counted(diagnostics: &[Diagnostic]) -> String {
     let number = |count: usize, word| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     let errors = diagnostics.iter().filter(|diagnostic| diagnostic.level == config::Level::Error).count();
@@ -170,7 +170,7 @@ fn diagnostic(diagnostic: &Diagnostic) -> Value {
             config::Level::Error => "error",
             config::Level::UnknownKey | config::Level::Warning => "warning",
         },
-        // A name need not be UTF-8.
+        // A file name need not be UTF-8.
         "file": diagnostic.file.display().to_string(),
         "line": diagnostic.line,
         "path": diagnostic.path,
@@ -178,8 +178,8 @@ fn diagnostic(diagnostic: &Diagnostic) -> Value {
     })
 }
 
-/// What comes to the worker configuration at start, in the order in which it is merged. `with_placeholders`: the
-/// configuration that the implementation would make for a worker of whom only the pool is known.
+/// The parts of the worker configuration that a start adds, in the order of merging. `with_placeholders`: the
+/// configuration that the implementation would make for a worker of which only the pool is known.
 fn added(config: &RunnerConfig, with_placeholders: Option<&Merged>, from_cache: bool) -> Vec<String> {
     let mut added = Vec::new();
     if from_cache {
@@ -220,7 +220,7 @@ fn added(config: &RunnerConfig, with_placeholders: Option<&Merged>, from_cache: 
     added
 }
 
-/// What a cached run has and must not be shown, wherever it stands.
+/// The secrets of a cached run, which are masked everywhere.
 fn cached_secrets(run: &Run) -> Vec<&str> {
     let credentials = &run.credentials;
     let secrets =

@@ -1,4 +1,4 @@
-//! Writes the files that came with the worker configuration.
+//! Writes the files of the worker configuration.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +12,7 @@ const LOOK: Duration = Duration::from_secs(30);
 const WRITE_FILES: Duration = Duration::from_secs(10 * 60);
 
 impl Preparer {
-    /// Removes what an earlier start that was killed while it wrote these files has left beside them.
+    /// Removes the temporary files that an earlier start left beside these files when it was killed.
     pub(super) async fn sweep_beside(&self, all: &[ShippedFile]) -> Result<(), PrepareError> {
         for directory in files::directories(all) {
             self.lanes.files.at(&directory.clone(), LOOK, move || atomic::sweep(&directory)).await?;
@@ -22,7 +22,7 @@ impl Preparer {
 
     pub(super) async fn write_files(&self, all: Vec<ShippedFile>) -> Result<(), PrepareError> {
         for file in &all {
-            // So that an error names it.
+            // Checked separately, so that an error names the file.
             let path = PathBuf::from(&file.entry.path);
             self.lanes.files.at(&path.clone(), LOOK, move || drop(path.symlink_metadata())).await?;
         }

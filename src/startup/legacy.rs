@@ -1,4 +1,5 @@
-//! The legacy aws-provisioner: its secret is fetched once, and always removed, for whoever finds its token can read it.
+//! The legacy aws-provisioner: its secret is fetched once, and always removed, because anybody with its token can read
+//! it.
 
 use std::time::Duration;
 
@@ -15,10 +16,10 @@ use crate::run_spec::worker_config::Source;
 use crate::run_spec::{Object, Run};
 use crate::taskcluster::{Client, Effort};
 
-/// How long the provisioner's credentials live. It does not say so itself.
+/// The lifetime of the provisioner's credentials, which its answer does not contain.
 const LIFE: SignedDuration = SignedDuration::from_hours(96);
 
-/// How long the removal is tried: apart from the time that a start has, which the fetching may have used up.
+/// Time limit of the removal. It is separate from the start's time limit, which fetching the secret may have used up.
 const REMOVAL: Duration = Duration::from_secs(60);
 
 impl Preparer {
@@ -31,7 +32,7 @@ impl Preparer {
     ) -> Result<Run, PrepareError> {
         self.secrets.add(token.expose_secret());
         let got = client.provisioner_secret(token, patience.effort()).await;
-        // Whatever came of that.
+        // Removed whether fetching it succeeded or not.
         let removed = client.remove_provisioner_secret(token, Effort::For(REMOVAL)).await;
         let secret = got.map_err(|cause| PrepareError::Secret {
             name: "of the aws-provisioner".to_owned(),
@@ -39,7 +40,7 @@ impl Preparer {
             client_id: None,
         })?;
         match removed {
-            // The answer to an earlier attempt was lost.
+            // An earlier attempt succeeded, and its answer was lost.
             Err(cause) if !cause.is_not_found() => return Err(PrepareError::SecretStays(cause)),
             Ok(()) | Err(_) => {}
         }
@@ -62,7 +63,7 @@ impl Preparer {
 }
 
 impl Layers {
-    /// What the user-data hands over.
+    /// Adds the worker configuration from the user-data.
     pub(super) fn take_user_data(&mut self, config: Object) {
         self.layers.push((Source::Provider, config));
     }

@@ -1,24 +1,22 @@
-//! What a runner does not do more often than that, over all the runs that it makes.
+//! Rate limits of a runner, across all its runs.
 
 use tokio::time::{Instant, sleep_until};
 
 use crate::quota::ReportLimit;
 use crate::taskcluster::{CALL_EVERY, Pace};
 
-/// The limits of one runner.
 #[derive(Debug, Default)]
 pub struct Limits {
-    /// How many error reports of the worker are sent.
+    /// The limit for the worker's error reports.
     pub reports: ReportLimit,
-    /// How many calls to Taskcluster are made.
+    /// The limit for calls to Taskcluster.
     pub(super) pace: Pace,
-    /// When the worker was last registered.
+    /// The time of the last registration.
     registered: Option<Instant>,
 }
 
 impl Limits {
-    /// Waits until the worker may register. Credentials that are worthless as soon as they are there must not make it
-    /// register without end.
+    /// Waits until the worker may register. Credentials that expire at once must not make it register in a tight loop.
     pub(super) async fn next_registration(&mut self) {
         if let Some(last) = self.registered {
             sleep_until(last + CALL_EVERY).await;

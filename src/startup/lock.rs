@@ -1,4 +1,4 @@
-//! One runner for each worker, and for each cache; what one that was killed has left.
+//! Locks that allow one runner for each worker and for each cache; removal of a killed runner's temporary files.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::run_spec::WorkerIdentity;
 const TIME: Duration = Duration::from_secs(10);
 
 impl Preparer {
-    /// Two runners for one worker are one too many. Where no lock can be made, one goes on with a warning.
+    /// Prevents two runners for one worker. If the lock file cannot be created, the start continues with a warning.
     pub(super) async fn lock(&mut self, identity: &WorkerIdentity) -> Result<(), PrepareError> {
         if self.lock.is_some() || self.dummy() {
             return Ok(());
@@ -41,8 +41,8 @@ impl Preparer {
         Ok(())
     }
 
-    /// Two runners with one cache are one too many, also where they run different workers. Where no lock can be made,
-    /// as in a directory that cannot be written, this goes on without one.
+    /// Prevents two runners with one cache, even if they run different workers. If the lock file cannot be created, for
+    /// example in a read-only directory, the start continues without a lock.
     pub(super) async fn lock_cache(&mut self) -> Result<(), PrepareError> {
         let Some(path) = self.cache_path().filter(|_| self.cache_lock.is_none()) else { return Ok(()) };
         let path = path.to_owned();
@@ -56,7 +56,8 @@ impl Preparer {
         Ok(())
     }
 
-    /// Removes what an earlier start that was killed while it wrote may have left: there are credentials in it.
+    /// Removes the temporary files of an earlier start that was killed while it wrote, because they contain
+    /// credentials.
     pub(super) async fn sweep(&self) -> Result<(), PrepareError> {
         if self.dummy() {
             return Ok(());

@@ -1,7 +1,8 @@
-//! The pipeline that makes a [`Run`]: cache or provider → registration → secrets → files.
+//! The pipeline that creates a [`Run`]: cache or provider → registration → secrets → files.
 //!
-//! Who may register as often as it likes (static) does so at every start, and falls back on the cached run where
-//! nobody answers. Who may register once (clouds) keeps the registration in the cache before anything else can fail.
+//! A worker that may register any number of times (static) does so at every start, and falls back on the cached run if
+//! Taskcluster does not answer. A worker that may register once (clouds) stores the registration in the cache before
+//! any other step can fail.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,93 +46,86 @@ use outside::Layers;
 use patience::Patience;
 use register::run_of;
 
-/// How long a static worker tries to register before it starts with its cached run.
+/// Time limit for registering a static worker before it starts with its cached run.
 const REGISTRATION_BEFORE_CACHE: Duration = Duration::from_secs(60);
 
-/// After a refusal a static worker, for which nobody else will, tries again: by then somebody may have changed it.
+/// Delay after a refusal before a static worker, which nothing else restarts, retries: the cause may have been
+/// corrected by then.
 const AFTER_REFUSAL: Duration = Duration::from_secs(600);
 
-/// How long a dynamic host tries to start, unless `startTimeout` says otherwise.
+/// The default of `startTimeout` for dynamic hosts.
 const DYNAMIC_START: Duration = Duration::from_secs(15 * 60);
 
 /// Receives the root URL and the worker's identity.
 pub type OnIdentified = Box<dyn Fn(&str, &WorkerIdentity) + Send + Sync>;
 
-/// The parts of the outside world and of the runner that a start uses.
+/// The parts of the environment and of the runner that a start uses.
 pub struct Context {
-    /// Tells the wall-clock time.
     pub clock: Arc<dyn Clock>,
-    /// The way to Taskcluster.
     pub proxies: Proxies,
     /// The addresses of the metadata services.
     pub metadata: MetadataOrigins,
     /// The directory of the lock.
     pub runtime_directory: Option<std::path::PathBuf>,
-    /// The secrets that are masked in whatever is shown.
+    /// The secrets to mask in all output.
     pub secrets: Secrets,
     /// The lanes for calls that can hang.
     pub lanes: Lanes,
-    /// The runner's counters.
     pub counters: Counters,
-    /// Called as soon as the provider or the cached run has determined the worker's identity, before anything that can
+    /// Called as soon as the provider or the cached run has determined the worker's identity, before any step that can
     /// fail because of it.
     pub on_identified: OnIdentified,
 }
 
-/// What runs are made from and with. It lives as long as the runner: its lock and its cache are this worker's.
+/// Creates runs. It lives as long as the runner, because its lock and its cache belong to this worker.
 pub struct Preparer {
-    /// The runner configuration.
     pub config: Arc<RunnerConfig>,
-    /// Tells the wall-clock time.
     pub clock: Arc<dyn Clock>,
-    /// The way to Taskcluster.
     pub proxies: Proxies,
-    /// Where the metadata services are.
+    /// The addresses of the metadata services.
     pub metadata: MetadataOrigins,
-    /// Where the lock goes.
+    /// The directory of the lock.
     pub runtime_directory: Option<std::path::PathBuf>,
-    /// What must not be shown.
+    /// The secrets to mask in all output.
     pub secrets: Secrets,
-    /// The one writer of the cache.
     pub cache_writer: CacheWriter,
-    /// What is tried again.
+    /// The operation that is currently retried.
     pub trouble: CurrentRetry,
-    /// What is counted.
     pub counters: Counters,
-    /// Called as soon as the provider or the cached run has determined the worker's identity, before anything that can
+    /// Called as soon as the provider or the cached run has determined the worker's identity, before any step that can
     /// fail because of it.
     pub on_identified: OnIdentified,
-    /// What is not done more often than that.
     pub limits: Limits,
     /// The lanes for calls that can hang.
     pub lanes: Lanes,
     lock: Option<Lock>,
     cache_lock: Option<Lock>,
     in_flight: InFlight,
-    /// Whether the provider has said who the worker is.
+    /// True once the provider has identified the worker.
     identified: bool,
-    /// The registration of a start that went no further: with it the machine can be removed.
+    /// The registration of a start that failed afterwards: it allows the machine to be removed.
     registered: Option<(Registrar, CachedRun)>,
 }
 
-/// Who the runner is to supervise, with everything it needs.
+/// A worker to supervise, with everything that this requires.
 pub struct Prepared {
-    /// The run, as it is cached.
+    /// The run in its cached form.
     pub cached: CachedRun,
-    /// Whom it can tell of errors, and ask to remove the worker; `None`: worker-manager does not know this worker.
+    /// Reports errors to worker-manager, and asks it to remove the worker; `None`: worker-manager does not know this
+    /// worker.
     pub registrar: Option<Registrar>,
 }
 
-/// What has come of a start.
+/// The result of a start.
 pub enum Ready {
     /// A worker to start.
     Run(Box<Prepared>),
-    /// None: this machine leaves. Its run is as it is cached.
+    /// No worker: this machine leaves. Contains the cached run.
     Leaving(Box<Prepared>),
 }
 
 impl Preparer {
-    /// Must be made within the runtime.
+    /// Must be called within the runtime.
     pub fn new(config: Arc<RunnerConfig>, context: Context) -> Self {
         let Context { clock, proxies, metadata, runtime_directory, secrets, lanes, counters, on_identified } =
             context;
@@ -159,12 +153,12 @@ impl Preparer {
         }
     }
 
-    /// Determines everything for one start of the worker. What may pass is waited for; a host that nobody replaces
-    /// also waits for what somebody has to change.
+    /// Determines everything for one start of the worker. Retries temporary failures; on a host that nothing replaces,
+    /// also retries failures that people have to correct.
     ///
     /// # Errors
     ///
-    /// [`PrepareError::kind`] tells what may be done about it.
+    /// [`PrepareError::kind`] determines the possible reactions.
     pub async fn prepare(&mut self) -> Result<Ready, PrepareError> {
         let timeout = self.config.start_timeout.or(self.dynamic().then_some(DYNAMIC_START));
         let patience = Patience(timeout.map(|timeout| Instant::now() + timeout));
@@ -172,7 +166,7 @@ impl Preparer {
             let cause = match self.attempt(patience).await {
                 Err(cause) if cause.kind() == FailureKind::Refused && !self.dynamic() => cause,
                 Ok(ready) => {
-                    // Whoever keeps the run has it.
+                    // The run contains the registration now.
                     self.registered = None;
                     self.secrets.start_succeeded();
                     return Ok(ready);
@@ -189,12 +183,8 @@ impl Preparer {
         }
     }
 
-    /// Registers a static worker anew, with everything that follows. `limit` is each step's; the cache is not looked
-    /// at.
-    ///
-    /// # Errors
-    ///
-    /// Nothing has changed then.
+    /// Registers a static worker again, with all subsequent steps. `limit` applies to each step; the cache is not read.
+    /// On failure, nothing has changed.
     pub async fn prepare_anew(&mut self, limit: Duration) -> Result<Prepared, PrepareError> {
         let patience = Patience(None).within(limit);
         self.secrets.begin_start();
@@ -204,18 +194,14 @@ impl Preparer {
         Ok(prepared)
     }
 
-    /// Determines a run to look at: nothing is written, nothing else on this host is changed. What can be had only once
-    /// (a cloud's registration, the legacy provisioner's secret) is left alone.
-    ///
-    /// # Errors
-    ///
-    /// As [`prepare`](Self::prepare).
+    /// Determines a run for inspection: writes nothing, and changes nothing on this host. Steps that are possible only
+    /// once (a cloud's registration, the legacy provisioner's secret) are skipped.
     pub async fn look(&mut self) -> Result<Run, PrepareError> {
         if !self.dynamic() {
             let timeout = self.config.start_timeout.unwrap_or(DYNAMIC_START);
             return match self.attempt(Patience(Some(Instant::now() + timeout))).await? {
                 Ready::Run(prepared) => Ok(prepared.cached.run),
-                // Without a cache, which a dummy run does not read, nobody can say so.
+                // Only the cache can say so, and a dummy run does not read it.
                 Ready::Leaving(_) => Ok(offline(&self.config).run),
             };
         }
@@ -232,17 +218,17 @@ impl Preparer {
         Ok(run)
     }
 
-    /// The requests to Taskcluster that are on their way, also those of the runs that were made.
+    /// The requests to Taskcluster in flight, including those of earlier runs.
     pub fn in_flight(&self) -> InFlight {
         self.in_flight.clone()
     }
 
-    /// Whether the provider has said who the worker is.
+    /// Returns true once the provider has identified the worker.
     pub fn identified(&self) -> bool {
         self.identified
     }
 
-    /// The registration of the last start, where that came so far.
+    /// The registration of the last start, if it succeeded.
     pub fn registered(&self) -> Option<(Registrar, CachedRun)> {
         self.registered.clone()
     }
@@ -281,7 +267,7 @@ impl Preparer {
         Ok(provider::identify(&self.config.provider, &self.metadata, implementation, patience).await?)
     }
 
-    /// Registers first. Where nobody answers for a minute, the cached run serves.
+    /// Registers first. If Taskcluster does not answer within a minute, the cached run is used.
     async fn static_worker(
         &mut self,
         identified: Identified,
@@ -299,7 +285,7 @@ impl Preparer {
             Err(cause) if cause.kind() == FailureKind::Unreachable => {
                 warn!(name: "cached-run-used", error = %ErrorChain(&cause), "Taskcluster cannot be reached: starting with the cached run");
                 match self.resume(fall_back, patience).await {
-                    // They have run out while that was tried.
+                    // The credentials have expired meanwhile.
                     Err(PrepareError::CachedExpired { .. }) => self.fresh(identified, None, patience).await,
                     result => result,
                 }
@@ -308,8 +294,8 @@ impl Preparer {
         }
     }
 
-    /// From an identity to a run: registration, secrets, files, cache. `before`: the cache of the same worker, in whose
-    /// place the new run goes.
+    /// The steps from an identity to a run: registration, secrets, files, cache. `before`: the cached run of the same
+    /// worker, which the new run replaces.
     async fn fresh(
         &mut self,
         identified: Identified,
@@ -325,7 +311,7 @@ impl Preparer {
         let (run, registrar) = match identified.proof.clone() {
             Proof::Credentials(credentials) => {
                 self.know(&credentials);
-                // Those that are about to expire are used up to their last quarter.
+                // Credentials that are about to expire are used until their last quarter.
                 if let Some(at) = credentials.expires.filter(|at| *at <= self.clock.now()) {
                     return Err(PrepareError::StandaloneExpired(at));
                 }
@@ -353,7 +339,7 @@ impl Preparer {
         cached.run = run;
         cached.provider_type = Some(provider_type.to_owned());
         cached.stage = Stage::Registered;
-        // Also where the configuration that came with it is of no use: with it the machine can be removed.
+        // Kept even if the configuration of the registration is unusable, because it allows the machine to be removed.
         self.registered = registrar.clone().map(|registrar| (registrar, cached.clone()));
         if let Some(config) = from_registration {
             layers.take_provider(&config, self.config.worker.implementation.name())?;
@@ -361,14 +347,14 @@ impl Preparer {
         cached.run.parts = Parts::Apart(layers.layers);
         cached.run.files = layers.files;
         if self.dynamic() {
-            // It cannot be had twice.
+            // The registration cannot be repeated.
             self.save(&mut cached).await?;
         }
         self.registered = registrar.clone().map(|registrar| (registrar, cached.clone()));
         self.complete(cached, client, registrar, patience).await
     }
 
-    /// Secrets, files, cache: what is left once there are credentials.
+    /// The steps after the credentials: secrets, files, cache.
     async fn complete(
         &self,
         mut cached: CachedRun,
@@ -395,7 +381,8 @@ impl Preparer {
         Ok(Prepared { cached, registrar })
     }
 
-    /// Brings the run to the disk, where there is a cache. What the Go program would start with is the whole.
+    /// Writes the run to the cache, if there is one. It contains the complete worker configuration, with which the Go
+    /// program would start.
     async fn save(&self, cached: &mut CachedRun) -> Result<(), PrepareError> {
         cached.merge(&self.config.worker_config);
         let whole = worker::final_config(&cached.run, &self.config.worker)?;

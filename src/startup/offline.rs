@@ -1,4 +1,4 @@
-//! A run as far as it can be told without asking anybody: for `check`, and for trying a configuration out.
+//! A run as far as it can be determined offline: for `check`, and for trying out a configuration.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,26 +17,26 @@ use crate::provider::{self, Proof};
 use crate::run_spec::cache::{self, CachedRun};
 use crate::run_spec::{Run, WorkerIdentity, WorkerPoolId};
 
-/// The time before their end at which credentials that nobody renews make the worker finish its tasks.
+/// The time before expiry at which credentials that are not renewed make the worker finish its tasks.
 const DRAIN_BEFORE: SignedDuration = SignedDuration::from_mins(30);
 
 const UNKNOWN: &str = "known at start";
 
-/// What is known offline of a run.
+/// The part of a run that is known offline.
 pub struct Offline {
-    /// The run; what is not known stands as `known at start`.
+    /// The run; unknown values are `known at start`.
     pub run: Run,
-    /// Whether the worker's identity and credentials are known: from the runner configuration, or from the cached run.
+    /// True if the worker's identity and credentials are known from the runner configuration or from the cached run.
     pub known: bool,
-    /// The cached run was used.
+    /// True if the cached run was used.
     pub from_cache: bool,
-    /// Why this host cannot start, or not from its cache.
+    /// The reason why this host cannot start, or cannot start from its cache.
     pub trouble: Option<String>,
-    /// Problems that will keep this host from working before long.
+    /// Problems that will soon keep this host from working.
     pub warning: Option<String>,
 }
 
-/// Looks at the runner configuration and, where there is one, at the cached run.
+/// Examines the runner configuration and the cached run, if there is one.
 pub fn offline(config: &RunnerConfig) -> Offline {
     let identified = provider::identify_offline(&config.provider);
     let (cached, mut trouble) = match cached(config) {
@@ -49,7 +49,7 @@ pub fn offline(config: &RunnerConfig) -> Offline {
     }
     if let Some(cached) = cached {
         let run = cached.into_run(&config.worker_config);
-        // A static worker gets others when it registers.
+        // A static worker receives new credentials when it registers.
         let (expired, warning) = match &config.provider {
             ProviderConfig::Static(_) => (None, None),
             _ => expiry(&run.credentials, "the cached run"),
@@ -85,7 +85,7 @@ pub fn offline(config: &RunnerConfig) -> Offline {
     }
 }
 
-/// Describes credentials that have expired or are about to: a worker is asked to finish half an hour before.
+/// Describes credentials that have expired or will expire soon: a worker is asked to finish half an hour before.
 fn expiry(credentials: &Credentials, place: &str) -> (Option<String>, Option<String>) {
     let Some(at) = credentials.expires else { return (None, None) };
     let now = SystemClock.now();
@@ -106,9 +106,9 @@ fn cached(config: &RunnerConfig) -> Result<Option<CachedRun>, PrepareError> {
         .map_err(|cause| PrepareError::Cache { advice: cause.advice(dynamic), cause })
 }
 
-/// A run of which only the runner configuration's part is known: what is added at start is found by making it.
+/// A run of which only the runner configuration's part is known. Merging it shows the parts that a start adds.
 fn placeholder(config: &RunnerConfig) -> Run {
-    /// What providers tell of a machine, as far as workers are told.
+    /// The machine's properties that providers report and workers receive.
     const METADATA: [&str; 7] = [
         "public-ipv4",
         "local-ipv4",
@@ -153,7 +153,7 @@ fn unknown_credentials() -> Credentials {
     }
 }
 
-/// Those of a worker that has none.
+/// The credentials of a worker without credentials.
 pub(super) fn no_credentials() -> Credentials {
     Credentials {
         client_id: String::new(),

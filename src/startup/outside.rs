@@ -1,4 +1,4 @@
-//! What comes to the worker configuration from Taskcluster: the registration's part, and the secrets.
+//! The parts of the worker configuration that come from Taskcluster: the registration's part, and the secrets.
 
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -22,7 +22,7 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// Takes the `workerConfig` of a registration.
+    /// Adds the `workerConfig` of a registration.
     pub(super) fn take_provider(&mut self, raw: &RawValue, implementation: &str) -> Result<(), PrepareError> {
         let value = parse(raw, "workerConfig of the registration")?;
         let taken = take_provider_form(value, implementation)?;
@@ -38,7 +38,7 @@ impl Layers {
         self.layers.push((source, taken.config));
     }
 
-    /// Fetches both secrets of the worker pool, the older name first. It is fine for them not to exist.
+    /// Fetches both secrets of the worker pool, the older name first. They need not exist.
     pub(super) async fn take_secrets(
         &mut self,
         client: &Client,
@@ -56,7 +56,7 @@ impl Layers {
                     debug!(secret = name, "there is no such secret");
                     continue;
                 }
-                // The older name: most pools may not read it, whether it exists or not.
+                // Most pools may not read the older name, whether it exists or not.
                 Err(cause) if kind == "worker-type" && cause.status() == Some(403) => {
                     debug!(secret = name, "may not be read");
                     continue;
@@ -69,7 +69,8 @@ impl Layers {
             none = false;
             let value = parse(&raw, &format!("secret {name}"))?;
             let taken = take_secret_form(value, &name)?;
-            // Not where a file goes: whoever looks for it, or for why it cannot be written, must read that.
+            // The paths of files are not secret: they are needed to find a file, or to understand why it cannot be
+            // written.
             taken.config.values().for_each(|value| known.add_all(value));
             taken.files.iter().for_each(|file| file.add_to(known));
             self.take(taken, Source::Secret(name), FileOrigin::Secret);

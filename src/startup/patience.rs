@@ -1,4 +1,4 @@
-//! How long a start goes on trying.
+//! The time limit of a start.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::taskcluster::Effort;
 
-/// When a start gives up.
+/// The time at which a start gives up.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience(pub(super) Option<Instant>);
 

@@ -25,7 +25,7 @@ impl Preparer {
         Ok(counting.telling(self.trouble.clone()).masking(self.secrets.clone()))
     }
 
-    /// Registers; also the `workerConfig` that came with the registration, as it was sent.
+    /// Registers the worker. Also returns the `workerConfig` of the registration, unchanged.
     pub(super) async fn register(
         &self,
         identified: Identified,
@@ -56,7 +56,7 @@ impl Preparer {
         Ok((run, registrar, registered.worker_config))
     }
 
-    /// The provider, or a cached run that may be stale, has said who the worker is.
+    /// Records the worker's identity, from the provider or from a cached run that may be stale.
     pub(super) fn known(&mut self, root_url: &str, identity: &WorkerIdentity) {
         self.identified = true;
         let WorkerIdentity { provider_id, worker_pool_id, worker_group, worker_id } = identity;
@@ -70,7 +70,7 @@ impl Preparer {
     }
 }
 
-/// The run of a worker of whom the provider has told, before secrets.
+/// The run of an identified worker, before secrets.
 pub(super) fn run_of(identified: Identified, credentials: Credentials) -> Run {
     Run {
         root_url: identified.root_url,

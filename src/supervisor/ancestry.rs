@@ -1,19 +1,19 @@
-//! Which processes came from the worker.
+//! Determines which processes came from the worker.
 //!
-//! The runner is a child subreaper: a process that loses its parent becomes the runner's child, so that everything that
-//! a worker ever started has the runner among its ancestors, in any process group and session. Not every descendant of
+//! The runner is a child subreaper: a process that loses its parent becomes the runner's child, so that every process
+//! that a worker ever started is a descendant of the runner, in any process group and session. Not every descendant of
 //! the runner is the worker's, though:
 //!
-//! * *Helpers* are the runner's own: host commands, `--version`, and what a host command leaves in the background.
+//! * *Helpers* are the runner's own: host commands, `--version`, and processes that a host command leaves in the
+//!   background.
 //! * *Strangers* were children of this process before it became the runner (a shell started a sidecar and then executed
-//!   the runner), or came to it because it is PID 1 (what a `docker exec` has left).
+//!   the runner), or became its children because it is PID 1 (leftovers of a `docker exec`).
 //!
-//! Where the runner is not PID 1 and had no children when it started, nothing but helpers can be below it and not be
-//! the worker's: then every other descendant is, whatever it has done to hide. Where there can be strangers, a
-//! descendant is the worker's if it lives in the worker's cgroup, was seen below the worker while that lived, is in a
-//! process group or session of such a process, or has the run's token in its environment. A process that wipes its
-//! environment, and leaves its parent and its session between two looks, is taken for a stranger there:
-//! docs/reliability.md.
+//! If the runner is not PID 1 and had no children when it started, it can have no strangers: every descendant except
+//! helpers is the worker's, whatever it has done to hide. If there can be strangers, a descendant is the worker's if it
+//! lives in the worker's cgroup, was seen below the worker while that lived, is in a process group or session of such a
+//! process, or has the run's token in its environment. A process that wipes its environment, and leaves its parent and
+//! its session between two observations, is then mistaken for a stranger: docs/reliability.md.
 
 use std::collections::{HashMap, HashSet};
 
@@ -25,18 +25,18 @@ use tracing::warn;
 use crate::host::helper::Helpers;
 use crate::host::processes::{self, Id, Process};
 
-/// Has the run's token in the environment of a worker and of all that it starts. It is no secret.
+/// The environment variable with the run's token, for a worker and all its descendants. The token is not secret.
 const TOKEN: &str = "START_WORKER_RUN_TOKEN";
 
-/// The process that orphans come to, wherever they are from.
+/// The process to which all orphans are reparented.
 const INIT: i32 = 1;
 
-/// The children that this process had before the runner started a worker: a wrapper's.
+/// The children of this process before the runner started a worker: a wrapper's.
 #[derive(Debug, Clone, Default)]
 pub struct Strangers(HashSet<Id>);
 
 impl Strangers {
-    /// To be called before the first worker is started.
+    /// Must be called before the first worker is started.
     pub fn so_far() -> Self {
         if !has_children() {
             return Self::default();
@@ -55,18 +55,18 @@ impl Strangers {
     }
 }
 
-/// Tells the worker's processes from all others.
+/// Distinguishes the worker's processes from all others.
 #[derive(Debug)]
 pub(super) struct Ancestry {
-    /// Nothing but helpers and the worker's processes can be below the runner.
+    /// True if only helpers and the worker's processes can be below the runner.
     pub(super) exclusive: bool,
-    /// Orphans come to the runner.
+    /// True if orphans become the runner's children.
     pub(super) subreaper: bool,
     strangers: HashSet<Id>,
     pub(super) helpers: Helpers,
-    /// The worker's entry in its environment.
+    /// The entry with the token in the worker's environment.
     token: String,
-    /// Processes seen below the worker, noted if there can be strangers.
+    /// Processes seen below the worker, recorded if there can be strangers.
     known: HashMap<i32, u64>,
 }
 
@@ -87,12 +87,12 @@ impl Ancestry {
         }
     }
 
-    /// The name and the value of the variable that goes into the worker's environment.
+    /// The name and the value of the variable for the worker's environment.
     pub(super) fn token(&self) -> (&str, &str) {
         self.token.split_once('=').unwrap_or_default()
     }
 
-    /// A worker was started.
+    /// Begins the records of a new worker.
     pub(super) fn begin(&mut self, worker: i32) {
         self.known.clear();
         if let Ok(Some(process)) = processes::look_at(worker) {
@@ -100,34 +100,34 @@ impl Ancestry {
         }
     }
 
-    /// Whether helpers or strangers can be all that is below the runner.
+    /// Returns true if there can be helpers or strangers below the runner.
     pub(super) fn is_shared(&self) -> bool {
         !self.exclusive || self.helpers.any()
     }
 
-    /// These are the worker's: later they, and what they leave, may have no other trace.
+    /// Records the worker's processes. Later, these and their children may have no other trace.
     pub(super) fn note(&mut self, found: &[Process]) {
         if self.exclusive {
             return;
         }
-        // Leaders that are dead, and give a living group or session its name.
+        // Keeps dead leaders whose pid names a live group or session.
         let named: HashSet<i32> = found.iter().flat_map(|process| [process.group, process.session]).collect();
         self.known.retain(|pid, _| named.contains(pid));
         self.known.extend(found.iter().map(|process| (process.id.pid, process.id.birth)));
     }
 
-    /// Whether a child of the runner came from the worker.
+    /// Returns true if a child of the runner came from the worker.
     pub(super) fn is_workers(&self, child: &Process) -> bool {
-        // First: it is registered when this is over.
+        // Read first: once the start is over, the helper is registered.
         let starting = self.helpers.is_starting();
         if self.helpers.has(child.id.pid) || self.strangers.contains(&child.id) {
             return false;
         }
-        // A fork of the runner's own, which somebody else waits for; or one that is becoming a helper.
+        // A fork of the runner's own, which other code waits for; or one that is becoming a helper.
         if is_own_fork(child) || starting && self.known.get(&child.id.pid) != Some(&child.id.birth) {
             return false;
         }
-        // A host command that has put itself into the background came to the runner as its new parent.
+        // A host command in the background has become the runner's child.
         if self.helpers.left(child.id.pid) {
             return false;
         }
@@ -141,7 +141,7 @@ impl Ancestry {
             })
     }
 
-    /// Whether a group or session is one that a process of the worker's has made, and no later one with the same
+    /// Returns true if a process of the worker's created the group or session, and not a later one with the same
     /// number.
     fn is_name_of_known(&self, leader: i32) -> bool {
         let Some(birth) = self.known.get(&leader) else { return false };
@@ -149,19 +149,20 @@ impl Ancestry {
     }
 }
 
-/// Whether the runner has any child, dead or alive: a subreaper without children has no descendants. One system call.
+/// Returns true if the runner has any child, dead or alive: a subreaper without children has no descendants. Makes a
+/// single system call.
 pub(super) fn has_children() -> bool {
     waitid(WaitId::All, peek()) != Err(Errno::ECHILD)
 }
 
-/// Any child that stays as it is, but for the runner's own forks (`host/probe.rs`). What a worker leaves is seen: the
-/// kernel sends SIGCHLD for an orphan that it gives to the runner.
+/// Flags to find any child without reaping it, except the runner's own forks (`host/probe.rs`). A worker's leftover
+/// processes are found: the kernel sends SIGCHLD for an orphan that becomes the runner's child.
 pub(super) fn peek() -> WaitPidFlag {
     WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT
 }
 
-/// True for a child of the runner's that is a fork of its own (`host/probe.rs`): no SIGCHLD tells of its end, and no
-/// ordinary wait knows it. Whatever has executed a program, or has lost its parent, is none.
+/// Returns true for a fork of the runner's own (`host/probe.rs`): its end raises no SIGCHLD, and an ordinary wait does
+/// not find it. A process that has executed a program, or lost its parent, is not one.
 fn is_own_fork(child: &Process) -> bool {
     child.parent == own_pid()
         && waitid(WaitId::Pid(Pid::from_raw(child.id.pid)), peek()) == Err(Errno::ECHILD)

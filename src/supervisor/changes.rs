@@ -1,4 +1,4 @@
-//! Changes of the worker's process, as events for the state machine.
+//! Converts changes of the worker's process to events for the state machine.
 
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
@@ -23,8 +23,8 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Ctrl-C on the terminal that the worker was lent stops the runner, too. The request counts before the worker's exit
-    /// is judged.
+    /// Ctrl-C on the terminal that was lent to the worker stops the runner, too. The request counts before the worker's
+    /// exit is evaluated.
     fn typed(&mut self, signal: Signal) -> Option<Event> {
         if self.job.stop.signalled(Instant::now()) == Strength::Kill {
             warn!(name: "signal-kill",

@@ -1,4 +1,4 @@
-//! One worker process: told things, signalled, and watched.
+//! One worker process: sends messages and signals, and watches for changes.
 
 use std::io;
 use std::time::Duration;
@@ -22,50 +22,50 @@ use crate::protocol::capabilities::Capabilities;
 use crate::protocol::message::ToWorker;
 use crate::worker::LaunchSpec;
 
-/// Messages that a worker has not read yet; more are dropped with a warning. (The pipe itself holds 64 KiB.)
+/// Capacity for messages that a worker has not read yet; further ones are dropped with a warning. (The pipe itself
+/// holds 64 KiB.)
 const UNREAD_MESSAGES: usize = 16;
 
-/// What the output thread may send before it waits for the supervisor.
+/// Capacity for events from the output thread.
 const WORKER_EVENTS: usize = 64;
 
-/// A worker that has closed its input, and lives longer than this, has done so on purpose.
+/// A worker that lives longer than this after closing its input has done so on purpose.
 const STILL_ALIVE: Duration = Duration::from_secs(1);
 
-/// How long after the worker's exit what was typed on its terminal is waited for. Stopping the process that passes it
-/// on can delay it.
+/// Time limit after the worker's exit for a key typed on its terminal. Stopping the listener process can delay the key.
 const TYPED_TIME: Duration = Duration::from_secs(1);
 
 /// A change of the state of a worker process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It has ended.
+    /// The worker has exited.
     Exited(ExitStatus),
-    /// A signal has stopped it.
+    /// A signal has stopped the worker.
     Stopped {
         signal: Signal,
-        /// It stopped because it had no terminal, and has been lent one.
+        /// True if the worker was stopped because it had no terminal, and has been lent one.
         lent: bool,
     },
-    /// SIGCONT has continued it.
+    /// SIGCONT has continued the worker.
     Continued,
-    /// Ctrl-C or Ctrl-\ was typed on the terminal that it was lent.
+    /// Ctrl-C or Ctrl-\ was typed on the terminal that was lent to the worker.
     Typed(Signal),
 }
 
-/// A worker process. Dropping it closes its stdin, but does not end it: the supervisor does that.
+/// A worker process. Dropping it closes its stdin, but does not terminate the process; the supervisor does that.
 #[derive(Debug)]
 pub(super) struct Child {
     process: std::process::Child,
     /// SIGCHLD.
     deaths: tokio::signal::unix::Signal,
     pid: u32,
-    /// True where it ended with a core dump.
+    /// True if the worker's exit wrote a core dump.
     dumped: bool,
-    /// It has been reaped: its pid may be another's.
+    /// Set once the process has been reaped: its pid may be another's.
     exited: Option<Exited>,
-    /// The terminal, where its process group was lent it.
+    /// The terminal, if it was lent to the worker's process group.
     terminal: Option<Loan>,
-    /// It was lent to a worker that ran already, which may have been stopped for want of it just before.
+    /// True if the terminal was lent to a running worker, which may have been stopped for the lack of it just before.
     lent_late: bool,
     messages: mpsc::Sender<Vec<u8>>,
     attachment: Attachment,
@@ -78,7 +78,7 @@ struct Exited {
 }
 
 impl Child {
-    /// Looks after a process that was spawned, and welcomes it. The receiver has what it says.
+    /// Takes over a spawned process, and sends it the welcome. Returns the receiver of its events.
     pub(super) fn adopt(
         mut spawned: Spawned,
         spec: &LaunchSpec,
@@ -90,7 +90,7 @@ impl Child {
         let stdin = spawned.take_stdin().map(ChildStdin::from_std).transpose()?;
         let [stdout, stderr] = spawned.take_pipes().ok_or(io::ErrorKind::NotFound)?;
         let (pid, terminal) = (spawned.pid(), spawned.take_terminal());
-        // Before its first line.
+        // Logged before the worker's first line.
         info!(name: "worker-started", pid, worker = spec.implementation, program = %spawned.program.display(), "worker started");
         let (messages, unread) = mpsc::channel(UNREAD_MESSAGES);
         tokio::spawn(write_messages(stdin, unread));
@@ -121,19 +121,19 @@ impl Child {
         self.dumped
     }
 
-    /// Sends a message; never blocks.
+    /// Sends a message. Never blocks.
     pub(super) fn tell(&self, message: &ToWorker) {
         if let Err(error) = self.messages.try_send(message.encode()) {
             warn!(pid = self.pid, %error, "worker does not read its input: a message to it is lost");
         }
     }
 
-    /// Where messages to it go, for an answer that comes later. It does not keep its stdin open.
+    /// The queue for messages to the worker, for an answer that comes later. Does not keep the worker's stdin open.
     pub(super) fn inbox(&self) -> mpsc::WeakSender<Vec<u8>> {
         self.messages.downgrade()
     }
 
-    /// Waits until something changes. May be dropped and called again. What was typed before the exit comes before it.
+    /// Waits for a change. Cancel-safe. Keys typed before the exit are reported before it.
     pub(super) async fn change(&mut self) -> Change {
         loop {
             if self.exited.is_none()
@@ -146,7 +146,7 @@ impl Child {
                 if let Ok(Some(signal)) = typed.await {
                     return Change::Typed(signal);
                 }
-                // Once more when the child is dropped: a process that the worker left behind may have the terminal.
+                // Taken back again when the child is dropped, because a leftover process may have the terminal.
                 self.take_terminal();
                 return Change::Exited(status);
             }
@@ -157,14 +157,14 @@ impl Child {
                     // The listener was killed, perhaps together with the worker.
                     None => self.terminal = None,
                 },
-                // A signal that came since the last look is still there.
+                // A signal since the last check is still pending.
                 Some(()) = self.deaths.recv() => {}
                 else => std::future::pending().await,
             }
         }
     }
 
-    /// Looks whether the process has ended, was stopped or continued.
+    /// Checks whether the process has exited, stopped or continued.
     async fn look(&mut self) -> Option<Change> {
         use std::os::unix::process::ExitStatusExt;
         match self.process.try_wait() {
@@ -189,7 +189,8 @@ impl Child {
         }
     }
 
-    /// The kernel tells of the last stop or continuation, once. Without `WEXITED` the exit status stays where it is.
+    /// Checks for a stop or a continuation. The kernel reports each once. Without `WEXITED`, the exit status is not
+    /// consumed.
     fn look_for_stop(&mut self) -> Option<Change> {
         let changes = WaitPidFlag::WSTOPPED | WaitPidFlag::WCONTINUED | WaitPidFlag::WNOHANG;
         match waitid(WaitId::Pid(self.group()?), changes) {
@@ -206,7 +207,7 @@ impl Child {
         }
     }
 
-    /// Lends the terminal to the worker's process group, where the runner's group has it.
+    /// Lends the terminal to the worker's process group, if the runner's group has it.
     pub(super) fn lend_terminal(&mut self) {
         if let Some(terminal) = &self.terminal {
             self.lent_late |= terminal.lend();
@@ -229,7 +230,7 @@ impl Child {
         }
     }
 
-    /// The worker's process group, while the worker has not been waited for: until then the group is its own.
+    /// The worker's process group, until the worker has been reaped: until then the number cannot be reused.
     fn group(&self) -> Option<Pid> {
         i32::try_from(self.pid).ok().filter(|_| self.exited.is_none()).map(Pid::from_raw)
     }
@@ -244,24 +245,24 @@ impl Child {
         }
     }
 
-    /// Sends SIGTERM to the worker's process group, and lets those of it that are stopped act on it.
+    /// Sends SIGTERM to the worker's process group, and continues its stopped processes so that they can react.
     pub(super) fn terminate_group(&self) {
         self.signal_group(Signal::SIGTERM);
         self.signal_group(Signal::SIGCONT);
     }
 
-    /// What it has written stands in the log before what is logged from now on.
+    /// Ensures that the worker's output so far is logged before the lines that follow.
     pub(super) fn catch_up(&self) {
         self.attachment.catch_up();
     }
 
-    /// The process is gone: its output is read to its end, and [`WorkerEvent::End`] follows.
+    /// Reads the rest of the exited worker's output; then [`WorkerEvent::End`] follows.
     pub(super) fn finish_output(&self) {
         self.attachment.finish();
     }
 }
 
-/// Waits for what is typed on the terminal; `None`: there will be nothing more.
+/// Waits for a key typed on the terminal; `None`: no more will come.
 async fn typed(terminal: &mut Option<Loan>) -> Option<Signal> {
     terminal.as_mut()?.typed().await
 }
@@ -270,7 +271,7 @@ async fn write_messages(stdin: Option<ChildStdin>, mut unread: mpsc::Receiver<Ve
     let Some(mut stdin) = stdin else { return };
     while let Some(message) = unread.recv().await {
         let Err(error) = stdin.write_all(&message).await else { continue };
-        // A worker that has just died is told about by its exit: only one that lives on has closed its input.
+        // If the worker has just died, its exit is reported instead: only a live worker has closed its input.
         let dead =
             tokio::time::timeout(STILL_ALIVE, async { while unread.recv().await.is_some() {} }).await.is_ok();
         if !dead {

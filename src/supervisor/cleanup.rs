@@ -1,5 +1,5 @@
-//! After a worker's end: what it left behind is ended, its output is read to the end, and then it is asked, where that
-//! matters, whether it can be started again in place.
+//! Cleans up after the worker exits: terminates leftover processes, drains its output, and, when a restart is possible,
+//! checks whether the worker can restart without a reboot.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,19 +12,19 @@ use tracing::{debug, error, info, warn};
 use super::descendants::{Descendants, Survey};
 use crate::host::processes::{Id, Process};
 
-/// How long the rest of a dead worker's output is waited for. A stalled log delays it; nothing is lost by going on.
+/// Time limit for the rest of a dead worker's output. A stalled log delays it; continuing loses nothing.
 const OUTPUT_TIME: Duration = Duration::from_secs(2);
 
-/// How often the leftover processes are looked for, however many of them die meanwhile.
+/// Interval at which leftover processes are checked, however many of them die meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// How often those are killed that are left after SIGKILL: they fork faster than they are found.
+/// Interval at which SIGKILL is repeated: remaining processes fork faster than they are found.
 const KILL_AGAIN: Duration = Duration::from_millis(40);
 
-/// The most leftover processes that one line of the log names.
+/// Maximum number of leftover processes named in a log line.
 const NAMED: usize = 20;
 
-/// How far the end of one worker has come.
+/// The cleanup after one worker.
 #[derive(Debug)]
 pub(super) struct Cleanup {
     phase: Phase,
@@ -32,24 +32,24 @@ pub(super) struct Cleanup {
 
 #[derive(Debug)]
 enum Phase {
-    /// Processes that the worker left behind still live.
+    /// Leftover processes of the worker are alive.
     Leftovers(Leftovers),
-    /// Its output is being read to the end.
+    /// The worker's output is being read to its end.
     Output { until: Instant },
-    /// `<program> --version` is being asked.
+    /// `<program> --version` is running.
     Version { answer: JoinHandle<bool>, forget: CancellationToken },
-    /// Settled: whether it can be started again in place.
+    /// Complete, with the answer whether the worker can be restarted in place.
     Settled { in_place: bool },
 }
 
-/// What was done about what the worker left.
+/// The termination of leftover processes.
 #[derive(Debug)]
 struct Leftovers {
-    /// Whether it gets SIGTERM; else it is left to SIGKILL.
+    /// True to send SIGTERM first; false to send only SIGKILL.
     terminate: bool,
-    /// The processes that got it: each once, also one that was forked while the others got it.
+    /// The processes that got SIGTERM, each once, including those forked meanwhile.
     asked: HashSet<Id>,
-    /// The worker's process group got it, because its processes cannot be seen.
+    /// True if the worker's process group got SIGTERM, because its processes cannot be seen.
     asked_group: bool,
     killed: bool,
     look_at: Instant,
@@ -63,7 +63,7 @@ impl Leftovers {
         Self { terminate, asked, asked_group, killed, look_at: now + LOOK_AGAIN, kill_at: now }
     }
 
-    /// SIGTERM to the processes that did not have it.
+    /// Sends SIGTERM to the processes that have not got it yet.
     fn ask(&mut self, living: Option<&[Process]>, descendants: &Descendants) {
         if !self.terminate || self.killed {
             return;
@@ -81,7 +81,7 @@ impl Leftovers {
             return;
         }
         descendants.terminate(Some(&new));
-        // A tree that forks for ever has more of them at each look.
+        // A tree that forks without end has more of them at each check.
         if self.asked.is_empty() {
             info!(name: "leftovers-terminated", processes = new.len(), "worker left processes behind: sent them SIGTERM");
         } else {
@@ -90,19 +90,19 @@ impl Leftovers {
         self.asked.extend(new.iter().map(|process| process.id));
     }
 
-    /// SIGKILL to what is left.
+    /// Sends SIGKILL to the remaining processes.
     fn kill(&mut self, descendants: &mut Descendants) {
         self.killed = true;
         descendants.kill();
         self.kill_at = Instant::now() + KILL_AGAIN;
     }
 
-    /// When something is to be done, whatever happens meanwhile.
+    /// The time of the next step.
     fn next(&self) -> Instant {
         if self.killed { self.look_at.min(self.kill_at) } else { self.look_at }
     }
 
-    /// Goes on; whether nothing is left.
+    /// Makes the next step. Returns true if no leftover process remains.
     fn advance(&mut self, descendants: &mut Descendants) -> bool {
         if descendants.are_gone() {
             return true;
@@ -125,22 +125,22 @@ impl Leftovers {
     }
 }
 
-/// What [`Cleanup::advance`] needs to know, and may ask for.
+/// The inputs of [`Cleanup::advance`], and the actions that it may request.
 pub(super) trait Surroundings {
     /// The worker's descendants.
     fn descendants(&mut self) -> &mut Descendants;
-    /// The worker's output is to be read to its end.
+    /// Reads the worker's output to its end.
     fn finish_output(&self);
-    /// Whether that has been done.
+    /// Returns true once the output has been read.
     fn output_ended(&self) -> bool;
-    /// Whether the worker can be started again in place, where that is known or does not matter now.
+    /// Returns whether the worker can be restarted in place, if that is known or irrelevant now.
     fn in_place(&self) -> Option<bool>;
-    /// Asks the worker's program, until the token is cancelled.
+    /// Runs the worker's program for its version, until the token is cancelled.
     fn ask_version(&self, forget: CancellationToken) -> JoinHandle<bool>;
 }
 
 impl Cleanup {
-    /// Begins; `leave`: what the worker left is not touched; `terminate`: it gets SIGTERM.
+    /// Begins the cleanup. `leave`: do not touch leftover processes; `terminate`: send them SIGTERM.
     pub(super) fn begin(leave: bool, terminate: bool, surroundings: &mut impl Surroundings) -> Self {
         let survey = if leave { Survey::Gone } else { surroundings.descendants().survey(true) };
         let mut leftovers = Leftovers::new(terminate);
@@ -156,19 +156,19 @@ impl Cleanup {
         Self { phase: Phase::Leftovers(leftovers) }
     }
 
-    /// Whether processes of the worker still live.
+    /// Returns true while leftover processes are alive.
     pub(super) fn has_leftovers(&self) -> bool {
         matches!(self.phase, Phase::Leftovers(_))
     }
 
-    /// SIGKILL to what is left.
+    /// Sends SIGKILL to leftover processes.
     pub(super) fn kill(&mut self, surroundings: &mut impl Surroundings) {
         if let Phase::Leftovers(leftovers) = &mut self.phase {
             leftovers.kill(surroundings.descendants());
         }
     }
 
-    /// Waits no longer for what is left.
+    /// Gives up on leftover processes.
     pub(super) fn abandon(&mut self, surroundings: &mut impl Surroundings) {
         if !matches!(self.phase, Phase::Leftovers(_)) {
             return;
@@ -190,14 +190,14 @@ impl Cleanup {
         self.phase = Phase::Output { until: Instant::now() + OUTPUT_TIME };
     }
 
-    /// The worker's version does not matter any more: a program that is being asked for it is killed.
+    /// Cancels the check of the worker's version, whose result has become irrelevant, and kills its process.
     pub(super) fn forget_version(&self) {
         if let Phase::Version { forget, .. } = &self.phase {
             forget.cancel();
         }
     }
 
-    /// Waits until [`Cleanup::advance`] is worth calling. May be dropped and called again.
+    /// Waits until [`Cleanup::advance`] can make progress. Cancel-safe.
     pub(super) async fn tick(&mut self) {
         match &mut self.phase {
             Phase::Leftovers(leftovers) => tokio::time::sleep_until(leftovers.next()).await,
@@ -210,8 +210,8 @@ impl Cleanup {
         }
     }
 
-    /// Goes as far as is possible now; `Some` when all is settled, with whether the worker can be started again in
-    /// place.
+    /// Makes all possible progress. Returns `Some` when the cleanup is complete, with the answer whether the worker can
+    /// be restarted in place.
     pub(super) fn advance(&mut self, surroundings: &mut impl Surroundings) -> Option<bool> {
         loop {
             match &mut self.phase {

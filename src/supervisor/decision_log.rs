@@ -1,4 +1,4 @@
-//! The supervisor's story in the log: each [`Note`] in an operator's words.
+//! Logs the supervisor's decisions: each [`Note`] in an operator's words.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::state::{Ladder, Note, Request};
 use crate::event::{Cause, Exit, ExitClass, Strength, signal_name};
 use crate::telemetry::status_board::{Circumstances, killed_for_memory};
 
-/// Logs one note. `circumstances`: of the worker that the note is about, where it lives or has just ended.
+/// Logs one note. `circumstances`: of the worker that the note is about, if it is alive or has just exited.
 pub(super) fn tell(note: Note, circumstances: Circumstances) {
     match note {
         Note::Ending { pid, request, ladder } => ending(pid, request, ladder),
@@ -167,7 +167,7 @@ fn ending(pid: u32, request: Request, ladder: Ladder) {
     }
 }
 
-/// A duration as people write it, to the millisecond: `1m 30s`.
+/// Formats a duration with a precision of milliseconds: `1m 30s`.
 pub(super) fn span(duration: Duration) -> humantime::FormattedDuration {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     humantime::format_duration(Duration::from_millis(millis))

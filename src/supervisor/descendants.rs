@@ -1,10 +1,10 @@
-//! Finds what the worker leaves behind, signals and reaps it. `ancestry.rs` says which processes those are.
+//! Finds, signals and reaps the worker's leftover processes. `ancestry.rs` determines which processes those are.
 //!
-//! The kernel has the last word on the end: a process without children has no descendants, and a cgroup that is not
-//! populated is empty. Only where that cannot be asked (helpers or strangers live) two consecutive walks through
-//! `/proc` that find nothing count as the end.
+//! The kernel decides when no process is left: a process without children has no descendants, and a cgroup that is not
+//! populated is empty. Only if helpers or strangers prevent that answer, two consecutive walks through `/proc` without
+//! a match count as the end.
 //!
-//! Orphans are reaped by pid: `waitpid(-1)` would steal the worker's own exit from tokio.
+//! Orphans are reaped by pid, because `waitpid(-1)` would steal the worker's own exit from tokio.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -25,59 +25,58 @@ use crate::host::cgroup::WorkerCgroups;
 use crate::host::helper::Helpers;
 use crate::host::processes::{self, Id, Process};
 
-/// How long one attempt to freeze a tree that forks may take. The supervisor's loop waits meanwhile.
+/// Time limit of one attempt to freeze a forking tree. The supervisor's loop waits meanwhile.
 const HUNT: Duration = Duration::from_millis(20);
 
-/// Number of walks through `/proc` until all found processes still live at the end of one.
+/// Maximum number of walks through `/proc` until all found processes are still alive at the end of one.
 const WALKS: usize = 3;
 
-/// The most files that a look at `/proc`, with a signal, has open at the same time.
+/// Maximum number of files that a walk through `/proc` and a signal need open at the same time.
 const SPARE_FILES: usize = 3;
 
-/// How often the worker's descendants are noted where there can be strangers.
+/// Interval at which the worker's descendants are recorded if there can be strangers.
 const OBSERVATION: Duration = Duration::from_secs(1);
 
-/// How soon they may be noted again because a process has died.
+/// Minimum interval between recordings that the death of a process triggers.
 const SOON: Duration = Duration::from_millis(200);
 
 /// Finds, signals and reaps the worker's descendants.
 #[derive(Debug)]
 pub(super) struct Descendants {
     ancestry: Ancestry,
-    /// Where the worker can have one of its own.
+    /// `None`: the worker cannot have a cgroup of its own.
     cgroups: Option<WorkerCgroups>,
     worker: Worker,
     observed: Instant,
-    /// Given up while `/proc` is read, so that this works when no more files can be opened.
+    /// Closed while `/proc` is read, so that reading works even if no more files can be opened.
     spare: Vec<File>,
     warned: bool,
 }
 
-/// The worker that was started last, by its pid.
+/// The most recent worker, by its pid.
 #[derive(Debug, Clone, Copy)]
 enum Worker {
     None,
-    /// It has not been waited for.
+    /// The worker has not been reaped.
     Lives(i32),
     Ended(i32),
 }
 
-/// What is left of the worker.
+/// The worker's leftover processes.
 #[derive(Debug)]
 pub(super) enum Survey {
-    /// Nothing.
+    /// There are none.
     Gone,
-    /// These processes.
     Living(Vec<Process>),
-    /// Something, or that cannot be told.
+    /// There are some, or they cannot be determined.
     Unseen,
-    /// That cannot be told while another thread starts a helper.
+    /// Cannot be determined while another thread starts a helper.
     Undecided,
 }
 
 impl Descendants {
-    /// Makes the runner a subreaper. `end_all`: nothing of a worker is to be left alive, so that it gets a cgroup of
-    /// its own, where there can be one.
+    /// Makes the runner a subreaper. `end_all`: all leftover processes are to be terminated, so a worker gets a cgroup
+    /// of its own where possible.
     pub(super) async fn new(end_all: bool, strangers: &Strangers, helpers: Helpers) -> Self {
         let cgroups = WorkerCgroups::below_runner().filter(|_| end_all);
         if let Some(cgroups) = &cgroups {
@@ -93,12 +92,12 @@ impl Descendants {
         }
     }
 
-    /// The place for the runner's own short-lived children.
+    /// The registry of the runner's own short-lived children.
     pub(super) fn helpers(&self) -> Helpers {
         self.ancestry.helpers.clone()
     }
 
-    /// Marks the next worker.
+    /// Creates the marks for the next worker.
     pub(super) fn origin(&mut self) -> Origin {
         let (name, value) = self.ancestry.token();
         Origin {
@@ -107,7 +106,7 @@ impl Descendants {
         }
     }
 
-    /// A worker with [`Descendants::origin`] was started.
+    /// Records the start of a worker with [`Descendants::origin`].
     pub(super) fn worker_started(&mut self, pid: u32) {
         if let Some(cgroups) = &self.cgroups {
             cgroups.check_joined(pid);
@@ -118,12 +117,12 @@ impl Descendants {
         self.ancestry.begin(pid);
     }
 
-    /// The CPU time of the worker and of all that it has started; `None`: it has no cgroup of its own.
+    /// The CPU time of the worker and all its descendants; `None`: the worker has no cgroup of its own.
     pub(super) fn cpu_time(&self) -> Option<Duration> {
         self.cgroups.as_ref()?.cpu_time()
     }
 
-    /// It has ended, and was waited for.
+    /// Records that the worker has exited and been reaped.
     pub(super) fn worker_ended(&mut self) {
         if let Worker::Lives(pid) = self.worker {
             self.worker = Worker::Ended(pid);
@@ -134,10 +133,10 @@ impl Descendants {
         matches!(self.worker, Worker::Lives(_))
     }
 
-    /// Reaps orphans that came to the runner and have died. The worker and helpers are left to those that wait for
-    /// them, and so is everything while another thread starts one of them: it is not known yet.
+    /// Reaps dead orphans that became the runner's children. The worker and helpers are left to the code that waits for
+    /// them; while another thread starts one, nothing is reaped, because it is not known yet.
     pub(super) fn reap(&self) {
-        // None begins meanwhile.
+        // Prevents starts meanwhile.
         let Some(_none) = self.ancestry.helpers.none_starting() else { return };
         while let Ok(status) = waitid(WaitId::All, peek()) {
             let Some(pid) = status.pid().filter(|_| status != WaitStatus::StillAlive) else { return };
@@ -152,7 +151,7 @@ impl Descendants {
         }
     }
 
-    /// Waits until the worker's descendants are to be noted again.
+    /// Waits until the worker's descendants are to be recorded again.
     pub(super) async fn observation(&self) {
         if self.ancestry.exclusive || !self.worker_lives() {
             return std::future::pending().await;
@@ -160,7 +159,7 @@ impl Descendants {
         tokio::time::sleep_until(self.observed + OBSERVATION).await;
     }
 
-    /// The same after a process has died: its children have a new parent.
+    /// Records the descendants after a process has died, because its children have a new parent.
     pub(super) fn orphan_died(&mut self) {
         self.reap();
         if !self.ancestry.exclusive && self.worker_lives() && self.observed.elapsed() >= SOON {
@@ -168,7 +167,7 @@ impl Descendants {
         }
     }
 
-    /// Notes what is below the worker: later it may have no other trace.
+    /// Records the worker's descendants, which may have no other trace later.
     pub(super) fn observe(&mut self) {
         self.observed = Instant::now();
         let mut found = Vec::new();
@@ -180,14 +179,14 @@ impl Descendants {
         debug!(processes = found.len(), "noted the worker's descendants");
     }
 
-    /// Whether nothing of the worker's lives, for certain: the kernel says so. Needs no look at `/proc`.
+    /// Returns true if the kernel confirms that no leftover process exists. Does not read `/proc`.
     pub(super) fn are_gone(&self) -> bool {
         self.reap();
         !has_children() && !self.cgroups.as_ref().is_some_and(WorkerCgroups::is_populated)
     }
 
-    /// Looks at what is left of the worker: in its cgroup, and where that is empty, or at the first time (`thorough`),
-    /// in all of `/proc`.
+    /// Finds leftover processes: in the worker's cgroup, and, if that is empty or at the first time (`thorough`), in
+    /// all of `/proc`.
     pub(super) fn survey(&mut self, thorough: bool) -> Survey {
         if self.are_gone() {
             return Survey::Gone;
@@ -204,7 +203,7 @@ impl Descendants {
             return Survey::Living(found);
         }
         let before = self.ancestry.helpers.starts();
-        // Helpers and strangers keep the kernel from saying that nothing is left.
+        // Helpers and strangers prevent the kernel's confirmation.
         let undecided = self.ancestry.is_shared();
         for _ in 0..if undecided { 2 } else { 1 } {
             match self.below_runner() {
@@ -227,7 +226,7 @@ impl Descendants {
         match (undecided && !populated, after.is_none() || after != before) {
             (_, true) => Survey::Undecided,
             (true, _) => Survey::Gone,
-            // Else: children that no walk finds fork faster than it walks, or are hidden.
+            // The remaining children fork faster than a walk, or are hidden.
             (false, _) if self.are_gone() => Survey::Gone,
             (false, _) => Survey::Unseen,
         }
@@ -242,15 +241,15 @@ impl Descendants {
         }
     }
 
-    /// The living in the worker's cgroup.
+    /// The live processes in the worker's cgroup.
     fn in_cgroup(&self) -> Vec<Process> {
         let pids = self.cgroups.as_ref().map(WorkerCgroups::processes).unwrap_or_default();
         let looked = pids.into_iter().filter_map(|pid| processes::look_at(pid).ok().flatten());
         looked.filter(|process| process.alive).collect()
     }
 
-    /// The living descendants of the runner that are the worker's. Walks through `/proc` again if one of them has ended
-    /// meanwhile where there are helpers: it had no environment any more that could say that it was a helper's.
+    /// The live descendants of the runner that are the worker's. If there are helpers and a found process has ended
+    /// meanwhile, walks through `/proc` again, because its environment could not be read to identify it as a helper's.
     fn below_runner(&mut self) -> io::Result<Vec<Process>> {
         let mut found = self.walk_below_runner()?;
         for _ in 1..WALKS {
@@ -266,7 +265,7 @@ impl Descendants {
         Ok(found)
     }
 
-    /// One walk.
+    /// Makes one walk.
     fn walk_below_runner(&mut self) -> io::Result<Vec<Process>> {
         let walk = processes::walk()?;
         if walk.hides {
@@ -295,14 +294,14 @@ impl Descendants {
         Ok(found)
     }
 
-    /// Visits the same processes from the top, without a look at the rest of the host. One that forks or exits
-    /// meanwhile may be missed.
+    /// Visits the same processes from the top, without the rest of the host. A process that forks or exits meanwhile
+    /// may be missed.
     fn descend(&self, visit: &mut dyn FnMut(&Process)) -> io::Result<()> {
         let own = own_pid();
         let mut next: Vec<(i32, i32)> = processes::children(own)?.into_iter().map(|pid| (pid, own)).collect();
         while let Some((pid, parent)) = next.pop() {
             let Some(process) = processes::look_at(pid)?.filter(|process| process.alive) else { continue };
-            // An orphan by now; or its pid is another's.
+            // The process is an orphan by now, or its pid has been reused.
             let belongs = if process.parent == own {
                 self.ancestry.is_workers(&process)
             } else {
@@ -316,8 +315,8 @@ impl Descendants {
         Ok(())
     }
 
-    /// Sends SIGTERM to these processes, or without a list to the worker's process group, and lets those that are
-    /// stopped act on it.
+    /// Sends SIGTERM to these processes, or without a list to the worker's process group, and continues stopped
+    /// processes so that they can react.
     pub(super) fn terminate(&self, processes: Option<&[Process]>) {
         for signal in [Signal::SIGTERM, Signal::SIGCONT] {
             match processes {
@@ -330,8 +329,8 @@ impl Descendants {
         }
     }
 
-    /// SIGKILL to all that is left of the worker, which is stopped first: what is stopped forks no more, and does not
-    /// notice the end of others. Returns after a moment, also when not everything has been caught.
+    /// Sends SIGKILL to all leftover processes. They are stopped first, because stopped processes do not fork and do
+    /// not notice the end of others. Returns after a short time, even if not all were caught.
     pub(super) fn kill(&mut self) {
         self.spare.clear();
         if let Some(cgroups) = &self.cgroups {
@@ -340,12 +339,12 @@ impl Descendants {
         self.signal_group(Signal::SIGKILL);
         let mut caught = self.stop();
         caught.extend(self.in_cgroup().iter().map(|process| process.id));
-        // The newest first: the one that forks.
+        // The newest first, because it is the one that forks.
         signal_each(caught.into_iter().rev(), Signal::SIGKILL);
         self.spare = spare_files();
     }
 
-    /// Stops the worker's processes until two looks find no other, or the time is up.
+    /// Stops the worker's processes until two walks find no further one, or the time is up.
     fn stop(&mut self) -> Vec<Id> {
         let until = std::time::Instant::now() + HUNT;
         let (mut order, mut stopped) = (Vec::new(), HashSet::new());
@@ -373,8 +372,8 @@ impl Descendants {
         order
     }
 
-    /// To the process group of a worker that has been waited for. Its number is not given to another group while the
-    /// group has members; a process that has it as its pid is a later one.
+    /// Signals the process group of a worker that has been reaped. Its number is not reused for another group while it
+    /// has members; a process with this pid is a later one.
     fn signal_group(&self, signal: Signal) {
         let Worker::Ended(pid) = self.worker else { return };
         let group = Pid::from_raw(pid);
@@ -387,14 +386,14 @@ impl Descendants {
         }
     }
 
-    /// The worker's cgroup is needed no longer.
+    /// Removes the worker's cgroup.
     pub(super) fn leave_cgroup(&mut self) {
         if let Some(cgroups) = &mut self.cgroups {
             cgroups.remove();
         }
     }
 
-    /// No worker follows.
+    /// Removes the last worker's cgroup, and waits until it is gone.
     pub(super) async fn end_cgroup(&mut self) {
         if let Some(cgroups) = &mut self.cgroups {
             cgroups.removed().await;

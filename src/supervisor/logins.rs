@@ -1,4 +1,5 @@
-//! The worker's requests for an automatic login: one after the other, beside the loop, and each is answered.
+//! The worker's requests for an automatic login. They are processed one after the other, outside the supervisor's loop,
+//! and each is answered.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,22 +15,22 @@ use crate::host::helper::Helpers;
 use crate::protocol::message::{AutologinRefused, AutologinRequest, ToWorker};
 use crate::quota::Quota;
 
-/// Requests that wait for the disk; a worker that sends more is told so.
+/// Capacity for requests that wait for the disk; further ones are refused.
 const WAITING: usize = 16;
 
-/// So many requests a minute are done: each can write to the disk.
+/// Maximum number of requests a minute, because each can write to the disk.
 const A_MINUTE: usize = 20;
 
-/// What [`A_MINUTE`] and [`LOGGED`] count within.
+/// The window of [`A_MINUTE`] and [`LOGGED`].
 const A_MOMENT: Duration = Duration::from_secs(60);
 
-/// What is logged of requests that are refused, and of answers that are lost, a minute.
+/// Maximum number of log lines a minute about refused requests, and about lost answers.
 const LOGGED: usize = 2;
 
-/// How long a reboot or a shutdown waits for what was asked before it.
+/// Time limit for a reboot or a shutdown to wait for earlier requests.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The way to one worker's stdin. It does not keep it open.
+/// The queue for one worker's stdin. Does not keep it open.
 pub(super) type Worker = WeakSender<Vec<u8>>;
 
 enum Item {
@@ -37,7 +38,7 @@ enum Item {
         request: AutologinRequest,
         worker: Worker,
     },
-    /// All requests before this one are done.
+    /// Confirms that all earlier requests are done.
     Reached(oneshot::Sender<()>),
 }
 
@@ -46,16 +47,16 @@ enum Item {
 pub(super) struct Requests {
     queue: Option<mpsc::Sender<Item>>,
     quota: Quota,
-    /// For warnings.
+    /// Limits the warnings.
     refusals: Quota,
     losses: Losses,
 }
 
-/// For the warning that an answer is lost.
+/// Limits the warnings about lost answers.
 type Losses = Arc<Mutex<Quota>>;
 
 impl Requests {
-    /// They are done on `tasks`, until [`Requests::close`].
+    /// The requests are processed on `tasks`, until [`Requests::close`].
     pub(super) fn new(logins: Option<Arc<Logins>>, helpers: Helpers, tasks: &TaskTracker) -> Self {
         let logged = || Quota::new(LOGGED, A_MOMENT);
         let (quota, refusals, losses) =
@@ -68,11 +69,11 @@ impl Requests {
         Self { queue, quota, refusals, losses }
     }
 
-    /// What a worker has asked for; never blocks. A request that is refused is answered, too.
+    /// Queues a worker's request. Never blocks. A refused request is answered, too.
     pub(super) fn heard(&mut self, request: Result<AutologinRequest, AutologinRefused>, worker: &Worker) {
         let request = match request {
             Ok(request) => request,
-            // It is in the log already.
+            // The refusal has been logged already.
             Err(refused) => {
                 let user = refused.user().map(str::to_owned);
                 return answer(worker, user, Some(refused.to_string()), &self.losses);
@@ -100,14 +101,14 @@ impl Requests {
         answer(worker, request.user, Some(why.to_owned()), &self.losses);
     }
 
-    /// Waits until what was asked so far is done: a host must not go down before the next user is on its disk.
+    /// Waits until all requests so far are done: a host must not go down before the next user is on its disk.
     pub(super) fn all_done(&self) -> impl Future<Output = ()> + Send + 'static {
         let queue = self.queue.clone();
         async move {
             let Some(queue) = queue else { return };
             let (reached, done) = oneshot::channel();
             let wait = async {
-                // Where nobody works any more, nothing is left to do.
+                // If the task has ended, nothing is left to do.
                 let _ = queue.send(Item::Reached(reached)).await;
                 drop(queue);
                 let _ = done.await;
@@ -118,7 +119,7 @@ impl Requests {
         }
     }
 
-    /// No more requests come.
+    /// Accepts no more requests.
     pub(super) fn close(&mut self) {
         self.queue = None;
     }
@@ -136,7 +137,7 @@ async fn work(logins: Arc<Logins>, helpers: Helpers, mut items: mpsc::Receiver<I
     }
 }
 
-/// Why it was not done, where it was not.
+/// Returns the reason for a failure.
 async fn perform(logins: &Arc<Logins>, helpers: &Helpers, request: &AutologinRequest) -> Option<String> {
     let user = request.user.as_deref();
     let cause = match logins.perform(request).await {

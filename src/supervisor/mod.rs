@@ -1,7 +1,7 @@
-//! The supervisor: the only owner of the worker's process, and the only place where decisions are performed.
+//! The supervisor: the single owner of the worker's process, and the only place in which decisions are carried out.
 //!
-//! [`supervise`] is one loop. Its `select!` arms only make [`Event`]s; [`state::Machine`] decides; `perform`
-//! acts. Sibling tasks (signals, credentials …) never touch the process: they send events.
+//! [`supervise`] is one loop. Its `select!` arms only create [`Event`]s; [`state::Machine`] decides; `perform` acts.
+//! Sibling tasks (signals, credentials …) never touch the process: they send events.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,47 +55,46 @@ use start::Spawned;
 use state::{Action, Machine, Moment, Note, Policy, State};
 use wait::{Starting, changed, child_signal, executed, expired, next, prepared, renewed, tick};
 
-/// How many of the worker's last lines go into the log when the runner gives up on it.
+/// The number of the worker's last lines that are logged when the runner gives up on it.
 const LAST_LINES: usize = 20;
 
-/// Everything that one supervised run needs.
+/// The parameters of one supervised run.
 #[derive(Debug)]
 pub struct Job {
-    /// What is started, and how its exits are understood: the newest, for credentials are renewed.
+    /// The latest launch: the program, and the meaning of its exits. It changes when credentials are renewed.
     pub launches: watch::Receiver<LaunchSpec>,
     /// `supervision`.
     pub supervision: Supervision,
     /// `host`.
     pub host: HostSettings,
-    /// The runner's own short-lived children.
+    /// The registry of the runner's own short-lived children.
     pub helpers: Helpers,
-    /// What the runner can do with this worker.
+    /// The capabilities that the runner offers to this worker.
     pub offered: Capabilities,
-    /// The one writer of the cached run.
     pub cache_writer: CacheWriter,
-    /// The host is one that goes with its worker.
+    /// True if the host is removed together with its worker.
     pub dynamic: bool,
-    /// Set once the worker has asked for its host to go away, and may.
+    /// Set once the worker has asked for the shutdown of its host, and is allowed to.
     pub leave: watch::Sender<bool>,
-    /// Who tells worker-manager of errors; `None`: nobody can.
+    /// Sends error reports to worker-manager; `None`: that is impossible.
     pub reports: Option<ReportSender>,
-    /// What must not be shown of what the worker says in messages.
+    /// The secrets to mask in the worker's messages.
     pub secrets: Secrets,
-    /// The host's automatic login; `None`: it has none that a worker could set.
+    /// The host's automatic login; `None`: a worker cannot set it.
     pub logins: Option<Arc<Logins>>,
-    /// Where the mark goes that keeps a worker from being started after a drain; `None`: nowhere to put it.
+    /// The path of the marker that keeps a worker from starting after a drain; `None`: there is no place for it.
     pub drain_marker: Option<PathBuf>,
-    /// Whom to tell of every change.
+    /// Publishes every change.
     pub publisher: StatusPublisher,
-    /// Children of this process that no worker has left behind.
+    /// Children of this process that are not a worker's leftovers.
     pub strangers: Strangers,
-    /// Says whether, and how strongly, the runner has been asked to end.
+    /// The request to end the runner, and its strength.
     pub stop: StopSignal,
     /// The lanes for calls that can hang.
     pub lanes: Lanes,
 }
 
-/// Starts the worker and keeps it until it needs no more keeping. `events` has what the siblings send.
+/// Starts the worker and supervises it until the supervision ends. `events` receives the siblings' events.
 pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receiver<Event>) -> Outcome {
     let spec = job.launches.borrow_and_update().clone();
     let policy = Policy::new(&job.supervision, &spec, &job.host, job.dynamic);
@@ -135,31 +134,31 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
 
 struct Supervisor<'a> {
     job: Job,
-    /// The newest of `job.launches`.
+    /// The latest of `job.launches`.
     spec: LaunchSpec,
     reports: reports::Reports,
     logins: logins::Requests,
     output: &'a Output,
     machine: Machine,
     epoch: Instant,
-    /// The worker's process; `None` before it is started and after its end was judged.
+    /// The worker's process; `None` before its start and after its exit has been evaluated.
     child: Option<Child>,
     worker_events: Option<mpsc::Receiver<WorkerEvent>>,
     preparing: Option<Starting<()>>,
     spawning: Option<Starting<Spawned>>,
     cleanup: Option<Cleanup>,
     descendants: Descendants,
-    /// What `--version` answered, once it was asked.
+    /// The result of `--version`, once it is known.
     in_place: Option<bool>,
     last_exit: Option<Exit>,
-    /// The number of processes that the kernel had killed for lack of memory when the worker was started.
+    /// The number of out-of-memory kills before the worker was started.
     oom_kills_before: Option<u64>,
     last_lines: Vec<String>,
-    /// The request to stop as the machine knows it.
+    /// The stop request that the machine knows.
     stop_seen: Option<StopRequest>,
-    /// What must be over before the runner ends: host commands, the mark of a drain, automatic logins.
+    /// Tasks that must be over before the runner ends: host commands, the drain marker, automatic logins.
     at_the_end: TaskTracker,
-    /// Cancelled when something else has ended the wait for a reboot.
+    /// Cancelled when the wait for a reboot has ended for another reason.
     reboot_needless: CancellationToken,
 }
 
@@ -175,8 +174,8 @@ impl Supervisor<'_> {
             }
             let deadline = self.machine.deadline().map(|moment| self.epoch + moment);
             let event = tokio::select! {
-                // In this order: a renewal counts before what follows from it, and what somebody asked for before the
-                // exit that it caused.
+                // In this order: a renewal counts before its consequences, and a request before the exit that it
+                // caused.
                 biased;
                 spec = renewed(&mut self.job.launches) => {
                     let renewals = spec.renewals;
@@ -188,9 +187,9 @@ impl Supervisor<'_> {
                     Some(Event::Stop(request))
                 }
                 Some(event) = events.recv() => Some(event),
-                // Before what the worker says: one that never stops talking is still stopped in time.
+                // Before the worker's messages, so that a worker that never stops sending is still stopped in time.
                 () = expired(deadline) => Some(Event::Deadline),
-                // Here and nowhere else while a worker is supervised: it shows that this loop goes on.
+                // The only heartbeats while a worker is supervised: they prove that this loop makes progress.
                 () = self.job.publisher.manager().heartbeat() => None,
                 Some(said) = next(&mut self.worker_events) => self.heard(said),
                 change = changed(&mut self.child, self.cleanup.is_none()) => self.worker_changed(change),
@@ -200,7 +199,7 @@ impl Supervisor<'_> {
                 }),
                 result = executed(&mut self.spawning) => Some(self.adopt(result)),
                 () = tick(&mut self.cleanup) => self.advance_clearing(),
-                // Or one that died while nobody could be reaped.
+                // Includes orphans that died while nothing could be reaped.
                 Some(()) = child_signal(&mut orphans, &self.job.helpers) => {
                     self.descendants.orphan_died();
                     self.advance_clearing()
@@ -225,7 +224,7 @@ impl Supervisor<'_> {
         self.epoch.elapsed()
     }
 
-    /// Decides and acts. Acting can itself make events (a spawn that fails).
+    /// Handles an event and performs the resulting actions. An action can itself create an event (a spawn that fails).
     fn happened(&mut self, event: Event) {
         let mut pending = vec![event];
         while let Some(event) = pending.pop() {
@@ -255,7 +254,7 @@ impl Supervisor<'_> {
 
     fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
-            // Only a question or the log keeps it from being settled.
+            // Only the version check or the log delays the cleanup.
             Action::Note(Note::LeftoversKilled { .. }) if !self.has_leftovers() => {}
             Action::Note(note) => self.note(note),
             Action::Prepare => return self.prepare(),
@@ -320,7 +319,7 @@ impl Supervisor<'_> {
         let leave = !self.job.supervision.kill_descendants;
         self.descendants.worker_ended();
         self.cleanup = Some(Cleanup::begin(leave, terminate, self));
-        // Its output may have ended before it did.
+        // The output may have ended before the process.
         self.advance_clearing()
     }
 

@@ -1,4 +1,4 @@
-//! What worker-manager is to be told of errors: the worker's own reports, handed on, and the runner's when it gives up.
+//! Error reports for worker-manager: the worker's, forwarded, and the runner's own when it gives up.
 
 use std::time::Duration;
 
@@ -12,53 +12,52 @@ use crate::protocol::message::{ErrorReport, LONGEST_DESCRIPTION, LONGEST_KIND, L
 use crate::quota::ReportLimit;
 use crate::redact::{MASK, Secrets};
 
-/// What a worker has reported within this time, the runner does not report again.
+/// The runner sends no report of its own within this time after one of the worker's.
 const ALREADY_TOLD: Duration = Duration::from_secs(60);
 
-/// The kind of the runner's own reports, as the Go start-worker's.
+/// The kind of the runner's own reports, the same as the Go start-worker's.
 const KIND: &str = "worker-runner";
 
-/// What is logged of a description and of an extra, in bytes.
+/// The number of bytes of a description and of an extra to log.
 const LOGGED: usize = 4096;
 
-/// What ends a text that was cut.
+/// The end of a truncated text.
 const CUT: &str = "… (cut)";
 
-/// The way of reports to whoever sends them on.
+/// Forwards reports to the task that sends them.
 #[derive(Debug)]
 pub(super) struct Reports {
-    /// `None`: nobody can be told (this provider does not register).
+    /// `None`: reports cannot be sent (this provider does not register).
     sender: Option<ReportSender>,
     secrets: Secrets,
-    /// When a report of the worker was last sent on.
+    /// The time of the last report of the worker that was forwarded.
     last: Option<Instant>,
-    /// That nobody can be told has been said.
+    /// True once the log says that reports cannot be sent.
     unsendable_told: bool,
 }
 
 /// The queue of reports for worker-manager.
 #[derive(Debug, Clone)]
 pub struct ReportSender {
-    /// The worker's.
+    /// The worker's reports.
     pub of_worker: mpsc::Sender<ErrorReport>,
-    /// The runner's own: whatever the worker sends, there is room for them.
+    /// The runner's own reports, with a separate capacity.
     pub of_runner: mpsc::Sender<ErrorReport>,
-    /// How many of the worker's are sent.
+    /// The limit for the worker's reports.
     pub limit: ReportLimit,
 }
 
-/// What a report of the runner's own is about.
+/// The subject of a report of the runner's own.
 #[derive(Debug)]
 pub(super) struct GivenUp<'a> {
-    /// The worker's implementation.
     pub(super) worker: &'static str,
-    /// Its last exit; `None`: it could not be started.
+    /// The last exit; `None`: the worker could not be started.
     pub(super) exit: Option<Exit>,
-    /// That is why, whatever its exit.
+    /// The credentials ran out; this takes precedence over the exit status.
     pub(super) credentials_ran_out: bool,
-    /// Crashes in a row.
+    /// The number of consecutive crashes.
     pub(super) crashes: u32,
-    /// Its last lines, where the operator lets them be reported.
+    /// The worker's last lines, if the operator allows them to be reported.
     pub(super) last_lines: &'a [String],
 }
 
@@ -67,7 +66,7 @@ impl Reports {
         Self { sender, secrets, last: None, unsendable_told: false }
     }
 
-    /// So many of the worker's own came too fast to be looked at.
+    /// Counts reports of the worker that came too fast and were discarded.
     pub(super) fn dropped(&self, count: u64) {
         warn!(reports = count, "worker reports errors too fast: further ones were neither logged nor sent");
         if let Some(sender) = &self.sender {
@@ -75,7 +74,7 @@ impl Reports {
         }
     }
 
-    /// The worker's own.
+    /// Forwards a report of the worker.
     pub(super) fn forward(&mut self, report: ErrorReport) {
         let mut report = ErrorReport {
             kind: masked(report.kind, LONGEST_KIND, &self.secrets),
@@ -113,7 +112,7 @@ impl Reports {
         }
     }
 
-    /// The runner's own, unless the worker has just told the same.
+    /// Sends a report of the runner's own, unless the worker has just reported an error itself.
     pub(super) fn give_up(&self, about: &GivenUp<'_>) {
         if self.last.is_some_and(|last| last.elapsed() < ALREADY_TOLD) {
             debug!("not reported again: the worker has reported an error itself");
@@ -148,13 +147,13 @@ impl Reports {
     }
 }
 
-/// A text without secrets, of which so many bytes are shown. First it is masked, then cut: never the other way round, for
-/// most of a secret would stay.
+/// Masks the secrets in a text and truncates it to `most` bytes, in this order: otherwise most of a secret would
+/// remain.
 pub(super) fn masked(text: String, most: usize, secrets: &Secrets) -> String {
     cut(secrets.mask(text), most)
 }
 
-/// Not within a character or a mask.
+/// Truncates a text, but neither inside a character nor inside a mask.
 fn cut(mut text: String, most: usize) -> String {
     if text.len() <= most {
         return text;

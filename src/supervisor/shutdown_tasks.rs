@@ -1,4 +1,4 @@
-//! What the supervisor does beside its loop and at its end: host commands, the mark of a drain, the last words.
+//! The supervisor's tasks outside its loop and at its end: host commands, the drain marker, the final report.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use crate::host::drain_marker;
 use crate::host::power::{Descent, TakeDown};
 use crate::telemetry::recent_warnings::QUOTED;
 
-/// The time that host commands, the mark of a drain and automatic logins may take when all else has ended.
+/// Time limit for host commands, the drain marker and automatic logins after everything else has ended.
 const LAST_THINGS: Duration = Duration::from_secs(160);
 
 impl Supervisor<'_> {
-    /// Beside the loop, for it ends with an fsync; waited for at the end.
+    /// Creates the drain marker outside the loop, because that ends with an fsync. The runner's end waits for it.
     pub(super) fn set_drain_marker(&self) {
         let place = self.job.drain_marker.clone();
         let lane = self.job.lanes.drain_marker.clone();
         self.at_the_end.spawn(async move { drain_marker::mark(place.as_deref(), &lane).await });
     }
 
-    /// What comes after the boot registers anew.
+    /// Removes the cached run, so that the worker registers again after the boot.
     pub(super) fn forget_run(&self) {
         let cache_writer = self.job.cache_writer.clone();
         self.at_the_end.spawn(async move {
@@ -30,7 +30,7 @@ impl Supervisor<'_> {
         });
     }
 
-    /// The worker wants its host to go away. That goes on beside the worker, and after it.
+    /// Shuts down the host at the worker's request, in parallel with the worker and after its exit.
     pub(super) fn leave_host(&self) {
         let (logins_done, leave) = (self.logins.all_done(), self.job.leave.clone());
         self.at_the_end.spawn(async move {
@@ -39,7 +39,7 @@ impl Supervisor<'_> {
         });
     }
 
-    /// Reboots the host, beside the loop.
+    /// Reboots the host, outside the loop.
     pub(super) fn reboot_host(&self) {
         let (helpers, stop) = (self.descendants.helpers(), self.job.stop.clone());
         let needless = self.reboot_needless.clone();
@@ -64,7 +64,7 @@ impl Supervisor<'_> {
         });
     }
 
-    /// Waits for what must be over before the runner goes on.
+    /// Waits for the tasks that must be over before the runner continues.
     pub(super) async fn finish(&mut self, outcome: Outcome) {
         if outcome != Outcome::NeedsReboot {
             self.reboot_needless.cancel();
@@ -72,7 +72,7 @@ impl Supervisor<'_> {
         self.concluded(outcome);
         self.logins.close();
         self.at_the_end.close();
-        // What they have to complain about belongs in the log.
+        // Their failures belong in the log.
         let last_things = tokio::time::timeout(LAST_THINGS, self.at_the_end.wait());
         let last_things = self.job.stop.bounded(last_things);
         if self.job.publisher.manager().alive_while(last_things).await.is_none() {
@@ -85,7 +85,7 @@ impl Supervisor<'_> {
     fn concluded(&self, outcome: Outcome) {
         let reported = match outcome {
             Outcome::GaveUp | Outcome::StartFailed => true,
-            // Elsewhere the worker registers anew.
+            // On other hosts the worker registers again.
             Outcome::CredentialsExpired => self.job.dynamic,
             _ => false,
         };
@@ -106,7 +106,8 @@ impl Supervisor<'_> {
         if outcome == Outcome::GaveUp && !self.last_lines.is_empty() {
             let first = self.last_lines.len().saturating_sub(LAST_LINES);
             let lines = self.last_lines.get(first..).unwrap_or_default();
-            // One record, and no error: what the worker wrote is in the log already, and must not count twice.
+            // A single record below warning level, because the worker's lines are in the log already, and must not
+            // count twice.
             info!(target: QUOTED, repeated = true, count = lines.len(), lines = lines.join("\n"), "the worker's last lines");
         }
     }

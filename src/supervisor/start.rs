@@ -1,5 +1,5 @@
-//! The start of a worker, beside the supervisor's loop: its account is looked up, its files are written, and its
-//! program is executed. Each can hang, so each has a time limit; and each can fail for a reason that passes by itself.
+//! The start of a worker, outside the supervisor's loop: looks up its account, writes its files and executes its
+//! program. Each step can hang, so each has a time limit; and each can fail for a temporary reason.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -33,8 +33,8 @@ use crate::worker::LaunchSpec;
 /// Time limit of a file system, a program or a directory server.
 pub(super) const TIME: Duration = Duration::from_secs(30);
 
-/// Reasons that may pass by themselves: a program that is being replaced, a full process or file table, a full disk, a
-/// server of files that is being restarted.
+/// Errors that may be temporary: a program that is being replaced, a full process or file table, a full disk, a file
+/// server that is being restarted.
 const PASSING: [Errno; 14] = [
     Errno::ETXTBSY,
     Errno::EAGAIN,
@@ -52,40 +52,31 @@ const PASSING: [Errno; 14] = [
     Errno::EHOSTDOWN,
 ];
 
-/// The reason for which a worker could not be started.
+/// The reason why a worker could not be started.
 #[derive(Debug, Error)]
 pub(super) enum StartError {
-    /// Its configuration file could not be written.
     #[error("the worker's configuration cannot be written; see worker.configPath")]
     Configuration(#[from] WriteError),
-    /// The program could not be executed.
     #[error("cannot execute {program}: {cause}{hint}; see worker.path")]
     Execute {
-        /// The program.
         program: PathBuf,
         /// The usual cause.
         hint: String,
-        /// The operating system's error.
         cause: io::Error,
     },
-    /// `worker.user` names nobody, or cannot be looked up.
+    /// `worker.user` does not exist, or cannot be looked up.
     #[error("cannot run the worker as {user:?}: {cause}; see worker.user")]
-    User {
-        /// The name.
-        user: String,
-        /// The error of the look-up.
-        cause: io::Error,
-    },
-    /// The pipes could not be made, or not be handed to the output thread.
+    User { user: String, cause: io::Error },
+    /// The pipes could not be created, or not be passed to the output thread.
     #[error("cannot make the worker's pipes")]
     Pipes(#[source] io::Error),
-    /// Something has not answered in time.
+    /// A disk, a program or a server has not answered in time.
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
 }
 
 impl StartError {
-    /// Returns true if the reason may pass by itself.
+    /// Returns true if the reason may be temporary.
     pub(super) fn passes(&self) -> bool {
         let mut cause: Option<&(dyn Error + 'static)> = match self {
             Self::Unanswered(cause) => return matches!(cause, Unanswered::TimedOut { .. }),
@@ -104,7 +95,7 @@ impl StartError {
 }
 
 impl Supervisor<'_> {
-    /// Writes the worker's configuration beside the loop.
+    /// Writes the worker's configuration outside the loop.
     pub(super) fn prepare(&mut self) -> Option<Event> {
         if self.spec.config_file.is_none() {
             return Some(Event::Prepared);
@@ -114,7 +105,7 @@ impl Supervisor<'_> {
         None
     }
 
-    /// Executes the worker beside the loop.
+    /// Executes the worker outside the loop.
     pub(super) fn execute(&mut self) {
         self.last_lines.clear();
         self.oom_kills_before = cgroup::oom_kills();
@@ -123,7 +114,7 @@ impl Supervisor<'_> {
         self.spawning = Some(tokio::spawn(execute));
     }
 
-    /// Looks after a worker that has been executed.
+    /// Takes over a worker that has been executed.
     pub(super) fn adopt(&mut self, spawned: Result<Spawned, StartError>) -> Event {
         let keep_last =
             LAST_LINES.max(usize::try_from(self.job.supervision.report_output_lines).unwrap_or(LAST_LINES));
@@ -144,7 +135,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Waits no longer for the worker to be executed. A process that exists by then is killed.
+    /// Gives up on the execution of the worker. A process that exists by then is killed.
     pub(super) fn abandon_spawn(&mut self) {
         if let Some(spawning) = self.spawning.take() {
             let program = self.spec.program.display();
@@ -154,7 +145,7 @@ impl Supervisor<'_> {
     }
 }
 
-/// A start that failed: the log says why.
+/// Logs the reason for a failed start.
 pub(super) fn failed(cause: &StartError) -> Event {
     let passing = cause.passes();
     if passing {
@@ -165,7 +156,7 @@ pub(super) fn failed(cause: &StartError) -> Event {
     Event::StartFailed { passing }
 }
 
-/// Looks up the account that the worker runs as; `None`: the runner's own.
+/// Looks up the worker's account; `None`: the runner's own.
 pub(super) async fn account(spec: &LaunchSpec, lanes: &Lanes) -> Result<Option<(Account, User)>, StartError> {
     let Some(name) = spec.user.clone() else { return Ok(None) };
     let what = format!("the look-up of user {name:?} (worker.user)");
@@ -176,7 +167,7 @@ pub(super) async fn account(spec: &LaunchSpec, lanes: &Lanes) -> Result<Option<(
     found.await?.map(Some).map_err(|cause| StartError::User { user: name, cause })
 }
 
-/// The account, with all its groups.
+/// Looks up the account with all its groups.
 fn look_up(name: &str) -> io::Result<(Account, User)> {
     let user = User::from_name(name)?
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such user on this host"))?;
@@ -184,25 +175,25 @@ fn look_up(name: &str) -> io::Result<(Account, User)> {
     Ok((Account { uid: user.uid, gid: user.gid, groups }, user))
 }
 
-/// Writes the worker's configuration file, private to the worker's account; what was there is replaced, whatever its
+/// Writes the worker's configuration file, private to the worker's account. An existing file is replaced, whatever its
 /// mode was.
 pub(super) async fn write_configuration(spec: LaunchSpec, lanes: Lanes) -> Result<(), StartError> {
     let Some(file) = spec.config_file.clone() else { return Ok(()) };
     let account = account(&spec, &lanes).await?;
     let owner = account.map(|(account, _)| Owner { uid: account.uid.as_raw(), gid: account.gid.as_raw() });
     let path = file.path.clone();
-    // It ends with an fsync.
+    // The write ends with an fsync.
     Ok(lanes.worker_config.at(&path, TIME, move || file.write(owner)).await??)
 }
 
-/// A worker's process that nobody looks after yet: dropped, it is killed.
+/// A worker's process without an owner yet. Dropping it kills the process.
 #[derive(Debug)]
 pub(super) struct Spawned {
     process: Option<std::process::Child>,
     pub(super) program: PathBuf,
     /// The read ends of its stdout and stderr.
     pipes: Option<[OwnedFd; 2]>,
-    /// The terminal, where it was lent to the worker.
+    /// The terminal, if it was lent to the worker.
     terminal: Option<Loan>,
     _starting: Starting,
 }
@@ -212,22 +203,22 @@ impl Spawned {
         self.process.as_ref().map_or(0, std::process::Child::id)
     }
 
-    /// Its stdin, the first time.
+    /// Takes its stdin. `None` the second time.
     pub(super) fn take_stdin(&mut self) -> Option<ChildStdin> {
         self.process.as_mut()?.stdin.take()
     }
 
-    /// The read ends of its stdout and stderr, until they are taken.
+    /// Takes the read ends of its stdout and stderr.
     pub(super) fn take_pipes(&mut self) -> Option<[OwnedFd; 2]> {
         self.pipes.take()
     }
 
-    /// The terminal, where it was lent to the worker, the first time.
+    /// Takes the terminal, if it was lent to the worker.
     pub(super) fn take_terminal(&mut self) -> Option<Loan> {
         self.terminal.take()
     }
 
-    /// From now on the caller looks after it.
+    /// Passes the process to the caller.
     pub(super) fn take_process(&mut self) -> Option<std::process::Child> {
         self.process.take()
     }
@@ -235,7 +226,7 @@ impl Spawned {
 
 impl Drop for Spawned {
     fn drop(&mut self) {
-        // It has not been waited for, so the group is its own. The reaper of orphans reaps it.
+        // The process has not been reaped, so the group number cannot have been reused. The reaper of orphans reaps it.
         if let Some(Ok(group)) = self.process.as_ref().map(|process| i32::try_from(process.id())) {
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
@@ -250,7 +241,7 @@ pub(super) async fn execute(
 ) -> Result<Spawned, StartError> {
     let account = account(&spec, &lanes).await?;
     if let Some(folder) = spec.cwd.clone() {
-        // So that an error names it, and not the program.
+        // Checked separately, so that an error names the folder and not the program.
         let looked_at = folder.clone();
         lanes.worker.at(&folder, TIME, move || drop(looked_at.metadata())).await?;
     }
@@ -263,7 +254,7 @@ pub(super) async fn execute(
     lanes.worker.ask(&program, TIME, execute).await?
 }
 
-/// Blocks until the program is executed.
+/// Spawns the worker. Blocks until the program is executed.
 fn spawn(
     spec: LaunchSpec,
     (account, found): (Option<(Account, User)>, Option<PathBuf>),
@@ -276,9 +267,10 @@ fn spawn(
     set_apart(&mut command, account.map(|(account, _)| account), spec.oom_score_adj, entrances);
     let (stdout, stdout_writer) = pipe().map_err(StartError::Pipes)?;
     let (stderr, stderr_writer) = pipe().map_err(StartError::Pipes)?;
-    // The command, which goes at the end of this, holds the pipes' other ends: while it lives there is no end of file.
+    // The command, which is dropped at the end, holds the other ends of the pipes: while it lives there is no end of
+    // file.
     command.stdin(Stdio::piped()).stdout(stdout_writer).stderr(stderr_writer);
-    // Where it was not found, the attempt says why.
+    // If the program was not found, the attempt reports why.
     let exactly = found.map_or(Ok(()), |_| execute::exactly(&mut command, &name));
     match exactly.and_then(|()| command.spawn()) {
         Ok(process) => Ok(Spawned {
@@ -292,8 +284,8 @@ fn spawn(
     }
 }
 
-/// The terminal that is to be lent to the worker, and the entrance for its process; nothing where the runner has no
-/// terminal, or is in its background.
+/// Prepares the terminal for the worker, and the entrance for its process; `None` if the runner has no terminal, or
+/// runs in its background.
 fn terminal() -> (Option<Loan>, Option<OwnedFd>) {
     let prepared = Loan::prepare().and_then(|loan| loan.map(|loan| Ok((loan.entrance()?, loan))).transpose());
     match prepared {
@@ -306,7 +298,7 @@ fn terminal() -> (Option<Loan>, Option<OwnedFd>) {
     }
 }
 
-/// The terminal stays with the runner.
+/// Logs that the terminal stays with the runner.
 pub(super) fn cannot_lend(error: &io::Error) {
     warn!(%error, "cannot lend the terminal to the worker: what changes the terminal's settings there is stopped");
 }
@@ -315,14 +307,14 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
 }
 
-/// The command, and what its program is called by. `found`: where the program is.
+/// Builds the command. Also returns its `argv[0]`. `found`: the path of the program.
 fn command(
     spec: &LaunchSpec,
     found: Option<&Path>,
     account: Option<&(Account, User)>,
 ) -> (Command, OsString) {
     let program = found.unwrap_or(&spec.program);
-    // A path with a slash is meant from where the runner is, wherever the worker starts.
+    // A path with a slash is relative to the runner's working directory and not to the worker's.
     let program = match program.components().nth(1) {
         Some(_) => std::path::absolute(program).unwrap_or_else(|_| program.to_owned()),
         None => program.to_owned(),
@@ -344,12 +336,12 @@ fn command(
     (command, name.into_os_string())
 }
 
-/// True if the program is looked up in `PATH`.
+/// Returns true if the program is looked up in `PATH`.
 fn is_looked_up(spec: &LaunchSpec) -> bool {
     spec.program.components().nth(1).is_none()
 }
 
-/// Returns the usual cause of the error. Looks at the files.
+/// Returns the usual cause of the error. Accesses the files.
 fn hint(spec: &LaunchSpec, cause: &io::Error) -> String {
     let exists = spec.program.exists();
     let hint = match cause.kind() {

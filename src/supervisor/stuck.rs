@@ -1,4 +1,4 @@
-//! The place in the kernel where a worker is stuck that SIGKILL does not end.
+//! Finds the place in the kernel where a worker that survives SIGKILL is stuck.
 
 use std::fmt;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::event::{Event, Exit};
 use crate::host::helper::Helpers;
 
 impl Supervisor<'_> {
-    /// The worker cannot be killed. What else it left was killed with it, as far as that is possible.
+    /// Gives up on a worker that cannot be killed. Its other processes were killed with it as far as possible.
     pub(super) fn give_up(&mut self) -> Option<Event> {
         if let Some(pid) = self.child.as_ref().map(Child::pid) {
             let stuck = Stuck::of(pid, &self.descendants.helpers());
@@ -28,24 +28,24 @@ impl Supervisor<'_> {
     }
 }
 
-/// A worker that does not die, as the kernel shows it.
+/// The state of a worker that does not die, as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stuck {
     /// The state letter of `/proc/PID/status`: `D` in an uninterruptible wait.
     pub(super) state: char,
-    /// The kernel function that it waits in, where this process may know.
+    /// The kernel function in which it waits, if this process may read it.
     pub(super) function: Option<String>,
 }
 
 impl Stuck {
-    /// Looks at a process. Its main thread may have ended while another one is stuck.
+    /// Examines a process. Its main thread may have ended while another one is stuck.
     pub(super) fn of(pid: u32, helpers: &Helpers) -> Self {
         let process = PathBuf::from(format!("/proc/{pid}"));
         let threads = fs::read_dir(process.join("task")).into_iter().flatten().flatten();
         let threads: Vec<PathBuf> = threads.map(|thread| thread.path()).collect();
         let place = threads.into_iter().find(|thread| state(thread) == Some('D')).unwrap_or(process);
         let state = state(&place).unwrap_or('?');
-        // Hangs where the worker is stuck in the execution of a program.
+        // Hangs if the worker is stuck while executing a program.
         Self { state, function: helpers.inspect(move || function(&place)).flatten() }
     }
 }
@@ -66,7 +66,7 @@ fn state_in(status: &str) -> Option<char> {
     lines.find_map(|line| line.strip_prefix("State:"))?.trim_start().chars().next()
 }
 
-/// `wchan` first, because this process may read it more often; it is `0` where the process does not wait.
+/// Reads `wchan` first, because this process may read it more often; it is `0` if the process does not wait.
 fn function(place: &Path) -> Option<String> {
     let wchan = fs::read_to_string(place.join("wchan")).ok();
     let wchan = wchan.map(|name| name.trim().to_owned()).filter(|name| !matches!(name.as_str(), "" | "0"));

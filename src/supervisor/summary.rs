@@ -1,4 +1,4 @@
-//! The supervisor's state as observers see it.
+//! The supervisor's state in the form for observers.
 
 use super::child::Child;
 use super::state::{Note, State, Worker};
@@ -8,7 +8,7 @@ use crate::host::cgroup;
 use crate::telemetry::status_board::{Circumstances, Crashes};
 
 impl Supervisor<'_> {
-    /// Tells observers where things stand.
+    /// Publishes the current state to observers.
     pub(super) fn publish(&self) {
         self.job.publisher.publish(summary(self.machine.state(), self.last_exit));
         self.job.publisher.publish_credentials(self.spec.credentials.expires);
@@ -20,7 +20,7 @@ impl Supervisor<'_> {
         });
     }
 
-    /// Tells the log, and observers of what they count.
+    /// Logs a note, and publishes its numbers to observers.
     pub(super) fn note(&self, note: Note) {
         let circumstances = self.circumstances(matches!(note, Note::Exited { .. }));
         if let Note::Exited { exit, ran, .. } = note {
@@ -29,7 +29,7 @@ impl Supervisor<'_> {
         decision_log::tell(note, circumstances);
     }
 
-    /// Of the worker; `ended`: it has just ended.
+    /// The circumstances of the worker. `ended`: it has just exited.
     fn circumstances(&self, ended: bool) -> Circumstances {
         let pid = self.child.as_ref().map(Child::pid);
         if !ended {
@@ -45,7 +45,7 @@ impl Supervisor<'_> {
     }
 }
 
-/// A state in an operator's words. `last_exit`: how the worker last ended, if it has.
+/// Describes a state in an operator's words. `last_exit`: the worker's last exit, if there was one.
 fn summary(state: &State, last_exit: Option<Exit>) -> StateSummary {
     let alone = |phase: Phase, reason| StateSummary { reason, ..phase.into() };
     let alive = |phase, worker: &Worker, reason| {

@@ -1,4 +1,4 @@
-//! `<program> --version`: asked where it depends on a worker's engine whether it can be started again in place.
+//! `<program> --version`: run if a restart in place depends on the worker's engine.
 
 use std::process::Command;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use crate::host::service_manager;
 use crate::worker::LaunchSpec;
 use crate::worker::generic_worker::engine_named_in;
 
-/// How long the program may take.
+/// Time limit of the program.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// How much of the answer is kept, in bytes: more than any version line has.
+/// The number of bytes of the output to keep, more than any version line has.
 const KEPT: usize = 64 * 1024;
 
-/// Whether the worker can be started again without a boot between: it names an engine, and not `multiuser`. In doubt,
-/// it cannot.
+/// Returns true if the worker can be restarted without a reboot: it names an engine other than `multiuser`. When in
+/// doubt, returns false.
 pub(super) async fn can_restart_in_place(
     spec: LaunchSpec,
     (helpers, lanes): (Helpers, Lanes),
@@ -48,7 +48,7 @@ pub(super) async fn can_restart_in_place(
 }
 
 impl Supervisor<'_> {
-    /// A request to stop may have settled what the worker's program is still being asked for.
+    /// Cancels the version check if a stop request has made its result irrelevant.
     pub(super) fn forget_version(&self) {
         if let Some(clearing) = &self.cleanup
             && !self.machine.restart_in_place_matters(self.now())
@@ -66,7 +66,7 @@ enum AskError {
     Account(#[from] super::start::StartError),
 }
 
-/// `forgotten`: the answer does not matter any more, and the program is killed.
+/// `forgotten`: the result has become irrelevant, and the program is killed.
 async fn ask(
     spec: &LaunchSpec,
     (helpers, lanes): (&Helpers, &Lanes),

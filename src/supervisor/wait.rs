@@ -1,4 +1,5 @@
-//! What the loop waits for: each waits for ever where there is nothing to wait for, and may be dropped at any time.
+//! The futures for which the loop waits. Each is pending without end if there is nothing to wait for, and all are
+//! cancel-safe.
 
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
@@ -12,7 +13,7 @@ use crate::host::helper::Helpers;
 use crate::output::WorkerEvent;
 use crate::worker::LaunchSpec;
 
-/// A step of a worker's start, under way.
+/// A step of a worker's start in progress.
 pub(super) type Starting<T> = tokio::task::JoinHandle<Result<T, StartError>>;
 
 pub(super) async fn next(events: &mut Option<mpsc::Receiver<WorkerEvent>>) -> Option<Option<WorkerEvent>> {
@@ -44,11 +45,11 @@ async fn finished<T>(step: &mut Option<Starting<T>>, what: &str) -> Result<T, St
     result.unwrap_or_else(|_| Err(Unanswered::Failed { what: what.to_owned() }.into()))
 }
 
-/// The launch with the newest credentials, once there is a newer one.
+/// Waits for a launch with newer credentials.
 pub(super) async fn renewed(launches: &mut watch::Receiver<LaunchSpec>) -> LaunchSpec {
     match launches.changed().await {
         Ok(()) => launches.borrow_and_update().clone(),
-        // Nobody renews them any more.
+        // The sender is gone: no more renewals will come.
         Err(_) => std::future::pending().await,
     }
 }
@@ -67,7 +68,7 @@ pub(super) async fn expired(deadline: Option<Instant>) {
     }
 }
 
-/// A child has died; or one was started, and those that died meanwhile can be reaped.
+/// Waits until a child has died, or until a start is over and children that died meanwhile can be reaped.
 pub(super) async fn child_signal(orphans: &mut Option<Signal>, helpers: &Helpers) -> Option<()> {
     let Some(orphans) = orphans else { return std::future::pending().await };
     tokio::select! {

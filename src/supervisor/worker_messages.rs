@@ -1,4 +1,4 @@
-//! What the worker says, as the output thread passes it on.
+//! Handles the worker's messages from the output thread.
 
 use tracing::info;
 
@@ -10,7 +10,7 @@ use crate::protocol::capabilities::Capability;
 use crate::protocol::message::{FromWorker, LONGEST_REASON};
 
 impl Supervisor<'_> {
-    /// What the output thread passes on.
+    /// Handles an event from the output thread.
     pub(super) fn heard(&mut self, said: Option<WorkerEvent>) -> Option<Event> {
         match said {
             Some(WorkerEvent::Message(message)) => self.heard_message(message),

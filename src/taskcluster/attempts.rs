@@ -75,7 +75,6 @@ impl From<Effort> for End {
     }
 }
 
-/// -
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) why: Why,

@@ -190,7 +190,6 @@ pub(super) struct Answer {
     pub(super) broken: Option<Why>,
 }
 
-/// -
 pub(super) async fn send(request: RequestBuilder, connect: Duration) -> Result<Answer, Failure> {
     let mut response = request.send().await.map_err(|cause| {
         let sent = !cause.is_connect() && !cause.is_builder();

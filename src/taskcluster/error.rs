@@ -38,17 +38,11 @@ pub enum ClientError {
     RootUrl {
         /// The root URL as configured.
         url: String,
-        /// -
         why: String,
     },
     /// The proxy is invalid. Its URL may contain a password, and is not shown.
     #[error("cannot call Taskcluster through the proxy that {variable} names: {why}")]
-    Proxy {
-        /// -
-        variable: &'static str,
-        /// -
-        why: String,
-    },
+    Proxy { variable: &'static str, why: String },
 }
 
 /// The reason for the failure of a call to Taskcluster. Its text is one line, and contains no secret.

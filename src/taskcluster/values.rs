@@ -26,9 +26,7 @@ pub struct WorkerName {
 
 /// The parameters of registerWorker.
 pub struct RegisterWorker<'a> {
-    /// -
     pub name: &'a WorkerName,
-    /// -
     pub provider_id: &'a str,
     /// `workerIdentityProof`, by its keys.
     pub proof: &'a BTreeMap<&'static str, SecretString>,
@@ -38,7 +36,6 @@ pub struct RegisterWorker<'a> {
 
 /// The result of registerWorker.
 pub struct Registered {
-    /// -
     pub credentials: Credentials,
     /// The worker pool's `workerConfig` for this worker, unchanged.
     pub worker_config: Box<RawValue>,
@@ -49,7 +46,6 @@ pub struct Registered {
 /// The result of reregisterWorker.
 #[derive(Debug)]
 pub struct Reregistered {
-    /// -
     pub credentials: Credentials,
     /// Valid for the next reregisterWorker.
     pub secret: SecretString,
@@ -58,7 +54,6 @@ pub struct Reregistered {
 /// A report about a worker to the worker pool's operators.
 #[derive(Debug, Clone)]
 pub struct WorkerError {
-    /// -
     pub kind: String,
     /// A single line.
     pub title: String,
@@ -81,7 +76,6 @@ pub struct ShouldTerminate {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerPool {
-    /// -
     pub provider_id: String,
     /// The provider-specific configuration.
     pub config: Value,

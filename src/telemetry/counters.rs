@@ -1,4 +1,4 @@
-//! What the runner counts of itself, for observers: each part counts what it does, and nobody waits for anybody.
+//! The runner's counters, for observers. Every part updates its own, without waiting for others.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,34 +9,33 @@ use std::time::Duration;
 /// A label's value.
 pub type Label = Cow<'static, str>;
 
-/// The counts of one runner. Clones count together.
+/// The counters of one runner. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Counters(Arc<Counts>);
 
-/// What is counted.
 #[derive(Debug)]
 pub struct Counts {
-    /// How often the worker was started after the first time.
+    /// The number of starts after the first.
     pub restarts: AtomicU64,
-    /// Processes that the kernel killed for lack of memory while it ran.
+    /// The number of processes that the kernel killed for lack of memory while the worker ran.
     pub oom_kills: AtomicU64,
-    /// Its exits, by meaning.
+    /// The worker's exits, by class.
     pub exits: By<1>,
-    /// Renewals of the credentials, by result; `failed` is the end of all tries, not each of them.
+    /// Renewals of the credentials, by result; `failed` counts a renewal once, not each of its attempts.
     pub renewals: By<1>,
     /// Requests to Taskcluster, by call and status.
     pub requests: By<2>,
-    /// How long they took, by call.
+    /// The duration of requests to Taskcluster, by call.
     pub request_times: Times,
     /// Polls for new deployments and interruptions, by source and result.
     pub polls: By<2>,
     /// Notices of interruptions, by source and action.
     pub notices: By<2>,
-    /// What to add to the host's clock to get Taskcluster's, in seconds.
+    /// The offset of Taskcluster's clock from the host's, in seconds.
     clock_offset: AtomicI64,
 }
 
-/// No answer of Taskcluster has told the time yet.
+/// No answer of Taskcluster has contained the time yet.
 const UNKNOWN: i64 = i64::MIN;
 
 impl Default for Counts {
@@ -64,18 +63,18 @@ impl std::ops::Deref for Counters {
 }
 
 impl Counts {
-    /// Taskcluster's clock is so many seconds ahead of the host's.
+    /// Sets the number of seconds by which Taskcluster's clock is ahead of the host's.
     pub fn set_clock_offset(&self, seconds: i64) {
         self.clock_offset.store(seconds, Ordering::Relaxed);
     }
 
-    /// How far Taskcluster's clock is ahead of the host's, in seconds, once it has answered.
+    /// The number of seconds by which Taskcluster's clock is ahead of the host's, once it has answered.
     pub fn clock_offset(&self) -> Option<i64> {
         Some(self.clock_offset.load(Ordering::Relaxed)).filter(|offset| *offset != UNKNOWN)
     }
 }
 
-/// Counts by labels. For what happens a few times a second at most.
+/// Counts by labels, for events that happen at most a few times a second.
 #[derive(Debug)]
 pub struct By<const LABELS: usize>(Mutex<BTreeMap<[Label; LABELS], u64>>);
 
@@ -86,38 +85,37 @@ impl<const LABELS: usize> Default for By<LABELS> {
 }
 
 impl<const LABELS: usize> By<LABELS> {
-    /// One more.
+    /// Increments a counter.
     pub fn count(&self, labels: [impl Into<Label>; LABELS]) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry(labels.map(Into::into)).or_default() += 1;
     }
 
-    /// All that were counted.
     pub fn all(&self) -> BTreeMap<[Label; LABELS], u64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// The upper bounds of [`Times`], in seconds: from an answer on the same network to one that has come at the last moment.
+/// The upper bounds of [`Times`], in seconds: from an answer on the same network to one at the time limit.
 pub const BOUNDS: [f64; 8] = [0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
-/// How long something took, by what it was.
+/// Durations by label.
 #[derive(Debug, Default)]
 pub struct Times(Mutex<BTreeMap<&'static str, Spread>>);
 
-/// How times are spread.
+/// A distribution of durations.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Spread {
-    /// How many took as long as the bound of the same index at most.
+    /// The number of durations up to the bound of the same index.
     pub within: [u64; BOUNDS.len()],
-    /// How many there were.
+    /// The number of all durations.
     pub count: u64,
-    /// How long they took together, in seconds.
+    /// The sum of all durations, in seconds.
     pub seconds: f64,
 }
 
 impl Times {
-    /// One more took so long.
+    /// Records a duration.
     pub fn took(&self, what: &'static str, time: Duration) {
         let seconds = time.as_secs_f64();
         let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,7 +127,6 @@ impl Times {
         spread.seconds += seconds;
     }
 
-    /// All that were counted.
     pub fn all(&self) -> BTreeMap<&'static str, Spread> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,10 +1,10 @@
-//! What the runner is trying again at the moment, and why: told by whoever tries, shown by observers.
+//! The operation that the runner is currently retrying, and the reason. Set by the operation, shown by observers.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// The end of a trouble.
+/// Clears the retry when it is dropped.
 #[derive(Debug)]
 pub struct Over<'a>(&'a CurrentRetry);
 
@@ -14,7 +14,7 @@ impl Drop for Over<'_> {
     }
 }
 
-/// What does not work at the moment. Clones tell of the same.
+/// The operation that currently fails. Clones share it.
 #[derive(Debug, Clone)]
 pub struct CurrentRetry(watch::Sender<Option<Arc<str>>>);
 
@@ -25,7 +25,7 @@ impl Default for CurrentRetry {
 }
 
 impl CurrentRetry {
-    /// This does not work, and is tried again.
+    /// Records an operation that fails and will be retried.
     pub fn tell(&self, what: &str) {
         self.0.send_if_modified(|told| {
             let news = told.as_deref() != Some(what);
@@ -36,18 +36,18 @@ impl CurrentRetry {
         });
     }
 
-    /// It works again, or is not tried any more.
+    /// Records that the operation succeeded or is not retried any more.
     pub fn is_over(&self) {
         self.0.send_if_modified(|told| told.take().is_some());
     }
 
-    /// Whatever is told until this is dropped is over then.
+    /// Clears any retry when the result is dropped.
     #[must_use = "it is over when this is dropped"]
     pub fn until_dropped(&self) -> Over<'_> {
         Over(self)
     }
 
-    /// For an observer.
+    /// Subscribes an observer.
     pub fn observe(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.0.subscribe()
     }

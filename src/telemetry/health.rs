@@ -1,4 +1,4 @@
-//! Whether the runner is as it should be, in one word or in a sentence.
+//! The runner's health: healthy, or the reason why not.
 
 use std::time::Duration;
 
@@ -8,28 +8,20 @@ use super::View;
 use crate::event::{Phase, Reason, signal_name};
 use crate::telemetry::status_board::StatusBoard;
 
-/// So many crashes in a row are a crash loop: the first can happen to anybody.
+/// The number of consecutive crashes that count as a crash loop. A single crash does not.
 const A_LOOP: u32 = 2;
 
-/// How long the supervisor's loop may take to answer. Nothing that it does takes so long.
+/// Time limit for the supervisor's loop to answer. No iteration takes that long.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 impl View {
-    /// Whether the runner's state is as it should be.
-    ///
-    /// # Errors
-    ///
-    /// Why not, in words.
+    /// Checks the runner's state. The error is the reason why the runner is unhealthy.
     pub fn health(&self, now: Timestamp) -> Result<(), String> {
         let trouble = self.trouble.borrow().as_deref().map(|what| self.secrets.mask(what));
         judge(&self.board.borrow(), trouble.as_deref(), now)
     }
 
-    /// The same, and that the supervisor's loop is alive.
-    ///
-    /// # Errors
-    ///
-    /// Why not, in words.
+    /// Checks the runner's state, and that the supervisor's loop is alive.
     pub async fn live_health(&self, now: Timestamp) -> Result<(), String> {
         if !self.liveness.beats(ANSWERS_WITHIN).await {
             return Err(format!(
@@ -60,7 +52,7 @@ fn judge(board: &StatusBoard, trouble: Option<&str>, now: Timestamp) -> Result<(
         {
             Err(format!("the worker crashes again and again: {} times in a row", crashes.count))
         }
-        // What is tried again keeps it there. Whatever else the log has warned of does not.
+        // Only the current retry makes a preparing runner unhealthy. Other warnings in the log do not.
         Phase::Preparing => {
             trouble.map_or(Ok(()), |what| Err(format!("the worker cannot start yet: {what}")))
         }
@@ -170,7 +162,7 @@ mod tests {
         let answered = async {
             attendant.asked().await;
             attendant.answer();
-            // Once more: the question of before is over.
+            // Asked again: the previous request has ended.
             attendant.asked().await;
             attendant.answer();
         };

@@ -1,5 +1,5 @@
-//! The record of the newest run, which says how it ended when no start-worker is there to be asked: a file in the state
-//! directory.
+//! The record of the latest run: a file in the state directory that shows how the run ended when start-worker is not
+//! running.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,21 +18,21 @@ use crate::telemetry::recent_warnings::Known;
 /// The record's name in the state directory.
 const NAME: &str = "last-run.json";
 
-/// Time limit of its disk. The end of the runner waits for so long at most.
+/// Time limit of the record's disk, and the maximum delay of the runner's end.
 const TIME: Duration = Duration::from_secs(1);
 
-/// The size of the largest record that is read.
+/// Maximum size of a record that is read, in bytes.
 const LIMIT: u64 = 256 * 1024;
 
-/// The length of an outcome, in characters: enough for a runner configuration with many errors.
+/// Maximum length of an outcome, in characters: enough for a runner configuration with many errors.
 const LONGEST_OUTCOME: usize = 8000;
 
-/// The shape of the record, which docs/status.md describes.
+/// The record in the form that docs/status.md describes.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Record {
     started: String,
-    /// `None`: the run goes on, or was ended in a way that left no time to record it.
+    /// `None`: the run continues, or ended without time to record it.
     ended: Option<String>,
     exit_code: Option<u8>,
     outcome: Option<String>,
@@ -49,7 +49,6 @@ struct Trouble {
     text: String,
 }
 
-/// Records this run.
 #[derive(Debug, Clone)]
 pub struct LastRun {
     /// `None`: there is no state directory, and nothing is recorded.
@@ -59,7 +58,7 @@ pub struct LastRun {
 }
 
 impl LastRun {
-    /// The record of a run that starts now.
+    /// Creates the record of a run that starts now.
     pub fn new(state_directory: Option<&Path>, runner_config: &Path, lane: Lane) -> Self {
         let record = Record {
             started: time(Timestamp::now()),
@@ -74,7 +73,8 @@ impl LastRun {
         Self { path: state_directory.map(|folder| folder.join(NAME)), lane, record }
     }
 
-    /// Records that the run has begun. The record of the run before it is replaced: it says nothing about what is now.
+    /// Records that the run has begun. Replaces the record of the run before it, which says nothing about the current
+    /// state.
     pub async fn begin(self) {
         self.write().await;
     }
@@ -96,10 +96,10 @@ impl LastRun {
         self.write().await;
     }
 
-    /// A record that cannot be written keeps nothing from working, and `status` then has nothing to show.
+    /// Writes the record. If that fails, `status` has nothing to show, and everything else works.
     async fn write(&self) {
         let Some(path) = self.path.clone() else { return };
-        // Strings and numbers alone.
+        // Serializing strings and numbers cannot fail.
         let text = serde_json::to_vec(&self.record).unwrap_or_default();
         let at = path.clone();
         let write = move || atomic::replace(&at, &text, Attributes { mode: 0o600, owner: None }, 0o700);
@@ -111,23 +111,20 @@ impl LastRun {
     }
 }
 
-/// To the second.
+/// Formats a time with a precision of seconds.
 fn time(time: Timestamp) -> String {
     format!("{time:.0}")
 }
 
-/// The state directory of the service whose status socket has this path: systemd puts `StateDirectory=NAME` below
-/// `/var/lib`, and `RuntimeDirectory=NAME` below `/run` (systemd.exec(5)).
+/// The state directory of the service with this status socket: systemd creates `StateDirectory=NAME` below `/var/lib`,
+/// and `RuntimeDirectory=NAME` below `/run` (systemd.exec(5)).
 pub fn state_directory_of(socket: &Path) -> Option<PathBuf> {
     let below = socket.parent()?.strip_prefix("/run").ok()?;
     Some(Path::new("/var/lib").join(below)).filter(|_| !below.as_os_str().is_empty())
 }
 
-/// Reads the record in this state directory. `None`: there is none.
-///
-/// # Errors
-///
-/// The reason why it is not shown: it belongs to somebody else, can be written by others, or is no record.
+/// Reads the record in this state directory. `None`: there is none. The error says why a record is not shown: another
+/// user owns it or can write to it, or it is not a record.
 pub fn read(state_directory: &Path) -> Result<Option<Value>, String> {
     let path = state_directory.join(NAME);
     let contents = match private_file::read(&path, Access::Refuse, LIMIT) {

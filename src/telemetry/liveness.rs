@@ -1,4 +1,4 @@
-//! Whether a loop is alive: it is asked, and answers. Nothing runs while nobody asks.
+//! The liveness of a loop, checked by a request that the loop answers. Costs nothing without requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,26 +6,26 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// A loop's liveness. Clones are the same.
+/// A loop's liveness. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Liveness(Arc<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// How often it was felt for.
+    /// The number of requests so far.
     asked: watch::Sender<u64>,
     beat: watch::Sender<Beat>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Beat {
-    /// The last question that was answered.
+    /// The last request that was answered.
     answered: u64,
-    /// There is a loop.
+    /// True while the loop exists.
     attended: bool,
 }
 
-/// The loop's side. Dropped, there is no loop any more.
+/// The loop's side. Dropping it means that the loop has ended.
 #[derive(Debug)]
 pub struct Responder {
     liveness: Liveness,
@@ -33,16 +33,16 @@ pub struct Responder {
 }
 
 impl Liveness {
-    /// From now on there is a loop that answers.
+    /// Registers the loop that answers from now on.
     pub fn attend(&self) -> Responder {
         self.0.beat.send_modify(|beat| beat.attended = true);
-        // What was asked of an earlier one is seen, too.
+        // Makes the requests to an earlier loop visible, too.
         let mut asked = self.0.asked.subscribe();
         asked.mark_changed();
         Responder { liveness: self.clone(), asked }
     }
 
-    /// Whether the loop answers within `limit`. Where there is none, nobody is hung.
+    /// Returns true if the loop answers within `limit`. Without a loop, nothing hangs, and this returns true.
     pub async fn beats(&self, limit: Duration) -> bool {
         let mut beat = self.0.beat.subscribe();
         if !beat.borrow().attended {
@@ -59,14 +59,14 @@ impl Liveness {
 }
 
 impl Responder {
-    /// Waits until somebody asks. May be dropped at any time.
+    /// Waits for a request. Cancel-safe.
     pub async fn asked(&mut self) {
         if self.asked.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// The loop has come round.
+    /// Answers after an iteration of the loop.
     pub fn answer(&mut self) {
         let answered = *self.asked.borrow_and_update();
         self.liveness.0.beat.send_modify(|beat| beat.answered = answered);

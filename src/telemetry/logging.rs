@@ -1,4 +1,5 @@
-//! The runner's own log: `tracing` events as finished lines, for people or as JSON, through the output thread.
+//! The runner's own log: formats `tracing` events as lines, human-readable or as JSON, and passes them to the output
+//! thread.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::{self, Write as _};
@@ -17,21 +18,20 @@ use crate::redact::{Secrets, cut};
 use crate::telemetry::events;
 use crate::telemetry::recent_warnings::{QUOTED, RecentWarnings, Warning};
 
-/// The length of a warning or an error that observers see, in characters: enough for one that quotes what a server has
-/// answered.
+/// Maximum length of a warning or error for observers, in characters: enough for one that quotes a server's answer.
 const LONGEST_TROUBLE: usize = 4000;
 
-/// Which lines are logged: `info`, or per module `warn,start_worker::supervisor=debug`. Errors always are.
+/// Selects the logged lines: `info`, or per module `warn,start_worker::supervisor=debug`. Errors are always logged.
 #[derive(Debug, Clone)]
 pub struct Filter(Targets);
 
-/// A log level, or a filter, that is not understood.
+/// The reason why a log filter is invalid.
 #[derive(Debug, Error)]
 pub enum FilterError {
-    /// It is no level.
+    /// The level is unknown.
     #[error("{0:?} is not a level; use error, warn, info, debug or trace")]
     Level(String),
-    /// It is no module of this program.
+    /// The module is not one of this program's.
     #[error(
         "{0:?} is not a module of start-worker; use start_worker::MODULE=LEVEL, as in info,start_worker::supervisor=debug"
     )]
@@ -41,8 +41,8 @@ pub enum FilterError {
 impl FromStr for Filter {
     type Err = FilterError;
 
-    /// Reads a filter as `--log-level` and `START_WORKER_LOG` have it: a level, `MODULE=LEVEL`, or several of these with
-    /// commas between them. Modules without a level of their own have the level that stands alone, or info.
+    /// Parses the filter of `--log-level` and `START_WORKER_LOG`: a level, `MODULE=LEVEL`, or several of these
+    /// separated by commas. Modules without a level of their own get the level that stands alone, or info.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut filter = Self::default().0;
         for part in text.split(',').map(str::trim) {
@@ -68,7 +68,7 @@ fn level(name: &str) -> Result<LevelFilter, FilterError> {
     }
 }
 
-/// Modules of other crates write no lines here.
+/// Modules of other crates log nothing here.
 fn own_module(name: &str) -> Result<&str, FilterError> {
     let is_own = name == "start_worker" || name.starts_with("start_worker::");
     if is_own { Ok(name) } else { Err(FilterError::Module(name.to_owned())) }
@@ -80,8 +80,8 @@ impl Default for Filter {
     }
 }
 
-/// Makes the runner's log go to `sink` from now on, for the whole process, without the known `secrets`. What is wrong is
-/// noted in the recent warnings, too.
+/// Directs the log of the whole process to `sink` from now on, with the known `secrets` masked. Warnings and errors are
+/// also recorded in `recent_warnings`.
 pub fn install(
     sink: LogSink,
     format: Format,
@@ -89,11 +89,11 @@ pub fn install(
     secrets: Secrets,
     recent_warnings: RecentWarnings,
 ) {
-    // Fails only where a log is installed already; then that one goes on.
+    // Fails only if a log is already installed, which then remains.
     let _ = tracing::subscriber::set_global_default(Lines { sink, format, filter, secrets, recent_warnings });
 }
 
-/// Makes panics tell where and why without these secrets.
+/// Makes panics print their location and message with these secrets masked.
 pub fn mask_panics(secrets: Secrets) {
     std::panic::set_hook(Box::new(move |panic| {
         let thread = std::thread::current();
@@ -102,13 +102,13 @@ pub fn mask_panics(secrets: Secrets) {
         let trace = Backtrace::capture();
         let trace =
             if trace.status() == BacktraceStatus::Captured { trace.to_string() } else { String::new() };
-        // Without a stderr there is nobody to tell.
+        // A failure cannot be reported without a stderr.
         let _ = writeln!(io::stderr(), "\nthread '{name}' {text}\n{trace}");
     }));
 }
 
-/// Renders events and hands them to the output thread. Spans are not kept: a registry of them would cost more memory than
-/// all else that the log needs, and nothing here opens one.
+/// Formats events and passes them to the output thread. Spans are not kept: a registry of them would need more memory
+/// than the rest of the log, and no code here opens a span.
 struct Lines {
     sink: LogSink,
     format: Format,
@@ -139,7 +139,7 @@ impl Lines {
 
 impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // What is wrong is noted also where its line is not logged.
+        // Warnings and errors are recorded even if their lines are not logged.
         metadata.is_event() && (*metadata.level() <= Level::WARN || self.is_logged(metadata))
     }
 
@@ -197,7 +197,7 @@ fn text_fields(event: &Event<'_>, secrets: &Secrets) -> String {
     format!("{:5} {}{}\n", event.metadata().level(), fields.message, fields.rest)
 }
 
-/// As syslog(3) counts.
+/// The priority according to syslog(3).
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
@@ -207,7 +207,7 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// One line of fields, for the output thread to make an entry of. No value has a control character.
+/// One line of fields, which the output thread converts to an entry. No value contains a control character.
 fn journal_entry(event: &Event<'_>, secrets: &Secrets) -> String {
     let text = TextFields::of(event, secrets);
     let mut fields = JournalFields { text: String::new(), secrets };
@@ -224,7 +224,7 @@ fn journal_entry(event: &Event<'_>, secrets: &Secrets) -> String {
     entry + &fields.text + "\n"
 }
 
-/// `START_WORKER_PID=4711`: no field of the journal's own, or of anybody else's, begins like this.
+/// `START_WORKER_PID=4711`: neither the journal nor any other program uses this prefix.
 struct JournalFields<'s> {
     text: String,
     secrets: &'s Secrets,
@@ -246,7 +246,7 @@ impl Visit for JournalFields<'_> {
     }
 }
 
-/// The values are masked one by one, before they are quoted and escaped: what stands beside a mask stays well-formed.
+/// Masks the values one by one before they are quoted and escaped, so that the line remains well-formed around a mask.
 struct TextFields<'s> {
     message: String,
     rest: String,
@@ -278,7 +278,7 @@ impl<'s> TextFields<'s> {
     }
 }
 
-/// Control characters must not make a line look like another one, or like two.
+/// Escapes control characters, which could make a line look like another one, or like two.
 fn escape(into: &mut String, text: &str) {
     for character in text.chars() {
         if character.is_control() {

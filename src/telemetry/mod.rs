@@ -1,4 +1,4 @@
-//! What others can see of the runner. Observers decide nothing.
+//! Telemetry: everything that observers can see of the runner. Observers make no decisions.
 
 pub mod counters;
 pub mod current_retry;

@@ -6,40 +6,38 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-/// The target of log events that repeat what the worker has said: they are no warnings of the runner's.
+/// The target of log events that repeat the worker's output: they are not warnings of the runner's.
 pub const QUOTED: &str = "start_worker::quoted";
 
-/// How many are kept.
+/// The number of warnings to keep.
 const KEPT: usize = 5;
 
-/// One line of the log.
+/// A warning or error of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// When.
     pub at: Timestamp,
-    /// An error; else a warning.
+    /// True for an error, false for a warning.
     pub is_error: bool,
-    /// The beginning of its message and fields, without known secrets.
+    /// The beginning of its message and fields, with known secrets masked.
     pub text: String,
 }
 
-/// What is known of them.
+/// The recorded warnings and errors.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
     /// The last ones, oldest first.
     pub last: VecDeque<Warning>,
-    /// How many warnings there were.
+    /// The total number of warnings.
     pub warnings: u64,
-    /// How many errors there were.
+    /// The total number of errors.
     pub errors: u64,
 }
 
-/// Where the log notes what is wrong. Clones are the same. Never blocks for long.
+/// Records the log's warnings and errors. Clones share the record. Never blocks for long.
 #[derive(Debug, Clone, Default)]
 pub struct RecentWarnings(Arc<watch::Sender<Known>>);
 
 impl RecentWarnings {
-    /// Notes one.
     pub fn note(&self, trouble: Warning) {
         self.0.send_modify(|known| {
             known.warnings += u64::from(!trouble.is_error);
@@ -51,7 +49,7 @@ impl RecentWarnings {
         });
     }
 
-    /// For an observer.
+    /// Subscribes an observer.
     pub fn observe(&self) -> watch::Receiver<Known> {
         self.0.subscribe()
     }

@@ -1,8 +1,7 @@
-//! What the service manager is told of the runner: that the worker has been started, and in words what is going on.
+//! Notifies the service manager of the runner's state: that the worker has been started, and a status text.
 //!
-//! Heartbeats are none of this task's business: they come from whoever does the work, as he does it
-//! ([`ServiceManager::heartbeat`]). This one tells of changes, and what has grown old anew at a heartbeat, so that
-//! nobody wakes up for it.
+//! This task sends no heartbeats: these come from the task that does the work ([`ServiceManager::heartbeat`]). This one
+//! notifies of changes, and refreshes outdated text at a heartbeat, so that it causes no extra wake-ups.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -17,27 +16,23 @@ use crate::host::service_manager::ServiceManager;
 use crate::redact::{Secrets, cut};
 use crate::telemetry::status_board::StatusBoard;
 
-/// An error's text is cut here, in characters: systemd shows one line.
+/// Maximum length of an error's text, in characters: systemd shows a single line.
 const LONGEST_ERROR: usize = 400;
 
-/// What the telling needs.
+/// The parameters of the notifications.
 pub struct StatusNotifier {
-    /// Who is told.
     pub manager: ServiceManager,
-    /// Where the runner stands.
     pub board: watch::Receiver<StatusBoard>,
-    /// What it tries again.
+    /// The operation that is currently retried.
     pub trouble: watch::Receiver<Option<Arc<str>>>,
-    /// Tells the wall-clock time.
     pub clock: Arc<dyn Clock>,
-    /// What must not be shown.
     pub secrets: Secrets,
-    /// The worker's kind, as the runner configuration has it.
+    /// `worker.implementation`.
     pub worker: &'static str,
 }
 
 impl StatusNotifier {
-    /// Tells until nobody knows more. Where there is no service manager, at once nothing.
+    /// Notifies until every publisher is gone. Returns at once without a service manager.
     pub async fn tell(mut self) {
         if !self.manager.is_there() {
             return;
@@ -46,7 +41,7 @@ impl StatusNotifier {
         loop {
             let (text, ready, ends) = self.now();
             if text != told || ready && !self.manager.is_ready() {
-                // What was not taken is told again at the next heartbeat.
+                // A datagram that was not accepted is sent again at the next heartbeat.
                 if self.manager.show(&text, ready) {
                     told = text;
                 }
@@ -63,7 +58,7 @@ impl StatusNotifier {
         }
     }
 
-    /// What is to be told: the words, whether the service is up, whether it is about to end.
+    /// Returns the text, whether the service is up, and whether it is about to stop.
     fn now(&mut self) -> (String, bool, bool) {
         let board = self.board.borrow_and_update().clone();
         let trouble = self.trouble.borrow_and_update().as_deref().map(|trouble| self.secrets.mask(trouble));
@@ -76,19 +71,21 @@ impl StatusNotifier {
     }
 }
 
-/// Returns true if the worker runs, or its start has to wait. The start of the service returns then, and a boot goes
-/// on: a wrong secret would keep both waiting without end. The words name the obstacle.
+/// Returns true if the worker runs, or its start has to wait. `systemctl start` then returns, and a boot continues:
+/// otherwise a wrong secret would block both without end. The text names the obstacle.
 fn is_up(summary: StateSummary) -> bool {
     summary.worker_pid.is_some() || matches!(summary.phase, Phase::Holding | Phase::BackingOff)
 }
 
-/// The runner ends as this says. `intended`: the manager is not to take a worker that was never started for a failure.
+/// Reports the runner's final outcome. `intended`: the manager should not treat a worker that was never started as a
+/// failure.
 pub fn conclude(manager: &ServiceManager, outcome: &str, intended: bool) {
-    // A service that ends before it was ready has failed, whatever its exit code, and would be started again.
+    // systemd considers a service that ends before it was ready as failed, whatever its exit code, and would restart
+    // it.
     manager.conclude(outcome, intended);
 }
 
-/// One line for `systemctl status`.
+/// Formats one line for `systemctl status`.
 fn status(board: &StatusBoard, trouble: Option<&str>, worker: &str, now: Timestamp) -> String {
     let summary = board.summary;
     let doing = match summary.phase {
@@ -131,7 +128,7 @@ fn status(board: &StatusBoard, trouble: Option<&str>, worker: &str, now: Timesta
     text
 }
 
-/// `5h 30m`, to the minute; seconds below that.
+/// Rounds to minutes, `5h 30m`, or to seconds below a minute.
 fn rough(time: Timestamp, now: Timestamp) -> humantime::FormattedDuration {
     let left = Duration::try_from(time.duration_since(now)).unwrap_or_default().as_secs();
     let rough = if left < 60 { left } else { left - left % 60 };

@@ -1,4 +1,4 @@
-//! Where the runner stands: announced by whoever knows, seen by observers.
+//! The runner's current state, published by its parts and seen by observers.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,126 +16,121 @@ use crate::run_spec::{Run, WorkerIdentity};
 use crate::telemetry::counters::Counters;
 use crate::telemetry::liveness::Liveness;
 
-/// How many of the worker's exits are kept.
+/// The number of the worker's exits to keep.
 const EXITS: usize = 5;
 
-/// What there is to be seen.
+/// The published state.
 #[derive(Debug, Clone)]
 pub struct StatusBoard {
-    /// What the runner is doing.
+    /// The runner's current activity.
     pub summary: StateSummary,
-    /// Since when: the last time that the phase, or the worker's process, became another.
+    /// The last time at which the phase or the worker's process changed.
     pub since: Timestamp,
-    /// Since when a signal has stopped the worker, where one has.
+    /// The time at which a signal stopped the worker, if it is stopped.
     pub stopped_since: Option<Timestamp>,
-    /// Who the worker is, once that is known.
+    /// The worker's identity, once it is known.
     pub worker: Option<Arc<KnownWorker>>,
-    /// When the worker's credentials end; `None`: never, or not known yet.
+    /// The expiry of the worker's credentials; `None`: never, or not known yet.
     pub credentials_expire: Option<Timestamp>,
-    /// When they are renewed; `None`: never, or not known yet, or that could not be done.
+    /// The time of the next renewal; `None`: never, not known yet, or the renewal is impossible.
     pub credentials_renew: Option<Timestamp>,
-    /// When the runner started.
+    /// The start of the runner.
     pub started: Timestamp,
     /// The worker's starts and ends so far.
     pub runs: Runs,
-    /// How new deployments are watched for; `None`: they are not.
+    /// The watch for new deployments; `None`: there is none.
     pub deployment: Option<DeploymentWatch>,
-    /// How interruptions are watched for; `None`: they are not.
+    /// The watch for interruptions; `None`: there is none.
     pub interruption: Option<InterruptionWatch>,
 }
 
 /// The worker's starts and ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Runs {
-    /// How often it was started.
+    /// The number of starts.
     pub starts: u32,
-    /// How often it was started after the first time.
+    /// The number of starts after the first.
     pub restarts: u32,
-    /// What counts against `supervision.maxRestarts`.
+    /// The crashes that count towards `supervision.maxRestarts`.
     pub crashes: Crashes,
-    /// Its last ends, oldest first.
+    /// The last exits, oldest first.
     pub exits: VecDeque<PastExit>,
 }
 
-/// Crashes in a row.
+/// Consecutive crashes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Crashes {
-    /// How many.
     pub count: u32,
     /// `supervision.maxRestarts`.
     pub allowed: u32,
-    /// `supervision.restartWindow`: a run longer than this makes them forgotten.
+    /// `supervision.restartWindow`: a longer run resets the count.
     pub window: Duration,
 }
 
-/// An end of the worker.
+/// An exit of the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PastExit {
-    /// When.
     pub at: Timestamp,
-    /// How.
     pub exit: Exit,
-    /// How long it had run.
+    /// The duration of the run.
     pub ran: Duration,
-    /// The other facts about it.
     pub circumstances: Circumstances,
 }
 
-/// The operating system's facts about a run of the worker beside its exit status.
+/// Facts about a run of the worker beside its exit status, from the operating system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Circumstances {
-    /// The process that has ended, where there was one.
+    /// The process that has exited, if there was one.
     pub pid: Option<u32>,
-    /// True where it wrote a core dump.
+    /// True if it wrote a core dump.
     pub dumped: bool,
-    /// The CPU time of the worker and its tasks; `None`: it had no cgroup of its own.
+    /// The CPU time of the worker and its tasks; `None`: the worker had no cgroup of its own.
     pub cpu: Option<Duration>,
-    /// The number of processes that the kernel killed for lack of memory while it ran.
+    /// The number of processes that the kernel killed for lack of memory during the run.
     pub oom_kills: u64,
 }
 
-/// The reason why processes are missing, in an operator's words.
+/// Explains missing processes, in an operator's words.
 pub fn killed_for_memory(kills: u64) -> String {
     let processes = if kills == 1 { "process" } else { "processes" };
     format!("the kernel killed {kills} {processes} for lack of memory while it ran")
 }
 
-/// How new deployments are watched for.
+/// The watch for new deployments.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeploymentWatch {
-    /// What is looked at: `deploymentId`, `launchConfigId`, `shouldWorkerTerminate`.
+    /// The watched values: `deploymentId`, `launchConfigId`, `shouldWorkerTerminate`.
     pub sources: Vec<&'static str>,
-    /// What the run was made from, by source.
+    /// The values with which the run was made, by source.
     pub values: Vec<(&'static str, String)>,
-    /// When it was last looked at.
+    /// The time of the last check.
     pub last_check: Option<Timestamp>,
-    /// What came of that: `nothing new`.
+    /// The result of the last check: `nothing new`.
     pub result: Option<String>,
 }
 
-/// How interruptions are watched for.
+/// The watch for interruptions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InterruptionWatch {
-    /// Who is asked: `EC2`, `Azure`, `GCE`.
+    /// `EC2`, `Azure` or `GCE`.
     pub cloud: &'static str,
-    /// When it last answered.
+    /// The time of the cloud's last answer.
     pub last_answer: Option<Timestamp>,
-    /// Why it does not, where it does not.
+    /// The reason why the cloud does not answer.
     pub failure: Option<String>,
-    /// Its last notice.
+    /// The cloud's last notice.
     pub notice: Option<String>,
 }
 
-/// Who the worker is.
+/// The worker's identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownWorker {
-    /// The deployment's root URL.
     pub root_url: String,
-    /// Its name within the deployment.
+    /// The name within the deployment.
     pub identity: WorkerIdentity,
 }
 
-/// Tells observers where the runner stands. Never waits for them. Clones tell the same.
+/// Publishes the runner's state to observers, and never waits for them. Clones publish the same state.
 #[derive(Clone)]
 pub struct StatusPublisher {
     clock: Arc<dyn Clock>,
@@ -152,7 +147,7 @@ impl fmt::Debug for StatusPublisher {
 }
 
 impl StatusPublisher {
-    /// Begins with [`Phase::Preparing`].
+    /// Starts with [`Phase::Preparing`].
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let now = clock.now();
         let board = StatusBoard {
@@ -171,19 +166,18 @@ impl StatusPublisher {
         Self { clock, board, manager, counters: Counters::default(), liveness: Liveness::default() }
     }
 
-    /// Tells the service manager, too, when it must have patience.
+    /// Also asks the service manager for patience during long phases.
     #[must_use]
     pub fn with_manager(self, manager: ServiceManager) -> Self {
         manager.extend(takes_its_time(self.board.borrow().summary.phase, manager.is_ready()));
         Self { manager, ..self }
     }
 
-    /// The service manager, which is to see that the runner goes on.
+    /// The service manager, which receives heartbeats.
     pub fn manager(&self) -> &ServiceManager {
         &self.manager
     }
 
-    /// What is counted, too.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -193,12 +187,12 @@ impl StatusPublisher {
         &self.liveness
     }
 
-    /// For an observer.
+    /// Subscribes an observer.
     pub fn observe(&self) -> watch::Receiver<StatusBoard> {
         self.board.subscribe()
     }
 
-    /// What the runner is doing now. The same as before is no news.
+    /// Publishes the runner's current activity. An unchanged value is not a change.
     pub fn publish(&self, summary: StateSummary) {
         self.board.send_if_modified(|board| {
             let before = board.summary;
@@ -217,7 +211,8 @@ impl StatusPublisher {
         });
     }
 
-    /// The runner configuration, the provider or the cached run has determined who the worker is.
+    /// Publishes the worker's identity, once the runner configuration, the provider or the cached run has determined
+    /// it.
     pub fn publish_identity(&self, root_url: &str, identity: &WorkerIdentity) {
         let known = KnownWorker { root_url: root_url.to_owned(), identity: identity.clone() };
         self.board.send_if_modified(|board| {
@@ -229,7 +224,7 @@ impl StatusPublisher {
         });
     }
 
-    /// The run that the next worker is started with.
+    /// Publishes the run with which the next worker is started.
     pub fn publish_run(&self, run: &Run) {
         self.publish_identity(&run.root_url, &run.identity);
         self.board.send_modify(|board| {
@@ -240,18 +235,18 @@ impl StatusPublisher {
         self.publish_credentials(run.credentials.expires);
     }
 
-    /// When the worker's credentials are renewed.
+    /// Publishes the time of the next renewal.
     pub fn publish_renewal(&self, renew: Option<Timestamp>) {
         self.board.send_if_modified(|board| std::mem::replace(&mut board.credentials_renew, renew) != renew);
     }
 
-    /// When the worker's credentials end.
+    /// Publishes the expiry of the worker's credentials.
     pub fn publish_credentials(&self, expire: Option<Timestamp>) {
         self.board
             .send_if_modified(|board| std::mem::replace(&mut board.credentials_expire, expire) != expire);
     }
 
-    /// The worker was started.
+    /// Publishes a start of the worker.
     pub fn publish_start(&self) {
         self.board.send_modify(|board| {
             let runs = &mut board.runs;
@@ -261,7 +256,7 @@ impl StatusPublisher {
         });
     }
 
-    /// The worker has ended.
+    /// Publishes an exit of the worker.
     pub fn publish_exit(&self, exit: Exit, ran: Duration, circumstances: Circumstances) {
         self.counters.exits.count([exit.class.name()]);
         self.counters.oom_kills.fetch_add(circumstances.oom_kills, Ordering::Relaxed);
@@ -275,17 +270,17 @@ impl StatusPublisher {
         });
     }
 
-    /// What counts against the restarts that are allowed.
+    /// Publishes the crashes that count towards the limit.
     pub fn publish_crashes(&self, crashes: Crashes) {
         self.board.send_if_modified(|board| std::mem::replace(&mut board.runs.crashes, crashes) != crashes);
     }
 
-    /// What new deployments are looked for in.
+    /// Publishes the sources of new deployments.
     pub fn publish_deployment(&self, watch: DeploymentWatch) {
         self.board.send_modify(|board| board.deployment = Some(watch));
     }
 
-    /// What has come of a look for a new deployment. The same as before is no news.
+    /// Publishes the result of a check for a new deployment. An unchanged result is not a change.
     pub fn publish_check(&self, sources: Vec<&'static str>, result: String) {
         self.board.send_if_modified(|board| {
             let watch = board.deployment.get_or_insert_default();
@@ -296,13 +291,13 @@ impl StatusPublisher {
         });
     }
 
-    /// Who is asked about interruptions.
+    /// Publishes the cloud that is polled for interruptions.
     pub fn publish_interruption_watch(&self, cloud: &'static str) {
         let watch = InterruptionWatch { cloud, last_answer: None, failure: None, notice: None };
         self.board.send_modify(|board| board.interruption = Some(watch));
     }
 
-    /// How the last poll went. An answer as before is no news.
+    /// Publishes the result of the last poll. An unchanged result is not a change.
     pub fn publish_poll(&self, result: Result<(), String>) {
         let now = self.clock.now();
         self.board.send_if_modified(|board| {
@@ -316,7 +311,7 @@ impl StatusPublisher {
         });
     }
 
-    /// The cloud gives notice.
+    /// Publishes a notice of the cloud.
     pub fn publish_notice(&self, notice: String) {
         self.board.send_modify(|board| {
             if let Some(watch) = &mut board.interruption {
@@ -326,11 +321,11 @@ impl StatusPublisher {
     }
 }
 
-/// Whether the service manager must not lose its patience: a start goes on for as long as it takes; a drain and a stop
-/// for as long as they may. `ready`: the start is over for it.
+/// Returns true if the service manager has to extend its time limit: a start may take as long as necessary, a drain and
+/// a stop as long as they are allowed. `ready`: the manager considers the start as complete.
 fn takes_its_time(phase: Phase, ready: bool) -> bool {
     match phase {
-        // Told apart from what is asked of a host that goes down: here the manager waits for nothing.
+        // In these phases the manager waits for nothing, unlike in those of a host that goes down.
         Phase::Running | Phase::Holding => false,
         Phase::Preparing | Phase::Starting | Phase::BackingOff | Phase::AwaitingReboot => !ready,
         Phase::Draining | Phase::Stopping | Phase::Killing | Phase::Clearing | Phase::Ended => true,

@@ -1,4 +1,4 @@
-//! All that observers look at, in one place.
+//! The data for all observers, in one place.
 
 use std::sync::Arc;
 
@@ -12,22 +12,20 @@ use crate::telemetry::liveness::Liveness;
 use crate::telemetry::recent_warnings::{Known, RecentWarnings};
 use crate::telemetry::status_board::{StatusBoard, StatusPublisher};
 
-/// A view of the runner.
 #[derive(Debug, Clone)]
 pub struct View {
-    /// Where it stands.
+    /// The runner's current state.
     pub board: watch::Receiver<StatusBoard>,
-    /// What it has counted.
     pub counters: Counters,
     /// The liveness of the supervisor's loop.
     pub liveness: Liveness,
     /// The recent warnings and errors of the runner's own log.
     pub recent_warnings: watch::Receiver<Known>,
-    /// What the runner tries again at the moment, and why.
+    /// The operation that the runner currently retries, and the reason.
     pub trouble: watch::Receiver<Option<Arc<str>>>,
-    /// What must not be shown of it.
+    /// The secrets to mask.
     pub secrets: Secrets,
-    /// What has gone through the output thread.
+    /// The counters of the output thread.
     pub output: OutputCounters,
     /// `provider.providerType`.
     pub provider: &'static str,
@@ -36,7 +34,7 @@ pub struct View {
 }
 
 impl View {
-    /// Of the runner whose status `publisher` publishes.
+    /// Creates a view of the runner whose status `publisher` publishes.
     pub fn new(
         publisher: &StatusPublisher,
         recent_warnings: &RecentWarnings,
@@ -57,13 +55,14 @@ impl View {
         }
     }
 
-    /// Also of what is told to `trouble`, without these secrets.
+    /// Adds the current retry, with these secrets masked.
     #[must_use]
     pub fn with_trouble(self, trouble: &CurrentRetry, secrets: &Secrets) -> Self {
         Self { trouble: trouble.observe(), secrets: secrets.clone(), ..self }
     }
 
-    /// Waits until the runner stands elsewhere, tries something else again, or the log has noted a trouble; `false`: nothing more will come.
+    /// Waits until the runner's state, the current retry or the recent warnings change; `false`: nothing more will
+    /// come.
     pub async fn changed(&mut self) -> bool {
         let changed = tokio::select! {
             changed = self.board.changed() => changed,

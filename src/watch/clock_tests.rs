@@ -1,4 +1,4 @@
-//! A clock for tests of what waits by the wall clock.
+//! A clock for tests of waits by the wall clock.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::clock::Clock;
 
-/// Follows tokio's paused time, plus what the test adds.
+/// A clock that follows tokio's paused time plus the test's offsets.
 pub(crate) struct TestClock {
     base: Timestamp,
     started: tokio::time::Instant,
@@ -20,17 +20,17 @@ impl TestClock {
         Arc::new(Self { base, started, slept: Mutex::default(), jumped: Mutex::default() })
     }
 
-    /// Somebody sets the host's clock. It is right until then.
+    /// Sets the host's clock, which is right until then.
     pub(crate) fn jump(&self, by: SignedDuration) {
         *self.jumped.lock().unwrap() += by;
     }
 
-    /// The host sleeps: time goes on, but its timers do not.
+    /// Lets the host sleep: the time passes, but its timers do not advance.
     pub(crate) fn sleep(&self, time: SignedDuration) {
         *self.slept.lock().unwrap() += time;
     }
 
-    /// The time, whatever the host's clock says.
+    /// The true time, independent of the host's clock.
     pub(crate) fn true_time(&self) -> Timestamp {
         let elapsed = SignedDuration::try_from(self.started.elapsed()).unwrap();
         self.base + elapsed + *self.slept.lock().unwrap()

@@ -1,4 +1,5 @@
-//! Renews the worker's credentials in good time, by the wall clock: cache first, then the worker's files, then the worker.
+//! Renews the worker's credentials before they expire, by the wall clock. New ones go first to the cache, then to the
+//! worker's files, then to the worker.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -24,24 +25,21 @@ use crate::worker::{self, Launch, LaunchSpec, WorkerError};
 #[cfg(test)]
 mod tests;
 
-/// After a refusal it is tried again only where the worker may register anew, and not before this.
+/// The minimum wait after a refusal. Only a worker that may register again retries after a refusal.
 const AFTER_REFUSAL: SignedDuration = SignedDuration::from_mins(10);
 
-/// How much earlier than needed a renewal comes at most, as a part of the wait: so that workers that started together
-/// do not renew together.
+/// The maximum fraction of the wait by which a renewal is early, so that workers that started together do not renew
+/// together.
 const JITTER: f64 = 0.1;
 
-/// New credentials that are due at once, too, are renewed after this, or after a quarter of their life, where that is
-/// less: the host's clock may be days ahead, and the deployment is not to be called without end.
+/// New credentials whose renewal is due at once are renewed after this time, or after a quarter of their lifetime if
+/// that is less: the host's clock may be days ahead, and the deployment must not be called without end.
 const AT_MOST_EVERY: SignedDuration = SignedDuration::from_mins(1);
 
-/// Who gets new credentials for old ones: worker-manager, asked by a [`Registrar`].
+/// Exchanges old credentials for new ones: worker-manager, called by a [`Registrar`].
 pub trait Renews: Send + Sync {
-    /// The new ones, and the secret for the next time.
-    ///
-    /// # Errors
-    ///
-    /// Refused, or no answer for as long as it was tried.
+    /// Returns new credentials, and the secret for the next renewal. Fails if worker-manager refuses, or does not
+    /// answer within the effort.
     fn renew(
         &self,
         credentials: &Credentials,
@@ -61,36 +59,34 @@ impl Renews for Registrar {
     }
 }
 
-/// What the renewal of one run's credentials needs.
+/// The parameters for renewing one run's credentials.
 pub struct Renewal<R = Registrar> {
-    /// Who renews.
     pub registrar: R,
-    /// Whether a refusal may pass: the worker may register anew at any time (static).
+    /// True if a refusal may be temporary, because the worker may register again at any time (static).
     pub may_register_again: bool,
-    /// The run whose credentials they are, as it is cached.
+    /// The cached run with the credentials.
     pub current: Current,
     /// The runner configuration's `worker`.
     pub settings: WorkerSettings,
-    /// The writer of the cache.
     pub cache_writer: CacheWriter,
-    /// Tells the wall-clock time.
     pub clock: Arc<dyn Clock>,
-    /// What must not be shown.
+    /// Receives the new secrets.
     pub secrets: Secrets,
-    /// Whom to tell when the next renewal is due.
+    /// Publishes the time of the next renewal.
     pub publisher: StatusPublisher,
-    /// Where the supervisor finds the newest launch.
+    /// Passes the latest launch to the supervisor.
     pub launches: watch::Sender<LaunchSpec>,
-    /// The way to the supervisor.
+    /// Sends events to the supervisor.
     pub events: mpsc::Sender<Event>,
 }
 
 impl<R: Renews> Renewal<R> {
-    /// Renews until the supervisor is gone, or until that has failed for so long that the worker had to be stopped.
+    /// Renews until the supervisor is gone, or until renewals have failed for so long that the worker had to be
+    /// stopped.
     pub async fn keep(self) {
-        // They end with this task.
+        // These tasks end with this one.
         let mut old = JoinSet::new();
-        // However short their life is, renewed ones are not renewed at once.
+        // However short their lifetime is, renewed credentials are not renewed at once.
         let (mut if_due_again, mut soonest) = (SignedDuration::ZERO, SignedDuration::ZERO);
         let mut renewals = 0;
         while let Some(wait) = self.credentials().renewal_in(self.clock.now()) {
@@ -116,8 +112,8 @@ impl<R: Renews> Renewal<R> {
         }
     }
 
-    /// Tries until they are of no more use. After a refusal it waits before it tries again; a worker that can register
-    /// only once does not.
+    /// Retries until the credentials expire. After a refusal, waits before the next attempt; a worker that can register
+    /// only once does not retry.
     async fn renew(&self, last_use: Timestamp) -> Result<Renewed, CallError> {
         let (credentials, secret) =
             self.with(|cached| (cached.run.credentials.clone(), cached.run.registration_secret.clone()));
@@ -140,7 +136,8 @@ impl<R: Renews> Renewal<R> {
         }
     }
 
-    /// On the disk first: the secret for the next renewal is nowhere else.
+    /// Installs the new credentials. The cache is written first, because the secret for the next renewal exists nowhere
+    /// else.
     async fn install(&self, renewed: Renewed, renewals: u32) {
         let Renewed { credentials, secret } = renewed;
         let certificate = credentials.certificate.as_ref();
@@ -156,7 +153,7 @@ impl<R: Renews> Renewal<R> {
                 worker::launch(&cached.run, &self.settings)?,
             ))
         });
-        // What could be made at the start can be made again.
+        // The launch could be made at the start, so it can be made again.
         let Ok((encoded, Launch::Start(spec))) = made else { return };
         self.cache_writer.renew(encoded).await;
         self.launches.send_replace(LaunchSpec { renewals, ..*spec });
@@ -171,25 +168,25 @@ impl<R: Renews> Renewal<R> {
     }
 
     async fn send(&self, event: Event) {
-        // Without a supervisor there is no worker either.
+        // Without a supervisor there is no worker, either.
         let _ = self.events.send(event).await;
     }
 }
 
-/// Tells when credentials that were renewed are of no more use.
+/// Reports to the supervisor that replaced credentials expire.
 async fn tell_of_end(last_use: Timestamp, renewals: u32, clock: Arc<dyn Clock>, events: mpsc::Sender<Event>) {
     wait_until(last_use, &*clock).await;
-    // Without a supervisor there is no worker either.
+    // Without a supervisor there is no worker, either.
     let _ = events.send(Event::OldCredentialsEnd { renewals }).await;
 }
 
-/// How long new credentials that are due at once are used all the same.
+/// The time for which new credentials are used although their renewal is due at once.
 fn at_most_every(credentials: &Credentials) -> SignedDuration {
     let life = credentials.expires.zip(credentials.obtained).map(|(end, begin)| end.duration_since(begin));
     life.filter(SignedDuration::is_positive).map_or(AT_MOST_EVERY, |life| AT_MOST_EVERY.min(life / 4))
 }
 
-/// Up to a tenth earlier.
+/// Shortens a wait by up to a tenth.
 fn earlier(wait: SignedDuration) -> SignedDuration {
     let seconds = Duration::try_from(wait).unwrap_or_default().as_secs_f64();
     SignedDuration::try_from_secs_f64(seconds * (1.0 - JITTER * fastrand::f64())).unwrap_or(wait)

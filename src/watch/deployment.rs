@@ -1,10 +1,9 @@
-//! Watches for a new deployment: where the worker pool has one, or wants this worker no more, the worker is drained.
+//! Watches for a new deployment. If the worker pool has one, or wants this worker to end, the worker is drained.
 //!
-//! Nothing but an answer that says so has any effect: a pool that cannot be read, or that is empty, lets its workers go
-//! on.
+//! Only an explicit answer has an effect: while a pool cannot be read, or is empty, its workers continue.
 //!
-//! * `definition.rs`: what the run knows, compared with the pool's definition.
-//! * `sources.rs`: who is asked, and what becomes of one that cannot be.
+//! * `definition.rs`: compares the run's data with the pool's definition.
+//! * `sources.rs`: makes the calls, and handles those that cannot be made.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,38 +26,36 @@ mod sources;
 pub use definition::Deployed;
 use sources::{Sources, Verdict};
 
-/// How much an interval may be longer or shorter than it is set, as a part of it.
+/// The maximum fraction by which an interval varies.
 const JITTER: f64 = 0.2;
 
-/// Whether a worker of this provider can be told of new deployments: worker-manager must know it.
+/// Returns true if new deployments can be detected for a worker of this provider: worker-manager must know the worker.
 pub fn is_possible(provider: &ProviderConfig) -> bool {
     !matches!(provider, ProviderConfig::Standalone(_) | ProviderConfig::AwsProvisioner(_))
 }
 
-/// What the watch for a new deployment of one run needs.
+/// The parameters for watching the deployment of one run.
 pub struct Watch {
-    /// Whom it asks, and for which worker.
+    /// Calls worker-manager for this worker.
     pub registrar: Registrar,
-    /// The runner configuration.
     pub config: Arc<RunnerConfig>,
-    /// What the run was made from.
+    /// The deployment from which the run was made.
     pub deployed: Deployed,
-    /// Tells the wall-clock time.
     pub clock: Arc<dyn Clock>,
-    /// The newest launch: with the newest credentials.
+    /// The latest launch, which contains the latest credentials.
     pub launches: watch::Receiver<LaunchSpec>,
-    /// Whom to tell what is looked at, and what came of it.
+    /// Publishes the watched values and the result of each check.
     pub publisher: StatusPublisher,
-    /// Changes when somebody wants it to look now (SIGHUP).
+    /// Changes when a check is requested (SIGHUP).
     pub checks: watch::Receiver<()>,
-    /// The way to the supervisor.
+    /// Sends events to the supervisor.
     pub events: mpsc::Sender<Event>,
 }
 
 impl Watch {
-    /// Looks until the supervisor is gone: first at a random point of the first interval, so that a fleet that boots
-    /// together does not ask together; after a start from the cache, too. While there is a new deployment, each look
-    /// asks for a drain.
+    /// Checks until the supervisor is gone. The first check is at a random point of the first interval, so that a fleet
+    /// that boots together does not call together; that also applies to a start from the cache. While there is a new
+    /// deployment, each check requests a drain.
     pub async fn watch(self) {
         let Self { registrar, config, deployed, clock, launches, publisher, checks, events } = self;
         let look = Sources::new(registrar, &config, &deployed, launches, publisher.counters().clone());
@@ -73,19 +70,19 @@ impl Watch {
     }
 }
 
-/// Looks for what calls for a drain.
+/// Checks for reasons to drain.
 trait Look {
-    /// What it looks at; empty: nothing, and it will not be more.
+    /// The checked sources. If empty, there are none, and there will be none.
     fn names(&self) -> Vec<&'static str>;
 
-    /// Looks once.
+    /// Checks once.
     fn look(&mut self) -> impl Future<Output = Vec<Verdict>> + Send;
 
-    /// Why the last look could not see all that it looks at.
+    /// The reason why the last check was incomplete.
     fn trouble(&self) -> Option<String>;
 }
 
-/// One look after the other.
+/// Repeats checks.
 struct Looks<L> {
     look: L,
     settings: config::Deployment,
@@ -93,9 +90,9 @@ struct Looks<L> {
     publisher: StatusPublisher,
     checks: watch::Receiver<()>,
     events: mpsc::Sender<Event>,
-    /// What the last look has found.
+    /// The result of the last check.
     told: Vec<Verdict>,
-    /// When it looked last.
+    /// The time of the last check.
     last: Option<Instant>,
 }
 
@@ -108,12 +105,12 @@ impl<L: Look> Looks<L> {
             if !self.once().await {
                 return;
             }
-            // From here: looks never pile up.
+            // The interval begins after the check, so that checks never pile up.
             wait = next_wait(self.settings.interval, &mut chance);
         }
     }
 
-    /// Waits for the next look, or until somebody asks for one.
+    /// Waits for the next check, or for a request.
     async fn wait(&mut self, wait: Duration) {
         let polls = self.settings.poll && !self.look.names().is_empty();
         tokio::select! {
@@ -130,7 +127,7 @@ impl<L: Look> Looks<L> {
         }
     }
 
-    /// Looks once. Whether there is still a supervisor.
+    /// Checks once. Returns true while the supervisor exists.
     async fn once(&mut self) -> bool {
         self.last = Some(Instant::now());
         let found = self.look.look().await;
@@ -146,7 +143,7 @@ impl<L: Look> Looks<L> {
         self.events.send(drain).await.is_ok()
     }
 
-    /// What the last look has found, in words.
+    /// Describes the result of the last check.
     fn result(&self) -> String {
         let found: Vec<String> = self.told.iter().map(Verdict::to_string).collect();
         match self.look.trouble() {
@@ -169,10 +166,10 @@ impl<L: Look> Looks<L> {
     }
 }
 
-/// Waits until somebody asks for a look.
+/// Waits for a request.
 async fn asked(checks: &mut watch::Receiver<()>) {
     if checks.changed().await.is_err() {
-        // Nobody is left who could.
+        // Every sender is gone.
         std::future::pending::<()>().await;
     }
 }
@@ -182,7 +179,7 @@ fn first_wait(interval: Duration, chance: &mut fastrand::Rng) -> Duration {
     interval.mul_f64(chance.f64())
 }
 
-/// The interval, with jitter.
+/// The interval with jitter.
 fn next_wait(interval: Duration, chance: &mut fastrand::Rng) -> Duration {
     interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * chance.f64())
 }

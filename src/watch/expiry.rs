@@ -1,4 +1,4 @@
-//! Credentials that cannot be renewed and run out: the worker is drained in good time, and stopped before they are worthless.
+//! Credentials that expire and cannot be renewed: the worker is drained in time, and stopped before they expire.
 
 use std::sync::Arc;
 
@@ -9,23 +9,23 @@ use tracing::warn;
 use crate::clock::{Clock, wait_until};
 use crate::event::{Cause, Event, Strength};
 
-/// How long before their end credentials that cannot be renewed make the worker finish its tasks.
+/// The time before expiry at which the worker is asked to finish its tasks.
 const DRAIN_BEFORE: SignedDuration = SignedDuration::from_mins(30);
 
-/// How long before their end the worker is stopped, at most.
+/// The maximum time before expiry at which the worker is stopped.
 const MARGIN: SignedDuration = SignedDuration::from_mins(2);
 
-/// When what happens to credentials that expire and cannot be renewed.
+/// The schedule for credentials that expire and cannot be renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
-    /// When the worker is asked to finish its tasks: 30 min before the end, or half the time that was left.
+    /// The time of the drain: 30 min before the end, or half the remaining time.
     pub drain: Timestamp,
-    /// When it is stopped: 2 min before the end, or a quarter of the time that was left.
+    /// The time of the stop: 2 min before the end, or a quarter of the remaining time.
     pub stop: Timestamp,
 }
 
 impl Schedule {
-    /// For credentials that were obtained `now`; `None` where they have expired already.
+    /// The schedule for credentials obtained `now`; `None` if they have already expired.
     pub fn new(now: Timestamp, expires: Timestamp) -> Option<Self> {
         let left = expires.duration_since(now);
         if left <= SignedDuration::ZERO {
@@ -36,7 +36,7 @@ impl Schedule {
     }
 }
 
-/// Asks for a drain, then for a stop, each at its time by the wall clock.
+/// Requests a drain, then a stop, each at its time by the wall clock.
 pub async fn watch(schedule: Schedule, clock: Arc<dyn Clock>, events: mpsc::Sender<Event>) {
     for (at, strength) in [(schedule.drain, Strength::Drain), (schedule.stop, Strength::Stop)] {
         wait_until(at, &*clock).await;

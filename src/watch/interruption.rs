@@ -1,4 +1,4 @@
-//! The cloud's notices that the machine is taken away or interrupted, as events.
+//! Converts the cloud's interruption and maintenance notices to events.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,27 +13,25 @@ use crate::provider::interruption::{Kind, Notice, Watcher};
 use crate::telemetry::counters::Label;
 use crate::telemetry::status_board::StatusPublisher;
 
-/// How long a cloud may take to hear that its machine is ready to go.
+/// Time limit for telling the cloud that its machine is ready.
 const ACKNOWLEDGE: Duration = Duration::from_secs(5);
 
-/// What is done about notices.
+/// The parameters for handling notices.
 pub struct Interruptions {
-    /// Who asks the cloud.
     pub watcher: Watcher,
-    /// A machine that has more time than this lets its tasks finish.
+    /// A machine with more time than this finishes its tasks.
     pub finish_tasks_if_over: Option<Duration>,
-    /// Tells the wall-clock time.
     pub clock: Arc<dyn Clock>,
-    /// Whom to tell how the cloud answers.
+    /// Publishes the cloud's answers.
     pub publisher: StatusPublisher,
-    /// The way to the supervisor.
+    /// Sends events to the supervisor.
     pub events: mpsc::Sender<Event>,
-    /// Cancelled once the worker is gone for good.
+    /// Cancelled once the worker is gone and will not restart.
     pub gone: CancellationToken,
 }
 
 impl Interruptions {
-    /// Watches until the worker is gone; then tells the cloud, where it wants to know.
+    /// Watches until the worker is gone, then acknowledges the notice to the cloud if that is enabled.
     pub async fn watch(mut self) {
         self.listen();
         loop {
@@ -56,11 +54,11 @@ impl Interruptions {
                 break;
             }
         }
-        // What the cloud makes of it is its own affair.
+        // Best effort: the machine is about to end.
         let _ = tokio::time::timeout(ACKNOWLEDGE, self.watcher.acknowledge()).await;
     }
 
-    /// Each poll is counted, and observers see how the last one went.
+    /// Counts each poll, and publishes the last result.
     fn listen(&mut self) {
         let (publisher, cloud) = (self.publisher.clone(), self.watcher.cloud());
         publisher.publish_interruption_watch(cloud);
@@ -86,7 +84,7 @@ impl Interruptions {
     }
 }
 
-/// What is to happen, for a label: of few values, whatever the cloud says. (The log has its words.)
+/// Converts the action to a label with few possible values. (The log contains the cloud's own words.)
 fn label(action: &str) -> Label {
     const KNOWN: [&str; 9] = [
         "terminate",

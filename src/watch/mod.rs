@@ -1,5 +1,5 @@
-//! Sibling tasks: one file each. A sibling watches one thing and sends [`Event`](crate::event::Event)s; it never touches
-//! the worker.
+//! Sibling tasks, one file each. A sibling watches one thing and sends [`Event`](crate::event::Event)s; it never
+//! touches the worker.
 
 #[cfg(test)]
 mod clock_tests;

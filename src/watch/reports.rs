@@ -1,4 +1,4 @@
-//! Tells worker-manager of errors: what the worker reports, and what the runner has to say itself.
+//! Reports errors to worker-manager: the worker's and the runner's own.
 
 use std::time::Duration;
 
@@ -12,19 +12,19 @@ use crate::registration::Registrar;
 use crate::taskcluster::{Effort, WorkerError};
 use crate::worker::LaunchSpec;
 
-/// How long one report is tried.
+/// Time limit of one report.
 const TIME: Duration = Duration::from_secs(60);
 
-/// Reports that are to be sent.
+/// Reports that wait to be sent.
 pub struct Queue {
     /// The worker's.
     pub workers: mpsc::Receiver<ErrorReport>,
-    /// The runner's own: they come first.
+    /// The runner's own, which are sent first.
     pub own: mpsc::Receiver<ErrorReport>,
 }
 
 impl Queue {
-    /// The next one; `None`: nobody makes any more.
+    /// The next report; `None`: every sender is gone.
     async fn next(&mut self) -> Option<ErrorReport> {
         tokio::select! {
             biased;
@@ -35,7 +35,7 @@ impl Queue {
     }
 }
 
-/// Sends reports, one after the other, until nobody makes any more. `launches` has the newest credentials.
+/// Sends reports, one after the other, until every sender is gone. `launches` contains the latest credentials.
 pub async fn send(
     registrar: Registrar,
     mut reports: Queue,
@@ -65,7 +65,7 @@ pub async fn send(
     }
 }
 
-/// It was an object when it came; nested too deeply to be read it is left out.
+/// Masks the JSON text of an object. If it is nested too deeply to be parsed, it is dropped.
 fn masked(extra: &str, secrets: &Secrets) -> Map<String, Value> {
     let mut extra: Map<String, Value> = serde_json::from_str(extra).unwrap_or_default();
     secrets.mask_object(&mut extra);

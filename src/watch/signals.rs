@@ -1,5 +1,5 @@
-//! The runner's own signals: all that can be caught are. Some stop, SIGUSR1 drains, SIGHUP checks for a new deployment, and
-//! the others have no effect but a line in the log. docs/operations.md has the table.
+//! The runner's own signals. All that can be caught are caught: some stop, SIGUSR1 drains, SIGHUP checks for a new
+//! deployment, and the others only log a line. docs/operations.md contains the table.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -26,7 +26,7 @@ use crate::host::faults;
 use crate::host::service_manager::ServiceManager;
 use crate::stop::StopSignal;
 
-/// Signals that are caught, beside the real-time ones and those of [`faults`].
+/// The caught signals, in addition to the real-time signals and those of [`faults`].
 const CAUGHT: [libc::c_int; 21] = [
     SIGHUP,
     SIGINT,
@@ -55,30 +55,30 @@ const CAUGHT: [libc::c_int; 21] = [
 const FIRST_REAL_TIME: libc::c_int = 34;
 const LAST_REAL_TIME: libc::c_int = 64;
 
-/// The same signal without effect is logged once in this time; others are counted.
+/// The interval at which the same signal without effect is logged; others are counted.
 const LOGGED_EVERY: Duration = Duration::from_secs(60);
 
-/// Every signal that can be is blocked in this thread until it is caught, so that one that arrives earlier is kept.
+/// Proof that all signals are blocked in this thread until they are caught, so that one that arrives earlier is kept.
 #[derive(Debug)]
 pub struct Blocked(());
 
 impl Blocked {
-    /// Blocks the signals. Whatever mask the runner was started with is forgotten.
+    /// Blocks the signals. The inherited signal mask is discarded.
     pub fn now() -> Self {
-        // An invalid argument is the only error there is.
+        // The only possible error is an invalid argument.
         let _ = SigSet::all().thread_set_mask();
         Self(())
     }
 }
 
-/// The signals that are caught from the moment this is made. Until [`Signals::forward`] runs they are kept.
+/// The caught signals, queued from the creation of this value until [`Signals::forward`] runs.
 pub struct Signals(
-    // Never dropped: a handler that runs on another thread meanwhile would write to a closed socket, get SIGPIPE for that,
-    // and handle it in the same way, without end.
+    // Never dropped: a handler that runs on another thread meanwhile would write to a closed socket, receive SIGPIPE
+    // for that, and handle it in the same way, without end.
     ManuallyDrop<SignalsInfo<WithOrigin>>,
 );
 
-/// One signal that was received.
+/// A received signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Received {
     signal: libc::c_int,
@@ -86,7 +86,7 @@ struct Received {
 }
 
 impl Signals {
-    /// Catches the signals, those that arrived while they were blocked included. Must be called within the runtime.
+    /// Catches the signals, including those that arrived while they were blocked. Must be called within the runtime.
     pub fn catch(Blocked(()): Blocked) -> io::Result<Self> {
         let caught = SignalsInfo::new(CAUGHT.into_iter().chain(FIRST_REAL_TIME + 1..=LAST_REAL_TIME))?;
         faults::catch()?;
@@ -94,8 +94,8 @@ impl Signals {
         Ok(Self(ManuallyDrop::new(caught)))
     }
 
-    /// Turns signals into requests to stop, for as long as it is polled. `checks`: told by SIGHUP to check for a new
-    /// deployment; `None`: this provider has none. `manager` is told about a reload.
+    /// Converts signals to stop requests while it is polled. `checks`: notified by SIGHUP to check for a new
+    /// deployment; `None`: this provider has none. `manager` is notified of a reload.
     pub async fn forward(
         mut self,
         stop: StopSignal,
@@ -135,7 +135,7 @@ impl Signals {
         }
     }
 
-    /// Waits for a signal that ends a runner which has not begun anything. Other signals are taken without effect.
+    /// Waits for a signal that ends a runner which has not begun anything. Other signals are consumed without effect.
     pub async fn end(&mut self) {
         loop {
             let signal = self.next().await.signal;
@@ -153,14 +153,14 @@ impl Signals {
                         return received;
                     }
                 }
-                // Nobody closes it.
+                // The stream is never closed.
                 None => std::future::pending().await,
             }
         }
     }
 }
 
-/// Leaves out what is everyday life: a child that has ended, a pipe that nobody reads any more.
+/// Filters out routine signals: a child that has exited, a pipe without a reader.
 fn of_interest(origin: &Origin) -> Option<Received> {
     let own = nix::unistd::getpid().as_raw();
     let (signal, from) = (origin.signal, origin.process.map_or(0, |process| process.pid));
@@ -175,8 +175,8 @@ fn of_interest(origin: &Origin) -> Option<Received> {
     }
 }
 
-/// Whether this signal is a request to stop. SIGPWR is what LXC sends to the first process of a container. After SIGXCPU
-/// (`ulimit -t`) SIGKILL follows.
+/// Returns true if this signal is a stop request. LXC sends SIGPWR to the first process of a container. After SIGXCPU
+/// (`ulimit -t`), SIGKILL follows.
 fn stops(signal: libc::c_int) -> bool {
     matches!(signal, SIGTERM | SIGINT | SIGQUIT | SIGPWR | SIGXCPU)
         || Signal::try_from(signal).is_ok_and(|signal| faults::FAULTS.contains(&signal))
@@ -192,12 +192,12 @@ fn name(signal: libc::c_int) -> String {
     }
 }
 
-/// Signals without effect: the log has each of them, but not each time.
+/// Signals without effect, each of which is logged at most once per interval.
 #[derive(Default)]
 struct WithoutEffect(HashMap<libc::c_int, (Instant, u64)>);
 
 impl WithoutEffect {
-    /// Counts one; `Some` where it is to be logged: how many were not since the last line.
+    /// Counts a signal. `Some`: it should be logged, with the number of signals since the last line.
     fn count(&mut self, signal: libc::c_int, now: Instant) -> Option<u64> {
         match self.0.entry(signal) {
             Entry::Vacant(entry) => {

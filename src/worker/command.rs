@@ -11,7 +11,7 @@ use crate::credentials::Credentials;
 use crate::run_spec::worker_config::Merged;
 use crate::run_spec::{Object, Run};
 
-/// Adds the object `taskcluster`: who the worker is, and its credentials.
+/// Adds the object `taskcluster`: the worker's identity and credentials.
 pub(super) fn configure(config: &mut Merged, run: &Run) {
     let mut taskcluster = Object::new();
     for (key, value) in [
@@ -30,7 +30,7 @@ pub(super) fn configure(config: &mut Merged, run: &Run) {
     config.set(&["taskcluster"], Value::Object(taskcluster));
 }
 
-/// How the program is started; with `credentials` in its environment where they are given.
+/// Determines how the program is started. `credentials`, if given, are passed in its environment.
 pub(super) fn start(
     path: &Path,
     config_path: Option<&Path>,

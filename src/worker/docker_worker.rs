@@ -11,7 +11,7 @@ use super::{set_certificate, set_from_metadata};
 use crate::run_spec::Run;
 use crate::run_spec::worker_config::Merged;
 
-/// Its configuration keys, and the metadata that they are set from.
+/// The configuration keys that are set from the provider's metadata.
 const FROM_METADATA: [(&str, &str); 7] = [
     ("host", "public-hostname"),
     ("publicIp", "public-ipv4"),
@@ -22,7 +22,7 @@ const FROM_METADATA: [(&str, &str); 7] = [
     ("region", "region"),
 ];
 
-/// Sets what docker-worker must find in its configuration.
+/// Sets the keys that docker-worker requires in its configuration.
 pub(super) fn configure(config: &mut Merged, run: &Run) {
     set_from_metadata(config, run, &FROM_METADATA);
     let pool = &run.identity.worker_pool_id;
@@ -41,14 +41,14 @@ pub(super) fn configure(config: &mut Merged, run: &Run) {
         config.set(path, value.into());
     }
     set_certificate(config, &["taskcluster", "certificate"], run);
-    // The instances of this provider have nobody else to end them.
+    // Nothing else ends the instances of this provider.
     if run.identity.provider_id == "aws-provisioner" {
         config.set(&["shutdown", "enabled"], Value::Bool(true));
         config.set(&["shutdown", "afterIdleSeconds"], 900.into());
     }
 }
 
-/// Starts docker-worker: a release has a script; a clone of its repository has none.
+/// Determines how docker-worker is started: a release has a script; a clone of its repository has none.
 pub(super) fn start(path: &Path, config_path: &Path, config: &Merged) -> Start {
     let args = vec!["--host".to_owned(), "worker-runner".to_owned(), "production".to_owned()];
     let clone = path.join("src/bin/worker.js").to_string_lossy().into_owned();

@@ -1,4 +1,4 @@
-//! `dummy`: starts nothing; shows the run as YAML, its secrets masked.
+//! `dummy`: starts no worker, and prints the run as YAML with its secrets masked.
 
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -8,20 +8,19 @@ use crate::redact::MASK;
 use crate::run_spec::files::{FileOrigin, ShippedFile};
 use crate::run_spec::{Object, Run};
 
-/// What a dummy run shows.
+/// The data that a dummy run prints.
 #[derive(Debug, Clone, Copy)]
 pub struct Shown<'a> {
-    /// The run.
     pub run: &'a Run,
-    /// The secret that the registration gave, to renew with; `None`: not registered.
+    /// The secret from the registration, for renewals; `None`: not registered.
     pub registration_secret: Option<&'a SecretString>,
-    /// The files that came with the worker configuration.
+    /// The files of the worker configuration.
     pub files: &'a [ShippedFile],
-    /// Whether to show secrets, too.
+    /// True to show secrets, too.
     pub secrets: bool,
 }
 
-/// The run as a YAML document, its keys those of the cache file.
+/// Formats the run as a YAML document with the keys of the cache file.
 pub fn show(shown: &Shown<'_>) -> String {
     let Shown { run, .. } = shown;
     let identity = &run.identity;

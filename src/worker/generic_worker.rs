@@ -11,7 +11,7 @@ use crate::event::{Exit, ExitClass, ExitStatus};
 use crate::run_spec::worker_config::{Merged, Source};
 use crate::run_spec::{Object, Run};
 
-/// Its configuration keys, and the metadata that they are set from.
+/// The configuration keys that are set from the provider's metadata.
 const FROM_METADATA: [(&str, &str); 6] = [
     ("publicIP", "public-ipv4"),
     ("privateIP", "local-ipv4"),
@@ -21,10 +21,10 @@ const FROM_METADATA: [(&str, &str); 6] = [
     ("availabilityZone", "availability-zone"),
 ];
 
-/// Keys for the runner. generic-worker refuses to start over keys that it does not know.
+/// Keys for the runner. generic-worker refuses to start with unknown keys.
 pub(super) const FOR_THE_RUNNER: [&str; 2] = ["deploymentId", "checkForNewDeploymentEverySecs"];
 
-/// Sets what generic-worker must find in its configuration.
+/// Sets the keys that generic-worker requires in its configuration.
 pub(super) fn configure(config: &mut Merged, run: &Run) {
     set_from_metadata(config, run, &FROM_METADATA);
     let metadata = run.provider_metadata.clone().into();
@@ -45,7 +45,7 @@ pub(super) fn configure(config: &mut Merged, run: &Run) {
     set_certificate(config, &["certificate"], run);
 }
 
-/// How generic-worker is started.
+/// Determines how generic-worker is started.
 pub(super) fn start(path: &Path, config_path: &Path, config: &Merged) -> Start {
     let mut object = config.object().clone();
     for key in FOR_THE_RUNNER {
@@ -65,7 +65,7 @@ pub(super) fn start(path: &Path, config_path: &Path, config: &Merged) -> Start {
     }
 }
 
-/// What generic-worker's exits mean.
+/// Interprets generic-worker's exit statuses.
 fn explain(status: ExitStatus) -> Exit {
     let ExitStatus::Code(code) = status else { return explain_plainly(status) };
     let (class, meaning) = match code {
@@ -86,8 +86,8 @@ fn explain(status: ExitStatus) -> Exit {
     Exit { status, class, meaning }
 }
 
-/// The engine that generic-worker names when asked for its version: `multiuser` in
-/// `generic-worker (multiuser engine) 106.0.0 [ revision: https://… ]`.
+/// The engine in generic-worker's version output: `multiuser` in `generic-worker (multiuser engine) 106.0.0 [ revision:
+/// https://… ]`.
 pub fn engine_named_in(version_output: &str) -> Option<&str> {
     version_output.lines().find_map(|line| {
         let (engine, _) = line.trim_start().strip_prefix("generic-worker (")?.split_once(" engine)")?;

@@ -1,9 +1,9 @@
-//! Worker implementations: one file each. An implementation turns a [`Run`] into a [`LaunchSpec`], and an exit status
-//! into a meaning. It starts nothing and contacts nobody.
+//! Worker implementations: one file each. An implementation converts a [`Run`] to a [`LaunchSpec`], and interprets exit
+//! statuses. It starts no process and contacts no service.
 //!
-//! To add one: a variant of [`Implementation`], a file here with its `configure` (what it sets in the worker
-//! configuration), `start` (how it is started) and `explain` (what its exits mean), and its arms in [`final_config`]
-//! and [`launch`].
+//! To add one: a variant of [`Implementation`], a file here with its `configure` (its settings in the worker
+//! configuration), `start` (its command line) and `explain` (the meaning of its exit statuses), and its arms in
+//! [`final_config`] and [`launch`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,22 +27,22 @@ pub mod generic_worker;
 #[cfg(test)]
 mod tests;
 
-/// What is to be done with a run.
+/// The action for a run.
 #[derive(Debug, Clone)]
 pub enum Launch {
     /// Start a worker.
     Start(Box<LaunchSpec>),
-    /// Start nothing, show the run with [`dummy::show`].
+    /// Start no worker, and print the run with [`dummy::show`].
     Show {
-        /// Whether to show secrets, too.
+        /// True to show secrets, too.
         secrets: bool,
     },
 }
 
-/// A run that cannot become a worker on this host.
+/// The reason why a run cannot become a worker on this host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WorkerError {
-    /// A set-up for Windows.
+    /// A configuration for Windows.
     #[error(
         "worker.path is missing: worker.service and worker.protocolPipe start generic-worker as a Windows service, \
          which does not exist here; set worker.path to the generic-worker binary"
@@ -50,54 +50,51 @@ pub enum WorkerError {
     WindowsOnly,
 }
 
-/// Everything the supervisor needs to start one worker and to understand how it ended.
+/// All data that the supervisor needs to start one worker and to interpret its exit.
 #[derive(Debug, Clone)]
 pub struct LaunchSpec {
     /// The implementation's name, as in `worker.implementation`.
     pub implementation: &'static str,
-    /// The program: looked up in `PATH` where it has no slash.
+    /// The program, looked up in `PATH` if it has no slash.
     pub program: PathBuf,
-    /// The program that is started if there is no such program.
+    /// The alternative if the program does not exist.
     pub or_else: Option<OrElse>,
-    /// Its arguments.
     pub args: Vec<String>,
     /// Added to the runner's environment.
     pub env: BTreeMap<String, SecretString>,
-    /// Where it starts; `None`: where the runner is.
+    /// The working directory; `None`: the runner's.
     pub cwd: Option<PathBuf>,
-    /// Whom it runs as; `None`: the runner's own user.
+    /// The user; `None`: the runner's own.
     pub user: Option<String>,
-    /// Its OOM score adjustment, −1000 to 1000.
+    /// The OOM score adjustment, −1000 to 1000.
     pub oom_score_adj: i16,
     /// The configuration file to write before each start.
     pub config_file: Option<ConfigFile>,
-    /// The credentials in it: for a worker that can be told of new ones.
+    /// The credentials in the configuration, for a worker that accepts new ones.
     pub credentials: Credentials,
-    /// How often they had been renewed when this was made.
+    /// The number of renewals before this was made.
     pub renewals: u32,
-    /// How long it may take to say hello.
+    /// Time limit for the worker's hello.
     pub hello_timeout: Duration,
-    /// Whether it can be started again without a boot between.
+    /// Determines whether the worker can be restarted without a reboot.
     pub restart_in_place: InPlace,
-    /// `disableReboots: true` in its configuration: it leaves a needed reboot to its supervisor.
+    /// `disableReboots: true` in the worker's configuration: the worker leaves a required reboot to its supervisor.
     pub disable_reboots: bool,
-    /// Whether its log records tell when tasks start and finish (`WORKER_METRICS`).
+    /// True if the worker's log records show when tasks start and finish (`WORKER_METRICS`).
     pub counts_tasks: bool,
-    /// What its exits mean.
+    /// Interprets the worker's exit status.
     pub explain: fn(ExitStatus) -> Exit,
 }
 
-/// Another program, and the argument that it gets before the others.
+/// An alternative program, and an additional first argument.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrElse {
-    /// The program.
     pub program: PathBuf,
-    /// Its first argument.
     pub first: String,
 }
 
 impl LaunchSpec {
-    /// The same, with the program that is on this host. Looks at the file system, which can hang.
+    /// Selects the program that exists on this host. Accesses the file system, which can hang.
     #[must_use]
     pub fn on_this_host(mut self) -> Self {
         if let Some(OrElse { program, first }) = self.or_else.take()
@@ -110,39 +107,34 @@ impl LaunchSpec {
     }
 }
 
-/// A file with the worker's configuration. It holds credentials.
+/// A file with the worker's configuration. It contains credentials.
 #[derive(Debug, Clone)]
 pub struct ConfigFile {
-    /// Where it goes.
     pub path: PathBuf,
-    /// What goes there.
     pub content: SecretString,
 }
 
-/// Whether a worker can be started again without a boot between.
+/// Determines whether a worker can be restarted without a reboot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InPlace {
-    /// It can.
+    /// Possible.
     Yes,
-    /// It cannot.
+    /// Impossible.
     No,
-    /// Unknown until `<program> --version` is asked: it can unless the engine named there is `multiuser`.
+    /// Unknown until `<program> --version` is run: possible unless it names the engine `multiuser`.
     AskVersion,
 }
 
 impl ConfigFile {
-    /// Writes the file, for its owner only. Directories that are missing on the way are made.
+    /// Writes the file, accessible only by its owner. Missing directories are created.
     pub fn write(&self, owner: Option<Owner>) -> Result<(), WriteError> {
         let attributes = Attributes { mode: 0o600, owner };
         atomic::replace(&self.path, self.content.expose_secret().as_bytes(), attributes, 0o755)
     }
 }
 
-/// What is to be done with `run` where the runner configuration's `worker` section is `settings`.
-///
-/// # Errors
-///
-/// The worker cannot be started on this kind of host.
+/// Determines the action for `run`, given the runner configuration's `worker` section. Fails if the worker cannot be
+/// started on this kind of host.
 pub fn launch(run: &Run, settings: &WorkerSettings) -> Result<Launch, WorkerError> {
     let config = final_config(run, settings)?;
     let start = match &settings.implementation {
@@ -163,16 +155,13 @@ pub fn launch(run: &Run, settings: &WorkerSettings) -> Result<Launch, WorkerErro
     Ok(Launch::Start(Box::new(assemble(start, &config, run, settings))))
 }
 
-/// A path as it is meant: from where the runner is, wherever the worker starts (`worker.cwd`).
+/// Makes a path absolute, because it is relative to the runner's working directory and not to the worker's
+/// (`worker.cwd`).
 fn from_here(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Whether this kind of worker can be started on this kind of host at all.
-///
-/// # Errors
-///
-/// It cannot.
+/// Checks that this kind of worker can be started on this kind of host.
 pub fn usable(settings: &WorkerSettings) -> Result<(), WorkerError> {
     match settings.implementation {
         Implementation::GenericWorker { path: None, .. } => Err(WorkerError::WindowsOnly),
@@ -180,11 +169,8 @@ pub fn usable(settings: &WorkerSettings) -> Result<(), WorkerError> {
     }
 }
 
-/// The worker configuration with what the implementation sets: the whole that `check` shows and the cache keeps.
-///
-/// # Errors
-///
-/// The worker cannot be started on this kind of host.
+/// The complete worker configuration, including the implementation's settings. `check` prints it, and the cache stores
+/// it.
 pub fn final_config(run: &Run, settings: &WorkerSettings) -> Result<Merged, WorkerError> {
     usable(settings)?;
     let mut config = run.worker_config.clone();
@@ -206,7 +192,7 @@ pub fn left_out(config: &Merged, settings: &WorkerSettings) -> Vec<&'static str>
     all.iter().copied().filter(|key| config.get(key).is_some()).collect()
 }
 
-/// What an implementation decides about its start; the rest of a [`LaunchSpec`] is the same for all.
+/// The implementation-specific part of a [`LaunchSpec`].
 struct Start {
     program: PathBuf,
     or_else: Option<OrElse>,
@@ -223,7 +209,7 @@ fn assemble(start: Start, config: &Merged, run: &Run, settings: &WorkerSettings)
     args.extend(settings.args.iter().cloned());
     let mut env: BTreeMap<_, SecretString> =
         settings.env.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
-    // Ours win: a worker that is told two identities serves neither.
+    // The runner's variables take precedence, because a worker with two identities is useless to both.
     env.extend(own);
     env.insert("TASKCLUSTER_ROOT_URL".to_owned(), run.root_url.clone().into());
     env.insert("TASKCLUSTER_WORKER_LOCATION".to_owned(), location_text(run).into());
@@ -251,19 +237,19 @@ fn assemble(start: Start, config: &Merged, run: &Run, settings: &WorkerSettings)
     }
 }
 
-/// The worker's location as a string that holds a JSON object.
+/// The worker's location as a JSON object in a string.
 fn location_text(run: &Run) -> String {
     let location: Map<_, _> =
         run.worker_location.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
     Value::Object(location).to_string()
 }
 
-/// A worker's configuration file. JSON objects keep their keys sorted.
+/// Builds a worker's configuration file. JSON objects keep their keys sorted.
 fn config_file(path: PathBuf, object: Map<String, Value>) -> ConfigFile {
     ConfigFile { path, content: format!("{:#}\n", Value::Object(object)).into() }
 }
 
-/// Sets keys of the worker configuration from the provider's metadata, where it has them.
+/// Sets keys of the worker configuration from the provider's metadata, if it has the values.
 fn set_from_metadata(config: &mut Merged, run: &Run, keys: &[(&str, &str)]) {
     for (key, metadata) in keys {
         if let Some(value) = run.provider_metadata.get(*metadata) {
@@ -274,7 +260,8 @@ fn set_from_metadata(config: &mut Merged, run: &Run, keys: &[(&str, &str)]) {
     }
 }
 
-/// Sets `certificate` where there is one. One of other credentials, from an older cache, would make these invalid.
+/// Sets `certificate` if there is one. A certificate of other credentials, from an older cache, would invalidate the
+/// current ones.
 fn set_certificate(config: &mut Merged, path: &[&str], run: &Run) {
     match &run.credentials.certificate {
         Some(certificate) => config.set(path, certificate.expose_secret().into()),
@@ -288,9 +275,8 @@ fn is_true(config: &Merged, key: &str) -> bool {
     config.get(key) == Some(&Value::Bool(true))
 }
 
-/// What exits mean where nothing better is known.
-/// The meaning of a failure that the worker's implementation gives none. A shell exits with 128+n when its child was
-/// ended by the signal n.
+/// The meaning of a failure for which the worker's implementation has none. A shell exits with 128+n when signal n
+/// ended its child.
 fn failure(code: i32) -> &'static str {
     static SIGNALS: LazyLock<Vec<String>> = LazyLock::new(|| {
         let meaning = |number| format!("the signal {number} of a child, through a wrapper");

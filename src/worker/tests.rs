@@ -22,7 +22,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap().to_owned()
 }
 
-/// The run in a cache of the Go start-worker, but for its worker configuration.
+/// The run in a cache of the Go start-worker, except its worker configuration.
 fn cached_run(cache: &Value) -> Run {
     let certificate = text(&cache["Credentials"]["certificate"]);
     Run {
@@ -516,7 +516,7 @@ fn a_dummy_run_has_the_keys_of_the_cache_file() {
     let shown = dummy::Shown { run: &run, registration_secret: None, files: &[], secrets: true };
     let Value::Object(mut cache) = serde_json::from_str(GO_STANDALONE).unwrap() else { panic!() };
     let mut yaml: Object = serde_yaml::from_str(&dummy::show(&shown)).unwrap();
-    // The worker implementation has set keys of its own there; no files are null there.
+    // The worker implementation has set further keys there; an empty list of files is null there.
     for object in [&mut cache, &mut yaml] {
         object.remove("WorkerConfig");
         object.remove("Files");

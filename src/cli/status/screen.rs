@@ -1,8 +1,8 @@
-//! The terminal that a status is shown on: its size, and as much of a status as fits it.
+//! The terminal's size, and the part of a status that fits on it.
 
 use std::io::{self, IsTerminal};
 
-/// A terminal's size. A part that the terminal does not know, such as a serial line's, is `None`.
+/// A terminal's size. A dimension that the terminal does not know, for example on a serial line, is `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Screen {
     pub(super) columns: Option<usize>,
@@ -10,8 +10,8 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// The terminal that stdout is, with the size that it has now; `None`: stdout is no terminal. `columns`, from the
-    /// environment, takes precedence over the terminal's own width, as in `ls` and `systemctl`.
+    /// The terminal on stdout with its current size; `None`: stdout is not a terminal. `columns`, from the environment,
+    /// takes precedence over the terminal's own width, as in `ls` and `systemctl`.
     pub(super) fn of_stdout(columns: Option<usize>) -> Option<Self> {
         let stdout = io::stdout();
         if !stdout.is_terminal() {
@@ -25,7 +25,7 @@ impl Screen {
         })
     }
 
-    /// The first lines of a text, as many as fit without scrolling, and how many are left out.
+    /// Truncates a text to the lines that fit without scrolling, and adds the number of omitted lines.
     pub(super) fn fit(self, text: &str) -> String {
         let height = |line: &str| {
             let columns = self.columns.unwrap_or(usize::MAX);
@@ -69,7 +69,7 @@ mod tests {
     fn what_does_not_fit_is_counted_and_the_top_stays() {
         let more = |count| format!("… {count} more lines: start-worker status\n");
         assert_eq!(screen(10, 3).fit("one\ntwo\nthree\n"), format!("one\n{}", more(2)));
-        // A line of two rows.
+        // A line that takes two rows.
         assert_eq!(screen(10, 4).fit("0123456789a\ntwo\nthree\n"), format!("0123456789a\n{}", more(2)));
         assert_eq!(screen(10, 1).fit("one\ntwo\n"), more(2));
     }

@@ -1,4 +1,4 @@
-//! A status answer for people: what is known, a line each.
+//! Formats a status answer for people, one value a line.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -9,20 +9,20 @@ use serde_json::Value;
 use crate::cli::socket::printable;
 use start_worker::telemetry::status_board::killed_for_memory;
 
-/// The narrowest column of values. On a narrower terminal, lines are left for the terminal to wrap.
+/// Minimum width of the column of values. On a narrower terminal, the terminal wraps the lines.
 const NARROWEST: usize = 20;
 
 /// The indentation of the continuation lines of a warning or error.
 const INDENTATION: usize = 2;
 
-/// How many of the worker's last exits are shown.
+/// The number of the worker's last exits to show.
 const EXITS: usize = 3;
 
-/// How many of the log's last warnings and errors are shown, the newest first.
+/// The number of the log's last warnings and errors to show, newest first.
 const TROUBLES: usize = 3;
 
-/// What is known, a line each. `columns`: the terminal's width, at which long values are wrapped between words; `None`:
-/// there is no terminal, and a value is one line however long it is. Nothing is ever cut.
+/// Formats all known values, one a line. `columns`: the terminal's width, at which long values are wrapped between
+/// words; `None`: there is no terminal, and a value is one line however long it is. Nothing is truncated.
 pub(super) fn in_words(answer: &Value, now: Timestamp, columns: Option<usize>) -> String {
     let words = Words { answer, now };
     let mut lines = words.state();
@@ -75,7 +75,8 @@ fn laid_out(lines: &[Line], columns: Option<usize>) -> String {
     shown
 }
 
-/// Breaks a value at spaces into lines that leave `indentation` columns free. A longer word, such as a URL, stays whole.
+/// Wraps a value at spaces into lines that leave `indentation` columns free. A longer word, such as a URL, is not
+/// split.
 fn wrapped(text: &str, columns: Option<usize>, indentation: usize) -> Vec<String> {
     let room = columns.and_then(|columns| columns.checked_sub(indentation)).filter(|room| *room >= NARROWEST);
     let Some(room) = room else { return vec![text.to_owned()] };
@@ -242,13 +243,13 @@ impl Words<'_> {
         format!("{}, pid {}, since {since}", self.text("/version"), number(self.answer, "/pid"))
     }
 
-    /// A time that has come, whatever the clock was set to meanwhile, and how long ago.
+    /// Formats a time in the past, which the clock may show as future, with its distance from now.
     fn past(&self, time: &str) -> String {
         let Ok(at) = time.parse::<Timestamp>() else { return time.to_owned() };
         Words { answer: self.answer, now: self.now.max(at) }.time(time)
     }
 
-    /// A time, and how long ago it was, or how far it is away.
+    /// Formats a time with its distance from now.
     fn time(&self, time: &str) -> String {
         let Ok(at) = time.parse::<Timestamp>() else { return time.to_owned() };
         let away = at.as_second().saturating_sub(self.now.as_second());
@@ -257,7 +258,7 @@ impl Words<'_> {
     }
 }
 
-/// As much as is of use: days and hours, hours and minutes.
+/// Rounds to a useful precision: days and hours, or hours and minutes.
 fn span(seconds: u64) -> String {
     let whole = match seconds {
         0..3_600 => seconds,
@@ -277,7 +278,7 @@ mod tests {
         "2026-11-23T20:15:01Z".parse().unwrap()
     }
 
-    /// All that there can be.
+    /// An answer with all possible fields.
     fn full() -> Value {
         let exit = json!({
             "at": "2026-11-23T19:10:00Z", "status": "exit code 69", "meaning": "internal error of the worker",
@@ -424,7 +425,7 @@ mod tests {
             "implementation": "docker-worker", "credentialsExpire": null, "version": "0.1.0", "pid": 4700,
             "started": "2026-11-23T19:12:00Z",
         });
-        // A clock that was set back.
+        // The clock was set back.
         insta::assert_snapshot!(in_words(&answer, "2026-11-23T19:11:00Z".parse().unwrap(), None), @"
         state         preparing, since 2026-11-23T19:12:00Z (0s ago)
         worker        docker-worker, not running

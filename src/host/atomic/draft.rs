@@ -88,12 +88,10 @@ impl<'d> Draft<'d> {
         Ok(())
     }
 
-    /// -
     pub(super) fn length(&self) -> u64 {
         self.file.metadata().map(|found| found.len()).unwrap_or_default()
     }
 
-    /// -
     pub(super) fn copy_to(&mut self, target: &mut File) -> io::Result<u64> {
         self.file.rewind()?;
         io::copy(&mut self.file, target)

@@ -69,7 +69,6 @@ fn reserve(file: &File, length: u64) -> io::Result<()> {
     }
 }
 
-/// -
 pub(super) fn empty(directory: &Directory, name: &OsStr) -> io::Result<()> {
     let file = open(directory, name).ok_or(io::ErrorKind::PermissionDenied)?;
     if !is_ours(&file.metadata()?, None) {

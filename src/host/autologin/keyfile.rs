@@ -6,7 +6,6 @@
 //! continues the first one; of a repeated key, the last one counts. A single line of any other form makes `GLib` refuse
 //! the file.
 
-/// -
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line<'a> {
     /// The line, without its end.
@@ -15,7 +14,6 @@ pub struct Line<'a> {
     pub end: &'static [u8],
 }
 
-/// -
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind<'a> {
     /// Blank, or a comment.
@@ -24,7 +22,6 @@ pub enum Kind<'a> {
     Section(&'a [u8]),
     /// `key=value`.
     Pair {
-        /// -
         key: &'a [u8],
         /// The offset of the value in the line.
         value_at: usize,
@@ -47,12 +44,10 @@ pub fn lines(bytes: &[u8]) -> Vec<Line<'_>> {
         .collect()
 }
 
-/// -
 pub fn bytes(lines: &[Line<'_>]) -> Vec<u8> {
     lines.iter().flat_map(|line| line.text.iter().chain(line.end)).copied().collect()
 }
 
-/// -
 pub fn kind(line: &[u8]) -> Kind<'_> {
     let text = line.trim_ascii_start();
     if line.contains(&0) {

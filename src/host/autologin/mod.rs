@@ -30,7 +30,6 @@ pub enum DisplayManager {
     Auto,
     /// GNOME's.
     Gdm,
-    /// -
     Lightdm,
     /// KDE's.
     Sddm,
@@ -71,16 +70,13 @@ pub enum AutologinError {
     Unknown {
         /// The file that names it.
         source_path: &'static str,
-        /// -
         name: String,
     },
     /// The name of the user or session is invalid.
     #[error("cannot use {0:?}")]
     Name(String, #[source] NameError),
-    /// -
     #[error("no user {0} on this host: make the user first")]
     NoSuchUser(UserName),
-    /// -
     #[error("cannot look up the user {0}")]
     Lookup(UserName, #[source] io::Error),
     /// The user has uid 0 under another name than root.
@@ -97,19 +93,12 @@ pub enum AutologinError {
     /// gdm would ignore the file.
     #[error("{} cannot be read by gdm, which ignores the whole file: line {line} is no comment, no [section] and no key=value in one; repair it", path.display())]
     Broken {
-        /// -
         path: PathBuf,
         /// The line number, from 1.
         line: usize,
     },
-    /// -
     #[error("cannot read {}", path.display())]
-    Read {
-        /// -
-        path: PathBuf,
-        /// -
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// A file cannot be written or removed.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -118,7 +107,6 @@ pub enum AutologinError {
 /// The result of a change.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Done {
-    /// -
     pub display_manager: &'static str,
     /// The display manager's file.
     pub file: PathBuf,
@@ -133,7 +121,6 @@ pub struct Done {
 /// The automatic login in force.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Shown {
-    /// -
     pub display_manager: &'static str,
     /// The display manager's file.
     pub file: PathBuf,
@@ -157,7 +144,6 @@ impl Autologin {
         Self { root: Root::new(root), display_manager, tty }
     }
 
-    /// -
     pub fn root(&self) -> &Path {
         self.root.path()
     }
@@ -183,11 +169,8 @@ impl Autologin {
         Ok(user)
     }
 
-    /// Configures the next boot to log this user in. The change is on the disk when this returns `Ok`.
-    ///
-    /// # Errors
-    ///
-    /// The change failed. The file is then unchanged.
+    /// Configures the next boot to log this user in. The change is on the disk when this returns `Ok`. On failure, the
+    /// file is unchanged.
     pub fn set(&self, user: &UserName, session: Option<&SessionName>) -> Result<Done, AutologinError> {
         let (found, file) = self.find()?;
         let mut warnings = self.overruled(found)?;
@@ -213,11 +196,8 @@ impl Autologin {
         Ok(self.done(found, file, changed, warnings))
     }
 
-    /// Configures the next boot to log nobody in. The change is on the disk when this returns `Ok`.
-    ///
-    /// # Errors
-    ///
-    /// The change failed. The file is then unchanged.
+    /// Configures the next boot to log nobody in. The change is on the disk when this returns `Ok`. On failure, the
+    /// file is unchanged.
     pub fn clear(&self) -> Result<Done, AutologinError> {
         let (found, file) = self.find()?;
         let warnings = self.overruled(found)?;

@@ -5,16 +5,12 @@ use std::fmt;
 /// The reason why a text is not a valid name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// -
     #[error("root is not logged in automatically: display managers refuse it")]
     Root,
-    /// -
     #[error("not a user name: up to 32 of a-z, 0-9, - and _, a letter or _ first")]
     User,
-    /// -
     #[error("not a session's name: up to 128 letters, digits and - _ . +")]
     Session,
-    /// -
     #[error("not a terminal's name: up to 32 letters, digits, - and _")]
     Tty,
 }
@@ -43,7 +39,6 @@ impl UserName {
         }
     }
 
-    /// -
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -56,7 +51,6 @@ impl SessionName {
         name.filter(|name| !name.starts_with('.')).map(Self).ok_or(NameError::Session)
     }
 
-    /// -
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -68,7 +62,6 @@ impl Tty {
         named(text, 32, b"-_").filter(|name| !name.starts_with('-')).map(Self).ok_or(NameError::Tty)
     }
 
-    /// -
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -17,7 +17,6 @@ const MOST_LINKS: u32 = 40;
 /// The maximum size of a file, in bytes.
 const LONGEST: u64 = 1024 * 1024;
 
-/// -
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Root(PathBuf);
 

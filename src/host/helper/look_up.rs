@@ -23,10 +23,6 @@ const SBIN: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 /// Builds a command of the runner configuration. The program is looked up in `PATH` and then in the administrator's
 /// folders, which are also added to the command's `PATH`.
-///
-/// # Errors
-///
-/// The program does not exist, or may not be executed.
 pub fn command(words: &[String]) -> Result<Command, HelperError> {
     let (program, arguments) =
         words.split_first().map(|(first, rest)| (first.as_str(), rest)).unwrap_or_default();
@@ -69,11 +65,8 @@ fn look_up(program: &str, path: &OsStr) -> io::Result<PathBuf> {
 
 /// Visits the places that the kernel or `execvp(3)` visits to execute this program, in the same order, each for at most
 /// `limit`: the folders of `path` (`None`: of the runner's own `PATH`, and the administrator's folders) if the program
-/// has no slash, and a script's interpreter. Returns the program's path; `None`: not found.
-///
-/// # Errors
-///
-/// One of the places does not answer; the error names it.
+/// has no slash, and a script's interpreter. Returns the program's path; `None`: not found. The error names a place
+/// that does not answer.
 pub async fn visit(
     program: &Path,
     path: Option<&OsStr>,
@@ -99,7 +92,6 @@ fn places(program: &Path, path: Option<&OsStr>) -> Vec<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(program)).collect()
 }
 
-/// -
 #[derive(Debug, PartialEq, Eq)]
 enum Executable {
     Binary,

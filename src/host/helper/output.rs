@@ -11,7 +11,6 @@ use super::HelperError;
 /// Maximum length of a summary, in characters.
 pub(super) const SUMMARY: usize = 1024;
 
-/// -
 const SUMMARY_LINES: usize = 10;
 
 /// The result of a helper that has exited.
@@ -19,7 +18,6 @@ const SUMMARY_LINES: usize = 10;
 pub struct Output {
     /// The program's name, as the caller gave it.
     pub program: String,
-    /// -
     pub status: ExitStatus,
     /// The beginning of stdout.
     pub stdout: Vec<u8>,

@@ -1,4 +1,4 @@
-//! EC2's notices: a spot instance's end, a recommendation to leave it, maintenance.
+//! EC2's notices: the end of a spot instance, a rebalance recommendation, maintenance.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::provider::spot::{INSTANCE_ACTION, Spot, TERMINATION_TIME};
 const REBALANCE: &str = "/latest/meta-data/events/recommendations/rebalance";
 const MAINTENANCE: &str = "/latest/meta-data/events/maintenance/scheduled";
 
-/// The notice comes two minutes before a spot instance's end.
+/// The notice is given two minutes before a spot instance ends.
 const SPOT_EVERY: Duration = Duration::from_secs(5);
 const REBALANCE_EVERY: Duration = Duration::from_secs(30);
 const MAINTENANCE_EVERY: Duration = Duration::from_secs(300);
@@ -25,15 +25,15 @@ pub(super) struct Watcher {
     service: Service,
     polls: Vec<Poll>,
     pub(super) failing: Failing,
-    /// What [`INSTANCE_ACTION`] said last.
+    /// The last value of [`INSTANCE_ACTION`].
     action: Option<Spot>,
-    /// What [`TERMINATION_TIME`] said last.
+    /// The last value of [`TERMINATION_TIME`].
     termination: Option<Spot>,
     rebalance: Option<String>,
     maintenance: BTreeSet<String>,
 }
 
-/// Something that is asked for at intervals.
+/// A path that is polled at intervals.
 struct Poll {
     path: &'static str,
     every: Duration,
@@ -105,7 +105,7 @@ impl Watcher {
         }
     }
 
-    /// Both forms say the same: what one has said the other does not say again.
+    /// Handles a change in one of the two equivalent paths. A notice from one path is not repeated for the other.
     fn spot(&mut self, now: Option<Spot>, path: &str) -> Option<Notice> {
         let (this, other) = match path {
             INSTANCE_ACTION => (&mut self.action, &self.termination),
@@ -153,7 +153,7 @@ impl Watcher {
         }))
     }
 
-    /// `[{"EventId", "Code", "NotBefore", "Description", "State"}]`: a warning for each that is new.
+    /// Reads `[{"EventId", "Code", "NotBefore", "Description", "State"}]` and logs a warning for each new event.
     fn maintenance(&mut self, text: Option<&str>) -> Result<(), Failure> {
         let events: Vec<Value> = serde_json::from_str(text.unwrap_or("[]")).map_err(|_| Failure::Garbage)?;
         let word =

@@ -1,4 +1,4 @@
-//! Azure's scheduled events, as far as they concern this machine.
+//! Azure's scheduled events for this machine.
 //! <https://learn.microsoft.com/en-us/azure/virtual-machines/linux/scheduled-events>
 
 use std::collections::BTreeMap;
@@ -18,11 +18,11 @@ use crate::provider::metadata::{Failure, MetadataOrigins, SIGNED, SOON, Service}
 
 pub(super) const EVENTS: &str = "/metadata/scheduledevents?api-version=2020-07-01";
 
-/// A preemption is announced 30 s ahead.
+/// A preemption is announced 30 s in advance.
 const EVERY: Duration = Duration::from_secs(1);
-/// The first call switches scheduled events on for the machine, which takes up to two minutes.
+/// The first call enables scheduled events for the machine, which takes up to two minutes.
 const FIRST: Duration = Duration::from_secs(150);
-/// How often an acknowledgement is tried.
+/// The number of attempts at an acknowledgement.
 const ACKNOWLEDGEMENTS: u32 = 3;
 
 /// Reads `Mon, 19 Sep 2016 18:29:47 GMT`.
@@ -48,19 +48,18 @@ struct Event {
     /// The machines' names.
     #[serde(rename = "Resources", default)]
     resources: Vec<String>,
-    /// Empty once it has begun.
+    /// Empty once the event has begun.
     #[serde(rename = "NotBefore", default)]
     not_before: String,
 }
 
-/// An event that has been told.
+/// An event of which a notice was given.
 struct Told {
     action: String,
-    /// It concerns no other machine.
+    /// The event affects no other machine.
     ours_alone: bool,
 }
 
-/// Watches an Azure machine.
 pub(super) struct Watcher {
     service: Service,
     may_acknowledge: bool,
@@ -70,14 +69,14 @@ pub(super) struct Watcher {
     events: Events,
 }
 
-/// What the documents have said of one machine so far. Pure.
+/// The state of one machine's scheduled events. Pure.
 pub struct Events {
     /// The machine's name, as in `Resources`.
     machine: String,
     incarnation: Option<i64>,
-    /// By the event's id.
+    /// By event id.
     told: BTreeMap<String, Told>,
-    /// Found in one document, and not yet returned.
+    /// Notices found in a document and not returned yet.
     found: Vec<Notice>,
 }
 
@@ -119,7 +118,7 @@ impl Watcher {
         }
     }
 
-    /// Lets what has been told, and concerns this machine alone, begin now.
+    /// Approves the known events that affect only this machine, so that they begin now.
     pub(super) async fn acknowledge(&mut self) {
         if !self.may_acknowledge {
             return;
@@ -145,16 +144,12 @@ impl Watcher {
 }
 
 impl Events {
-    /// For the machine of this name; nothing has been said.
+    /// Creates the initial state for the machine of this name.
     pub fn new(machine: &str) -> Self {
         Self { machine: machine.to_owned(), incarnation: None, told: BTreeMap::new(), found: Vec::new() }
     }
 
-    /// Reads a document. One that has been read before says nothing new.
-    ///
-    /// # Errors
-    ///
-    /// It is no such document.
+    /// Reads a document. A document that was read before yields no new notice.
     pub fn read(&mut self, text: &str) -> Result<(), serde_json::Error> {
         let document: Document = serde_json::from_str(text)?;
         if self.incarnation != Some(document.document_incarnation) {
@@ -164,7 +159,7 @@ impl Events {
         Ok(())
     }
 
-    /// The next notice, once.
+    /// Takes the next notice.
     pub fn next_notice(&mut self) -> Option<Notice> {
         self.found.pop()
     }
@@ -186,7 +181,7 @@ impl Events {
             still
         });
         for event in events {
-            // Told before, or said twice.
+            // A notice was given before, or the event occurs twice.
             if self.told.contains_key(&event.id) {
                 continue;
             }
@@ -213,7 +208,7 @@ impl Events {
     }
 }
 
-/// `None`: it has begun, or the time is not one.
+/// `None`: the event has begun, or the time is invalid.
 fn deadline(not_before: &str) -> Option<Timestamp> {
     if not_before.is_empty() {
         return None;

@@ -1,6 +1,5 @@
-//! GCE's preemption, and the maintenance of its hosts: two values, each waited for with a hanging GET, so that the notice
-//! comes at once.
-//! <https://cloud.google.com/compute/docs/metadata/querying-metadata#waitforchange>
+//! GCE's preemption and host maintenance: two values, each awaited with a hanging GET, so that the notice arrives at
+//! once. <https://cloud.google.com/compute/docs/metadata/querying-metadata#waitforchange>
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -14,59 +13,58 @@ use crate::provider::ProviderError;
 use crate::provider::google::MACHINE_TYPE;
 use crate::provider::metadata::{Answer, Failure, MetadataOrigins, SOON, Service};
 
-/// A hanging GET. That it fails is not made good by an answer at once.
+/// The name of the hanging GET. An immediate answer to a normal GET does not make up for its failure.
 const WAITING: &str = "wait_for_change";
 
-/// How long the service is asked to wait, in seconds.
+/// The time that the service is asked to wait, in seconds.
 const WAIT: u32 = 60;
-/// How long an answer is waited for.
+/// Time limit of a hanging GET.
 const LIMIT: Duration = Duration::from_secs(75);
-/// After a failure. A hanging GET that fails at once must not become a tight loop.
+/// The wait after a failure: a hanging GET that fails at once must not become a tight loop.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
-/// How long an instance has from the notice of its preemption.
+/// The time from the notice of a preemption to the instance's end.
 /// <https://cloud.google.com/compute/docs/instances/preemptible#preemption-process>
 const NOTICE: Duration = Duration::from_secs(30);
-/// Between two hanging GETs. One that waits for a change takes longer; one that is answered at once must not become a tight
-/// loop, whether its answers change or not.
+/// The minimum interval between two hanging GETs. One that waits for a change takes longer; one that is answered at
+/// once must not become a tight loop, whether its answers change or not.
 const AT_LEAST: Duration = Duration::from_secs(5);
 
-/// How long an instance with GPUs has from the notice of its host's maintenance, and another one.
+/// The time from the notice of host maintenance to its beginning, for an instance with GPUs and for any other.
 /// <https://cloud.google.com/compute/docs/gpus/gpu-host-maintenance>
 const MAINTENANCE_NOTICE: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(60));
-/// The interval at which a value is looked for that the service does not have.
+/// Interval at which a value is requested that the service does not have.
 const ABSENT: Duration = Duration::from_secs(300);
 
 const MAINTENANCE: &str = "/computeMetadata/v1/instance/maintenance-event";
-/// A hanging GET of that.
+/// The name of the hanging GET for maintenance.
 const WAITING_FOR_MAINTENANCE: &str = "maintenance-event wait_for_change";
-/// `TRUE`: an instance that was stopped for its host's maintenance is started again.
+/// `TRUE`: an instance that was stopped for host maintenance is started again.
 const AUTOMATIC_RESTART: &str = "/computeMetadata/v1/instance/scheduling/automatic-restart";
 /// The families of machine types that come with GPUs.
 const GPU_FAMILIES: [&str; 5] = ["a2-", "a3-", "a4-", "a4x-", "g"];
-/// NVIDIA's number among the vendors of PCI devices, for machines that have GPUs attached.
+/// NVIDIA's PCI vendor id, for machines with attached GPUs.
 const NVIDIA: &str = "0x10de";
 
-/// Watches a GCE instance.
 pub(super) struct Watcher {
     preemption: Asked,
     maintenance: Asked,
     failing: Failing,
 }
 
-/// A value that is being asked for, and what came of that.
+/// A pending request for a value, and its result.
 type Asked = Pin<Box<dyn Future<Output = (Value, News)> + Send>>;
 
-/// The name of a call, and the notice that its answer gives.
+/// The name of a call, and the notice in its answer.
 type News = (&'static str, Result<Option<Notice>, Failure>);
 
-/// A value of the metadata service that is waited for.
+/// A value of the metadata service that is watched.
 struct Value {
     service: Service,
     path: &'static str,
-    /// The name of the hanging GET, which fails apart from the other.
+    /// The name of the hanging GET, whose failures are tracked separately.
     waiting: &'static str,
     due: Instant,
-    /// The version that is known; `None`: ask without waiting.
+    /// The known version; `None`: request the value without waiting.
     etag: Option<String>,
     text: String,
 }
@@ -75,7 +73,7 @@ impl Watcher {
     pub(super) fn new(origins: &MetadataOrigins) -> Result<Self, ProviderError> {
         let preemption = Value::new(origins, PREEMPTED, WAITING, "FALSE")?;
         let mut maintenance = Value::new(origins, MAINTENANCE, WAITING_FOR_MAINTENANCE, "NONE")?;
-        // It comes a minute ahead at least: the preemption is asked for first.
+        // Maintenance is announced at least a minute in advance, so the preemption is requested first.
         maintenance.due += AFTER_FAILURE;
         Ok(Self {
             preemption: Box::pin(preemption.news()),
@@ -147,7 +145,7 @@ impl Value {
         Ok(Self { service, path, waiting, due: Instant::now(), etag: None, text: usual.to_owned() })
     }
 
-    /// The next answer.
+    /// Waits for the next answer.
     async fn news(mut self) -> (Self, News) {
         let (call, text) = self.ask().await;
         let notice = match text {
@@ -159,7 +157,7 @@ impl Value {
         (self, (call, notice))
     }
 
-    /// Asks once: the name of the call, and the value where it has become another.
+    /// Makes one request. Returns the name of the call, and the value if it has changed.
     async fn ask(&mut self) -> (&'static str, Result<Option<String>, Failure>) {
         sleep_until(self.due).await;
         let asked = Instant::now();
@@ -200,7 +198,7 @@ impl Value {
         let known = std::mem::replace(&mut self.etag, answer.etag);
         let changed = text != self.text;
         if self.etag.is_none() {
-            // Nothing to wait for a change of.
+            // The value does not exist, so a change cannot be awaited.
             self.due = asked + AFTER_FAILURE;
         } else if known.is_some() {
             self.due = asked + AT_LEAST;
@@ -229,7 +227,7 @@ fn preemption(text: &str) -> Option<Notice> {
     })
 }
 
-/// Of `projects/1234/machineTypes/a2-highgpu-1g`.
+/// Reads the family in `projects/1234/machineTypes/a2-highgpu-1g`.
 fn has_gpus(machine_type: &str) -> bool {
     let name = machine_type.trim().rsplit('/').next().unwrap_or_default();
     GPU_FAMILIES.iter().any(|family| match name.strip_prefix(family) {

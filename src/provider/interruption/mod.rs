@@ -1,6 +1,6 @@
-//! What a cloud says of the end, or the restart, of the machine that the worker runs on. One file a cloud.
+//! The clouds' notices that the worker's machine will end or restart. One file for each cloud.
 //!
-//! [`Watcher::next`] asks, silently, and gives each notice once. It makes no decisions, and knows of no worker.
+//! [`Watcher::next`] polls silently, and returns each notice once. It makes no decisions, and does not know the worker.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,31 +19,30 @@ mod aws;
 pub mod azure;
 mod google;
 
-/// What the notice is about.
+/// The kind of a notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The machine ends, or restarts, soon.
+    /// The machine ends or restarts soon.
     Interruption,
-    /// The machine ends, or restarts, in long enough for its tasks to finish.
+    /// The machine ends or restarts late enough for its tasks to finish.
     Maintenance,
-    /// The machine is likely to be interrupted before long: a good time to leave it.
+    /// The machine will probably be interrupted soon: a good time to leave it.
     Rebalance,
 }
 
 /// A cloud's notice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// Who says it: `EC2 spot`, `Azure scheduled event`, `GCE preemption`.
+    /// The source: `EC2 spot`, `Azure scheduled event`, `GCE preemption`.
     pub source: &'static str,
-    /// What is to happen, in the cloud's word: `terminate`, `Preempt`.
+    /// The action, in the cloud's own word: `terminate`, `Preempt`.
     pub action: String,
-    /// When, where the cloud tells.
+    /// The time of the action, if the cloud gives it.
     pub deadline: Option<Timestamp>,
-    /// How long from the notice, where the cloud promises that in place of a time.
+    /// The time from the notice to the action, if the cloud promises that instead of a time.
     pub time_left: Option<Duration>,
-    /// The machine does not come back.
+    /// True if the machine does not come back.
     pub ends: bool,
-    /// Whether it is certain.
     pub kind: Kind,
 }
 
@@ -66,8 +65,8 @@ enum Cloud {
     Google(google::Watcher),
 }
 
-/// The watcher for this provider; `None`: its machines are not interrupted. It asks nothing before it is asked: Azure's
-/// first answer can take two minutes.
+/// The watcher for this provider; `None`: its machines are not interrupted. Makes no request until it is polled,
+/// because Azure's first answer can take two minutes.
 pub fn watcher(
     config: &ProviderConfig,
     origins: &MetadataOrigins,
@@ -87,8 +86,8 @@ pub fn watcher(
     Ok(Some(Watcher(cloud)))
 }
 
-/// Asks the cloud once whether it is taking this machine away: for a machine whose host goes down before a notice came.
-/// An error counts as no.
+/// Asks the cloud once whether it is taking this machine away. Used when the host goes down before a notice arrived. An
+/// error counts as no.
 pub async fn is_taken_away(
     config: &ProviderConfig,
     origins: &MetadataOrigins,
@@ -118,8 +117,8 @@ pub async fn is_taken_away(
 }
 
 impl Watcher {
-    /// The next notice. Never gives up: a service that fails is asked again. May be dropped and called again at any time:
-    /// a notice is lost only if it has been returned.
+    /// Waits for the next notice, and retries after failures without a limit. Cancel-safe: a notice is only consumed
+    /// when it is returned.
     pub async fn next(&mut self) -> Notice {
         match &mut self.0 {
             Cloud::Aws(watcher) => watcher.next().await,
@@ -128,7 +127,7 @@ impl Watcher {
         }
     }
 
-    /// The cloud that is asked.
+    /// The cloud's name.
     pub fn cloud(&self) -> &'static str {
         match self.0 {
             Cloud::Aws(_) => "EC2",
@@ -137,7 +136,7 @@ impl Watcher {
         }
     }
 
-    /// Lets somebody hear how each poll went.
+    /// Sets a callback for the result of each poll.
     pub fn set_hears(&mut self, hears: Hears) {
         match &mut self.0 {
             Cloud::Aws(watcher) => watcher.failing.hears = Some(hears),
@@ -146,8 +145,8 @@ impl Watcher {
         }
     }
 
-    /// Once the worker is gone: tells the cloud that the machine may be interrupted now, where the runner configuration
-    /// wants that, the cloud can be told (Azure), and no other machine has a part in it.
+    /// Tells the cloud, after the worker is gone, that it may interrupt the machine now. Does so only if the runner
+    /// configuration enables it, the cloud supports it (Azure), and the event affects no other machine.
     pub async fn acknowledge(&mut self) {
         if let Cloud::Azure(watcher) = &mut self.0 {
             watcher.acknowledge().await;
@@ -155,10 +154,10 @@ impl Watcher {
     }
 }
 
-/// Hears how each poll went.
+/// A callback for the result of each poll.
 pub type Hears = Box<dyn Fn(Result<(), String>) + Send + Sync>;
 
-/// Polls that fail: a warning when the first does, a line when none does any more.
+/// Tracks failing polls: logs a warning at the first failure, and a line when no poll fails any more.
 #[derive(Default)]
 struct Failing {
     paths: BTreeSet<&'static str>,
@@ -178,7 +177,7 @@ impl Failing {
         if self.paths.remove(path) && self.paths.is_empty() {
             info!(name: "interruption-watch-recovered", "interruptions are watched for again");
         }
-        // While another path fails all is not well yet.
+        // While another path fails, the recovery is not reported.
         if self.paths.is_empty() {
             self.tell(Ok(()));
         }

@@ -1,4 +1,4 @@
-//! Asks a metadata service until there is an answer, as long as the start has patience.
+//! Repeats calls to a metadata service until there is an answer, within the patience of a start.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use super::{Answer, Failure, SOON, Service};
 use crate::provider::{Patience, ProviderError};
 use crate::telemetry::current_retry::CurrentRetry;
 
-/// Metadata can lag behind the boot: how long what must be there may be absent.
+/// Time during which a required value may be absent, because metadata can lag behind the boot.
 const LATE: Duration = Duration::from_secs(60);
-/// How long a trouble that goes on is not mentioned.
+/// Interval of the warnings about a continuing failure.
 const QUIET: Duration = Duration::from_secs(60);
-/// The first pause's longest, and every pause's.
+/// The ceilings of the first pause and of any pause.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-/// Asks one service at start.
+/// Queries one service at start.
 pub(in crate::provider) struct Asker {
     service: Service,
     started: Instant,
@@ -25,23 +25,23 @@ pub(in crate::provider) struct Asker {
 }
 
 impl Asker {
-    /// `patience`: how long all the asking may take.
+    /// `patience` limits the total time of all calls.
     pub(in crate::provider) fn new(service: Service, patience: Patience) -> Self {
         let silence = Silence { since: None, told: None, trouble: patience.trouble };
         Self { service, started: Instant::now(), patience: patience.time, silence }
     }
 
-    /// A path's whole URL, for messages.
+    /// A path's full URL, for messages.
     pub(in crate::provider) fn url(&self, path: &str) -> String {
         self.service.url(path)
     }
 
-    /// What must be there.
+    /// Reads a required value.
     pub(in crate::provider) async fn required(&mut self, path: &str) -> Result<String, ProviderError> {
         self.required_within(path, SOON).await
     }
 
-    /// What must be there, and may take longer.
+    /// Reads a required value with a longer time limit.
     pub(in crate::provider) async fn required_within(
         &mut self,
         path: &str,
@@ -50,7 +50,7 @@ impl Asker {
         self.read(path, limit, |_, text| Ok(text.to_owned()), |_| None).await
     }
 
-    /// What must be there, and not be empty.
+    /// Reads a required value that must not be empty.
     pub(in crate::provider) async fn required_text(
         &mut self,
         path: &str,
@@ -63,8 +63,8 @@ impl Asker {
         self.read(path, limit, not_empty, |_| None).await
     }
 
-    /// What must be there, and whole: what is [incomplete](ProviderError::Incomplete), or lacks a part (`lacks`, which a
-    /// start can do without), may be whole in a minute.
+    /// Reads a required value that must be complete. If it is [incomplete](ProviderError::Incomplete), or lacks an
+    /// optional part (`lacks`), it may become complete, and is requested again for a minute.
     pub(in crate::provider) async fn read<T>(
         &mut self,
         path: &str,
@@ -84,7 +84,7 @@ impl Asker {
         }
     }
 
-    /// What may be absent, or empty, which is the same.
+    /// Reads an optional value. Absent and empty are equivalent.
     pub(in crate::provider) async fn optional(
         &mut self,
         path: &str,
@@ -93,7 +93,8 @@ impl Asker {
         Ok(answer.map(|answer| answer.text).filter(|text| !text.is_empty()))
     }
 
-    /// `late`: for how long an absence is not believed. `missing`: what an answer lacks, which may come as late.
+    /// Makes a call until there is an answer. `late`: the time during which an absence is not final. `missing`: the
+    /// missing part of an answer, which may arrive as late.
     async fn ask(
         &mut self,
         path: &str,
@@ -140,7 +141,7 @@ impl Asker {
         Ok(None)
     }
 
-    /// How long until the next attempt, not beyond the end of the patience; `None`: there is no next.
+    /// The wait until the next attempt, limited by the patience; `None`: no time is left.
     fn wait(&self, attempt: u32, late: Option<Duration>, first: Instant) -> Option<Duration> {
         let mut wait = pause(attempt);
         let ends = [self.patience.map(|time| (self.started, time)), late.map(|time| (first, time))];
@@ -167,15 +168,15 @@ impl Asker {
     }
 }
 
-/// Exponential, with full jitter, so that a thousand machines that boot at once do not ask at once.
+/// An exponential back-off with full jitter, so that machines that boot together do not call together.
 fn pause(attempt: u32) -> Duration {
     let (first, longest) = PAUSES;
     let ceiling = first.saturating_mul(2_u32.saturating_pow(attempt)).min(longest);
     ceiling.mul_f64(fastrand::f64())
 }
 
-/// No answer: a line in the log when it begins, one a minute at most while it goes on, one when it is over; and seen by
-/// observers all the while.
+/// Logs failing calls: a line when the failures begin, at most one a minute while they continue, one when they are
+/// over. Observers see the failure all the time.
 #[derive(Debug)]
 struct Silence {
     since: Option<Instant>,
@@ -194,7 +195,7 @@ impl Silence {
         }
     }
 
-    /// The answer is only a part.
+    /// Reports an incomplete answer.
     fn is_incomplete(&mut self, missing: &str, wait: Duration) {
         let now = Instant::now();
         self.since.get_or_insert(now);
@@ -205,7 +206,7 @@ impl Silence {
         }
     }
 
-    /// Nobody waits for the rest any longer.
+    /// Reports that an incomplete answer was accepted.
     fn stays_incomplete(&mut self, missing: &str) {
         if let Some(since) = self.since.take() {
             self.told = None;
@@ -224,7 +225,7 @@ impl Silence {
 }
 
 impl Drop for Silence {
-    /// Also where nobody waits for an answer any longer.
+    /// Also ends the report if the caller stops waiting.
     fn drop(&mut self) {
         if self.since.is_some() {
             self.trouble.is_over();
@@ -232,7 +233,7 @@ impl Drop for Silence {
     }
 }
 
-/// To the millisecond.
+/// Rounds to milliseconds.
 fn rounded(time: Duration) -> humantime::FormattedDuration {
     humantime::format_duration(Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
 }

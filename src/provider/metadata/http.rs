@@ -1,4 +1,4 @@
-//! The HTTP client of the metadata services: plain, direct, bounded.
+//! The HTTP client of the metadata services: plain, direct and bounded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use crate::error_chain::ErrorChain;
 use crate::provider::ProviderError;
 use crate::taskcluster::Names;
 
-/// A client that asks the address itself, and nobody else.
+/// Builds a client without proxies and redirects.
 pub(super) fn client() -> Result<reqwest::Client, ProviderError> {
-    // There is no TLS on the link. Without this the system's certificates would be loaded.
+    // There is no TLS on the link. Without this configuration, the system's certificates would be loaded.
     let tls = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|cause| ProviderError::Client(cause.to_string()))?
@@ -34,7 +34,7 @@ pub(super) fn client() -> Result<reqwest::Client, ProviderError> {
         .map_err(|cause| ProviderError::Client(ErrorChain(&cause).to_string()))
 }
 
-/// Sends a request and reads all of its answer, within `limit`.
+/// Sends a request and reads its whole answer within `limit`.
 pub(super) async fn read(request: RequestBuilder, limit: Duration) -> Result<(Answer, HeaderMap), Failure> {
     let failed = |cause: reqwest::Error| {
         if cause.is_timeout() {
@@ -63,7 +63,7 @@ pub(super) async fn read(request: RequestBuilder, limit: Duration) -> Result<(An
     Ok((Answer { text, etag }, headers))
 }
 
-/// Returns whether the operating system knows no way to the address.
+/// Returns true if the operating system has no route to the address.
 fn no_route(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut causes = std::iter::successors(Some(error), |cause| cause.source());
     causes.any(|cause| {

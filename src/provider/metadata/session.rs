@@ -1,4 +1,5 @@
-//! EC2's session tokens (IMDSv2): had with a PUT, sent with every GET, renewed in time and when one is refused.
+//! EC2's session tokens (IMDSv2): obtained with a PUT, sent with every GET, renewed before they expire and when one is
+//! refused.
 
 use std::time::Duration;
 
@@ -9,25 +10,25 @@ use tracing::info;
 
 use super::{Answer, Failure, SOON, http};
 
-/// Where tokens are given.
+/// The path at which tokens are issued.
 const TOKENS: &str = "/latest/api/token";
-/// How long a token is asked for, and the header of the answer that says how long it is good.
+/// The requested lifetime of a token; in the answer, its actual lifetime.
 const TTL_HEADER: &str = "X-aws-ec2-metadata-token-ttl-seconds";
-/// Six hours, the longest that there is.
+/// Six hours, the maximum.
 const TTL: Duration = Duration::from_secs(21600);
 
 /// The session with the service.
 pub(super) struct Session {
     token: Option<Token>,
-    /// The service's first version, which has no tokens, will do.
+    /// True if the service's first version, without tokens, is acceptable.
     may_do_without: bool,
-    /// It has to do.
+    /// True if the service has no tokens.
     without: bool,
 }
 
 struct Token {
     value: SecretString,
-    /// When another one is asked for.
+    /// The time at which to request another token.
     renew: Instant,
     ends: Instant,
 }
@@ -48,7 +49,7 @@ impl Session {
         if !matches!(first, Err(Failure::Status(StatusCode::UNAUTHORIZED))) {
             return first;
         }
-        // Worth nothing any more (a host that slept), or wanted after all.
+        // The token is invalid (the host slept), or the service requires one after all.
         self.token = None;
         self.without = false;
         self.attempt(http, origin, path, limit).await
@@ -68,7 +69,7 @@ impl Session {
         http::read(request, limit).await.map(|(answer, _)| answer)
     }
 
-    /// `None`: there are none here.
+    /// `None`: the service has no tokens.
     async fn token(&mut self, http: &reqwest::Client, origin: &str) -> Result<Option<SecretString>, Failure> {
         let now = Instant::now();
         if self.without {
@@ -103,7 +104,7 @@ impl Session {
     }
 }
 
-/// How a service that has only GET answers a PUT.
+/// Returns true for the answer to a PUT from a service that only supports GET.
 fn has_no_tokens(failure: &Failure) -> bool {
     match failure {
         Failure::Absent => true,

@@ -1,4 +1,4 @@
-//! The text of a cache as a run. It is a whole run, or an error that names the key.
+//! Parses the text of a cache. The result is a complete run, or an error that names the key.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<CachedRun, Problem> {
         Some(extra) => Some(Section::new(extra, "Extra".to_owned())?),
         None => None,
     };
-    // A machine that leaves has no list of files, so that the Go program starts nothing.
+    // The cache of a machine that leaves has no list of files, so that the Go program starts nothing.
     if extra.as_ref().is_some_and(|extra| extra.object.contains_key("leaving"))
         && top.object.get("Files").is_some_and(Value::is_string)
     {
@@ -44,7 +44,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<CachedRun, Problem> {
     let worker_config = top.object("WorkerConfig")?;
     match &mut extra {
         Some(extra) => take_extra(extra, &mut cached)?,
-        // The Go program's own: the parts are not known apart.
+        // The Go program wrote the cache: the parts are not known separately.
         None => cached.run.parts = Parts::Whole(worker_config),
     }
     cached.kept = Kept { top: top.object, extra: extra.map(|extra| extra.object).unwrap_or_default() };
@@ -55,7 +55,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<CachedRun, Problem> {
     Ok(cached)
 }
 
-/// What the Go program writes, but for `WorkerConfig`.
+/// Reads the Go program's keys, except `WorkerConfig`.
 fn take_run(top: &mut Section) -> Result<CachedRun, Problem> {
     let run = Run {
         root_url: top.full_text("RootURL")?.trim_end_matches('/').to_owned(),
@@ -95,7 +95,7 @@ fn take_credentials(top: &mut Section) -> Result<Credentials, Problem> {
         certificate: section.optional_text("certificate")?.map(Into::into),
         expires: match top.full_text("CredentialsExpire")? {
             never if never == NEVER => None,
-            // However many digits the zero time is written with.
+            // The zero time counts with any number of digits.
             text => {
                 top.date("CredentialsExpire", &text)?.time().filter(|time| Some(*time) != NEVER.parse().ok())
             }
@@ -118,7 +118,7 @@ fn take_location(top: &mut Section) -> Result<BTreeMap<String, String>, Problem>
     Ok(location)
 }
 
-/// All as the provider's: the Go program refuses files from secrets. `Extra` may know better.
+/// Treats all files as the provider's, because the Go program refuses files from secrets. `Extra` can correct that.
 fn take_files(top: &mut Section) -> Result<Vec<ShippedFile>, Problem> {
     let sections = match top.object.get("Files") {
         Some(Value::Null) => {
@@ -174,7 +174,7 @@ fn take_extra(extra: &mut Section, cached: &mut CachedRun) -> Result<(), Problem
             None => return Err(extra.wrong("fileOrigins", ORIGIN, kind_in_words(&origin))),
         };
     }
-    // Versions before knew only that the removal had begun.
+    // Earlier versions only recorded that the removal had begun.
     let old = extra.object.contains_key("removed").then(|| take_leaving(extra, "removed")).transpose()?;
     let new = extra.object.contains_key("leaving").then(|| take_leaving(extra, "leaving")).transpose()?;
     cached.leaving = new.or(old);
@@ -211,10 +211,10 @@ fn take_layer(mut section: Section) -> Result<(Source, Object), Problem> {
     Ok((source, section.object("config")?))
 }
 
-/// An object whose keys are taken out of it; it knows where it is.
+/// An object whose keys are taken one by one, with its path.
 struct Section {
     object: Object,
-    /// The way to it; empty at the top.
+    /// The path to the object; empty at the top.
     at: String,
 }
 
@@ -263,7 +263,7 @@ impl Section {
         if text.is_empty() { Err(self.wrong(key, FULL_TEXT, "an empty one")) } else { Ok(text) }
     }
 
-    /// `None` where it is missing, `null` or empty.
+    /// `None` if the key is missing, `null` or empty.
     fn optional_text(&mut self, key: &str) -> Result<Option<String>, Problem> {
         match self.object.get(key) {
             None | Some(Value::Null) => {
@@ -278,7 +278,7 @@ impl Section {
         Date::parse(text).ok_or_else(|| self.wrong(key, TIME, "another string"))
     }
 
-    /// A time that has been, so one beyond all dates is taken for the last of them.
+    /// Reads a time in the past. A time beyond all dates becomes the last date.
     fn time(&self, key: &str, text: &str) -> Result<Timestamp, Problem> {
         Ok(self.date(key, text)?.or_last())
     }
@@ -290,7 +290,7 @@ impl Section {
         })
     }
 
-    /// `null` is how the Go program writes an empty one.
+    /// Reads an object. The Go program writes an empty one as `null`.
     fn object_or_null(&mut self, key: &str) -> Result<Object, Problem> {
         match self.object.get(key) {
             Some(Value::Null) => {

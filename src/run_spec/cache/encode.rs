@@ -1,4 +1,4 @@
-//! A run as the text of its cache.
+//! Encodes a run as the text of its cache.
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
@@ -10,12 +10,12 @@ use crate::run_spec::files::{FileOrigin, ShippedFile};
 use crate::run_spec::worker_config::Source;
 use crate::run_spec::{Object, Parts};
 
-/// Stands in the place of a list: the Go program refuses to read it.
+/// Replaces the list of files: the Go program refuses to read it.
 const NO_FILES: &str = "this machine leaves: nothing is to be started from this cache";
 
 impl CachedRun {
-    /// The text of the cache: JSON, its keys sorted. `final_config` is the worker configuration with what the worker
-    /// implementation sets: the Go program starts the worker with it as it is.
+    /// Encodes the cache as JSON with sorted keys. `final_config` is the worker configuration including the worker
+    /// implementation's settings, with which the Go program starts the worker unchanged.
     pub fn encode(&self, final_config: &Object) -> SecretString {
         let run = &self.run;
         let secret =
@@ -80,7 +80,7 @@ impl CachedRun {
     }
 }
 
-/// As the Go program writes times.
+/// Formats a time like the Go program.
 fn time(time: Timestamp) -> String {
     format!("{time:.3}")
 }

@@ -1,11 +1,11 @@
-//! Why a cache cannot be used, and what to do about it. No message shows a value of the cache.
+//! Errors about unusable caches, with their remedies. No message shows a value of the cache.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::host::private_file;
 
-/// Why a cache cannot be used.
+/// The reason why a cache cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use the cached run {}: {problem}", path.display())]
 pub struct CacheError {
@@ -13,18 +13,18 @@ pub struct CacheError {
     problem: Problem,
 }
 
-/// What a [`CacheError`] is about, for the exit code.
+/// The kind of a [`CacheError`], for the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheErrorKind {
-    /// Its permissions or its kind.
+    /// The file has the wrong permissions or type.
     Permissions,
-    /// It could not be read, for no fault of its permissions.
+    /// The file could not be read, for a reason other than its permissions.
     Unreadable,
-    /// It was read, and is not a whole run.
+    /// The file was read and does not contain a complete run.
     Content,
 }
 
-/// What is wrong. A key is given as the way to it: `Credentials.clientId`.
+/// The fault. A key is given as its path: `Credentials.clientId`.
 #[derive(Debug)]
 pub(super) enum Problem {
     File(private_file::Error),
@@ -41,7 +41,7 @@ pub(super) enum Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // Without its name, which is told already.
+            // Without the file's name, which the error already contains.
             Self::File(error) => f.write_str(&error.problem()),
             Self::Empty => f.write_str("it is empty"),
             Self::NotText => f.write_str("it is not JSON: not UTF-8"),
@@ -62,12 +62,10 @@ impl CacheError {
         Self { path: path.to_owned(), problem }
     }
 
-    /// The file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it is about.
     pub fn kind(&self) -> CacheErrorKind {
         match &self.problem {
             Problem::File(error) if error.kind() == private_file::ErrorKind::Permissions => {
@@ -78,7 +76,7 @@ impl CacheError {
         }
     }
 
-    /// How to start afresh. `dynamic`: the host's provider is a cloud, where a machine can register only once.
+    /// Advice for starting afresh. `dynamic`: the provider is a cloud, where a machine can register only once.
     pub fn advice(&self, dynamic: bool) -> &'static str {
         match (dynamic, self.kind()) {
             (false, CacheErrorKind::Permissions) => "or remove it to start afresh",

@@ -1,4 +1,4 @@
-//! Tests of the cache: the Go program's files, ours, and what is left of them after all that can happen to files.
+//! Tests of the cache: the Go program's files, our files, and damaged files.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -34,7 +34,7 @@ fn parsed(text: &str) -> Object {
     serde_json::from_str(text).unwrap()
 }
 
-/// A cache of ours with everything in it.
+/// A cache of ours with every field set.
 fn ours() -> CachedRun {
     let mut cached = decoded(GO_GOOGLE);
     cached.provider_type = Some("google".to_owned());
@@ -177,7 +177,7 @@ fn a_truncated_cache_is_an_error_at_every_byte() {
     }
 }
 
-/// Every value of the text, at every depth, by the way to it.
+/// Every value of the text, at every depth, with its path.
 fn ways(value: &Value, at: &str, found: &mut Vec<String>) {
     let mut go = |key: String, value: &Value| {
         let way = format!("{at}/{key}");
@@ -426,7 +426,7 @@ fn any_time() -> impl Strategy<Value = Timestamp> {
     (0..253_370_764_800_000_i64).prop_map(|ms| Timestamp::from_millisecond(ms).unwrap())
 }
 
-/// Not empty.
+/// A non-empty text.
 fn any_text() -> impl Strategy<Value = String> {
     (any::<char>(), any::<String>()).prop_map(|(first, rest)| format!("{first}{rest}"))
 }
@@ -497,7 +497,7 @@ fn any_cached() -> impl Strategy<Value = CachedRun> {
     (any_run(), prop::option::of(any_text()), stage, prop::option::of(leaving)).prop_map(
         |(mut run, provider_type, stage, leaving)| {
             if leaving.is_some() {
-                // Of a machine that leaves none is written.
+                // The cache of a machine that leaves contains no files.
                 run.files.clear();
             }
             CachedRun { provider_type, stage, leaving, ..CachedRun::new(run, "", Stage::Complete) }
@@ -505,7 +505,7 @@ fn any_cached() -> impl Strategy<Value = CachedRun> {
     )
 }
 
-/// What of a run is not seen in its `Debug`.
+/// The parts of a run that its `Debug` hides.
 fn hidden(run: &Run) -> impl PartialEq + fmt::Debug {
     let secret = |secret: &Option<SecretString>| secret.as_ref().map(|text| text.expose_secret().to_owned());
     let parts = match &run.parts {

@@ -1,4 +1,4 @@
-//! The one writer of a cache file: it writes the newest snapshot, in the order of asking, and does not give up.
+//! The single writer of a cache file. Writes the latest snapshot and retries on failure.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use crate::host::blocking::Lane;
 #[cfg(test)]
 mod tests;
 
-/// How long after a failure it is tried again.
+/// Delay of a retry after a failure.
 const AGAIN: Duration = Duration::from_secs(60);
-/// How long somebody who asked is kept waiting by a disk that does not answer.
+/// Time limit for a caller to wait for a disk that does not answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Keeps a cache file. Clones keep the same one. What it has not brought to the disk is lost when the last of them is
-/// dropped: [`flush`](Self::flush) first.
+/// Writes a cache file. Clones share the writer. Changes that are not on the disk are lost when the last clone is
+/// dropped, so [`flush`](Self::flush) must be called first.
 #[derive(Debug, Clone)]
 pub struct CacheWriter {
     /// `None`: no cache is configured.
@@ -35,32 +35,32 @@ struct Writer {
     done: watch::Receiver<Progress>,
 }
 
-/// What the file should be.
+/// The desired state of the file.
 #[derive(Debug)]
 enum DesiredState {
     Holds(SecretString),
     Gone,
 }
 
-/// The newest desired state, which supersedes earlier ones.
+/// The latest desired state, which supersedes earlier ones.
 #[derive(Debug, Clone, Default)]
 struct Revision {
-    /// How many times something was asked for.
+    /// The number of requests so far.
     number: u64,
     state: Option<Arc<DesiredState>>,
 }
 
-/// How far the wishes are carried out.
+/// The progress of the requests.
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
-    /// The newest that was tried.
+    /// The number of the latest attempted request.
     tried: u64,
-    /// The newest that is on the disk.
+    /// The number of the latest request that is on the disk.
     met: u64,
 }
 
 impl DesiredState {
-    /// Blocks on the disk.
+    /// Writes or removes the file. Blocks on the disk.
     fn carry_out(&self, path: &Path) -> Result<(), WriteError> {
         match self {
             Self::Holds(snapshot) => super::write(path, snapshot),
@@ -70,20 +70,20 @@ impl DesiredState {
 }
 
 impl CacheWriter {
-    /// Keeps the cache at `path`; `None`: there is none to keep, and all that is asked for succeeds. Must be called
-    /// within a runtime, on which it lives.
+    /// Starts the writer of the cache at `path`; `None`: there is no cache, and every request succeeds. Must be called
+    /// within the runtime on which the writer's task will run.
     pub fn new(path: Option<PathBuf>) -> Self {
         Self { writer: path.map(|path| Arc::new(Writer::start(path.into(), DesiredState::carry_out))) }
     }
 
-    /// Writes what [`CachedRun::encode`](super::CachedRun::encode) made. Whether it, or what was asked for later, is
-    /// on the disk now. If not, that was logged, and the newest snapshot is tried again every minute.
+    /// Writes the output of [`CachedRun::encode`](super::CachedRun::encode). Returns true if it, or a later request, is
+    /// on the disk. Otherwise the failure is logged, and the latest snapshot is retried every minute.
     pub async fn save(&self, snapshot: SecretString) -> bool {
         self.ask(DesiredState::Holds(snapshot)).await
     }
 
-    /// Writes a newer snapshot of what is cached, as [`save`](Self::save) does; after [`remove`](Self::remove) nothing is,
-    /// and nothing is written. Whether what was asked for last is on the disk now.
+    /// Writes a newer snapshot of a cached run, as [`save`](Self::save) does. After [`remove`](Self::remove) there is
+    /// no cached run, and nothing is written. Returns true if the last request is on the disk.
     pub async fn renew(&self, snapshot: SecretString) -> bool {
         let Some(writer) = &self.writer else { return true };
         let desired = writer.desired.borrow().clone();
@@ -93,19 +93,19 @@ impl CacheWriter {
         }
     }
 
-    /// Removes the file, and forgets snapshots that have not been written. Whether it is gone now. If not, that was
-    /// logged, and it is tried again every minute.
+    /// Removes the file, and discards snapshots that have not been written. Returns true if the file is gone. Otherwise
+    /// the failure is logged, and the removal is retried every minute.
     pub async fn remove(&self) -> bool {
         self.ask(DesiredState::Gone).await
     }
 
-    /// Tries what is not on the disk once more, at once. Whether all that was asked for is on the disk now.
+    /// Retries pending changes at once. Returns true if all requests are on the disk.
     pub async fn flush(&self) -> bool {
         let Some(writer) = &self.writer else { return true };
         let Progress { tried, met } = *writer.done.borrow();
         let mut number = met;
         writer.desired.send_if_modified(|desired| {
-            // What has not been tried yet is tried now anyway.
+            // A request that has not been attempted yet is attempted now anyway.
             let again = met < desired.number && desired.number <= tried;
             desired.number += u64::from(again);
             number = desired.number;
@@ -114,7 +114,7 @@ impl CacheWriter {
         writer.answer(number).await
     }
 
-    /// What is asked for is carried out even if nobody waits for the answer.
+    /// Makes a request. It is carried out even if the caller stops waiting for the result.
     async fn ask(&self, state: DesiredState) -> bool {
         match &self.writer {
             Some(writer) => writer.answer(writer.state(state)).await,
@@ -135,7 +135,7 @@ impl Writer {
         Self { path, desired, done }
     }
 
-    /// Takes the place of what was asked for before. Its number.
+    /// Supersedes earlier requests. Returns the number of the new one.
     fn state(&self, state: DesiredState) -> u64 {
         let mut number = 0;
         self.desired.send_modify(|desired| {
@@ -146,7 +146,7 @@ impl Writer {
         number
     }
 
-    /// Waits until this revision, or a later one, was tried. Returns whether it is on the disk.
+    /// Waits for an attempt at this revision or a later one. Returns true if it is on the disk.
     async fn answer(&self, number: u64) -> bool {
         let mut done = self.done.clone();
         let tried = done.wait_for(|done| done.tried >= number);
@@ -167,12 +167,12 @@ impl Writer {
     }
 }
 
-/// The writer's task: ends when nobody can ask any longer.
+/// The writer's task. It ends when the last handle is dropped.
 struct Task {
     path: Arc<Path>,
     newest: watch::Receiver<Revision>,
     report: watch::Sender<Progress>,
-    /// Whether a failure was told and has not ended.
+    /// True if a failure was logged and has not ended.
     failing: bool,
 }
 
@@ -204,7 +204,7 @@ impl Task {
         }
     }
 
-    /// A failure is told once, and its end.
+    /// Logs the beginning and the end of a failure.
     fn tell(&mut self, state: &DesiredState, result: &Result<(), String>) {
         let path = self.path.display();
         let was_failing = std::mem::replace(&mut self.failing, result.is_err());

@@ -1,8 +1,8 @@
-//! Zip archives: checked to the last byte, then unpacked below one directory and nowhere else.
+//! Zip archives: validated to the last byte, then unpacked into one directory and nowhere else.
 //!
-//! Whoever can write below that directory while an archive is unpacked gains nothing: every directory on the way is
-//! opened relative to the one above it, without following symlinks, and files are renamed into the directory so
-//! opened. Only the way to the directory itself is taken as the system has it, symlinks included.
+//! Write access below that directory does not help an attacker while an archive is unpacked: every directory on the way
+//! is opened relative to its parent, without following symlinks, and files are renamed into the opened directory. Only
+//! the path to the directory itself is resolved by the system, symlinks included.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -15,25 +15,24 @@ use zip::result::ZipError;
 
 use crate::host::atomic::{self, Attributes, Directory, WriteError};
 
-/// How much an archive may hold.
+/// Limits for the content of an archive.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Files and directories.
+    /// The number of files and directories.
     pub entries: usize,
-    /// When unpacked.
+    /// The unpacked size.
     pub bytes: u64,
 }
 
-/// What is allowed.
 pub(super) const LIMITS: Limits = Limits { entries: 100_000, bytes: 4 << 30 };
 
-/// The bits of a Unix mode that tell the kind of file, and their values; the same on all systems.
+/// The file type bits of a Unix mode, and their values; the same on all systems.
 const KIND: u32 = 0o170_000;
 const SYMLINK: u32 = 0o120_000;
 const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
 
-/// Why an archive is refused, or could not be unpacked.
+/// The reason why an archive is refused, or could not be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ArchiveError {
     #[error("the zip archive is broken")]
@@ -64,17 +63,18 @@ pub(super) enum ArchiveError {
     Write(#[from] WriteError),
 }
 
-/// An archive that can be unpacked.
+/// A validated archive.
 pub(super) struct Archive {
     zip: ZipArchive<Cursor<Vec<u8>>>,
-    /// By their place in the archive.
+    /// Index in the archive, path and mode of each file.
     files: Vec<(usize, PathBuf, u32)>,
-    /// The directories below the archive's own, with the mode recorded for them.
+    /// The directories below the archive's root, with their recorded modes.
     directories: BTreeMap<PathBuf, u32>,
 }
 
 impl Archive {
-    /// Reads all of it: names, sizes, kinds, and, by inflating everything once, checksums and true sizes.
+    /// Validates the whole archive: names, sizes and kinds, and, by decompressing everything once, checksums and actual
+    /// sizes.
     pub(super) fn check(bytes: Vec<u8>, limits: &Limits) -> Result<Self, ArchiveError> {
         let zip = ZipArchive::new(Cursor::new(bytes)).map_err(ArchiveError::Broken)?;
         let too_much = |what| ArchiveError::TooMuch { what, limits: *limits };
@@ -102,7 +102,7 @@ impl Archive {
         if let Some((_, path, _)) = archive.files.iter().find(|(_, path, _)| !paths.insert(path)) {
             return Err(ArchiveError::Twice(path.clone()));
         }
-        // The zip crate stops at a size that an entry has not declared; this holds if it ever does not.
+        // The zip crate stops at an entry's declared size; this check holds if a version of it does not.
         let mut left = limits.bytes;
         for (index, ..) in &archive.files {
             let size = inflate(&mut archive.zip, *index, left + 1)?;
@@ -113,12 +113,12 @@ impl Archive {
         Ok(archive)
     }
 
-    /// Sorts an entry in, by its name and kind.
+    /// Adds an entry, by its name and kind.
     fn add(&mut self, index: usize) -> Result<(), ArchiveError> {
         let entry = self.zip.by_index_data(index).map_err(ArchiveError::Broken)?;
         let name = entry.name().map_err(ArchiveError::Broken)?.into_owned();
         let Some(path) = path_below(&name) else { return Err(ArchiveError::Outside(name)) };
-        // Whatever system the archive says it was made on: only Unix modes are ever found in these bits.
+        // The creating system in the archive is ignored, because these bits only ever contain Unix modes.
         let recorded = entry.external_attributes() >> 16;
         let mode = |default| if recorded == 0 { default } else { recorded & 0o777 };
         let is_directory = match recorded & KIND {
@@ -141,27 +141,27 @@ impl Archive {
         Ok(())
     }
 
-    /// Where its files go, below the archive's directory.
+    /// The paths of the files, relative to the archive's root.
     pub(super) fn inner_files(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|(_, path, _)| path.as_path())
     }
 
-    /// The directories below the archive's own.
+    /// The directories below the archive's root.
     pub(super) fn inner_directories(&self) -> impl Iterator<Item = &Path> {
         self.directories.keys().map(PathBuf::as_path)
     }
 
-    /// The directories that the archive of these bytes has files in, its own (an empty path) included. Nothing is
-    /// inflated; what is broken has none.
+    /// The directories in which the archive in these bytes has files, including its root (an empty path). Nothing is
+    /// decompressed; a broken archive yields none.
     pub(super) fn directories(bytes: Vec<u8>) -> BTreeSet<PathBuf> {
         let Ok(zip) = ZipArchive::new(Cursor::new(bytes)) else { return BTreeSet::new() };
         let paths = zip.file_names().filter_map(|name| path_below(&name.ok()?));
         paths.filter_map(|path| path.parent().map(Path::to_owned)).collect()
     }
 
-    /// Refuses what is in the way of unpacking below `root`: symlinks, and files where directories must be.
+    /// Refuses obstacles to unpacking below `root`: symlinks, and files in place of directories.
     pub(super) fn check_target(&self, root: &Path) -> Result<(), ArchiveError> {
-        // Without a trailing slash, which would have a symlink followed.
+        // Removes a trailing slash, with which a symlink would be followed.
         let root: PathBuf = root.components().collect();
         let below = self.directories.keys().map(|directory| root.join(directory));
         for directory in std::iter::once(root.clone()).chain(below) {
@@ -181,7 +181,7 @@ impl Archive {
         in_the_way.map_or(Ok(()), |path| Err(ArchiveError::DirectoryInTheWay(path)))
     }
 
-    /// Unpacks everything below `root`, each file whole or not at all.
+    /// Unpacks everything below `root`. Each file is written completely or not at all.
     pub(super) fn extract(mut self, root: &Path) -> Result<(), ArchiveError> {
         let top = match root.file_name() {
             Some(name) => {
@@ -203,7 +203,7 @@ impl Archive {
                 directory.replace(name, attributes, |file| io::copy(&mut entry, file).map(drop))
             })?;
         }
-        // Modes last, the deepest directory first, for a mode can forbid to go on.
+        // Modes are set last, the deepest directory first, because a mode can forbid further access.
         for (path, mode) in self.directories.iter().rev() {
             within(&top, path, |directory| {
                 directory.set_mode(*mode)?;
@@ -214,7 +214,7 @@ impl Archive {
     }
 }
 
-/// Does something in a directory below `top`, making it and those above it where they are missing.
+/// Runs `work` in a directory below `top`, after creating it and its missing parents.
 fn within(
     top: &Directory,
     path: &Path,
@@ -231,8 +231,8 @@ fn parent_below(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }
 
-/// The path of an entry, relative to the archive's directory; `None` where it would leave that, or does so on other
-/// systems. (A backslash separates names there: an archive with one was not made for this system.)
+/// The path of an entry relative to the archive's root; `None` if it would leave the root, here or on other systems. (A
+/// backslash separates names on other systems: an archive with one was not made for this system.)
 fn path_below(name: &str) -> Option<PathBuf> {
     if name.starts_with('/') || name.contains(['\\', '\0']) {
         return None;
@@ -241,7 +241,7 @@ fn path_below(name: &str) -> Option<PathBuf> {
     names.map(|part| (part != "..").then_some(OsStr::new(part))).collect()
 }
 
-/// Reads an entry to its end, for its checksum, or until it is too large. Returns its size as found, not as claimed.
+/// Reads an entry to its end, to verify its checksum, or until it is too large. Returns its actual size.
 fn inflate(zip: &mut ZipArchive<Cursor<Vec<u8>>>, index: usize, most: u64) -> Result<u64, ArchiveError> {
     let name = zip.by_index_data(index).and_then(|entry| Ok(entry.name()?.into_owned()));
     let name = name.map_err(ArchiveError::Broken)?;

@@ -1,4 +1,4 @@
-//! Where files go, and which of them cannot go there together.
+//! The paths of all files, and their conflicts.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::FileOrigin;
 
-/// What is to be at a path, and which file of the worker configuration wants it there.
+/// The planned object at a path, and the file of the worker configuration that requires it.
 #[derive(Debug, Clone, Copy)]
 struct Place<'a> {
     is_file: bool,
@@ -18,7 +18,7 @@ struct Place<'a> {
 /// A file of the worker configuration.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted<'a> {
-    /// Its path, as it is written there.
+    /// The path as written in the worker configuration.
     pub(super) path: &'a str,
     pub(super) origin: FileOrigin,
 }
@@ -29,17 +29,17 @@ pub(super) struct Conflict {
     pub(super) at: PathBuf,
     /// The earlier one of the two.
     pub(super) other: String,
-    /// One needs a file and the other a directory at this path.
+    /// One file needs a file and the other a directory at this path.
     pub(super) is_about_kind: bool,
 }
 
-/// The places of all files that are to be written.
+/// The planned objects of all files.
 #[derive(Debug, Default)]
 pub(super) struct Places<'a>(BTreeMap<PathBuf, Place<'a>>);
 
 impl<'a> Places<'a> {
-    /// Takes a place for a file, and its directories. A file of a secret takes the place of an earlier file, as a secret's
-    /// configuration takes the place of the provider's.
+    /// Adds a file and its directories. A secret's file replaces an earlier file, as a secret's configuration overrides
+    /// the provider's.
     pub(super) fn add_file(&mut self, at: &Path, wanted_by: Wanted<'a>) -> Result<(), Conflict> {
         if let Some(above) = at.parent() {
             self.add_directory(above, wanted_by)?;
@@ -58,7 +58,7 @@ impl<'a> Places<'a> {
         Ok(())
     }
 
-    /// Takes a place for a directory, which others may share, and for those above it.
+    /// Adds a directory, which others may share, and its parents.
     pub(super) fn add_directory(&mut self, at: &Path, wanted_by: Wanted<'a>) -> Result<(), Conflict> {
         for directory in at.ancestors() {
             match self.0.entry(directory.to_owned()) {
@@ -67,7 +67,7 @@ impl<'a> Places<'a> {
                     let other = taken.get().wanted_by.path.to_owned();
                     return Err(Conflict { at: directory.to_owned(), other, is_about_kind: true });
                 }
-                // Then those above it are there, too.
+                // Its parents were added with it.
                 Entry::Occupied(_) => return Ok(()),
             }
         }
@@ -75,15 +75,15 @@ impl<'a> Places<'a> {
     }
 }
 
-/// The one path that all spellings of `path` (`a//b`, `./a/b`, `a/c/../b`, by way of a symlink) have in common. The
-/// last name is not followed where it is a symlink.
+/// The canonical form of all spellings of `path` (`a//b`, `./a/b`, `a/c/../b`, through a symlink). A symlink as last
+/// component is not followed.
 pub(super) fn true_path(path: &Path) -> PathBuf {
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let (Some(above), Some(name)) = (whole.parent(), whole.file_name()) else { return whole };
     true_directory(above).join(name)
 }
 
-/// As [`true_path`], for a directory, which is followed where it is a symlink.
+/// As [`true_path`], for a directory, where a symlink as last component is followed.
 fn true_directory(path: &Path) -> PathBuf {
     let mut missing: Vec<OsString> = Vec::new();
     let mut there = path.to_owned();

@@ -8,7 +8,7 @@ use ::zip::CompressionMethod;
 
 use super::*;
 
-/// An entry of an archive, with all that can be wrong with it.
+/// An archive's entry, with every possible fault.
 #[derive(Clone)]
 struct Entry {
     name: &'static str,
@@ -91,7 +91,7 @@ fn write_zip(root: &Path, entries: &[Entry]) -> Result<(), String> {
     write_within(&[shipped(root, "zip", &zip(entries), FileOrigin::Provider)], &limits).map_err(|e| chain(&e))
 }
 
-/// The error as it is printed: all of its causes.
+/// The printed error with all its causes.
 fn chain(error: &FileError) -> String {
     let causes = std::iter::successors(error.source(), |cause: &&dyn Error| (*cause).source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
@@ -136,7 +136,7 @@ fn the_files_of_a_real_pool_are_written() {
     assert_eq!((fs::read(&tool).unwrap().as_slice(), mode(&tool)), (&b"#!/bin/sh\nexit 0\n"[..], 0o755));
 }
 
-/// Files at these places below a folder: with a name, or, in an archive at the place, with a name within.
+/// Files at these places below a folder: either a file, or an archive at the place with a file within.
 fn at_places(root: &Path, places: &[(&str, Option<&'static str>)]) -> Vec<ShippedFile> {
     let file = |(index, (place, within)): (usize, &(&str, Option<&'static str>))| {
         let path = format!("{}/{place}", root.display());
@@ -482,7 +482,7 @@ fn too_much_is_refused_with_both_limits_before_anything_is_written() {
     assert_eq!((LIMITS.entries, LIMITS.bytes), (100_000, 4_294_967_296));
 }
 
-/// An archive as other programs make them.
+/// An archive made by the zip crate, as by other programs.
 fn made(method: CompressionMethod, entries: impl Iterator<Item = (String, Vec<u8>)>) -> Vec<u8> {
     let options = ::zip::write::SimpleFileOptions::default().compression_method(method);
     let mut writer = ::zip::ZipWriter::new(io::Cursor::new(Vec::new()));
@@ -493,7 +493,7 @@ fn made(method: CompressionMethod, entries: impl Iterator<Item = (String, Vec<u8
     writer.finish().unwrap().into_inner()
 }
 
-/// Puts `to` in the place of every `from`.
+/// Replaces every `from` by `to`.
 fn replaced(bytes: &mut [u8], from: [u8; 4], to: [u8; 4]) -> usize {
     let places: Vec<_> = (0..bytes.len() - 3).filter(|at| bytes[*at..*at + 4] == from).collect();
     for at in &places {
@@ -532,7 +532,7 @@ fn a_bomb_is_refused_whether_it_tells_its_size_or_not() {
         assert!(message.contains(expected), "{message}");
         assert!(is_empty(root.path()));
     }
-    // 5 GB by its own account: refused before anything is unpacked.
+    // 5 GB according to its header: refused before anything is unpacked.
     let archive = zip(&[
         Entry { claimed: Some(2_500_000_000), ..entry("a", b"x", 0) },
         Entry { claimed: Some(2_500_000_000), ..entry("b", b"x", 0) },
@@ -559,7 +559,7 @@ fn a_broken_archive_is_refused_before_anything_is_written() {
     };
     broken(|entry| entry.crc = Some(1));
     broken(|entry| entry.claimed = Some(1));
-    // Bit 3: the sizes follow the content, so that those in the first header bind nobody.
+    // Bit 3: the sizes follow the content, so that those in the first header are not binding.
     broken(|entry| (entry.claimed, entry.flags) = (Some(1), 8));
     broken(|entry| entry.method = 8);
     broken(|entry| entry.method = 99);

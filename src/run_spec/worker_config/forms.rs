@@ -1,4 +1,4 @@
-//! The forms in which providers and secrets hand over worker configuration and files.
+//! The forms in which providers and secrets supply worker configuration and files.
 
 use std::fmt;
 
@@ -8,23 +8,23 @@ use super::{item_path, key_path, kind_in_words};
 use crate::run_spec::Object;
 use crate::run_spec::files::FileEntry;
 
-/// What a provider or a secret has handed over.
+/// The configuration from a provider or a secret.
 #[derive(Debug, Clone, Default)]
 pub struct Taken {
     /// A layer of worker configuration.
     pub config: Object,
     /// Files to write before the worker starts.
     pub files: Vec<FileEntry>,
-    /// What looks like a mistake.
+    /// Probable mistakes.
     pub warnings: Vec<FormWarning>,
 }
 
-/// Something in a worker configuration that looks like a mistake, and how it was taken.
+/// A probable mistake in a worker configuration, and its interpretation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FormWarning {
-    /// The doubtful key: `workerConfig.genericWorker.configs`, `secret worker-pool:aa/bb: file`.
+    /// The suspicious key: `workerConfig.genericWorker.configs`, `secret worker-pool:aa/bb: file`.
     pub place: String,
-    /// What it was taken for.
+    /// The interpretation of the key.
     pub taken: String,
 }
 
@@ -34,39 +34,30 @@ impl fmt::Display for FormWarning {
     }
 }
 
-/// A worker configuration that cannot be taken at all. It shows no values.
+/// An unusable worker configuration. The error shows no values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FormError {
-    /// A value of another kind than it must be.
+    /// A value has the wrong type.
     #[error("{place} must be {expected}, but is {found}")]
-    Kind {
-        /// Which value.
-        place: String,
-        /// What it must be.
-        expected: &'static str,
-        /// What it is.
-        found: &'static str,
-    },
-    /// A file without one of the keys that every file has.
+    Kind { place: String, expected: &'static str, found: &'static str },
+    /// A file lacks a mandatory key.
     #[error("{place} has no `{key}`{hint}")]
     Missing {
-        /// Which file.
         place: String,
-        /// The missing key.
         key: &'static str,
-        /// Path and description of the file, as far as it has them.
+        /// Path and description of the file, if it has them.
         hint: String,
     },
 }
 
-/// The keys of other implementations: a pool that has one was made for these.
+/// The keys of other implementations. A pool with one of them was made for that implementation.
 const IMPLEMENTATIONS: [&str; 2] = ["genericWorker", "dockerWorker"];
 
-/// Where a form was found, for messages.
+/// The location of a form, for messages.
 struct Place {
     /// `workerConfig`, `secret worker-pool:aa/bb`.
     name: String,
-    /// What stands between the name and a key within.
+    /// The separator between the name and a key.
     separator: &'static str,
 }
 
@@ -76,12 +67,8 @@ impl Place {
     }
 }
 
-/// Takes what a provider hands over for `implementation` (`generic-worker`): `{"genericWorker": {"config": …,
-/// "files": …}}`, or else (deprecated) the configuration itself.
-///
-/// # Errors
-///
-/// It is not an object, or one of its parts is not what it must be.
+/// Reads a provider's configuration for `implementation` (`generic-worker`): `{"genericWorker": {"config": …, "files":
+/// …}}` or, deprecated, the configuration itself.
 pub fn take_provider_form(value: Value, implementation: &str) -> Result<Taken, FormError> {
     let place = Place { name: "workerConfig".to_owned(), separator: "." };
     let mut object = expect_object(value, &place.name)?;
@@ -101,8 +88,8 @@ pub fn take_provider_form(value: Value, implementation: &str) -> Result<Taken, F
     Ok(take_flat(object, &place, doubtful, &meant))
 }
 
-/// The configuration in what a provider hands over for `implementation`, as [`take_provider_form`] finds it; `None`: none
-/// that could be taken. Files are not looked at.
+/// Finds the configuration for `implementation` in a provider's form, as [`take_provider_form`] does; `None`: there is
+/// no usable one. Files are ignored.
 pub fn find_provider_config<'a>(value: &'a Value, implementation: &str) -> Option<&'a Object> {
     let object = value.as_object()?;
     match object.get(&camel_case(implementation)).filter(|_| object.len() == 1) {
@@ -111,11 +98,7 @@ pub fn find_provider_config<'a>(value: &'a Value, implementation: &str) -> Optio
     }
 }
 
-/// Takes what the secret `name` holds: `{"config": …, "files": …}`, or else (legacy) the configuration itself.
-///
-/// # Errors
-///
-/// It is not an object, or one of its parts is not what it must be.
+/// Reads the content of the secret `name`: `{"config": …, "files": …}` or, legacy, the configuration itself.
 pub fn take_secret_form(value: Value, name: &str) -> Result<Taken, FormError> {
     let place = Place { name: format!("secret {name}"), separator: ": " };
     let object = expect_object(value, &place.name)?;
@@ -216,7 +199,7 @@ fn names_a_part(key: &str) -> bool {
     is_nearly(key, "config") || is_nearly(key, "files")
 }
 
-/// Whether `given` is `meant`, but for case, dashes and one letter more, less or other.
+/// Returns true if `given` equals `meant` except for case, dashes and one missing, additional or different letter.
 fn is_nearly(given: &str, meant: &str) -> bool {
     let plain = |text: &str| -> Vec<char> {
         text.chars().filter(|c| !matches!(c, '-' | '_')).map(|c| c.to_ascii_lowercase()).collect()

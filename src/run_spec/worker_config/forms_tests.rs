@@ -232,7 +232,7 @@ fn outside_json_of_any_depth_or_kind_is_a_value_or_an_error() {
 
 #[test]
 fn a_float_is_read_to_the_last_digit() {
-    // Read without serde_json's float_roundtrip, these end in other digits.
+    // Without serde_json's float_roundtrip, these would end in other digits.
     for text in ["447.33104243076195", "127.88888006135119", "5e-324", "1e+300", "-0.0", "1.0"] {
         assert_eq!(parse_outside_json(text).unwrap().0.to_string(), text);
     }

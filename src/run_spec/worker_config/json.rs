@@ -1,4 +1,4 @@
-//! Reads JSON from elsewhere (Taskcluster, metadata, secrets) and tells which numbers could not keep their form.
+//! Parses foreign JSON (Taskcluster, metadata, secrets), and reports the numbers that could not keep their form.
 
 use std::collections::BTreeMap;
 
@@ -7,24 +7,20 @@ use serde_json::value::RawValue;
 
 use super::{item_path, key_path};
 
-/// How many long integers are told.
+/// The number of long integers that are reported.
 const MOST_TOLD: usize = 20;
 
-/// Parses JSON, and lists the paths of the integers (the first of them) that do not fit 64 bits and have therefore become
-/// floats.
-///
-/// # Errors
-///
-/// The text is not JSON, is nested more than 128 deep, or has a number that is too large for a float.
+/// Parses JSON, and lists the paths of the first integers that do not fit into 64 bits and have therefore become
+/// floats. Fails for JSON that is nested more than 128 levels deep, or contains a number that is too large for a float.
 pub fn parse_outside_json(text: &str) -> Result<(Value, Vec<String>), serde_json::Error> {
-    // First, because it limits the depth, which the look at the raw text does not.
+    // Parsed first, because this limits the depth, while the second pass over the raw text does not.
     let value = serde_json::from_str(text)?;
     let mut found = Vec::new();
     look_for_long_integers(serde_json::from_str(text)?, "", &mut found)?;
     Ok((value, found))
 }
 
-/// What a value is, for messages.
+/// Describes the type of a value, for messages.
 pub(in crate::run_spec) fn kind_in_words(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

@@ -1,4 +1,4 @@
-//! Tests of merging: a table, and what must hold for any layers.
+//! Tests of merging: a table, and properties of any layers.
 
 use proptest::prelude::*;
 use serde_json::{Map, json};
@@ -61,7 +61,7 @@ const DEVICES_SOURCES: &str = "deviceManagement.loopbackAudio.enabled=r \
 const REAL: &[Row] = &[
     (&[GOOGLE_RUNNER, GOOGLE_POOL, GOOGLE_SECRET], GOOGLE_ALL, GOOGLE_SOURCES),
     (&[DEVICES, PRODUCTION], DEVICES_ALL, DEVICES_SOURCES),
-    // A pool that sets what the runner file has, and a secret that sets it again.
+    // A pool sets a key of the runner file, and a secret sets it again.
     (
         &[r#"{"idleTimeoutSecs":0}"#, r#"{"idleTimeoutSecs":600}"#, r#"{"idleTimeoutSecs":3600}"#],
         r#"{"idleTimeoutSecs":3600}"#,
@@ -73,7 +73,7 @@ const REAL: &[Row] = &[
         r#"{"disableReboots":true,"numberOfTasksToRun":1,"tasksDir":"/home"}"#,
         "disableReboots=r numberOfTasksToRun=r tasksDir=r",
     ),
-    // workerTypeMetadata from several hands.
+    // workerTypeMetadata from several sources.
     (
         &[
             r#"{"workerTypeMetadata":{"machine-setup":{"maintainer":"a@b"}}}"#,
@@ -103,7 +103,7 @@ const SMALL: &[Row] = &[
     (&[r#"{"a":1}"#, r#"{"a":1}"#], r#"{"a":1}"#, "a=p"),
     (&[r#"{"a":"x"}"#, r#"{"a":"y"}"#], r#"{"a":"y"}"#, "a=p"),
     (&[r#"{"a":true}"#, r#"{"a":false}"#], r#"{"a":false}"#, "a=p"),
-    // null is a value like any other.
+    // null is an ordinary value.
     (&[r#"{"a":1}"#, r#"{"a":null}"#], r#"{"a":null}"#, "a=p"),
     (&[r#"{"a":null}"#, r#"{"a":1}"#], r#"{"a":1}"#, "a=p"),
     (&[r#"{"a":[1]}"#, r#"{"a":null}"#], r#"{"a":null}"#, "a=p"),
@@ -131,7 +131,7 @@ const SMALL: &[Row] = &[
     (&[r#"{"a":{}}"#, r#"{"a":{"x":1}}"#], r#"{"a":{"x":1}}"#, "a.x=p"),
     (&[r#"{"a":{"x":1}}"#, r#"{"a":{}}"#], r#"{"a":{"x":1}}"#, "a.x=r"),
     (&[r#"{"a":{}}"#, r#"{"a":{}}"#], r#"{"a":{}}"#, "a=r"),
-    // Of two kinds, the later one.
+    // Of two different types, the later value.
     (&[r#"{"a":{"x":1}}"#, r#"{"a":[1]}"#], r#"{"a":[1]}"#, "a[0]=p"),
     (&[r#"{"a":[1]}"#, r#"{"a":{"x":1}}"#], r#"{"a":{"x":1}}"#, "a.x=p"),
     (&[r#"{"a":{"x":1}}"#, r#"{"a":5}"#], r#"{"a":5}"#, "a=p"),
@@ -139,7 +139,7 @@ const SMALL: &[Row] = &[
     (&[r#"{"a":[1]}"#, r#"{"a":"x"}"#], r#"{"a":"x"}"#, "a=p"),
     (&[r#"{"a":[1]}"#, r#"{"a":{}}"#], r#"{"a":{}}"#, "a=p"),
     (&[r#"{"a":{"x":1}}"#, r#"{"a":5}"#, r#"{"a":{"y":2}}"#], r#"{"a":{"y":2}}"#, "a.y=s"),
-    // Numbers of other forms are other values.
+    // Numbers in other forms are other values.
     (&[r#"{"a":1}"#, r#"{"a":1.0}"#], r#"{"a":1.0}"#, "a=p"),
     // Odd keys.
     (
@@ -157,7 +157,7 @@ fn layers_merge_as_the_table_says() {
         for (text, from) in layers.iter().zip(['r', 'p', 's']) {
             merged.merge(layer(text), &source(from));
         }
-        // As text: 1 and 1.0 are different there.
+        // Compared as text, where 1 and 1.0 differ.
         let text = |object: &Object| serde_json::to_string(object).unwrap();
         assert_eq!(text(merged.object()), text(&layer(result)), "{layers:?}");
         assert_eq!(sources(&merged), *expected_sources, "{layers:?}");
@@ -258,8 +258,8 @@ fn any_layer() -> impl Strategy<Value = Object> {
     prop::collection::btree_map("[a-d]", any_value(), 0..4).prop_map(|map| map.into_iter().collect())
 }
 
-/// Layers in which each key always has the same kind of value (and therefore the same place the same kind): where a
-/// later layer replaces a value by one of another kind, merging cannot be associative.
+/// Layers in which each key, and therefore each path, always has the same type of value: if a later layer replaces a
+/// value by one of another type, merging cannot be associative.
 fn kind_true_layer(depth: u32) -> BoxedStrategy<Object> {
     let numbers = prop::collection::vec(0..9_u64, 0..3).prop_map(|items| json!(items));
     let inner = if depth == 0 {
@@ -277,7 +277,7 @@ fn kind_true_layer(depth: u32) -> BoxedStrategy<Object> {
         .boxed()
 }
 
-/// The plain rule, for comparison: without sources.
+/// A simple implementation without sources, for comparison.
 fn plainly(a: Value, b: Value) -> Value {
     match (a, b) {
         (Value::Object(mut a), Value::Object(b)) => {
@@ -311,7 +311,7 @@ fn leaf_count(value: &Value) -> usize {
     }
 }
 
-/// Whether the tree of origins has the shape of the value.
+/// Returns true if the tree of origins has the shape of the value.
 fn fits(value: &Value, origin: &Origin) -> bool {
     match (value, origin) {
         (Value::Object(object), Origin::Object(_, origins)) => {

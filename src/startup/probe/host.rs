@@ -1,4 +1,4 @@
-//! What a start would meet on this host: the cached run, the worker's program, places to write to.
+//! The conditions of a start on this host: the cached run, the worker's program, paths to write.
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,10 @@ use crate::startup;
 use crate::telemetry::status;
 use crate::worker::{self, Launch, LaunchSpec};
 
-/// The free space that a start needs for its files, in bytes: configurations are small.
+/// The free space that a start requires for its files, in bytes: configurations are small.
 const NEEDED_ROOM: u64 = 64 * 1024;
 
-/// All steps on this host, and the cached run, where there is one.
+/// Checks all steps on this host. Also returns the cached run, if there is one.
 pub(super) fn look(config: &RunnerConfig, surroundings: &Surroundings) -> (Vec<Step>, Option<CachedRun>) {
     let mut steps = Vec::new();
     let cached = cached(config, surroundings, &mut steps);
@@ -57,11 +57,11 @@ fn cached(config: &RunnerConfig, surroundings: &Surroundings, steps: &mut Vec<St
     cached
 }
 
-/// Whether a start can go on with this worker's own cached run.
+/// Checks whether a start can use this worker's own cached run.
 fn usable(config: &RunnerConfig, cached: &CachedRun, now: Timestamp) -> Step {
     let credentials = &cached.run.credentials;
     let ends = credentials.expires.map_or("never".to_owned(), |end| format!("{end:.0}"));
-    // Who may register again does.
+    // A worker that may register again does so.
     let outcome = match (credentials.usable(now), &config.provider) {
         (true, _) => Outcome::Ok,
         (false, ProviderConfig::Static(_)) => Outcome::Warning,
@@ -70,7 +70,7 @@ fn usable(config: &RunnerConfig, cached: &CachedRun, now: Timestamp) -> Step {
     Step::new("cached run", outcome, format!("its credentials end: {ends}"))
 }
 
-/// How the worker would be started, as far as that is known.
+/// The worker's launch, as far as it is known.
 fn launch(config: &RunnerConfig, steps: &mut Vec<Step>) -> Option<LaunchSpec> {
     match worker::launch(&startup::offline(config).run, &config.worker) {
         Ok(Launch::Start(spec)) => Some(spec.on_this_host()),
@@ -118,7 +118,7 @@ fn executable(path: &Path) -> Result<(), String> {
     })
 }
 
-/// Whether a file can be made, or replaced, at `path`; folders that are missing on the way are made at start.
+/// Checks whether a file can be created or replaced at `path`. A start creates missing folders.
 fn writable(what: &'static str, path: &Path, otherwise: Outcome) -> Step {
     let mut folder = parent_of(path);
     let found = loop {
@@ -150,23 +150,23 @@ fn writable(what: &'static str, path: &Path, otherwise: Outcome) -> Step {
     }
 }
 
-/// Whether the file system of this directory has room for one more small file.
+/// Checks that the directory's file system has room for another small file.
 fn has_room(folder: &Path) -> Result<(), String> {
     let Ok(system) = statvfs(folder) else { return Ok(()) };
-    // What is reserved for root is used by root.
+    // Root may use the reserved space.
     let blocks = if geteuid().is_root() { system.blocks_free() } else { system.blocks_available() };
     let inodes = if geteuid().is_root() { system.files_free() } else { system.files_available() };
     if blocks.saturating_mul(system.fragment_size()) < NEEDED_ROOM {
         return Err("no space left on its file system".to_owned());
     }
-    // File systems without a fixed number of inodes say that they have none.
+    // File systems without a fixed number of inodes report zero.
     if system.files() > 0 && inodes == 0 {
         return Err("no inodes left on its file system".to_owned());
     }
     Ok(())
 }
 
-/// Without them a start goes on, with a warning.
+/// Without these sockets, a start continues with a warning.
 fn sockets(config: &RunnerConfig, surroundings: &Surroundings) -> Option<Step> {
     let path = match (&config.status_socket, &surroundings.runtime_directory) {
         (StatusSocket::None, _) => return None,

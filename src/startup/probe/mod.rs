@@ -1,6 +1,7 @@
-//! `start-worker check --online`: tries each step of a start as far as that has no effect, and reports the outcome of each.
+//! `start-worker check --online`: tries each step of a start as far as that has no side effect, and reports its
+//! outcome.
 //!
-//! It registers nobody, spends no secret and writes nothing. `here.rs` looks at this host, `there.rs` at the provider
+//! It registers no worker, uses up no secret and writes nothing. `host.rs` checks this host, `network.rs` the provider
 //! and Taskcluster.
 
 use std::ffi::OsString;
@@ -20,52 +21,47 @@ use crate::taskcluster::Proxies;
 mod host;
 mod network;
 
-/// The world outside, as arguments.
+/// The probe's environment, as parameters.
 pub struct Surroundings {
-    /// Tells the wall-clock time.
     pub clock: Arc<dyn Clock>,
-    /// The way to Taskcluster.
     pub proxies: Proxies,
-    /// Where the clouds' metadata services are.
+    /// The addresses of the clouds' metadata services.
     pub metadata: MetadataOrigins,
-    /// Where lock and status socket go.
+    /// The directory of the lock and the status socket.
     pub runtime_directory: Option<PathBuf>,
-    /// Where programs are looked up.
+    /// The folders in which programs are looked up.
     pub path: Option<OsString>,
 }
 
 /// The outcome of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// A start would get over it.
+    /// A start would pass this step.
     Ok,
-    /// A start would, perhaps with less than could be.
+    /// A start would pass this step, perhaps with limitations.
     Warning,
-    /// A start would fail there.
+    /// A start would fail at this step.
     Failed,
-    /// Not checked, because an earlier step failed or because it cannot be asked without an effect.
+    /// Not checked, because an earlier step failed or because the check would have a side effect.
     Skipped,
 }
 
-/// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// What was tried.
+    /// The step's name.
     pub what: &'static str,
-    /// Its outcome.
     pub outcome: Outcome,
-    /// What was found, or why not.
+    /// The result, or the reason for the outcome.
     pub found: String,
 }
 
-/// What was found out.
 #[derive(Debug)]
 pub struct Findings {
     steps: Vec<Step>,
     plan: Vec<String>,
 }
 
-/// Goes through all steps. Takes half a minute at most where nobody answers.
+/// Checks all steps. Takes at most half a minute if no server answers.
 pub async fn look(config: &RunnerConfig, surroundings: &Surroundings) -> Findings {
     let (mut steps, cached) = host::look(config, surroundings);
     steps.extend(network::look(config, surroundings, cached.as_ref()).await);
@@ -73,7 +69,7 @@ pub async fn look(config: &RunnerConfig, surroundings: &Surroundings) -> Finding
 }
 
 impl Findings {
-    /// The verdict, in one line.
+    /// The verdict in one line.
     pub fn verdict(&self) -> String {
         let of = |outcome| {
             let steps = self.steps.iter().filter(move |step| step.outcome == outcome);
@@ -93,19 +89,19 @@ impl Findings {
         verdict
     }
 
-    /// Whether a start would fail.
+    /// Returns true if a start would fail.
     pub fn fails(&self) -> bool {
         self.steps.iter().any(|step| step.outcome == Outcome::Failed)
     }
 
-    /// The same without these secrets.
+    /// Masks these secrets.
     #[must_use]
     pub fn masked(self, secrets: &Secrets) -> Self {
         let step = |step: Step| Step { found: secrets.mask(step.found), ..step };
         Self { steps: self.steps.into_iter().map(step).collect(), ..self }
     }
 
-    /// For people.
+    /// Formats the findings for people.
     pub fn text(&self) -> String {
         let mut text = "\n# online: what a start would meet\n".to_owned();
         for Step { what, outcome, found } in &self.steps {
@@ -119,7 +115,7 @@ impl Findings {
         text
     }
 
-    /// For programs.
+    /// Formats the findings for programs.
     pub fn json(&self) -> Value {
         let step =
             |step: &Step| json!({"step": step.what, "result": step.outcome.word(), "found": step.found});
@@ -143,7 +139,7 @@ impl Step {
         Self { what, outcome, found: found.into() }
     }
 
-    /// Where a start could do without it.
+    /// Reduces a failure to a warning, for a step that is optional.
     fn at_most_doubtful(mut self) -> Self {
         if self.outcome == Outcome::Failed {
             self.outcome = Outcome::Warning;
@@ -152,7 +148,7 @@ impl Step {
     }
 }
 
-/// What a start would do, a sentence each.
+/// The steps of a start, one sentence each.
 fn plan(config: &RunnerConfig, cached: Option<&CachedRun>) -> Vec<String> {
     let name = config.worker.implementation.name();
     if let Some(cached) = cached.filter(|cached| cached.leaving.is_some()) {

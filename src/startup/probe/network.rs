@@ -1,4 +1,4 @@
-//! What a start would meet outside: the provider, the way to Taskcluster, its clock, the worker pool.
+//! The conditions of a start beyond this host: the provider, the connection to Taskcluster, its clock, the worker pool.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,14 +18,14 @@ use crate::startup::outside::Layers;
 use crate::taskcluster::{Client, Effort, InFlight, Pace, WorkerName};
 use crate::telemetry::counters::Counters;
 
-/// How long the provider is asked, and how long one step of the way may take.
+/// Time limits for querying the provider, and for each step of the connection.
 const PROVIDER: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_secs(5);
 
-/// A clock that is further off is told of, in seconds. Beyond 15 minutes calls are signed with Taskcluster's time.
+/// A larger clock offset is reported, in seconds. Beyond 15 minutes, calls are signed with Taskcluster's time.
 const CLOCK_DOUBTFUL: i64 = 60;
 
-/// All steps outside.
+/// Checks all steps beyond this host.
 pub(super) async fn look(
     config: &RunnerConfig,
     surroundings: &Surroundings,
@@ -68,13 +68,13 @@ pub(super) async fn look(
     steps
 }
 
-/// What a start cannot do without. What it does not need may yet be needed later, or by the worker.
+/// The steps on which a start depends. Others may still be needed later, or by the worker.
 struct Need {
-    /// What the provider says.
+    /// The provider's answer.
     provider: bool,
-    /// That Taskcluster answers.
+    /// An answer from Taskcluster.
     answer: bool,
-    /// The worker pool: to be registered in.
+    /// The existence of the worker pool, for the registration.
     pool: bool,
 }
 
@@ -85,7 +85,7 @@ impl Need {
             ProviderConfig::Standalone(_) => {
                 Self { provider: true, answer: config.get_secrets && complete.is_none(), pool: false }
             }
-            // It registers each time, and falls back on the cache where nobody answers.
+            // A static worker registers at each start, and falls back on the cache if Taskcluster does not answer.
             ProviderConfig::Static(_) => {
                 let falls_back = complete.is_some_and(|cached| cached.run.credentials.usable(now));
                 Self { provider: true, answer: !falls_back, pool: true }
@@ -98,7 +98,7 @@ impl Need {
             {
                 Self { provider: false, answer: config.get_secrets && complete.is_none(), pool: false }
             }
-            // The legacy provisioner's pools are none of worker-manager's.
+            // worker-manager does not know the legacy provisioner's pools.
             ProviderConfig::AwsProvisioner(_) => Self { provider: true, answer: true, pool: false },
             ProviderConfig::Aws(_) | ProviderConfig::Azure(_) | ProviderConfig::Google(_) => {
                 Self { provider: true, answer: true, pool: true }
@@ -107,9 +107,9 @@ impl Need {
     }
 }
 
-/// Credentials of the runner configuration that are over: no start goes on with them.
+/// Reports expired credentials in the runner configuration, with which no start continues.
 fn expired(credentials: &Credentials, now: Timestamp) -> Option<Step> {
-    // As at the start: those that are about to expire are used up to their last quarter.
+    // As in a start: credentials that are about to expire are used until their last quarter.
     let expires = credentials.expires.filter(|expires| *expires <= now)?;
     let why = PrepareError::StandaloneExpired(expires).to_string();
     Some(Step::new("credentials", Outcome::Failed, why))
@@ -140,7 +140,7 @@ async fn identify(
     }
 }
 
-/// Name, connection, answer; whether there was one.
+/// Checks name resolution, connection and answer. Returns true if there was an answer.
 async fn the_way(client: &Client, steps: &mut Vec<Step>) -> bool {
     if let Some((host, port)) = client.host() {
         let addresses: Vec<SocketAddr> = match timeout(STEP, lookup_host((host.as_str(), port))).await {
@@ -196,7 +196,7 @@ fn clock(counters: &Counters) -> Step {
     }
 }
 
-/// With the credentials that are at hand, else as anybody.
+/// Uses the available credentials, or none.
 async fn pool(client: &Client, identified: &Identified) -> Step {
     let pool_id = identified.identity.worker_pool_id.as_str();
     let answer = match &identified.proof {
@@ -210,7 +210,7 @@ async fn pool(client: &Client, identified: &Identified) -> Step {
             let found = format!("{pool_id}: reading the definition takes the scope {scope}");
             Step::new("worker pool", Outcome::Skipped, found)
         }
-        // The credentials' own step says so.
+        // The step for the credentials reports that.
         Err(cause) if cause.status() == Some(401) => {
             Step::new("worker pool", Outcome::Skipped, format!("{pool_id}: the credentials are refused"))
         }
@@ -218,7 +218,7 @@ async fn pool(client: &Client, identified: &Identified) -> Step {
     }
 }
 
-/// Whether worker-manager would register the worker, as far as that can be asked without registering it.
+/// Checks whether worker-manager would register the worker, as far as that can be determined without registering it.
 async fn registration(
     config: &RunnerConfig,
     client: &Client,
@@ -261,7 +261,7 @@ async fn registration(
     })
 }
 
-/// What the credentials of this run may do: whether Taskcluster accepts them, and lets them read the pool's secrets.
+/// Checks whether Taskcluster accepts the credentials of this run, and lets them read the pool's secrets.
 async fn access(
     config: &RunnerConfig,
     client: &Client,
@@ -288,7 +288,7 @@ async fn access(
     steps
 }
 
-/// Whether Taskcluster accepts these credentials.
+/// Checks whether Taskcluster accepts these credentials.
 async fn accepted(client: &Client, credentials: &Credentials) -> Step {
     let client_id = &credentials.client_id;
     match client.current_scopes(credentials, Effort::Once).await {
@@ -300,7 +300,7 @@ async fn accepted(client: &Client, credentials: &Credentials) -> Step {
             let found = format!("Taskcluster accepts {client_id}, which has {} scopes", scopes.len());
             Step::new("credentials", Outcome::Ok, found)
         }
-        // It was recognized before its scopes were looked at.
+        // Authentication succeeded before the scopes were checked.
         Err(cause) if cause.status() == Some(403) => {
             let found =
                 format!("Taskcluster accepts {client_id}; reading its scopes takes auth:current-scopes");
@@ -313,7 +313,7 @@ async fn accepted(client: &Client, credentials: &Credentials) -> Step {
     }
 }
 
-/// Reads the secrets as a start does, and forgets them.
+/// Reads the secrets as a start does, and discards them.
 async fn readable_secrets(client: &Client, credentials: &Credentials, pool: &str) -> Step {
     let mut layers = Layers::default();
     let secrets = client.secrets().clone();

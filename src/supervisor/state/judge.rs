@@ -1,4 +1,4 @@
-//! What an exit means for what comes next: cause × exit. The cause comes first.
+//! Evaluates an exit: cause × exit determines the next step. The cause takes precedence.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use super::{Action, Ended, LINGER, Machine, Moment, Note, RebootPolicy, Request,
 use crate::config::Restart;
 use crate::event::{Cause, ExitClass, ExitStatus, Outcome};
 
-/// A worker that wants a reboot after less than this has crashed, whatever it says.
+/// A worker that asks for a reboot after a shorter run counts as crashed.
 const SHORT_RUN: Duration = Duration::from_secs(30);
 
-/// How a request ends the supervision where no worker runs.
+/// The outcome of a request while no worker runs.
 pub(super) fn unstarted(cause: Cause) -> Outcome {
     match cause {
-        // Asked only of a worker that runs, and is.
+        // Only sent to a running worker.
         Cause::NewCredentials => Outcome::StartFailed,
         Cause::Operator => Outcome::Stopped,
         Cause::CredentialsExpiring => Outcome::CredentialsExpired,
@@ -36,7 +36,7 @@ impl Machine {
             return self.stuck(ended, request, actions);
         }
         let reboots = ended.wants_reboot();
-        // Its host goes away already: all else comes too late.
+        // The host is already being removed, so other consequences come too late.
         if ended.leaving && request.is_none_or(|request| request.cause < Cause::Rebalance) {
             self.state = State::Ended(Outcome::Done);
             return;
@@ -79,7 +79,7 @@ impl Machine {
         }
     }
 
-    /// The worker lives on, so that no other can be started. All else is as had it ended.
+    /// Handles a worker that is still alive, so that no other can be started. Everything else is as if it had exited.
     fn stuck(&mut self, ended: Ended, request: Option<Request>, actions: &mut Vec<Action>) {
         let cause = request.map(|request| request.cause);
         let leaves = match cause {
@@ -99,8 +99,8 @@ impl Machine {
         self.state = State::Ended(Outcome::Stuck { leaves });
     }
 
-    /// It could not be told its new credentials, and was asked to end for their sake: however it did, it is started
-    /// again with them. On a host that goes with its worker it is done.
+    /// Handles the exit of a worker that was drained because it does not accept new credentials: it is restarted with
+    /// them, whatever its exit was. On a host that is removed with its worker, the run is done.
     fn drained_for_credentials(
         &mut self,
         now: Moment,
@@ -120,8 +120,8 @@ impl Machine {
         }
     }
 
-    /// It has finished for a new deployment, and wants a reboot: after that it registers anew. Where it would be started
-    /// again in place of the reboot, it does so at once.
+    /// Handles a worker that was drained for a new deployment and asks for a reboot: it registers again after the
+    /// reboot. If the policy restarts it instead of a reboot, it does so at once.
     fn redeploy_over_a_boot(&mut self, now: Moment, ended: Ended, in_place: bool, actions: &mut Vec<Action>) {
         let restarts =
             matches!(self.policy.on_reboot, RebootPolicy::Restart | RebootPolicy::RestartIfPossible);
@@ -148,7 +148,7 @@ impl Machine {
     }
 
     fn reboot(&mut self, now: Moment, ended: Ended, in_place: bool, actions: &mut Vec<Action>) {
-        // A worker that asks for it by message gets it from the runner, whatever `onReboot` says.
+        // A reboot requested by message is performed by the runner, whatever `onReboot` says.
         let policy = if ended.reboots { RebootPolicy::Reboot } else { self.policy.on_reboot };
         match policy {
             RebootPolicy::Restart | RebootPolicy::RestartIfPossible if in_place => {
@@ -160,7 +160,7 @@ impl Machine {
                 self.start(actions);
             }
             RebootPolicy::Restart => {
-                // Started again it would only wait for a login that never comes.
+                // After a restart it would only wait for a login that never happens.
                 actions.push(Action::Note(Note::CannotRestartInPlace));
                 self.state = State::Ended(Outcome::NeedsReboot);
             }
@@ -172,8 +172,8 @@ impl Machine {
         }
     }
 
-    /// The runner reboots the host. Where a force command follows and that does not help either, the worker is not started
-    /// again in place: the host is out of order.
+    /// Lets the runner reboot the host. If a force command follows and fails, too, the worker is not restarted in
+    /// place, because the host is defective.
     fn reboot_host(&mut self, now: Moment, in_place: bool, actions: &mut Vec<Action>) {
         actions.push(Action::RebootHost);
         let force_time = self.policy.force_reboot_time;
@@ -220,8 +220,8 @@ impl Machine {
         self.try_again(now, Outcome::GaveUp, actions);
     }
 
-    /// A crash, or a start that failed for a reason that may pass: starts again after a pause, or ends with `or_else` where
-    /// that happened too often.
+    /// Handles a crash, or a start that failed for a temporary reason: restarts after a pause, or ends with `or_else`
+    /// if that happened too often.
     pub(super) fn try_again(&mut self, now: Moment, or_else: Outcome, actions: &mut Vec<Action>) {
         self.crashes = self.crashes.saturating_add(1);
         let allowed = match self.policy.restart {
@@ -237,7 +237,7 @@ impl Machine {
         }
     }
 
-    /// The worker has ended, and cannot be started again without a boot between.
+    /// Handles a worker that has exited and cannot be restarted without a reboot.
     fn needs_boot(&mut self, now: Moment, actions: &mut Vec<Action>) {
         actions.push(Action::Note(Note::CannotRestartInPlace));
         if self.policy.dynamic {
@@ -249,7 +249,7 @@ impl Machine {
         }
     }
 
-    /// Waits before the next start: `backoff.initial`, doubled for each short run before, `backoff.max` at most.
+    /// Waits before the next start: `backoff.initial`, doubled for each preceding short run, at most `backoff.max`.
     fn back_off(&mut self, now: Moment, short: bool, crashes: u32, actions: &mut Vec<Action>) {
         self.short_runs = if short { self.short_runs.saturating_add(1) } else { 1 };
         let doublings = self.short_runs.saturating_sub(1).min(30);

@@ -1,7 +1,7 @@
-//! The supervisor's decisions, and nothing else: [`Machine::handle`] takes what happened and says what to do.
+//! The supervisor's decisions as a state machine: [`Machine::handle`] takes an event and returns the actions.
 //!
 //! PURE: no tokio, no clock, no I/O. Time comes in as a [`Moment`]; timers are [`Machine::deadline`], answered by
-//! [`Event::Deadline`]. So property tests run it for millions of events.
+//! [`Event::Deadline`]. Property tests therefore run it for millions of events.
 //!
 //! ```text
 //!              ┌────────────────────────── start again ◀───────────────────────────┐
@@ -20,24 +20,23 @@
 //!                                                                      │         Ended
 //! ```
 //!
-//! * `Preparing`: the worker's files are being written. A request to end is granted at once: nothing runs.
-//! * `Spawning`: the program is being executed. A request is remembered; a stop waits 5 s for the program, which may
-//!   be on a disk that does not answer.
-//! * A start that fails for a reason that may pass counts as a crash.
-//! * `Running`: alive, nothing asked of it. Its hello is awaited for `helloTimeout`.
-//! * `Stopping`: somebody asked it to end; the ladder in `stop.rs` says what was last done about it.
-//! * `Stopping` leads to `Clearing` also without an exit, when not even SIGKILL has ended the worker: it is given up,
-//!   and the supervision ends with `Stuck`.
-//! * `Clearing`: the process is gone; what it left behind is ended (SIGTERM, SIGKILL after `killTimeout`, given up
-//!   after another), and its output is read. Requests that come now still count as the cause.
-//! * `Lingering`: it was interrupted, and nobody we know of asked for that: 2 s for our own SIGTERM to arrive.
-//! * `BackingOff`: waiting before the next start. `AwaitingReboot`: the host is said to reboot. Should it not,
-//!   the worker is started again in place where it can be; where not, that is the end.
-//! * A worker that a signal has stopped (SIGSTOP) stays `Running` or `Stopping`; `stopped.rs` says what is done
-//!   about it.
-//! * New credentials: a running worker is told them, or, where it cannot be, asked to finish and started again; files
-//!   that were being written are written again.
-//! * judge (in `judge.rs`): cause × exit → what next. The cause comes first.
+//! * `Preparing`: the worker's files are being written. A request to end is granted at once, because no worker runs.
+//! * `Spawning`: the program is being executed. A request is remembered; a stop waits 5 s for the program, which may be
+//!   on a disk that does not answer.
+//! * A start that fails for a temporary reason counts as a crash.
+//! * `Running`: the worker is alive and has not been asked to end. Its hello is awaited for `helloTimeout`.
+//! * `Stopping`: the worker has been asked to end; the ladder in `stop.rs` records the last step.
+//! * `Stopping` leads to `Clearing` without an exit if the worker survives SIGKILL: it is given up, and the supervision
+//!   ends with `Stuck`.
+//! * `Clearing`: the process has exited; its leftover processes are terminated (SIGTERM, SIGKILL after `killTimeout`,
+//!   given up after another), and its output is read. Requests that arrive now still count as the cause.
+//! * `Lingering`: the worker was interrupted without a known request: waits 2 s for the runner's own SIGTERM.
+//! * `BackingOff`: waits before the next start. `AwaitingReboot`: waits for the host to reboot. If it does not, the
+//!   worker is restarted in place if that is possible; otherwise the supervision ends.
+//! * A worker that a signal has stopped (SIGSTOP) remains `Running` or `Stopping`; `stopped.rs` handles it.
+//! * New credentials are sent to a running worker; if it does not accept them, it is asked to finish and restarted.
+//!   Files that are being written are written again.
+//! * judge (in `judge.rs`): cause × exit → next step. The cause takes precedence.
 
 use std::time::Duration;
 
@@ -56,38 +55,38 @@ pub use policy::{Policy, RebootPolicy};
 pub use stop::Ladder;
 pub use stopped::Stops;
 
-/// A point in time: how long after the machine was made.
+/// A point in time, as the time since the machine was created.
 pub type Moment = Duration;
 
-/// What leftovers get at least on a machine whose time is up.
+/// The minimum time for leftover processes on a machine whose time is up.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
 
-/// Time that a stop waits for a program that is being executed.
+/// Time limit for a stop to wait for a program that is being executed.
 const STOP_AWAITS_SPAWN: Duration = Duration::from_secs(5);
 const KILL_AWAITS_SPAWN: Duration = Duration::from_secs(1);
 
-/// How long an interrupted exit waits for the signal that explains it.
+/// Time limit for the signal that explains an interrupted exit.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The supervisor's decisions.
+/// The supervisor's state machine.
 #[derive(Debug, Clone)]
 pub struct Machine {
     policy: Policy,
     state: State,
     /// Crashes since the last run that was longer than the restart window.
     crashes: u32,
-    /// Short runs one after the other, which make the back-off grow.
+    /// Consecutive short runs, which increase the back-off.
     short_runs: u32,
-    /// How often the credentials have been renewed.
+    /// The number of renewals of the credentials.
     credentials: u32,
-    /// Which of them are in the worker's files.
+    /// The number of renewals before the worker's files were written.
     written: u32,
-    /// While the program is being executed: until when a request to stop waits for it.
+    /// While the program is being executed: the time until which a stop request waits for it.
     spawn_until: Option<Moment>,
 }
 
 impl Machine {
-    /// A machine that is about to start its first worker, and its first actions.
+    /// Creates a machine that is about to start its first worker, and its first actions.
     #[must_use]
     pub fn new(policy: Policy) -> (Self, Vec<Action>) {
         let machine = Self {
@@ -102,17 +101,16 @@ impl Machine {
         (machine, vec![Action::Prepare])
     }
 
-    /// Where it stands.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// How many crashes count against `maxRestarts` now.
+    /// The number of crashes that count towards `maxRestarts`.
     pub fn crashes(&self) -> u32 {
         self.crashes
     }
 
-    /// When [`Event::Deadline`] is due.
+    /// The time at which [`Event::Deadline`] is due.
     pub fn deadline(&self) -> Option<Moment> {
         match &self.state {
             State::Stopping(worker, request, ladder) => Some(ladder.deadline(worker, request, &self.policy)),
@@ -129,8 +127,8 @@ impl Machine {
         }
     }
 
-    /// Returns whether what follows the exit that is being cleared depends on whether the worker can be restarted in
-    /// place. Derived from the decision itself, so that the two cannot disagree.
+    /// Returns true if the next step after the current exit depends on whether the worker can be restarted in place.
+    /// Derived from the decision itself, so that the two cannot disagree.
     pub fn restart_in_place_matters(&self, now: Moment) -> bool {
         let decision = |in_place| {
             let mut machine = self.clone();
@@ -140,7 +138,7 @@ impl Machine {
         decision(true) != decision(false)
     }
 
-    /// Something happened: what to do about it. Events that mean nothing in the present state do nothing.
+    /// Handles an event, and returns the actions. Events without a meaning in the current state do nothing.
     #[must_use]
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
@@ -180,7 +178,7 @@ impl Machine {
             return;
         }
         if self.written < self.credentials {
-            // Renewed while the files were being written.
+            // Credentials were renewed while the files were being written.
             return self.start(actions);
         }
         self.state = State::Spawning(None);
@@ -238,8 +236,8 @@ impl Machine {
         self.refresh(now, actions);
     }
 
-    /// A worker with older credentials than the newest is told them; one that cannot be told is asked to finish, and
-    /// is started again with them.
+    /// Sends the latest credentials to a worker with older ones. A worker that does not accept them is asked to finish,
+    /// and is restarted with them.
     pub(super) fn refresh(&mut self, now: Moment, actions: &mut Vec<Action>) {
         let (State::Running(worker) | State::Stopping(worker, ..)) = &mut self.state else { return };
         if worker.credentials >= self.credentials {
@@ -276,7 +274,7 @@ impl Machine {
     fn shutdown_asked(&mut self, actions: &mut Vec<Action>) {
         let leaving = match &mut self.state {
             State::Running(worker) | State::Stopping(worker, ..) => &mut worker.leaving,
-            // Its last words may be read after its exit.
+            // The worker's last messages may be read after its exit.
             State::Clearing(ended, ..) => &mut ended.leaving,
             _ => return,
         };
@@ -294,7 +292,7 @@ impl Machine {
     fn reboot_asked(&mut self) {
         match &mut self.state {
             State::Running(worker) | State::Stopping(worker, ..) => worker.reboots = true,
-            // Its last words may be read after its exit.
+            // The worker's last messages may be read after its exit.
             State::Clearing(ended, ..) => ended.reboots = true,
             _ => {}
         }
@@ -362,7 +360,7 @@ impl Machine {
         }
     }
 
-    /// How long what a worker left has to end.
+    /// The deadline for leftover processes.
     fn leftovers_until(&self, now: Moment, request: Option<Request>) -> Moment {
         let until = now + self.policy.kill_timeout;
         let limit = request.and_then(|request| request.limit);

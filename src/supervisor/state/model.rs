@@ -1,4 +1,4 @@
-//! What the machine knows and says: its states with their data, and its actions.
+//! The machine's states with their data, and its actions.
 
 use std::time::Duration;
 
@@ -7,135 +7,133 @@ use super::{Ladder, Moment, Note, Stops};
 use crate::event::Event;
 use crate::event::{Cause, Exit, ExitClass, Outcome, StopRequest, Strength};
 
-/// What the supervisor is to do. Each is performed at once, in order.
+/// An action for the supervisor. Actions are performed at once and in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Write the worker's files; answer with [`Event::Prepared`] or [`Event::StartFailed`].
     Prepare,
     /// Execute the worker; answer with [`Event::Started`] or [`Event::StartFailed`].
     Spawn,
-    /// Do not wait any longer for the worker to be executed; end it should it be.
+    /// Give up on the execution of the worker; kill the worker if it is executed nevertheless.
     AbandonSpawn,
     /// Send graceful-termination.
     Tell {
-        /// Its `finish-tasks`.
+        /// The message's `finish-tasks`.
         finish_tasks: bool,
     },
-    /// Send new-credentials, the newest.
+    /// Send new-credentials with the latest ones.
     TellCredentials,
-    /// SIGTERM to the worker's process group.
+    /// Send SIGTERM to the worker's process group.
     Terminate,
-    /// SIGCONT to the worker's process group.
+    /// Send SIGCONT to the worker's process group.
     Continue,
     /// Take the terminal back from the worker's process group.
     TakeTerminal,
-    /// Lend the terminal to the worker's process group, where the runner has it.
+    /// Lend the terminal to the worker's process group, if the runner has it.
     LendTerminal,
-    /// SIGKILL to the worker's process group and to all its descendants.
+    /// Send SIGKILL to the worker's process group and to all its descendants.
     Kill,
-    /// The worker cannot be killed: say where it is stuck, read the rest of its output, then answer with
+    /// Give up on a worker that cannot be killed: log where it is stuck, read the rest of its output, then answer with
     /// [`Event::Settled`]. Nothing waits for the worker any longer.
     GiveUp,
-    /// The worker is gone: end what it left behind, read the rest of its output, then answer with
+    /// Clean up after the worker's exit: terminate leftover processes, read the rest of its output, then answer with
     /// [`Event::Settled`].
     Clear {
-        /// Whether what it left gets SIGTERM.
+        /// True to send SIGTERM to leftover processes.
         terminate: bool,
     },
-    /// SIGKILL to what the worker left behind.
+    /// Send SIGKILL to leftover processes.
     KillLeftovers,
-    /// Wait no longer for what the worker left behind; [`Event::Settled`] must follow.
+    /// Give up on leftover processes; [`Event::Settled`] must follow.
     AbandonLeftovers,
     /// Run `host.shutdownCommand`.
     ShutDownHost,
     /// Run `host.rebootCommand`.
     RebootHost,
-    /// Remove the cached run: what comes after the boot registers anew.
+    /// Remove the cached run, so that the worker registers again after the boot.
     ForgetRun,
-    /// Leave the mark that keeps a worker from being started after the reboot.
+    /// Create the marker that keeps a worker from starting after the reboot.
     MarkHeld,
-    /// Tell the log.
+    /// Log a decision.
     Note(Note),
 }
 
-/// What is known of a worker that lives.
+/// The data of a live worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Worker {
-    /// Its process id.
     pub pid: u32,
-    /// When it was started.
+    /// The time of its start.
     pub since: Moment,
-    /// What it said of itself.
     pub hello: Hello,
-    /// Its tasks, once its log has told of one.
+    /// Its tasks, once its log has reported one.
     pub tasks: Option<Tasks>,
-    /// It asked for its host to go away, and that is being done: its exit adds nothing.
+    /// True if it asked for the shutdown of its host, and that is being done: its exit has no further consequences.
     pub leaving: bool,
-    /// It asked for a reboot of its host after its exit, by the runner.
+    /// True if it asked the runner to reboot the host after its exit.
     pub reboots: bool,
-    /// Which credentials it has: how often they had been renewed.
+    /// Its credentials, by the number of renewals before them.
     pub credentials: u32,
     /// The signals that have stopped it.
     pub stops: Stops,
 }
 
-/// What a worker said of itself.
+/// The worker's hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hello {
-    /// Nothing yet; it has until then.
+    /// Not received yet; awaited until this time.
     Awaited(Moment),
-    /// Nothing in time: treated as one without the protocol.
+    /// Not received in time: the worker is treated as one without the protocol.
     Absent,
-    /// It said hello.
+    /// Received.
     Said {
-        /// Whether it understands graceful-termination.
+        /// True if the worker supports graceful-termination.
         graceful_termination: bool,
-        /// Whether it understands new-credentials.
+        /// True if the worker supports new-credentials.
         new_credentials: bool,
     },
 }
 
-/// The tasks that a worker's log told of.
+/// The tasks that a worker's log has reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tasks {
-    /// How many run now.
+    /// The number of running tasks.
     pub running: u32,
-    /// When that last changed.
+    /// The time of the last change.
     pub changed: Moment,
 }
 
-/// Somebody wants the worker to end.
+/// A request that the worker ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
-    /// How strongly, by now.
+    /// The strength so far.
     pub strength: Strength,
-    /// Why; the cause that counts most.
+    /// The cause with the highest precedence.
     pub cause: Cause,
-    /// An operator asked for a drain at some point: after the worker's own reboot nothing is to start.
+    /// True once an operator has asked for a drain: after the worker's own reboot, no worker starts.
     pub hold: bool,
-    /// Until when it must be over, where the machine's time is limited.
+    /// The deadlines, if the machine's time is limited.
     pub limit: Option<Limit>,
 }
 
-/// The last moments for the rungs of the stop ladder, on a machine that is taken away.
+/// The deadlines for the rungs of the stop ladder, on a machine that is taken away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// SIGTERM is sent then at the latest.
+    /// The latest time for SIGTERM.
     pub terminate: Moment,
-    /// SIGKILL is sent then at the latest.
+    /// The latest time for SIGKILL.
     pub kill: Moment,
-    /// A worker that SIGKILL has not ended is given up then at the latest.
+    /// The latest time to give up on a worker that SIGKILL has not ended.
     pub give_up: Moment,
 }
 
-/// What is kept of a machine's last time for what follows the worker's end: removing it.
+/// The part of a machine's remaining time that is reserved for its removal after the worker's end.
 const AFTER_THE_WORKER: Duration = Duration::from_secs(5);
 
-/// A deadline nearer than this, or past, is more likely to be a wrong clock than the truth.
+/// A nearer or past deadline is more likely to come from a wrong clock than to be true.
 const SHORTEST: Duration = Duration::from_secs(10);
 
 impl Limit {
-    /// For a machine that has this time left.
+    /// The deadlines of a machine with this time left.
     pub(super) fn within(now: Moment, left: Duration, kill_timeout: Duration) -> Self {
         let left = left.max(SHORTEST);
         let after = AFTER_THE_WORKER.min(left / 3);
@@ -157,8 +155,8 @@ impl Request {
         Self { strength, cause, hold: false, limit: None }
     }
 
-    /// This request and a later one as one: the stronger strength, the cause that counts more. A host that a cloud takes
-    /// away stops its services, too: a signal that follows the notice does not change what the notice means.
+    /// Combines this request with a later one: the greater strength, and the cause with the higher precedence. A host
+    /// that a cloud takes away stops its services, too, so a signal after the notice does not change the cause.
     pub(super) fn join(self, other: Self) -> Self {
         let taken_away = self.cause == Cause::Interruption { ends: true };
         Self {
@@ -176,73 +174,66 @@ impl From<StopRequest> for Request {
     }
 }
 
-/// A worker that has ended, while its end is being judged.
+/// A worker that has exited, until its exit has been evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
-    /// How.
     pub exit: Exit,
-    /// How long it ran.
+    /// The duration of its run.
     pub ran: Duration,
-    /// It had asked for its host to go away.
+    /// True if it had asked for the shutdown of its host.
     pub leaving: bool,
-    /// It had asked for a reboot of its host, by the runner, whatever its exit.
+    /// True if it had asked the runner to reboot the host, whatever its exit is.
     pub reboots: bool,
 }
 
 impl Ended {
-    /// Whether the host is to reboot before the worker goes on.
+    /// Returns true if the host should reboot before the worker continues.
     pub(super) fn wants_reboot(&self) -> bool {
         self.reboots || self.exit.class == ExitClass::Reboot
     }
 }
 
-/// How far the end of a worker's leftovers has come.
+/// The progress of terminating leftover processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clearing {
-    /// Asked to end, or left alone; they have until then.
+    /// Sent SIGTERM, or left alone, until this time.
     Asked(Moment),
-    /// Killed; they have until then.
+    /// Killed; awaited until this time.
     Killed(Moment),
-    /// Not waited for any more.
+    /// Given up.
     Abandoned,
 }
 
-/// Where the supervisor stands.
+/// The machine's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// The worker's files are being written.
     Preparing,
     /// The worker's program is being executed.
     Spawning(Option<Request>),
-    /// The worker lives, and nothing was asked of it.
+    /// The worker is alive, and has not been asked to end.
     Running(Worker),
-    /// The worker lives, and was asked to end.
+    /// The worker is alive, and has been asked to end.
     Stopping(Worker, Request, Ladder),
-    /// The worker is gone; its leftovers are being ended and its output read.
+    /// The worker has exited; its leftover processes are being terminated and its output is being read.
     Clearing(Ended, Option<Request>, Clearing),
-    /// The worker was interrupted by nobody we know of: waiting for the signal that explains it.
+    /// The worker was interrupted without a known request: waits for the signal that explains it.
     Lingering {
-        /// The worker.
         ended: Ended,
-        /// Whether it can be started again in place.
+        /// True if the worker can be restarted in place.
         in_place: bool,
-        /// How long.
         until: Moment,
     },
     /// Waiting before the next start.
-    BackingOff {
-        /// How long.
-        until: Moment,
-    },
-    /// The host is said to reboot.
+    BackingOff { until: Moment },
+    /// The host is expected to reboot.
     AwaitingReboot {
-        /// Whether the worker can be started again in place, should the reboot not come.
+        /// True if the worker can be restarted in place, if the reboot does not happen.
         in_place: bool,
-        /// How long.
         until: Moment,
-        /// Its credentials have run out meanwhile.
+        /// True if the worker's credentials have expired meanwhile.
         expired: bool,
     },
-    /// The end.
+    /// The supervision has ended.
     Ended(Outcome),
 }

@@ -1,123 +1,98 @@
-//! What a decision tells the log, as a value; `supervisor::decision_log` puts it into words.
+//! Log messages of decisions, as values; `supervisor::decision_log` formats them.
 
 use std::time::Duration;
 
 use super::{Ladder, Request};
 use crate::event::Exit;
 
-/// One line for the operator.
+/// One log line for the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Note {
-    /// The worker has been silent for too long: treated as one without the protocol.
-    NoHello {
-        /// How long.
-        waited: Duration,
-    },
-    /// The worker is asked to end, or will be.
+    /// The worker has sent no hello in time, and is treated as one without the protocol.
+    NoHello { waited: Duration },
+    /// The worker is being asked to end, or will be.
     Ending {
-        /// Its process id.
         pid: u32,
-        /// By whom, how strongly.
         request: Request,
-        /// What was done about it.
+        /// The step that was taken.
         ladder: Ladder,
     },
-    /// A drain becomes a stop: the worker says that no task runs, and yet does not end.
+    /// A drain becomes a stop, because the worker's log reports no running task, and the worker does not exit.
     DrainIdle {
-        /// How long no task ran.
+        /// The time without a task.
         idle: Duration,
     },
-    /// A drain becomes a stop: the machine is taken away before long.
+    /// A drain becomes a stop, because the machine will be taken away soon.
     DeadlineNear,
-    /// A drain becomes a stop: it took too long.
-    DrainTooLong {
-        /// How long.
-        waited: Duration,
-    },
+    /// A drain becomes a stop, because it took too long.
+    DrainTooLong { waited: Duration },
     /// A stop becomes SIGTERM.
     StopTooLong {
-        /// How long the worker had.
+        /// The time that the worker had.
         waited: Duration,
     },
     /// SIGTERM becomes SIGKILL.
     TermTooLong {
-        /// How long the worker had.
+        /// The time that the worker had.
         waited: Duration,
     },
-    /// Not even SIGKILL has ended it.
-    KillTooLong {
-        /// Its process id.
-        pid: u32,
-    },
-    /// A signal has stopped the worker: it is continued.
-    WorkerStopped {
-        /// Its process id.
-        pid: u32,
-        /// The signal's number.
-        signal: i32,
-    },
-    /// A signal has stopped the worker again, soon after it was continued: it is left as it is.
-    WorkerLeftStopped {
-        /// Its process id.
-        pid: u32,
-        /// The signal's number.
-        signal: i32,
-    },
-    /// The worker's process is gone.
+    /// The worker has not exited after SIGKILL.
+    KillTooLong { pid: u32 },
+    /// A signal has stopped the worker, and the runner continues it.
+    WorkerStopped { pid: u32, signal: i32 },
+    /// A signal has stopped the worker again, soon after it was continued, and the runner does not continue it.
+    WorkerLeftStopped { pid: u32, signal: i32 },
+    /// The worker's process has exited.
     Exited {
-        /// How.
         exit: Exit,
-        /// How long it ran.
+        /// The duration of the run.
         ran: Duration,
-        /// It had been asked to end.
+        /// True if the worker had been asked to end.
         expected: bool,
     },
-    /// What the worker left behind did not end when asked.
+    /// Leftover processes did not exit after SIGTERM.
     LeftoversKilled {
-        /// How long it had.
+        /// The time that they had.
         waited: Duration,
     },
-    /// The worker asks for its host to go away.
-    ShutdownAsked {
-        /// Whether that is done.
-        granted: bool,
-    },
-    /// Starting it again will not help.
+    /// The worker asks for the shutdown of its host.
+    ShutdownAsked { granted: bool },
+    /// The worker's configuration is unusable, so a restart will not help.
     BadConfiguration,
-    /// It crashed too often.
+    /// The worker crashed too often.
     TooManyCrashes {
-        /// How often.
+        /// The number of crashes.
         crashes: u32,
-        /// How many restarts are allowed.
+        /// The number of allowed restarts.
         allowed: u32,
-        /// A run longer than this would have made them forgotten.
+        /// A longer run would have reset the count.
         window: Duration,
     },
-    /// It crashed, and cannot be started again without a boot between.
+    /// The worker crashed, and cannot be restarted without a reboot.
     CannotRestartInPlace,
-    /// It is started again.
+    /// The worker will be restarted.
     Restarting {
-        /// After so long.
+        /// The delay.
         wait: Duration,
-        /// Crashes so far; 0: it had not crashed, it was done.
+        /// The number of crashes so far; 0: the worker had not crashed, but completed its work.
         crashes: u32,
-        /// How many restarts after crashes are allowed.
+        /// The number of allowed restarts after crashes.
         allowed: u32,
     },
-    /// It is started again with new credentials, which it could not be told of.
+    /// The worker is restarted with new credentials, which it does not accept by message.
     RestartWithCredentials,
-    /// It wants a reboot, and is started again in its stead.
+    /// The worker asks for a reboot, and is restarted instead.
     RestartInsteadOfReboot,
-    /// The host is said to reboot.
+    /// The host is expected to reboot.
     AwaitingReboot {
-        /// How long that may take.
+        /// The time limit for the reboot.
         timeout: Duration,
     },
-    /// It did not.
+    /// The host did not reboot.
     RebootDidNotCome {
-        /// How long it was waited for.
+        /// The time waited.
         waited: Duration,
-        /// The worker is started again in its stead.
+        /// True if the worker is restarted instead.
         in_place: bool,
     },
 }

@@ -1,4 +1,4 @@
-//! The settings that decisions depend on.
+//! The settings on which decisions depend.
 
 use std::time::Duration;
 
@@ -6,62 +6,61 @@ use crate::config::{HostSettings, OnReboot, Restart, Supervision};
 use crate::host::power;
 use crate::worker::LaunchSpec;
 
-/// What the operator and the worker's implementation have settled beforehand.
+/// The settings of the operator and of the worker's implementation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// When to start a worker again.
     pub restart: Restart,
-    /// How many restarts after crashes are allowed.
+    /// The number of allowed restarts after crashes.
     pub max_restarts: u32,
-    /// A run longer than this makes earlier crashes forgotten.
+    /// A longer run resets the crash count.
     pub restart_window: Duration,
     /// The first back-off.
     pub backoff_initial: Duration,
     /// The longest back-off.
     pub backoff_max: Duration,
-    /// Whether what a worker leaves behind is ended.
+    /// True if leftover processes are terminated.
     pub kill_descendants: bool,
-    /// How long a worker may finish its tasks.
+    /// Time limit for a worker to finish its tasks.
     pub drain_timeout: Duration,
-    /// A drain ends when no task has run for so long.
+    /// A drain ends when no task has run for this long.
     pub drain_idle_timeout: Duration,
-    /// How long a worker may clean up before SIGTERM.
+    /// Time limit for a worker to clean up before SIGTERM.
     pub stop_timeout: Duration,
-    /// How long SIGTERM may take before SIGKILL.
+    /// Time limit after SIGTERM before SIGKILL.
     pub kill_timeout: Duration,
-    /// How long a worker may take to say hello.
+    /// Time limit for the worker's hello.
     pub hello_timeout: Duration,
-    /// What a worker's "reboot required" means.
+    /// The reaction to a worker's "reboot required".
     pub on_reboot: RebootPolicy,
-    /// How long a reboot may take to come.
+    /// Time limit for a reboot to happen.
     pub reboot_timeout: Duration,
-    /// The additional time that a reboot by the runner may take, because a force command follows
-    /// `host.rebootCommand`; zero: none does.
+    /// The additional time limit for a reboot by the runner, because a force command follows `host.rebootCommand`;
+    /// zero: none follows.
     pub force_reboot_time: Duration,
-    /// Whether a worker's `shutdown` message shuts the host down.
+    /// True if a worker's `shutdown` message shuts the host down.
     pub shutdown_host: bool,
-    /// Whether the host goes with its worker (a cloud's instance): what has ended is not started again on it, but for
-    /// a crash.
+    /// True if the host is removed with its worker (a cloud's instance): a worker that has ended is only restarted
+    /// after a crash.
     pub dynamic: bool,
 }
 
-/// [`OnReboot`], with the worker's part of `auto` settled.
+/// [`OnReboot`], with the worker's part of `auto` resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RebootPolicy {
-    /// The worker has asked the operating system already.
+    /// The worker has already requested the reboot.
     Wait,
-    /// Start the worker again in place; where it cannot be, `Wait`.
+    /// Restart the worker in place; if that is impossible, as `Wait`.
     RestartIfPossible,
-    /// Start the worker again in place; where it cannot be, somebody has to reboot the host.
+    /// Restart the worker in place; if that is impossible, an operator has to reboot the host.
     Restart,
     /// The runner reboots the host.
     Reboot,
-    /// Somebody else reboots the host.
+    /// Others reboot the host.
     Exit,
 }
 
 impl Policy {
-    /// From the runner configuration and what the worker's implementation knows.
+    /// Derives the policy from the runner configuration and the worker's implementation.
     pub fn new(supervision: &Supervision, spec: &LaunchSpec, host: &HostSettings, dynamic: bool) -> Self {
         let on_reboot = match supervision.on_reboot {
             OnReboot::Auto if spec.disable_reboots => RebootPolicy::RestartIfPossible,

@@ -1,4 +1,4 @@
-//! The stop ladder: a worker that was asked to end, and how hard it has been asked.
+//! The stop ladder: the steps with which a worker is asked, and finally forced, to end.
 //!
 //! ```text
 //! drain: AwaitingHello ─hello─▶ Told ─drainTimeout, or no task for drainIdleTimeout─▶ becomes a stop
@@ -11,11 +11,11 @@
 //! A worker that is given up is stuck in the kernel (state D): SIGKILL takes effect when its system call returns, which
 //! may be never. The supervision ends without it.
 //!
-//! On a machine that is taken away at a known time each rung is climbed early enough for SIGKILL to come before it, and
-//! a stuck worker is given up while there is time to deregister.
+//! On a machine that will be taken away at a known time, each step is taken early enough for SIGKILL to be sent before
+//! that time, and a stuck worker is given up while there is time to deregister.
 //!
-//! A drain never signals: to generic-worker SIGTERM means "abort the tasks". Where SIGTERM stands for the message, it has
-//! the message's time.
+//! A drain never sends a signal: generic-worker interprets SIGTERM as "abort the tasks". If SIGTERM replaces the
+//! message, it has the message's time limit.
 
 use std::time::Duration;
 
@@ -25,58 +25,46 @@ use super::{
 };
 use crate::event::{Cause, Exit, Outcome, Strength};
 
-/// How long a stop waits for the worker's hello.
+/// Time limit for a stop to wait for the worker's hello.
 const STOP_AWAITS_HELLO: Duration = Duration::from_secs(5);
 
-/// How long SIGKILL may take at least.
+/// Minimum time for SIGKILL to take effect.
 const DYING: Duration = Duration::from_secs(1);
 
-/// What was last done about a request to end.
+/// The last step of a request to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ladder {
-    /// Nothing can be said to the worker before its hello; until then it is waited for.
+    /// No message can be sent before the worker's hello, which is awaited until this time.
     AwaitingHello(Moment),
-    /// A drain of a worker that cannot be asked: it may end by itself until then.
+    /// A drain of a worker that cannot receive messages: it may exit by itself until this time.
     Unasked(Moment),
     /// graceful-termination was sent.
-    Told {
-        /// When.
-        at: Moment,
-        /// How long it may take.
-        until: Moment,
-    },
+    Told { at: Moment, until: Moment },
     /// SIGTERM was sent.
-    Terminated {
-        /// When.
-        at: Moment,
-        /// How long it may take.
-        until: Moment,
-    },
+    Terminated { at: Moment, until: Moment },
     /// SIGKILL was sent.
     Killed {
-        /// When.
         at: Moment,
-        /// How long it may take.
         until: Moment,
-        /// It was sent before: the worker is given up next.
+        /// True if SIGKILL was sent before: the worker is given up next.
         again: bool,
     },
 }
 
 impl Ladder {
-    /// Whether a hello that comes now changes what can be done.
+    /// Returns true if a hello would allow another step.
     pub(super) fn awaits_hello(self) -> bool {
         matches!(self, Self::AwaitingHello(_) | Self::Unasked(_))
     }
 
-    /// When the next rung is due.
+    /// The time at which the next step is due.
     pub(super) fn deadline(self, worker: &Worker, request: &Request, policy: &Policy) -> Moment {
         let patient = self.patient_deadline(worker, request.strength, policy);
         let limit = self.last_moment_of(request, policy);
         limit.map_or(patient, |limit| patient.min(limit))
     }
 
-    /// When the next rung must be taken on a machine whose time is limited.
+    /// The latest time for the next step on a machine whose time is limited.
     fn last_moment(self, limit: Limit, strength: Strength, policy: &Policy) -> Moment {
         match self {
             Self::Killed { at, .. } => limit.give_up.max(at + DYING),
@@ -104,22 +92,24 @@ impl Ladder {
     }
 }
 
-/// When a drain that was told `at` has been idle for too long: a worker whose log tells of its tasks, and none runs.
+/// The time at which a drain requested `at` has been idle for too long: the worker's log reports tasks, and none is
+/// running.
 fn idle_deadline(at: Moment, worker: &Worker, policy: &Policy) -> Option<Moment> {
     let tasks = worker.tasks.filter(|tasks| tasks.running == 0)?;
     Some(tasks.changed.max(at) + policy.drain_idle_timeout)
 }
 
 impl Machine {
-    /// Somebody wants the worker to end.
+    /// Handles a request that the worker ends.
     pub(super) fn asked(&mut self, now: Moment, request: Request, actions: &mut Vec<Action>) {
         match self.state {
-            // After the boot it has new ones; should that not come, this one is of no more use.
+            // After the boot the worker gets new credentials; if the boot does not happen, this worker cannot be
+            // restarted.
             State::AwaitingReboot { in_place, until, .. } if request.cause == Cause::CredentialsExpiring => {
                 self.state = State::AwaitingReboot { in_place, until, expired: true };
             }
             State::AwaitingReboot { .. } if request.cause == Cause::NewCredentials => {}
-            // After the boot it registers anew.
+            // After the boot the worker registers again.
             State::AwaitingReboot { .. } if request.cause == Cause::Redeploy && !self.policy.dynamic => {
                 actions.push(Action::ForgetRun);
             }
@@ -167,7 +157,7 @@ impl Machine {
         }
     }
 
-    /// Takes the first rung that the request's strength and the worker's hello allow.
+    /// Takes the first step that the request's strength and the worker's hello allow.
     pub(super) fn begin(
         &mut self,
         now: Moment,
@@ -204,7 +194,7 @@ impl Machine {
         Ladder::Killed { at: now, until: now + self.policy.kill_timeout, again }
     }
 
-    /// Not even SIGKILL has ended the worker: the supervision ends without it.
+    /// Gives up on a worker that survives SIGKILL: the supervision ends without it.
     fn give_up(&mut self, now: Moment, worker: Worker, request: Request, actions: &mut Vec<Action>) {
         let ended = Ended {
             exit: Exit::STUCK,
@@ -216,7 +206,7 @@ impl Machine {
         self.state = State::Clearing(ended, Some(request), Clearing::Abandoned);
     }
 
-    /// A rung's time is up: the next one.
+    /// Takes the next step after the time limit of the last one.
     pub(super) fn climb(
         &mut self,
         now: Moment,

@@ -7,14 +7,14 @@
 //! ```
 //!
 //! A stop may be an accident (Ctrl-Z on the terminal, a program that uses the terminal from the background, a tool that
-//! stops processes by their name) or intended; a second one within a minute is taken for intended. The worker is also
-//! continued when it is asked to end, because it must act on that.
+//! stops processes by their name) or intended; a second stop within a minute counts as intended. The worker is also
+//! continued when it is asked to end, so that it can react.
 
 use std::time::Duration;
 
 use super::{Action, Ladder, Machine, Moment, Note, State, Worker};
 
-/// A worker that stops again within this time of being continued is left as it is.
+/// A worker that is stopped again within this time of being continued is not continued again.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// The signals that have stopped a worker.
@@ -24,12 +24,12 @@ pub struct Stops {
     pub signal: Option<i32>,
     /// The time at which the runner last continued it.
     continued: Option<Moment>,
-    /// It has been left as it is since then, and the log says so.
+    /// True once the runner has stopped continuing it and has logged that.
     left: bool,
 }
 
 impl Machine {
-    /// A signal has stopped the worker. `lent`: it had no terminal, and has one now.
+    /// Handles a stop by a signal. `lent`: the worker had no terminal, and has been lent one.
     pub(super) fn worker_stopped(&mut self, now: Moment, signal: i32, lent: bool, actions: &mut Vec<Action>) {
         let Some(Worker { pid, stops, .. }) = self.stoppable() else { return };
         stops.signal = Some(signal);
@@ -42,12 +42,12 @@ impl Machine {
             if !std::mem::replace(&mut stops.left, true) {
                 actions.push(Action::Note(Note::WorkerLeftStopped { pid: *pid, signal }));
             }
-            // Else Ctrl-C has no effect: the signal waits until the worker is continued.
+            // Otherwise Ctrl-C would have no effect: the signal remains pending until the worker is continued.
             actions.push(Action::TakeTerminal);
         }
     }
 
-    /// The worker runs again; anyone may have continued it.
+    /// Handles a continuation of the worker, which any process may have caused.
     pub(super) fn worker_continued(&mut self, actions: &mut Vec<Action>) {
         let Some(Worker { stops, .. }) = self.stoppable() else { return };
         if stops.signal.take().is_some() && stops.left {
@@ -55,7 +55,7 @@ impl Machine {
         }
     }
 
-    /// The worker, unless it is being killed: the runner itself stops what it kills.
+    /// The worker, unless it is being killed, because the runner itself stops the processes that it kills.
     fn stoppable(&mut self) -> Option<&mut Worker> {
         match &mut self.state {
             State::Stopping(_, _, Ladder::Killed { .. }) => None,

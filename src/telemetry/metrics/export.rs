@@ -1,5 +1,5 @@
-//! The runner's numbers as Prometheus reads them. Names, kinds and meanings are in [`METRICS`], which docs/monitoring.md
-//! repeats.
+//! The runner's metrics in Prometheus's format. Names, types and meanings are in [`METRICS`], from which
+//! docs/monitoring.md repeats them.
 
 use std::sync::atomic::Ordering;
 
@@ -12,22 +12,22 @@ use crate::telemetry::View;
 use crate::telemetry::counters::{BOUNDS, Label, Spread};
 use crate::telemetry::status_board::StatusBoard;
 
-/// Of the text format, with what HTTP wants to know of it.
+/// The content type of the text format.
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// What kind of number a metric is.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// It only grows while the runner lives.
+    /// Only grows while the runner lives.
     Counter,
-    /// It is what it is now.
+    /// The current value.
     Gauge,
-    /// How values are spread.
+    /// A distribution of values.
     Histogram,
 }
 
 impl Kind {
-    /// Its name in the text format.
+    /// The name in the text format.
     pub fn name(self) -> &'static str {
         match self {
             Self::Counter => "counter",
@@ -37,16 +37,12 @@ impl Kind {
     }
 }
 
-/// A metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric {
-    /// Its name; its unit is in it.
+    /// The name, which includes the unit.
     pub name: &'static str,
-    /// What kind of number it is.
     pub kind: Kind,
-    /// Its labels.
     pub labels: &'static [&'static str],
-    /// What it tells.
     pub help: &'static str,
 }
 
@@ -59,7 +55,6 @@ const fn metric(
     Metric { name, kind, labels, help }
 }
 
-/// All metrics.
 pub const METRICS: &[Metric] = &[
     BUILD,
     WORKER,
@@ -220,7 +215,7 @@ const CLOCK: Metric = metric(
     "How far Taskcluster's clock was ahead of the host's at its last answer; absent before that.",
 );
 
-/// All that there is to tell, in the text format.
+/// Formats all metrics as text.
 pub(super) fn text(view: &View, now: Timestamp) -> Result<String, prometheus::Error> {
     let healthy = view.health(now).is_ok();
     let mut families = of_board(&view.board.borrow(), healthy);
@@ -265,7 +260,7 @@ fn of_counters(view: &View) -> Vec<MetricFamily> {
     let counters = &view.counters;
     let mut exits = counters.exits.all();
     for class in ExitClass::ALL {
-        // A rate needs a beginning: what has not happened is 0, not absent.
+        // A rate needs a beginning: what has not happened yet is reported as 0.
         exits.entry([class.name().into()]).or_default();
     }
     let mut renewals = counters.renewals.all();
@@ -304,7 +299,7 @@ fn of_log(view: &View) -> Vec<MetricFamily> {
     ]
 }
 
-/// Prometheus has but one kind of number.
+/// Prometheus has a single type of number.
 #[expect(clippy::cast_precision_loss, reason = "above 2^53 a count is off by a few, and its rate is not")]
 fn count(number: u64) -> f64 {
     number as f64

@@ -1,9 +1,9 @@
-//! Numbers for Prometheus, and a word on the runner's health, over HTTP: `metrics.listen`.
+//! Prometheus metrics and a health check over HTTP: `metrics.listen`.
 //!
-//! Nothing here can block the runner or fail it: an address that cannot be had is a warning, connections are bounded in
-//! number, time and size, and at rest nothing runs.
+//! Nothing here can block the runner or make it fail: if the address is not available, a warning is logged; connections
+//! are bounded in number, time and size; and nothing runs while idle.
 //!
-//! [`export`] makes the numbers, [`serve`] keeps the connections.
+//! [`export`] formats the metrics, [`serve`] handles the connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ mod serve;
 
 pub use export::{Kind, METRICS, Metric};
 
-/// Where numbers are served; until it is dropped.
+/// The metrics endpoint, open until this is dropped.
 #[derive(Debug)]
 pub struct Metrics {
     accepting: tokio::task::JoinHandle<()>,
@@ -29,16 +29,16 @@ pub struct Metrics {
     connections: TaskTracker,
 }
 
-/// How long the last answers may take to be written.
+/// Time limit for writing the last answers.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
-/// What is served, and by which clock.
+/// The served view and its clock.
 struct Endpoint {
     view: View,
     clock: Arc<dyn Clock>,
 }
 
-/// Listens, where that is wanted and can be.
+/// Opens the endpoint, if it is configured and available.
 pub async fn open(listen: Option<SocketAddr>, view: View, clock: Arc<dyn Clock>) -> Option<Metrics> {
     let wanted = listen?;
     let listener = match TcpListener::bind(wanted).await {
@@ -51,7 +51,7 @@ pub async fn open(listen: Option<SocketAddr>, view: View, clock: Arc<dyn Clock>)
             return None;
         }
     };
-    // Where the port was 0, the system has chosen one.
+    // The system has chosen a port if the configured one was 0.
     let address = listener.local_addr().unwrap_or(wanted);
     if !address.ip().is_loopback() {
         warn!(
@@ -66,7 +66,7 @@ pub async fn open(listen: Option<SocketAddr>, view: View, clock: Arc<dyn Clock>)
 }
 
 impl Metrics {
-    /// The runner has ended: nobody else is let in, and who is being answered gets a moment.
+    /// Closes the endpoint: refuses new connections, and waits briefly for pending answers.
     pub async fn close(self) {
         self.accepting.abort();
         self.connections.close();

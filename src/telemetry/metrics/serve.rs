@@ -1,4 +1,5 @@
-//! Keeps the HTTP connections: so many, for so long, with heads of such a size, one request each.
+//! Handles the HTTP connections, with limits on their number, their time and the size of their heads, and one request
+//! each.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,21 +19,21 @@ use tracing::{debug, warn};
 
 use super::{Endpoint, export};
 
-/// Connections at a time. More wait until they are accepted.
+/// Maximum number of connections. Further ones wait until they are accepted.
 const CONNECTIONS: usize = 16;
 
-/// How long a connection may take, from its first byte to the last.
+/// Time limit of a connection, from its first byte to its last.
 const TIME: Duration = Duration::from_secs(10);
 
-/// How long a request's head may be, in bytes; hyper takes no less.
+/// Maximum size of a request's head, in bytes; hyper's minimum.
 const LONGEST_HEAD: usize = 8192;
 
-/// After a failed accept (no more file descriptors) it is tried again.
+/// Delay of a retry after a failed accept (no more file descriptors).
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// Accepts connections for ever.
+/// Accepts connections without end.
 pub(super) async fn serve(listener: TcpListener, endpoint: Arc<Endpoint>, connections: TaskTracker) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     while let Ok(place) = places.clone().acquire_owned().await {
@@ -58,7 +59,7 @@ async fn keep(stream: TcpStream, endpoint: Arc<Endpoint>) {
         async move { Ok::<_, Infallible>(answer(&request, &endpoint).await) }
     });
     let connection = http1::Builder::new()
-        // So that nothing is left that would have to be timed out.
+        // One request a connection, so that no idle connection has to be timed out.
         .keep_alive(false)
         .half_close(false)
         .max_buf_size(LONGEST_HEAD)
@@ -70,7 +71,7 @@ async fn keep(stream: TcpStream, endpoint: Arc<Endpoint>) {
     }
 }
 
-/// Says what is asked for. A request's body, should there be one, is not read.
+/// Answers a request. Its body, if there is one, is not read.
 async fn answer(request: &Request<Incoming>, endpoint: &Endpoint) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());

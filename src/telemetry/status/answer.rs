@@ -1,4 +1,4 @@
-//! What `status` answers: the shape that `docs/status.md` describes. Keys are only ever added.
+//! The answer to `status`, in the form that `docs/status.md` describes. Keys are only ever added.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,6 @@ use crate::telemetry::View;
 use crate::telemetry::recent_warnings::Warning;
 use crate::telemetry::status_board::{DeploymentWatch, InterruptionWatch, PastExit, Runs};
 
-/// The whole answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusAnswer {
@@ -166,7 +165,7 @@ impl StatusAnswer {
     }
 }
 
-/// To the second.
+/// Formats a time with a precision of seconds.
 fn time(time: Timestamp) -> String {
     format!("{time:.0}")
 }
@@ -228,7 +227,8 @@ impl InterruptionAnswer {
 }
 
 impl WarningAnswer {
-    /// Masked when it was noted, and once more: a secret may have become known since.
+    /// The text was masked when it was recorded, and is masked again, because further secrets may have become known
+    /// since.
     fn new(warning: &Warning, secrets: &Secrets) -> Self {
         let level = if warning.is_error { "error" } else { "warning" };
         Self { at: time(warning.at), level, text: secrets.mask(&warning.text) }

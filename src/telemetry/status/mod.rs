@@ -1,10 +1,10 @@
-//! The status socket: what a runner is doing, and an operator's drain and resume, for whoever may speak to it.
+//! The status socket: the runner's status, and an operator's drain and resume, for authorized clients.
 //!
-//! Nothing here can block the runner or fail it: a socket that cannot be had is a warning, connections are bounded in
-//! number, time and size, and what they ask for goes through the same channels as signals do.
+//! Nothing here can block the runner or make it fail: if the socket is not available, a warning is logged; connections
+//! are bounded in number, time and size; and requests use the same channels as signals.
 //!
-//! [`socket`] binds it, [`serve`] keeps the connections, [`request`] is what is said on them, and [`answer`] what there
-//! is to be told.
+//! [`socket`] binds the socket, [`serve`] handles the connections, [`request`] defines the requests and answers, and
+//! [`answer`] the status.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,43 +31,42 @@ use socket::Place;
 /// The socket's name in the runtime directory.
 const FILE_NAME: &str = "status.sock";
 
-/// How long binding may take.
+/// Time limit for binding the socket.
 const BINDING_TIME: Duration = Duration::from_secs(3);
 
-/// Time limit of its removal.
+/// Time limit for removing the socket.
 const REMOVING_TIME: Duration = Duration::from_secs(1);
 
-/// How long the last answers may take to be written.
+/// Time limit for writing the last answers.
 const LAST_ANSWERS_TIME: Duration = Duration::from_secs(1);
 
-/// Where the socket is unless `status.socket` says otherwise.
+/// The default of `status.socket`.
 pub fn default_path(runtime_directory: &Path) -> PathBuf {
     runtime_directory.join(FILE_NAME)
 }
 
-/// An operator's request to let the worker of a drained host start again. Dropped without an answer, the runner is
-/// not holding any more.
+/// An operator's request to restart the worker of a drained host. If it is dropped without an answer, the runner is not
+/// holding any more.
 #[derive(Debug)]
 pub struct Resume {
     /// Receives the result: the worker starts, or the reason why the marker cannot be removed.
     pub answer: oneshot::Sender<Result<(), String>>,
 }
 
-/// What the socket's answers are made from, and where its requests go.
+/// The source of the answers, and the receivers of the requests.
 #[derive(Debug)]
 pub struct Counterparts {
-    /// What there is to be seen.
     pub view: View,
-    /// Where a drain goes.
+    /// Receives drains.
     pub stop: StopSignal,
-    /// Where a resume goes.
+    /// Receives resumes.
     pub resumes: mpsc::Sender<Resume>,
 }
 
 /// An open status socket.
 #[derive(Debug)]
 pub struct Status {
-    // Before the tasks: while it is removed, the listener still keeps other runners off its path.
+    // Declared before the tasks: while it is dropped, the listener still keeps other runners off its path.
     place: Place,
     path: PathBuf,
     lane: Lane,
@@ -75,7 +74,7 @@ pub struct Status {
     ended: watch::Sender<Option<String>>,
 }
 
-/// Opens the socket, where one is wanted and can be had.
+/// Opens the socket, if it is configured and available.
 pub async fn open(
     socket: &StatusSocket,
     runtime_directory: Option<&Path>,
@@ -119,7 +118,7 @@ pub async fn open(
 }
 
 impl Status {
-    /// The runner has ended, with this outcome: tells those who wait for it, and removes the socket.
+    /// Reports the runner's outcome to waiting clients, and removes the socket.
     pub async fn close(self, outcome: String) {
         let place = self.place;
         if let Err(cause) = self.lane.at(&self.path, REMOVING_TIME, move || drop(place)).await {
@@ -127,7 +126,7 @@ impl Status {
         }
         self.ended.send_replace(Some(outcome));
         self.tasks.close();
-        // Who does not read its answer goes without.
+        // A client that does not read its answer is disconnected.
         let _ = tokio::time::timeout(LAST_ANSWERS_TIME, self.tasks.wait()).await;
     }
 }

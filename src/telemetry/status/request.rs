@@ -1,41 +1,37 @@
-//! What is said on the socket: requests, and the answers to them. One JSON object a line, both ways.
+//! The requests and answers on the socket. One JSON object a line, in both directions.
 
 use serde::{Deserialize, Serialize};
 
 use super::answer::StatusAnswer;
 use crate::redact::cut;
 
-/// What a complaint may quote of a request.
+/// Maximum length of the quoted cause in a complaint about a request, in characters.
 const LONGEST_COMPLAINT: usize = 200;
 
-/// What can be asked for.
+/// A client's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(tag = "request", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Request {
-    /// What the runner is doing.
+    /// Asks for the runner's status.
     Status {
-        /// Whether an answer follows with every change, until the runner ends.
+        /// True if another answer should follow with every change, until the runner ends.
         #[serde(default)]
         watch: bool,
     },
-    /// That the worker finishes its tasks, and the runner ends.
+    /// Asks the worker to finish its tasks, and the runner to end.
     Drain {
-        /// Whether the answer comes when it has ended.
+        /// True if the answer should be sent after the end.
         #[serde(default)]
         wait: bool,
     },
-    /// That a drained host starts its worker again.
+    /// Asks a drained host to restart its worker.
     Resume {},
 }
 
 impl Request {
-    /// Reads one line.
-    ///
-    /// # Errors
-    ///
-    /// The answer that says why it is no request.
+    /// Parses one line. The error is the answer that explains why the line is not a request.
     pub fn parse(line: &[u8]) -> Result<Self, Answer> {
-        // Of an array serde would take the items for the members.
+        // serde would accept an array's items as the members.
         if line.trim_ascii_start().starts_with(b"[") {
             return Err(Self::complaint("an array, expected an object"));
         }
@@ -50,34 +46,34 @@ impl Request {
     }
 }
 
-/// What is answered.
+/// An answer to a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
-    /// What has come of a resume.
+    /// The result of a resume.
     Resume(&'static str),
-    /// Why nothing has come of the request.
+    /// The reason why a request failed.
     Error(String),
-    /// What has come of a drain.
+    /// The result of a drain.
     #[serde(untagged)]
     Drain {
         /// `asked`, or `ended`.
         drain: &'static str,
-        /// How the runner has ended.
+        /// The runner's outcome.
         #[serde(skip_serializing_if = "Option::is_none")]
         outcome: Option<String>,
     },
-    /// What the runner is doing.
+    /// The runner's status.
     #[serde(untagged)]
     Status(Box<StatusAnswer>),
 }
 
 impl Answer {
-    /// A drain is on its way.
+    /// The drain has been requested.
     pub const DRAINING: Self = Self::Drain { drain: "asked", outcome: None };
-    /// The worker is started again.
+    /// The worker is being restarted.
     pub const RESUMED: Self = Self::Resume("resumed");
-    /// There was nothing to resume.
+    /// The runner was not holding.
     pub const NOT_HOLDING: Self = Self::Resume("not holding");
 
     /// The drain is over, with this outcome of the runner.
@@ -85,9 +81,9 @@ impl Answer {
         Self::Drain { drain: "ended", outcome: Some(outcome) }
     }
 
-    /// With the newline.
+    /// Encodes the answer as a line, including its newline.
     pub fn line(&self) -> Vec<u8> {
-        // Strings and numbers make no trouble; a client that gets an empty line asks again.
+        // Serializing strings and numbers cannot fail; a client that receives an empty line can repeat its request.
         let mut line = serde_json::to_vec(self).unwrap_or_default();
         line.push(b'\n');
         line

@@ -1,4 +1,5 @@
-//! Keeps the connections: so many, for so long, with lines of such a length, and only for whom it is.
+//! Handles the connections, with limits on their number, their time and the length of lines, and only for authorized
+//! users.
 
 use std::io;
 use std::sync::Arc;
@@ -17,26 +18,26 @@ use super::request::{Answer, Request};
 use super::{Counterparts, Resume};
 use crate::event::{Phase, StopRequest, Strength};
 
-/// Connections at a time. More wait until they are accepted.
+/// Maximum number of connections. Further ones wait until they are accepted.
 const CONNECTIONS: usize = 32;
 
-/// Clients that wait for a drain's end, or for changes, beside them.
+/// Maximum number of additional clients that wait for a drain's end or for changes.
 pub(super) const WAITING: usize = 64;
 
-/// How long a client may take for its next request, and for reading an answer.
+/// Time limit for a client to send its next request, and to read an answer.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// How long a request may be.
+/// Maximum length of a request, in bytes.
 const LONGEST_LINE: usize = 16 * 1024;
 
-/// After a failed accept (no more file descriptors) it is tried again.
+/// Delay of a retry after a failed accept (no more file descriptors).
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
-/// What all connections share.
+/// The state shared by all connections.
 pub(super) struct Server {
     pub(super) counterparts: Counterparts,
     pub(super) waiting: Arc<Semaphore>,
-    /// Once the runner has ended: how.
+    /// The runner's outcome, once it has ended.
     pub(super) ended: watch::Receiver<Option<String>>,
 }
 
@@ -61,17 +62,17 @@ pub(super) async fn serve(listener: UnixListener, server: Arc<Server>, tasks: Ta
     }
 }
 
-/// What a client has sent.
+/// A line from a client.
 enum Line {
     Request(Vec<u8>),
     TooLong,
 }
 
 impl Server {
-    /// How the runner has ended, once it has.
+    /// Waits for the runner's outcome.
     async fn end(&self) -> Option<String> {
         let mut ended = self.ended.clone();
-        // Where nobody tells how it has ended, it has all the same.
+        // If the sender is gone, the runner has ended without an outcome.
         ended.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone())
     }
 
@@ -81,7 +82,7 @@ impl Server {
         }
     }
 
-    /// Answers one request after the other.
+    /// Answers requests one after the other.
     async fn converse(&self, stream: UnixStream, place: OwnedSemaphorePermit) -> io::Result<()> {
         let peer = stream.peer_cred()?;
         let peer_pid = peer.pid().unwrap_or(0);
@@ -150,13 +151,13 @@ impl Server {
         match answered.await {
             Ok(Ok(())) => Answer::RESUMED,
             Ok(Err(cause)) => Answer::Error(format!("still holding: {cause}")),
-            // Somebody else was first.
+            // Another client was faster.
             Err(_) => Answer::NOT_HOLDING,
         }
     }
 
-    /// An answer now, and one with every change, until the runner ends or the client goes. Changes that come faster than
-    /// the client reads are one.
+    /// Answers now and after every change, until the runner ends or the client disconnects. Changes that come faster
+    /// than the client reads are combined.
     async fn tell_changes(
         &self,
         mut reader: BufReader<OwnedReadHalf>,
@@ -173,7 +174,7 @@ impl Server {
             answer(&mut writer, &Answer::Status(Box::new(StatusAnswer::new(&view)))).await?;
             tokio::select! {
                 biased;
-                // First: the last change comes with the end.
+                // Polled first, because the last change comes with the end.
                 changed = view.changed() => if !changed { return Ok(()) },
                 _ = self.end() => return Ok(()),
                 more = reader.fill_buf() => {
@@ -187,7 +188,7 @@ impl Server {
         }
     }
 
-    /// The answer comes with the runner's end, unless the client goes before.
+    /// Answers when the runner ends, unless the client disconnects before.
     async fn drain_and_wait(
         &self,
         peer_pid: i32,
@@ -216,7 +217,7 @@ impl Server {
     }
 }
 
-/// The next request, without its newline; `None`: there is none.
+/// The next request, without its newline; `None`: the client has disconnected.
 async fn next_line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Line>> {
     let longest = u64::try_from(LONGEST_LINE).unwrap_or(u64::MAX);
     let mut line = Vec::new();
@@ -282,7 +283,7 @@ mod tests {
         }
     }
 
-    /// Lets everything happen that can without time passing. The clock is paused.
+    /// Runs all tasks that can make progress without time passing. The clock is paused.
     async fn settle() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -334,7 +335,7 @@ mod tests {
         let last = answer(clients.last_mut().unwrap()).await;
         assert!(last.contains("64 wait for its end already"), "{last}");
         tokio::time::sleep(A_DAY).await;
-        // One that gives up makes room for another.
+        // A client that gives up makes room for another.
         drop(clients.remove(0));
         let (mut another, _) = runner.connect();
         settle().await;

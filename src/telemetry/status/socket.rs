@@ -1,4 +1,4 @@
-//! Binds the socket: private from the first moment, in place of a dead runner's, never of a living one's.
+//! Binds the socket: private from the first moment; replaces a dead runner's socket, but never a live one's.
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
@@ -15,14 +15,14 @@ use tracing::debug;
 use crate::host::atomic::parent_of;
 use crate::host::trust::{self, Exposed};
 
-/// Connections that may wait until they are accepted.
+/// Maximum number of connections that wait to be accepted.
 const BACKLOG: u32 = 128;
 
-/// How long another runner's look at the same path is waited for.
+/// The number of attempts to lock the folder while another runner checks the same path.
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// Why there is no socket.
+/// The reason for a missing socket.
 #[derive(Debug, Error)]
 pub(super) enum BindError {
     #[error("its folder cannot be made: {0}")]
@@ -39,7 +39,7 @@ pub(super) enum BindError {
     Io(#[from] io::Error),
 }
 
-/// The socket's file. It goes with this value, unless it has become another's.
+/// The socket's file. Dropping this removes the file, unless it belongs to another runner by then.
 #[derive(Debug)]
 pub(super) struct Place {
     path: PathBuf,
@@ -57,8 +57,8 @@ impl Drop for Place {
     }
 }
 
-/// Listens at `path`, mode 0600. Its folder is made where it is missing, mode 0700, and refused where others can write
-/// to it: they could remove the socket and listen in its place.
+/// Listens at `path` with mode 0600. Its folder is created with mode 0700 if it is missing, and refused if others can
+/// write to it, because they could remove the socket and listen in its place.
 pub(super) async fn bind(path: &Path) -> Result<(UnixListener, Place), BindError> {
     let folder = parent_of(path);
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(BindError::Folder)?;
@@ -69,7 +69,8 @@ pub(super) async fn bind(path: &Path) -> Result<(UnixListener, Place), BindError
     let _lock = lock(folder).await;
     remove_dead(path).await?;
     let socket = UnixSocket::new_stream()?;
-    // Linux makes the file with the mode that the socket has; others are told below. Nobody can connect before listen().
+    // Linux creates the file with the socket's mode; other systems are handled below. Nobody can connect before
+    // listen().
     let _ = fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR);
     socket.bind(path)?;
     let mut found = std::fs::symlink_metadata(path)?;
@@ -81,7 +82,8 @@ pub(super) async fn bind(path: &Path) -> Result<(UnixListener, Place), BindError
     Ok((socket.listen(BACKLOG)?, place))
 }
 
-/// Without it one goes on: it only matters to runners that start at the same moment.
+/// Locks the folder. Without a lock the runner continues, because the lock only matters to runners that start at the
+/// same moment.
 async fn lock(folder: &Path) -> Option<Flock<File>> {
     let mut folder = File::open(folder).ok()?;
     for _ in 0..LOCK_TRIES {
@@ -94,7 +96,7 @@ async fn lock(folder: &Path) -> Option<Flock<File>> {
     None
 }
 
-/// A socket that nobody listens at is removed; anything else is left where it is, a symlink included.
+/// Removes a socket on which nobody listens. Anything else is kept, including a symlink.
 async fn remove_dead(path: &Path) -> Result<(), BindError> {
     match std::fs::symlink_metadata(path) {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -106,7 +108,7 @@ async fn remove_dead(path: &Path) -> Result<(), BindError> {
         Err(cause) if cause.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).map_err(BindError::Replace)
         }
-        // Where its backlog is full, somebody listens, too.
+        // If its backlog is full, another program listens, too.
         Ok(_) => Err(BindError::InUse),
         Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => Err(BindError::InUse),
         Err(cause) => Err(BindError::Replace(cause)),

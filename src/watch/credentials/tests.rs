@@ -1,5 +1,4 @@
-//! Tests of the renewal under paused time: days and weeks, hosts that sleep, clocks that jump, and a worker-manager of
-//! the test's own.
+//! Tests of the renewal under paused time: days and weeks, sleeping hosts, clock jumps, and a fake worker-manager.
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -22,7 +21,7 @@ use crate::run_spec::{Object, Parts, Run, WorkerIdentity, WorkerPoolId};
 use crate::taskcluster::tests::attempts::{Fails, scripted};
 use crate::telemetry::status_board::StatusPublisher;
 
-/// Whether an attempt at this time, by the true clock, fails.
+/// Decides whether an attempt at this time, by the true clock, fails.
 type Script = Box<dyn Fn(Timestamp) -> Option<Fails> + Send + Sync>;
 
 /// A worker-manager that issues credentials for one worker.
@@ -30,14 +29,14 @@ struct Manager {
     clock: Arc<TestClock>,
     life: SignedDuration,
     script: Script,
-    /// When attempts were made, by the host's clock.
+    /// The times of the attempts, by the host's clock.
     attempts: Mutex<Vec<Timestamp>>,
-    /// The number of the newest credentials, and so of their secret.
+    /// The number of the latest credentials and of their secret.
     newest: Mutex<usize>,
 }
 
 impl Manager {
-    /// What a renewal brings; 0: the registration.
+    /// Issues the credentials with this number; 0: the registration.
     fn issue(&self, number: usize) -> Renewed {
         let credentials = Credentials {
             client_id: "worker/static/pp/ww/wg/wi".to_owned(),
@@ -80,7 +79,7 @@ impl Renews for Arc<Manager> {
     }
 }
 
-/// A renewal at work.
+/// A running renewal.
 struct World {
     clock: Arc<TestClock>,
     manager: Arc<Manager>,
@@ -92,7 +91,7 @@ struct World {
 }
 
 impl World {
-    /// Credentials of this life, obtained now.
+    /// Starts with credentials of this lifetime, obtained now.
     fn new(
         life: SignedDuration,
         script: impl Fn(Timestamp) -> Option<Fails> + Send + Sync + 'static,
@@ -136,7 +135,7 @@ impl World {
         Self { clock, manager, launches: newest, events, publisher, task, folder }
     }
 
-    /// The credentials that the supervisor has.
+    /// The supervisor's credentials.
     fn credentials(&self) -> Credentials {
         self.launches.borrow().credentials.clone()
     }
@@ -145,7 +144,7 @@ impl World {
         self.folder.path().join("run.json")
     }
 
-    /// The next event, and when it came by the host's clock.
+    /// The next event, and its time by the host's clock.
     async fn event(&mut self) -> (Timestamp, Event) {
         let event = self.events.recv().await.expect("an event");
         (self.clock.now(), event)
@@ -203,13 +202,13 @@ fn secs(count: i64) -> SignedDuration {
     SignedDuration::from_secs(count)
 }
 
-/// Always answers.
+/// Every attempt succeeds.
 fn fine(_: Timestamp) -> Option<Fails> {
     None
 }
 
-/// Time goes on, on an awake host, a little at a time. Credentials must be of use all the while, by the host's clock
-/// and by the others', but for the first minute after the host has woken or its clock was set.
+/// Advances the time in small steps, as on an awake host. The credentials must be usable all the time, by the host's
+/// clock and by the true one, except in the first minute after the host has woken or its clock was set.
 async fn watch_for(world: &World, time: SignedDuration, grace: SignedDuration) {
     let (end, graced) = (world.clock.true_time() + time, world.clock.true_time() + grace);
     while world.clock.true_time() < end {
@@ -232,21 +231,21 @@ async fn for_30_days_no_worker_has_credentials_that_are_of_no_use_on_a_host_that
     let minute = secs(61);
     let (mut sleeps, mut off) = (0, 0);
     let mut chance = fastrand::Rng::with_seed(4711);
-    // Renewals come early by chance: go on until one was slept through.
+    // Renewals come early by a random time: continue until one was slept through.
     let goes_on = |world: &World, sleeps| {
         world.clock.true_time() < begin + hours(if sleeps == 0 { 3000 } else { 30 } * 24)
     };
     while goes_on(&world, sleeps) {
         let left = world.credentials().expires.unwrap().duration_since(world.clock.true_time());
         if left < hours(4) && sleeps < world.manager.renewals() + 1 {
-            // Across the renewal, and beyond the end.
+            // Sleep across the renewal, and beyond the expiry.
             world.clock.sleep(hours(5));
             sleeps += 1;
             let before = world.manager.renewals();
             watch_for(&world, minute, minute).await;
             assert_eq!(world.manager.renewals(), before + 1, "renewed within a minute of waking");
         }
-        // Up to 20 min off, back and forth: less than what a renewal comes early.
+        // Up to 20 min off, back and forth: less than the time by which a renewal is early.
         let jump = chance.i64(-20..=20) - off;
         off += jump;
         world.clock.jump(mins(jump));
@@ -265,10 +264,10 @@ async fn for_30_days_no_worker_has_credentials_that_are_of_no_use_on_a_host_that
 #[tokio::test(start_paused = true)]
 async fn a_sleep_across_the_renewal_is_noticed_within_a_minute() {
     let world = World::new(hours(96), fine);
-    // However early it comes: it is not due yet.
+    // The renewal is not due yet, however early it is.
     watch_for(&world, hours(85), SignedDuration::ZERO).await;
     assert_eq!(world.manager.renewals(), 0);
-    // Until it is due, at the latest, and not over yet.
+    // Sleep until it is due at the latest, but has not expired.
     world.clock.sleep(hours(10) + mins(31));
     sleep(Duration::from_secs(61)).await;
     assert_eq!(world.manager.renewals(), 1);
@@ -294,7 +293,7 @@ async fn a_clock_that_is_days_ahead_does_not_make_the_worker_renew_in_a_row() {
     let renewals = world.manager.renewals();
     assert!((55..=70).contains(&renewals), "{renewals} renewals in an hour");
     world.clock.jump(-hours(10 * 24));
-    // One that was planned by the wrong clock waits for its time; so does the next.
+    // A renewal that was planned by the wrong clock waits for its time, and so does the next.
     sleep(Duration::from_secs(3600)).await;
     assert!(world.manager.renewals() <= renewals + 1);
     assert!(world.credentials().usable(world.clock.now()));
@@ -320,7 +319,7 @@ async fn a_server_that_fails_for_hours_is_asked_until_the_margin_and_then_the_wo
     let (first, last) = (attempts[0], *attempts.last().unwrap());
     assert!(first <= last_use - mins(28), "first asked at {first}");
     assert!(last >= last_use - secs(2), "last asked at {last}");
-    // Half a minute between two of them at most.
+    // At most half a minute between two attempts.
     assert!(attempts.windows(2).all(|two| two[1].duration_since(two[0]) <= secs(30)));
     let (expected, count) = (last.duration_since(first).as_secs() / 15, attempts.len());
     assert!(i64::try_from(count).unwrap() < expected * 2 + 20, "{count} attempts are too many");
@@ -335,7 +334,7 @@ async fn a_server_that_comes_back_shortly_before_the_margin_is_in_time() {
     world.launches.changed().await.unwrap();
     assert!((back..last_use).contains(&world.clock.now()));
     watch_for(&world, hours(1), SignedDuration::ZERO).await;
-    // Not that its credentials have run out.
+    // And not that the credentials have run out.
     assert_eq!(world.events.try_recv(), Ok(Event::OldCredentialsEnd { renewals: 0 }));
 }
 
@@ -367,17 +366,17 @@ async fn new_credentials_are_on_the_disk_before_the_supervisor_learns_of_them() 
     let mut world = World::new(hours(96), fine);
     for number in 1..=5 {
         world.launches.changed().await.unwrap();
-        // At once: nothing else has been polled since.
+        // At once, because nothing else has been polled since.
         let cached = cache::read(&world.cache(), Access::Refuse).unwrap().unwrap();
         let token = format!("token-{number}");
         assert_eq!(cached.run.credentials.access_token.expose_secret(), token);
         assert_eq!(cached.run.registration_secret.unwrap().expose_secret(), format!("secret-{number}"));
         let launch = world.launches.borrow_and_update().clone();
         assert_eq!(launch.credentials.access_token.expose_secret(), token);
-        // The worker's file, too: a worker that starts again has no older ones.
+        // The worker's file contains them, too, so that a restarted worker does not use older ones.
         let file: Value = serde_json::from_str(launch.config_file.unwrap().content.expose_secret()).unwrap();
         assert!(file.to_string().contains(&token), "the worker's file has other credentials");
-        // Those that were replaced do not end yet, but those before them have.
+        // The replaced credentials have not expired yet, but the ones before them have.
         let ended = std::iter::from_fn(|| world.events.try_recv().ok()).count();
         assert_eq!(ended, usize::from(number > 1));
     }
@@ -397,7 +396,7 @@ async fn replaced_credentials_end_when_they_are_of_no_more_use() {
 
 #[tokio::test(start_paused = true)]
 async fn replaced_credentials_end_in_time_although_others_were_replaced_since() {
-    // Renewed every 5 min, of use for 18.
+    // Renewed every 5 min, usable for 18.
     let mut world = World::new(mins(20), fine);
     let first = world.credentials().last_use().unwrap();
     let mut ends = vec![first];

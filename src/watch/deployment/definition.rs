@@ -1,4 +1,4 @@
-//! What a run and its worker pool's definition say about deployments, compared. Pure.
+//! Compares a run's deployment with its worker pool's definition. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,18 +7,17 @@ use serde_json::Value;
 use crate::run_spec::worker_config::{Source, find_provider_config};
 use crate::run_spec::{Parts, Run};
 
-/// What a run knows of the deployment that it was made from.
+/// The deployment from which a run was made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Deployed {
-    /// `deploymentId` of the registration's part of the worker configuration; of the whole, where a cache of the Go
-    /// start-worker does not tell its parts apart.
+    /// `deploymentId` from the registration's part of the worker configuration; from the complete configuration if the
+    /// Go start-worker cached it without its parts.
     pub deployment_id: Option<String>,
-    /// The launch config that made the machine.
+    /// The launch config from which the machine was created.
     pub launch_config_id: Option<String>,
 }
 
 impl Deployed {
-    /// What this run knows.
     pub fn of(run: &Run) -> Self {
         let deployment_id = match &run.parts {
             Parts::Apart(layers) => layers
@@ -31,26 +30,26 @@ impl Deployed {
         Self { deployment_id: deployment_id.map(str::to_owned), launch_config_id }
     }
 
-    /// What is known, by its name.
+    /// The known values with their names.
     pub(super) fn values(&self) -> Vec<(&'static str, String)> {
         let known = [("deploymentId", &self.deployment_id), ("launchConfigId", &self.launch_config_id)];
         known.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
     }
 }
 
-/// What a pool's definition says of something that a run knows.
+/// The result of comparing a run's value with a pool's definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// Nothing.
+    /// The definition does not contain the value.
     Unknown,
-    /// It is in use.
+    /// The value is in use.
     Current,
-    /// It is not in use any more, and these are in its place.
+    /// The value is not in use any more; these are.
     Replaced(BTreeSet<String>),
 }
 
 impl Finding {
-    /// Whether `own` is among those that are in use.
+    /// Looks up `own` among the values in use.
     pub fn of(own: &str, in_use: BTreeSet<&str>) -> Self {
         match (in_use.is_empty(), in_use.contains(own)) {
             (true, _) => Self::Unknown,
@@ -71,7 +70,6 @@ pub fn deployment_ids<'a>(config: &'a Value, implementation: &str) -> BTreeSet<&
         .collect()
 }
 
-/// The ids of the launch configs in a pool's `config`.
 pub fn launch_config_ids(config: &Value) -> BTreeSet<&str> {
     launch_configs(config)
         .filter_map(|launch| launch.get("workerManager")?.get("launchConfigId"))
@@ -83,7 +81,7 @@ fn launch_configs(config: &Value) -> impl Iterator<Item = &Value> {
     config.get("launchConfigs").and_then(Value::as_array).into_iter().flatten()
 }
 
-/// A string that says something.
+/// A non-empty string.
 fn text(value: &Value) -> Option<&str> {
     value.as_str().filter(|text| !text.is_empty())
 }
@@ -128,7 +126,7 @@ mod tests {
         Finding::Replaced(by.into_iter().map(str::to_owned).collect())
     }
 
-    /// A worker configuration with this `deploymentId`, in one form or the other.
+    /// A worker configuration with this `deploymentId`, in one of the two forms.
     fn form(id: &Value, flat: bool) -> Value {
         let inner = json!({"deploymentId": id, "a": 1});
         if flat { inner } else { json!({"genericWorker": {"config": inner, "files": []}}) }

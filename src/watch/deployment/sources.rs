@@ -1,5 +1,5 @@
-//! Asks worker-manager what tells of a new deployment. Each source degrades by itself: one that may not be asked rests,
-//! one that fails is asked again, and neither has any effect on the worker.
+//! Queries worker-manager for signs of a new deployment. Each source degrades separately: one that is not permitted is
+//! not called again, one that fails is retried, and neither affects the worker.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,35 +16,36 @@ use crate::taskcluster::{CallError, Effort, result_of};
 use crate::telemetry::counters::Counters;
 use crate::worker::LaunchSpec;
 
-/// How often in a row worker-manager must say that the worker is to end: it decides anew with every scan.
+/// The number of consecutive answers with which worker-manager must ask the worker to end, because it decides anew with
+/// every scan.
 const TIMES_TO_END: u32 = 2;
 
-/// How many values are logged, at most.
+/// Maximum number of values that are logged.
 const SHOWN: usize = 5;
-/// How much of a value is logged, in characters.
+/// Maximum length of a logged value, in characters.
 const SHOWN_OF_A_VALUE: usize = 100;
 
-/// What calls for a drain.
+/// A reason to drain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// What the run was made from is not in use any more.
+    /// The deployment from which the run was made is not in use any more.
     Replaced {
-        /// What: `deploymentId`, `launchConfigId`.
+        /// `deploymentId` or `launchConfigId`.
         what: &'static str,
         old: String,
         new: BTreeSet<String>,
     },
     /// worker-manager wants the worker to end.
     End {
-        /// Its word for why.
+        /// worker-manager's reason.
         reason: String,
     },
 }
 
-/// All that tells of a new deployment of this worker.
+/// All sources that can show a new deployment of this worker.
 pub(super) struct Sources {
     registrar: Registrar,
-    /// The newest credentials are in it.
+    /// Contains the latest credentials.
     launches: watch::Receiver<LaunchSpec>,
     implementation: &'static str,
     ending: Option<Ending>,
@@ -53,18 +54,18 @@ pub(super) struct Sources {
     compared: Vec<Compared>,
 }
 
-/// Whether worker-manager wants the worker to end.
+/// The call that asks whether worker-manager wants the worker to end.
 struct Ending {
     call: Call,
-    /// How often in a row it did.
+    /// The number of consecutive positive answers.
     times: u32,
 }
 
-/// Something that the pool's definition is compared with.
+/// A value that is compared with the pool's definition.
 struct Compared {
     what: &'static str,
     own: String,
-    /// The definition said nothing of it when it was last looked at.
+    /// True if the last definition did not contain the value.
     missing: bool,
 }
 
@@ -165,8 +166,8 @@ impl Compared {
     }
 }
 
-/// generic-worker asks by itself, between tasks; for static workers the answer is always no; the others are unknown to
-/// worker-manager.
+/// generic-worker makes this call itself, between tasks; for static workers the answer is always no; worker-manager
+/// does not know the others.
 fn asks_whether_to_end(config: &RunnerConfig) -> bool {
     let asked = matches!(
         config.provider,
@@ -175,13 +176,13 @@ fn asks_whether_to_end(config: &RunnerConfig) -> bool {
     asked && !matches!(config.worker.implementation, Implementation::GenericWorker { .. })
 }
 
-/// A call, and how it went so far.
+/// A call and its state.
 struct Call {
     name: &'static str,
-    /// What it needs.
+    /// The required scope.
     scope: String,
     state: CallState,
-    /// Why the last answer was none.
+    /// The reason why the last call failed.
     trouble: Option<String>,
     counters: Counters,
 }
@@ -190,7 +191,7 @@ struct Call {
 enum CallState {
     Works,
     Fails,
-    /// It may not be made, and is not.
+    /// The call is not permitted, and is not made.
     Rests,
 }
 
@@ -203,7 +204,7 @@ impl Call {
         self.state == CallState::Rests
     }
 
-    /// The answer, where there is one. The first failure is told, and the first success after it.
+    /// Returns the answer, if there is one. Logs the first failure, and the first success after it.
     fn settle<T>(&mut self, result: Result<T, CallError>) -> Option<T> {
         let (call, before) = (self.name, self.state);
         self.counters.polls.count([call, result_of(&result)]);
@@ -218,7 +219,7 @@ impl Call {
             }
             Err(cause) => cause,
         };
-        // A 403 of some proxy may pass.
+        // A proxy's 403 may be temporary.
         if cause.status() == Some(403) && cause.code() == Some("InsufficientScopes") {
             self.state = CallState::Rests;
             let missing_scope = cause.missing_scopes().unwrap_or_else(|| self.scope.clone());
@@ -242,7 +243,7 @@ impl Call {
 }
 
 impl Verdict {
-    /// The same without secrets: before its values are cut.
+    /// Masks secrets. Called before the values are truncated.
     fn masked(self, secrets: &Secrets) -> Self {
         match self {
             Self::Replaced { what, old, new } => {
@@ -253,7 +254,7 @@ impl Verdict {
         }
     }
 
-    /// Logs it, as what it leads to.
+    /// Logs the reason and its consequence.
     pub(super) fn tell(&self) {
         match self {
             Self::Replaced { what, old, new } => {
@@ -294,7 +295,7 @@ impl fmt::Display for Values<'_> {
     }
 }
 
-/// Anybody may have written it, at any length.
+/// Truncates a value, which may have any author and length.
 fn short(value: &str) -> String {
     cut(value, SHOWN_OF_A_VALUE, "…").into_owned()
 }

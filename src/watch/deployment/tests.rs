@@ -1,4 +1,4 @@
-//! Tests of when it is looked for a new deployment, and what follows: in paused time.
+//! Tests of the checks for a new deployment, and of their consequences, under paused time.
 
 use std::sync::Mutex;
 
@@ -12,10 +12,10 @@ use crate::telemetry::status_board::StatusBoard;
 const INTERVAL: Duration = Duration::from_secs(300);
 const DRAIN: Event = Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy };
 
-/// When looks began and ended.
+/// The beginning and the end of each check.
 type Times = Arc<Mutex<Vec<(Instant, Instant)>>>;
 
-/// Finds what it is told to, and takes its time.
+/// A scripted check that returns given verdicts and takes a given time.
 struct Script {
     names: Vec<&'static str>,
     takes: Duration,

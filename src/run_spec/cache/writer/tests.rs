@@ -1,5 +1,4 @@
-//! Tests of the keeper: with real files where it is about files, with paused time and a disk of the test's own where
-//! it is about order.
+//! Tests of the cache writer: with real files for its effects, with paused time and a scripted disk for its order.
 
 use std::fmt::Write;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,14 +13,14 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use super::*;
 
-/// What was logged at info level and above on this thread, a line each.
+/// The lines logged at info level and above on this thread.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
     fn listen() -> (Self, DefaultGuard) {
-        // While a subscriber is the only one, a line that another thread is the first to log is taken for one that
-        // nobody wants, on all threads.
+        // With a single subscriber, a call site that another thread reaches first would be cached as disabled for all
+        // threads.
         static ANOTHER: OnceLock<Dispatch> = OnceLock::new();
         ANOTHER.get_or_init(|| Dispatch::new(tracing_subscriber::registry()));
         let log = Self::default();
@@ -78,7 +77,7 @@ fn content(path: &Path) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }
 
-/// Waits for what happens on another thread, while the paused time stands still.
+/// Waits for an event on another thread, while the paused time stands still.
 async fn until(happened: impl Fn() -> bool) {
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while !happened() {
@@ -87,7 +86,7 @@ async fn until(happened: impl Fn() -> bool) {
     }
 }
 
-/// A disk that writes when the test lets it, and says what was asked of it.
+/// A disk that writes when the test lets it, and records its requests.
 struct Disk {
     asked: Receiver<String>,
     answers: Sender<bool>,
@@ -114,12 +113,12 @@ impl Disk {
         (Self { asked, answers }, CacheWriter { writer: Some(Arc::new(writer)) })
     }
 
-    /// All that was asked of it since.
+    /// Takes all requests since the last call.
     fn asked(&self) -> Vec<String> {
         self.asked.try_iter().collect()
     }
 
-    /// Waits until it is asked for something.
+    /// Waits for a request.
     async fn next(&self) -> String {
         let next = std::cell::OnceCell::new();
         until(|| self.asked.try_recv().is_ok_and(|asked| next.set(asked).is_ok())).await;

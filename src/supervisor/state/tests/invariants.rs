@@ -1,4 +1,4 @@
-//! What must hold whatever happens, checked from outside: from events, actions and the state alone.
+//! The invariants, checked from outside: from events, actions and the state alone.
 
 use super::world::{Truth, World};
 use super::*;
@@ -25,13 +25,13 @@ pub(super) const GIVEN_UP_EARLY: Broken = "only a worker that SIGKILL has not en
 pub(super) const BESIDE_A_STUCK_WORKER: Broken = "no worker is started beside one that was given up";
 pub(super) const CONTINUED_AGAIN: Broken = "a worker that stops again within a minute is left as it is";
 
-/// By the ladder and again, twice: an operator's kill may come in between.
+/// Twice by the ladder, because an operator's kill may come in between.
 const KILLS: u32 = 4;
 
-/// Follows one machine.
+/// Checks one machine.
 pub(super) struct Checker {
     policy: Policy,
-    /// The strongest thing that was done to the present worker.
+    /// The strongest step against the current worker.
     rung: u8,
     started: Moment,
     strongest_asked: Option<Strength>,
@@ -42,32 +42,32 @@ pub(super) struct Checker {
     deadlines_now: (Moment, u32),
     ended: Option<State>,
     credentials: Generations,
-    /// The present worker was asked to end for the sake of new credentials, or asks for a reboot: however it ends, that
-    /// is no crash.
+    /// True if the current worker was asked to end because of new credentials, or asks for a reboot: its exit is not a
+    /// crash.
     excused: bool,
-    /// The last exit was counted as a crash.
+    /// True if the last exit was counted as a crash.
     counted: bool,
-    /// How often the cloud has given notice.
+    /// The number of notices from the cloud.
     notices: u32,
-    /// When the machine is gone.
+    /// The time at which the machine is taken away.
     latest: Option<Moment>,
-    /// When SIGKILL was first sent to the present worker, and how often.
+    /// The time of the first SIGKILL to the current worker, and the number of them.
     killed: Option<Moment>,
     kills: u32,
-    /// How many workers were given up.
+    /// The number of workers that were given up.
     given_up: u32,
-    /// The time at which the present worker was last continued.
+    /// The time at which the current worker was last continued.
     continued: Option<Moment>,
 }
 
-/// How often the credentials had been renewed when …
+/// The number of renewals of the credentials when …
 #[derive(Default)]
 struct Generations {
-    /// … the last event came;
+    /// … the last event arrived;
     now: u32,
     /// … the worker's files were written;
     written: u32,
-    /// … the worker was last given any.
+    /// … the worker last received any.
     worker: u32,
 }
 
@@ -96,7 +96,7 @@ impl Checker {
         }
     }
 
-    /// One event, with what came of it. `world` is as it was before the event.
+    /// Checks one event and its actions. `world` is the state before the event.
     pub(super) fn check(
         &mut self,
         world: &World,
@@ -142,7 +142,7 @@ impl Checker {
         Ok(())
     }
 
-    /// A worker that lives on a machine with a last moment has its next rung before that, or has had SIGKILL.
+    /// Checks that, on a machine with a deadline, a live worker's next step is due before it, or SIGKILL has been sent.
     fn check_in_time(&self, now: Moment, state: &State, next: Option<Moment>) -> Result<(), Broken> {
         let (Some(latest), State::Stopping(_, _, ladder)) = (self.latest, state) else { return Ok(()) };
         let killed = matches!(ladder, Ladder::Killed { .. }) && next.is_some();
@@ -150,7 +150,7 @@ impl Checker {
         if killed || in_time { Ok(()) } else { Err(LATE) }
     }
 
-    /// A worker that is continued for the terminal that it was lent is not left for that.
+    /// Checks repeated continuations. A continuation for a lent terminal does not count.
     fn check_continued(&mut self, now: Moment, event: Event, actions: &[Action]) -> Result<(), Broken> {
         if !actions.contains(&Action::Continue) || matches!(event, Event::WorkerStopped { lent: true, .. }) {
             return Ok(());
@@ -159,7 +159,7 @@ impl Checker {
         if earlier.is_some_and(|earlier| now < earlier + secs(60)) { Err(CONTINUED_AGAIN) } else { Ok(()) }
     }
 
-    /// A due deadline was answered: the next one must be later, sooner or later.
+    /// Checks that, after a due deadline, the next one is eventually later.
     pub(super) fn check_deadline(&mut self, now: Moment, next: Option<Moment>) -> Result<(), Broken> {
         let (moment, count) = self.deadlines_now;
         let spins = next.is_some_and(|next| next <= now);
@@ -181,7 +181,7 @@ impl Checker {
             }
             Event::RebootAsked => {
                 self.excused = true;
-                // Its last words may be read after its exit.
+                // The worker's last messages may be read after its exit.
                 self.crashes -= u32::from(std::mem::take(&mut self.counted));
             }
             Event::OldCredentialsEnd { .. } => {
@@ -197,7 +197,7 @@ impl Checker {
             Event::Interrupted { strength, within, .. } => {
                 self.notices += 1;
                 self.strongest_asked = self.strongest_asked.max(Some(strength));
-                // A drain of a machine whose time is limited may end at any time.
+                // A drain on a machine whose time is limited may end at any time.
                 if strength == Strength::Stop || within.is_some() {
                     self.strongest_asked = self.strongest_asked.max(Some(Strength::Stop));
                 } else {

@@ -1,4 +1,4 @@
-//! Tests of the state machine: a world that behaves as badly as it may, invariants, and planted faults.
+//! Tests of the state machine: a hostile world, invariants, and planted faults.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ mod random;
 mod table;
 mod world;
 
-/// A policy with times that are easy to tell apart.
+/// A policy whose times are easy to distinguish.
 pub(super) fn policy() -> Policy {
     Policy {
         restart: Restart::OnFailure,
@@ -33,7 +33,7 @@ pub(super) fn policy() -> Policy {
     }
 }
 
-/// A hello that understands new credentials, and perhaps graceful termination.
+/// A hello that supports new credentials and, optionally, graceful termination.
 pub(super) fn hello(graceful_termination: bool) -> Event {
     Event::Hello { graceful_termination, new_credentials: true }
 }
@@ -46,7 +46,7 @@ pub(super) fn exit(class: ExitClass) -> Exit {
     Exit { status: ExitStatus::Code(0), class, meaning: "test" }
 }
 
-/// A machine driven by hand.
+/// A machine driven step by step.
 pub(super) struct Driven {
     pub(super) machine: Machine,
     pub(super) now: Moment,
@@ -58,14 +58,14 @@ impl Driven {
         Self { machine: Machine::new(policy).0, now: Duration::ZERO, renewals: 0 }
     }
 
-    /// One whose worker runs.
+    /// A machine whose worker runs.
     pub(super) fn running(policy: Policy) -> Self {
         let mut driven = Self::new(policy);
         driven.start();
         driven
     }
 
-    /// One whose worker runs and has said hello.
+    /// A machine whose worker runs and has said hello.
     pub(super) fn greeted(policy: Policy) -> Self {
         let mut driven = Self::running(policy);
         driven.event(hello(true));
@@ -77,19 +77,19 @@ impl Driven {
         assert_eq!(self.event(Event::Started { pid: 7 }), []);
     }
 
-    /// What an event makes it do, notes left out.
+    /// Handles an event. Returns the actions without notes.
     pub(super) fn event(&mut self, event: Event) -> Vec<Action> {
         let actions = self.machine.handle(self.now, event);
         actions.into_iter().filter(|action| !matches!(action, Action::Note(_))).collect()
     }
 
-    /// The credentials are renewed once more.
+    /// Renews the credentials once more.
     pub(super) fn renew(&mut self) -> Vec<Action> {
         self.renewals += 1;
         self.event(Event::Renewed { renewals: self.renewals })
     }
 
-    /// Those before the newest come to their end.
+    /// Expires the credentials before the latest ones.
     pub(super) fn old_credentials_end(&mut self) -> Vec<Action> {
         self.event(Event::OldCredentialsEnd { renewals: self.renewals - 1 })
     }
@@ -105,7 +105,7 @@ impl Driven {
         self.after(time, Event::Deadline)
     }
 
-    /// The worker exits after `ran`, and all that it left is gone.
+    /// The worker exits after `ran`, and its leftover processes are gone.
     pub(super) fn exits(&mut self, ran: Duration, class: ExitClass, in_place: bool) -> Vec<Action> {
         self.after(ran, Event::Exited(exit(class)));
         self.event(Event::Settled { in_place })
@@ -119,7 +119,7 @@ impl Driven {
     }
 }
 
-/// A hello that understands graceful termination alone.
+/// A hello that only supports graceful termination.
 const UNTEACHABLE: Event = Event::Hello { graceful_termination: true, new_credentials: false };
 
 pub(super) const DRAIN: Event = Event::Stop(StopRequest::operator(Strength::Drain));
@@ -146,7 +146,7 @@ fn a_worker_that_sigkill_does_not_end_is_given_up_after_twice_the_kill_time() {
     assert_eq!(driven.deadline_in(secs(10)), [Action::Kill]);
     assert_eq!(driven.deadline_in(secs(10)), [Action::GiveUp]);
     assert_eq!(driven.machine.deadline(), None);
-    // Its last words may say so, or it may end after all: neither changes what follows.
+    // A late message or a late exit changes nothing.
     assert_eq!(driven.event(Event::Exited(exit(ExitClass::Done))), []);
     assert_eq!(driven.event(KILL), []);
     assert!(!driven.machine.restart_in_place_matters(driven.now));
@@ -179,7 +179,7 @@ fn a_worker_without_graceful_termination_gets_sigterm_at_once() {
     let mut driven = Driven::running(policy());
     driven.event(hello(false));
     assert_eq!(driven.event(STOP), [Action::Terminate]);
-    // It stands for the message, and has its time.
+    // SIGTERM replaces the message, and has its time limit.
     assert_eq!(driven.deadline_in(secs(50)), [Action::Kill]);
 }
 
@@ -211,7 +211,7 @@ fn a_drain_waits_for_the_hello_and_then_for_the_worker_without_any_signal() {
     let mut driven = Driven::running(policy());
     assert_eq!(driven.event(DRAIN), []);
     assert_eq!(driven.deadline_in(secs(30)), []);
-    // A hello that comes late is still honoured.
+    // A late hello is still honoured.
     assert_eq!(driven.after(secs(100), hello(true)), [TELL_DRAIN]);
     assert_eq!(driven.event(DRAIN), []);
     assert_eq!(driven.deadline_in(secs(3600)), [TELL_STOP]);
@@ -461,7 +461,7 @@ fn a_worker_that_cannot_be_told_finishes_its_tasks_and_is_started_again_with_the
             assert_eq!(driven.renew(), [TELL_DRAIN]);
         } else {
             assert_eq!(driven.renew(), []);
-            // It is silent for too long: treated as one without the protocol.
+            // No hello in time: the worker is treated as one without the protocol.
             assert_eq!(driven.deadline_in(secs(30)), []);
             assert!(matches!(driven.machine.state(), State::Stopping(_, _, Ladder::Unasked(_))));
         }
@@ -608,7 +608,7 @@ fn the_end_of_credentials_that_a_worker_does_not_have_any_more_is_nothing_to_it(
     driven.start();
     driven.event(UNTEACHABLE);
     assert_eq!(driven.renew(), [TELL_DRAIN]);
-    // The first ones end while it still has the second.
+    // The first credentials expire while the worker still uses the second.
     assert_eq!(driven.event(Event::OldCredentialsEnd { renewals: 0 }), []);
     assert_eq!(driven.event(Event::OldCredentialsEnd { renewals: 1 }), [TELL_STOP]);
 }
@@ -645,7 +645,7 @@ fn a_worker_that_a_signal_stops_is_continued_once_a_minute() {
         let actions = driven.machine.handle(driven.now, stopped(libc::SIGTTOU));
         let note = Note::WorkerLeftStopped { pid: 7, signal: libc::SIGTTOU };
         assert_eq!(actions, [Action::Note(note), Action::TakeTerminal]);
-        // Whatever flips it after that floods no log.
+        // Further changes do not flood the log.
         for _ in 0..10 {
             assert_eq!(driven.event(Event::WorkerContinued), [Action::LendTerminal]);
             assert_eq!(driven.machine.handle(driven.now, stopped(libc::SIGTTOU)), [Action::TakeTerminal]);
@@ -680,7 +680,7 @@ fn a_stopped_worker_that_is_asked_to_end_is_continued_first_and_one_that_is_kill
     assert_eq!(left().event(drain), [Action::Continue, Action::Tell { finish_tasks: true }]);
     let mut driven = left();
     assert_eq!(driven.event(Event::Stop(StopRequest::operator(Strength::Kill))), [Action::Kill]);
-    // The runner's own SIGSTOP, which comes with the SIGKILL.
+    // The runner's own SIGSTOP, which precedes the SIGKILL.
     assert_eq!(driven.event(stopped(libc::SIGSTOP)), []);
     assert_eq!(driven.event(Event::WorkerContinued), []);
 }

@@ -1,5 +1,4 @@
-//! Random sequences of events against the invariants, the coverage of the diagram, and a planted fault for each
-//! invariant.
+//! Random sequences of events that check the invariants and cover the diagram, and a planted fault for each invariant.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +9,7 @@ use super::*;
 const SEQUENCES: u64 = 200_000;
 const EVENTS: u64 = 50;
 
-/// More deadlines than this after a stop, and it does not end.
+/// A stop with more deadlines than this does not end.
 const LADDER: u32 = 40;
 
 fn random_policy(random: &mut Random) -> Policy {
@@ -55,7 +54,7 @@ fn name(state: &State) -> &'static str {
     }
 }
 
-/// Runs one sequence; then an operator's stop must end it, although the worker only dies of SIGKILL.
+/// Runs one sequence. An operator's stop must then end it, although the worker only dies of SIGKILL.
 fn sequence(
     seed: u64,
     make: &impl Fn(Policy) -> Box<dyn Decides>,
@@ -65,7 +64,7 @@ fn sequence(
     let policy = random_policy(&mut random);
     let mut machine = make(policy.clone());
     let mut checker = Checker::new(policy);
-    // In every third sequence nobody asks for anything before the end: workers crash and are started again.
+    // In every third sequence there are no requests before the end: workers crash and are restarted.
     let mut world = World::new(seed.is_multiple_of(3));
     let mut step = |world: &mut World, machine: &mut Box<dyn Decides>, event: Event| {
         let before = machine.state();
@@ -98,7 +97,7 @@ fn sequence(
             }
         };
         let actions = step(&mut world, &mut machine, event)?;
-        // In every fourth sequence it is stuck in the kernel.
+        // In every fourth sequence the worker is stuck in the kernel.
         if actions.contains(&Action::Kill) && !seed.is_multiple_of(4) {
             step(&mut world, &mut machine, Event::Exited(exit(ExitClass::Crash)))?;
         }
@@ -109,7 +108,7 @@ fn sequence(
     Err(NO_END)
 }
 
-/// The first broken invariant of many sequences, with its seed.
+/// The first broken invariant in many sequences, with its seed.
 fn first_broken(sequences: u64, make: impl Fn(Policy) -> Box<dyn Decides>) -> Option<(u64, Broken)> {
     let mut edges = BTreeMap::new();
     (0..sequences).find_map(|seed| sequence(seed, &make, &mut edges).err().map(|broken| (seed, broken)))
@@ -192,14 +191,14 @@ fn no_sequence_of_events_breaks_an_invariant_and_every_edge_is_taken() {
     }
 }
 
-/// The machine with a fault planted into what it answers.
+/// The machine with a fault planted into its answers.
 struct Faulty<F> {
     machine: Machine,
     ended_early: bool,
     fault: F,
 }
 
-/// What a fault sees, and may change.
+/// The part of an answer that a fault sees and may change.
 struct Answer<'a> {
     before: State,
     event: Event,
@@ -310,7 +309,7 @@ fn a_stop_that_never_ends_is_caught() {
         }
     }
     let broken = first_broken(2000, |policy| -> Box<dyn Decides> { Box::new(Deaf(Machine::new(policy).0)) });
-    // On a machine with a last moment it is late first.
+    // On a machine with a deadline, it is late first.
     assert!([NO_END, LATE].contains(&broken.expect("not caught").1));
 }
 

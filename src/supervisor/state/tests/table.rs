@@ -1,8 +1,9 @@
-//! The table cause × exit, every cell: what the supervisor makes of it. (What that means for the machine is `keep`'s.)
+//! The table cause × exit, every cell: the supervisor's decision. (The lifecycle decides about the consequences for the
+//! machine.)
 
 use super::*;
 
-/// What came of an exit.
+/// The decision after an exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
     Ends(Outcome),
@@ -377,7 +378,7 @@ fn a_start_that_fails_for_a_passing_reason_counts_as_a_crash_and_any_other_is_fi
         (PASSING, Always, Then::BacksOff),
     ] {
         for dynamic in [true, false] {
-            // While its files are written, and while it is executed.
+            // While the files are written, and while the program is executed.
             for first in [None, Some(Event::Prepared)] {
                 let mut driven = Driven::new(Policy { restart, dynamic, ..policy() });
                 first.map(|event| driven.event(event));

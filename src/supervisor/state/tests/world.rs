@@ -1,8 +1,8 @@
-//! A world for the machine: it knows what is true (does a worker live?) and makes events that can happen in it.
+//! A world for the machine: it knows the true state of the worker, and creates events that are possible in it.
 
 use super::*;
 
-/// Whatever decides: the machine, or one with a planted fault.
+/// A decider: the machine, or one with a planted fault.
 pub(super) trait Decides {
     fn handle(&mut self, now: Moment, event: Event) -> Vec<Action>;
     fn deadline(&self) -> Option<Moment>;
@@ -23,7 +23,7 @@ impl Decides for Machine {
     }
 }
 
-/// A small generator of random numbers (xorshift64*): fast, and the same everywhere.
+/// A small random number generator (xorshift64*): fast, and the same everywhere.
 pub(super) struct Random(u64);
 
 impl Random {
@@ -47,14 +47,14 @@ impl Random {
     }
 }
 
-/// Where the worker truly is.
+/// The true state of the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Truth {
     Nothing,
     Preparing,
     Spawning,
     Alive,
-    /// Its leftovers are being cleared; or it was given up.
+    /// Its leftover processes are being terminated, or it was given up.
     Gone,
 }
 
@@ -76,12 +76,12 @@ const CLASSES: [ExitClass; 6] = [
 ];
 
 impl World {
-    /// `calm`: nobody asks the worker to end.
+    /// `calm`: there are no requests that the worker ends.
     pub(super) fn new(calm: bool) -> Self {
         Self { truth: Truth::Preparing, now: Duration::ZERO, calm, renewals: 0 }
     }
 
-    /// An event that can happen now; time may pass before it.
+    /// An event that is possible now. Time may pass before it.
     pub(super) fn next(&mut self, random: &mut Random, deadline: Option<Moment>) -> Event {
         if random.chance(3) {
             self.now += random.one_of(&[1, 10, 900, 1100, 5_000, 31_000, 400_000]).milliseconds();
@@ -137,7 +137,7 @@ impl World {
         Event::Interrupted { strength, cause: Cause::Interruption { ends: random.chance(2) }, within }
     }
 
-    /// What is under way comes to its end.
+    /// Completes the step in progress.
     fn progress(&mut self, random: &mut Random) -> Option<Event> {
         Some(match self.truth {
             Truth::Nothing => return None,
@@ -152,7 +152,7 @@ impl World {
         })
     }
 
-    /// What an event and the actions that followed have made true.
+    /// Updates the true state after an event and its actions.
     pub(super) fn advance(&mut self, event: Event, actions: &[Action]) {
         self.truth = match event {
             Event::StartFailed { .. } | Event::Settled { .. } => Truth::Nothing,
