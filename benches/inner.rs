@@ -1,7 +1,8 @@
-//! The inner parts: cutting lines, reading messages, the way from a pipe to a sink, merging worker configurations.
+//! Benchmarks of the inner parts: splitting lines, reading messages, the path from a pipe to a sink, merging worker
+//! configurations.
 //!
-//! `cargo bench --bench inner` takes half a minute. Its figures are for comparing one change with another; what the
-//! whole program does is measured by `end_to_end`.
+//! `cargo bench --bench inner` takes half a minute. Its figures serve to compare one change with another; `end_to_end`
+//! measures the whole program.
 #![expect(clippy::unwrap_used, reason = "the benchmark's own data is what it should be")]
 
 use std::hint::black_box;
@@ -59,7 +60,7 @@ fn split_lines(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// How many bytes come out, so that nothing is optimised away.
+/// Returns the number of bytes that come out, so that nothing is optimised away.
 fn split(text: &[u8]) -> usize {
     let mut splitter = Splitter::with_messages();
     let mut bytes = 0;
@@ -78,7 +79,7 @@ fn split(text: &[u8]) -> usize {
     bytes
 }
 
-/// One line each, and what the runner then does with it.
+/// Parses one line of each kind and handles it as the runner does.
 fn parse_messages(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("parse");
     group.throughput(Throughput::Elements(1));
@@ -125,7 +126,7 @@ fn forward(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// How long a worker's output takes from its first byte to its end.
+/// Time from the first byte of a worker's output to its end.
 fn forwarded(format: Format, lines: &str) -> Duration {
     let sink = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
     let output = Output::start(sink.into(), format).unwrap();

@@ -1,7 +1,8 @@
-//! Holds the layers of `docs/architecture.md`: who may use whom, who must not know what, and how long a file may be.
+//! Checks the layers of `docs/architecture.md`: which modules may use which, which names are forbidden where, and the
+//! maximum length of a file.
 //!
-//! It reads the sources, so it sees `use` trees as well as paths in the code; comments, strings and test modules do not
-//! count. Paths in macros from other crates it cannot see.
+//! Reads the sources, both `use` trees and paths in the code; ignores comments, strings and test modules. Paths in
+//! macros of other crates are not visible to it.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     ),
 ];
 
-/// What breaks the rule of the floors all the same: module, what it uses, and why that is right.
+/// Exceptions to the rule of the layers: module, used module, and reason.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[];
 
 /// Everything that makes processes.
@@ -49,7 +50,7 @@ const PROCESSES: &[&str] = &[
 /// Everything that speaks HTTP.
 const HTTP: &[&str] = &["reqwest", "hyper", "hawk"];
 
-/// What a file, or all files of a folder, must not name.
+/// Names that are forbidden in a file, or in all files of a folder.
 const MUST_NOT_KNOW: &[(&str, &[&[&str]])] = &[
     ("lib.rs", &[&["clap"]]),
     ("supervisor/", &[&["crate::provider", "crate::taskcluster", "clap"], HTTP]),
@@ -86,7 +87,7 @@ const MUST_NOT_KNOW: &[(&str, &[&[&str]])] = &[
     ("host/", &[&["crate::taskcluster"], HTTP]),
 ];
 
-/// What only these files may name.
+/// Names that are allowed in these files only.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("serde_yaml", &["config/file.rs"]),
     ("hawk", &["taskcluster/client.rs"]),
@@ -107,7 +108,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("hyper", &["telemetry/metrics/serve.rs"]),
 ];
 
-/// How long a file may be before its tests.
+/// Maximum number of lines of a file before its tests.
 const MAX_LINES: usize = 600;
 
 /// One source file.
@@ -179,7 +180,7 @@ fn wrong_floors(source: &Source, paths: &[String]) -> Vec<String> {
     let mut faults = Vec::new();
     for path in paths {
         let Some(used) = used_module(source, path) else { continue };
-        // What is no module is an item of lib.rs.
+        // A name that is not a module is an item of lib.rs.
         let theirs = floor(&used).unwrap_or(7);
         let excepted = EXCEPTIONS.iter().any(|(who, whom, _)| *who == module && *whom == used);
         if used != module && theirs >= own && !excepted {
@@ -206,7 +207,7 @@ fn used_module(source: &Source, path: &str) -> Option<String> {
     (!absolute.is_empty()).then(|| place(&absolute))
 }
 
-/// What this file must not name.
+/// The forbidden names that this file uses.
 fn forbidden_names(source: &Source, paths: &[String]) -> Vec<String> {
     let mut forbidden: Vec<&str> = Vec::new();
     for (place, names) in MUST_NOT_KNOW {
@@ -533,7 +534,7 @@ const WITHOUT_HOST_COMMANDS: &[(&str, &str)] = &[
     ("tests/systemd/", "run in machines of their own, which may reboot"),
 ];
 
-/// Whether this source, at this path, has a runner configuration that could take down the host of a test.
+/// Returns true if this source, at this path, has a runner configuration that could take down the host of a test.
 fn endangers_the_host(path: &str, source: &str) -> bool {
     // A scene's configuration replaces all four, and a test changes what it needs.
     let scene = source.contains("Scene") || source.contains("scene()");
@@ -576,7 +577,7 @@ fn no_test_or_benchmark_can_take_its_host_down() {
     for (path, _) in WITHOUT_HOST_COMMANDS {
         assert!(root.join(path).exists(), "{path} is gone: take it off the list");
     }
-    // What tests and the README start as it is.
+    // Tests and the README start these examples unchanged.
     for example in ["demo.yml", "static-demo.yml"] {
         let text = std::fs::read_to_string(root.join("config-examples").join(example)).unwrap();
         for command in HOST_COMMANDS {

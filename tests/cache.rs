@@ -16,7 +16,7 @@ const GO_CACHE: &str = include_str!("fixtures/contract/go-cache-google.json");
 /// Tells this program that it is the process which is to be tried; its value is the cache's path.
 const TRIED: &str = "START_WORKER_TEST_CACHE";
 
-/// Where this program is to keep a cache, as the process that is tried.
+/// The path of the cache, in the process under test.
 fn tried() -> Option<PathBuf> {
     std::env::var_os(TRIED).map(PathBuf::from)
 }

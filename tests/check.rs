@@ -62,7 +62,7 @@ impl Desk {
         self.start_worker(&[&["check"], arguments].concat())
     }
 
-    /// What is printed and how it ends; without the runner configuration in effect, which is long.
+    /// The output and the exit status, without the effective runner configuration, which is long.
     fn said(&self, arguments: &[&str]) -> String {
         let output = self.check(arguments);
         let printed = String::from_utf8(output.stdout.clone()).unwrap();
@@ -86,7 +86,7 @@ impl Desk {
     }
 }
 
-/// What is on stderr, and the exit code.
+/// The text on stderr, and the exit code.
 fn end(output: &Output) -> String {
     let said = String::from_utf8(output.stderr.clone()).unwrap();
     format!("stderr:\n{said}exit {}\n", output.status.code().unwrap())
@@ -767,8 +767,8 @@ fn a_configuration_is_needed() {
     assert_eq!(desk.check(&["--stric", "r.yml"]).status.code(), Some(2));
 }
 
-/// A standalone configuration whose certificate is valid from and to so many seconds from now, and what `check` says of it
-/// on stdout.
+/// A standalone configuration whose certificate is valid from and to so many seconds from now, and the output of
+/// `check` for it on stdout.
 fn certificate_for(start: i64, expiry: i64) -> String {
     let now = jiff::Timestamp::now().as_millisecond();
     let certificate = format!(

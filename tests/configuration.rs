@@ -1,4 +1,4 @@
-//! Runner configurations from outside: what loads, what does not, and what is said about it.
+//! Runner configurations from outside: valid and invalid ones, and their diagnostics.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -25,7 +25,7 @@ fn said(text: impl AsRef<[u8]>) -> String {
     }
 }
 
-/// What is said about a configuration whose provider and worker need no keys of their own; the rest begins in line 3.
+/// The diagnostics of a configuration whose provider and worker need no keys of their own; `rest` begins in line 3.
 fn said_of(rest: &str) -> String {
     said(small(rest))
 }
@@ -34,17 +34,17 @@ fn small(rest: &str) -> String {
     format!("provider: {{providerType: google}}\nworker: {{implementation: dummy}}\n{rest}")
 }
 
-/// What is said about a static provider with these keys in place of, or beside, good ones.
+/// The diagnostics of a static provider, with these keys in place of, or beside, good ones.
 fn said_of_static(keys: &[(&str, &str)]) -> String {
     said(provider("static", &[("providerID", "p"), ("staticSecret", SECRET)], keys))
 }
 
-/// What is said about a standalone provider with these keys in place of, or beside, good ones.
+/// The diagnostics of a standalone provider, with these keys in place of, or beside, good ones.
 fn said_of_standalone(keys: &[(&str, &str)]) -> String {
     said(provider("standalone", &[("clientID", "c"), ("accessToken", "a")], keys))
 }
 
-/// What is said about a worker with these keys, each beginning a line; the first is line 3.
+/// The diagnostics of a worker with these keys, each beginning a line; the first is line 3.
 fn said_of_worker(keys: &str) -> String {
     said(format!("provider: {{providerType: google}}\nworker:\n  {}\n", keys.replace('\n', "\n  ")))
 }

@@ -1,4 +1,4 @@
-//! Holds the documentation of the runner configuration to what the code does.
+//! Checks the documentation of the runner configuration against the code.
 
 use std::collections::BTreeSet;
 use std::fs::Permissions;
@@ -16,13 +16,13 @@ fn document(name: &str) -> String {
     std::fs::read_to_string(path).expect("a document")
 }
 
-/// The blocks of code in one language, with what follows each.
+/// The code blocks in one language, each with the text that follows it.
 fn blocks<'d>(document: &'d str, language: &str) -> Vec<(&'d str, &'d str)> {
     let fence = format!("```{language}\n");
     document.split(&fence).skip(1).filter_map(|rest| rest.split_once("```\n")).collect()
 }
 
-/// A document may show a part of a configuration: what it lacks is added below, so that lines stay what they are.
+/// Completes a partial configuration. Missing parts are added at the end, so that line numbers stay the same.
 fn completed(part: &str) -> String {
     let mut text = part.to_owned();
     for (section, small) in

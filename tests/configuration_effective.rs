@@ -16,7 +16,7 @@ fn load(value: &Value) -> RunnerConfig {
     parse(value).expect("a configuration that loads").config
 }
 
-/// One configuration for every provider type and every implementation, with what they require.
+/// One configuration for every provider type and every implementation, with their required keys.
 fn all_variants() -> Vec<(Vec<&'static str>, Value)> {
     let mut variants = Vec::new();
     for provider in ["standalone", "static", "aws", "azure", "google", "aws-provisioner"] {
@@ -81,7 +81,7 @@ fn every_known_key_is_read() {
 
 #[test]
 fn every_known_key_is_in_effect() {
-    // What only Windows has is accepted and not kept.
+    // Keys for Windows are accepted and dropped.
     let windows = ["worker.service", "worker.protocolPipe"];
     for (variant, value) in all_variants() {
         let effective = effective(&load(&value), false);

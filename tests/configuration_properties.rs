@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use start_worker::config;
 
-/// What configurations are made of.
+/// Parts of configurations.
 const PIECES: &[&str] = &[
     "provider",
     "worker",
@@ -73,7 +73,7 @@ fn yaml_like() -> impl Strategy<Value = String> {
     prop::collection::vec(pieces, 0..60).prop_map(|pieces| pieces.concat())
 }
 
-/// Parses, and checks what holds for every diagnostic.
+/// Parses, and checks the properties of every diagnostic.
 fn parse(text: &[u8]) -> Result<(), TestCaseError> {
     let diagnostics = match config::parse(Path::new("r.yml"), text) {
         Ok(loaded) => loaded.warnings,

@@ -1,5 +1,5 @@
-//! Holds the fake Taskcluster to what the real services were recorded to answer, and to a Hawk implementation that is
-//! neither ours nor the client's.
+//! Checks the fake Taskcluster against recorded answers of the real services, and against an independent Hawk
+//! implementation.
 
 mod cross_check;
 mod replay;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use start_worker::protocol::capabilities::Capability;
 use start_worker::telemetry::events::{MESSAGE_IDS, message_id};
 
-/// What stands in for a message that another text becomes a part of is not looked for when it is as short as this.
+/// Shorter constant parts of a text that becomes a part of other messages are not searched for.
 const SHORTEST: usize = 12;
 
 fn root() -> &'static Path {
@@ -36,7 +36,7 @@ fn files(folder: &str, end: &str) -> Vec<PathBuf> {
     files
 }
 
-/// What logs what an operator should know of, and what tells a story.
+/// The macros of messages for operators, and of all messages that are told in a story.
 const ALARMS: &[&str] = &["warn!(", "error!(", "#[error("];
 const LINES: &[&str] = &["warn!(", "error!(", "#[error(", "info!("];
 
@@ -92,7 +92,7 @@ fn literal(source: &str) -> (String, usize) {
     (text, source.len())
 }
 
-/// What is the same each time, without quotes that Markdown has a use for.
+/// The constant parts of a text, without quotes that are markup in Markdown.
 fn pieces(text: &str) -> Vec<String> {
     let constant = text.split('{').enumerate().map(|(index, part)| match index {
         0 => part,
@@ -140,7 +140,7 @@ fn a_message_is_found_behind_its_fields_and_over_lines() {
 fn every_quoted_message_of_the_log_is_still_one() {
     let text = read(&root().join("docs/troubleshooting.md"));
     let (_, section) = text.split_once("\n## Messages of the log").expect("the section");
-    // Those of the commands are no log.
+    // The reasons of the commands are not log messages.
     let (section, _) = section.split_once("\n### What `status`").expect("the last part");
     let known: Vec<String> =
         files("src", ".rs").iter().flat_map(|path| messages(&read(path), LINES).concat()).collect();
@@ -246,7 +246,7 @@ fn the_protocol_page_has_each_capability_and_an_example_that_names_none_else() {
     let names: Vec<&str> =
         welcome.split('"').filter(|part| part.contains(char::is_alphabetic)).skip(1).collect();
     let offered = Capability::ALL.iter().map(|capability| capability.name());
-    // With `standalone`, and where nobody is to be logged in.
+    // With `standalone`, and without automatic login.
     let offered: Vec<&str> =
         offered.filter(|name| !["new-credentials", "autologin"].contains(name)).collect();
     assert_eq!(names, offered);
@@ -260,13 +260,13 @@ fn documents() -> Vec<PathBuf> {
     documents
 }
 
-/// Where a document's links lead, those to other sites apart.
+/// The targets of a document's links, except links to other sites.
 fn links(text: &str) -> Vec<&str> {
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     targets.filter(|target| !target.contains("://")).collect()
 }
 
-/// What a heading is linked by.
+/// The anchor of a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().to_lowercase();
     let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
@@ -306,7 +306,7 @@ fn cited(text: &str) -> Vec<&str> {
 
 #[test]
 fn every_page_that_a_source_cites_exists() {
-    // What the package installs, what a benchmark writes, what this test is about.
+    // Files that the package installs, files that a benchmark writes, and the subject of this test.
     let elsewhere = ["/usr/share/doc/", "summary.md", "target/", "no-such-page.md"];
     let mut sources = Vec::new();
     for (folder, end) in [

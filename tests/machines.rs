@@ -1,4 +1,4 @@
-//! What needs root, and a machine of its own: units under the real systemd, containers, and the Debian package.
+//! Tests that need root and a machine of their own: units under the real systemd, containers, and the Debian package.
 #![cfg(test)]
 
 mod containers;

@@ -1,5 +1,5 @@
-//! The output path through the library, with real pipes: what a worker writes and what arrives in the log, what the
-//! supervisor learns, and who waits for whom.
+//! The output path through the library, with real pipes: the worker's output and its arrival in the log, the
+//! supervisor's events, and the order of waiting.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -475,7 +475,7 @@ fn a_long_line_keeps_the_sink_for_a_second_and_then_lets_others_pass() {
     assert!(parts.starts_with("[worker] xxx") && parts.ends_with("x [line continues]"));
     worker.print_error("waiting\n");
     log.output().log_sink().line(b"own\n".to_vec());
-    // What there is of the long line comes before all others.
+    // The available part of the long line comes before all others.
     let second = log.text();
     assert!(second.starts_with("[worker] [line continued] xxx") && second.ends_with("x [line continues]"));
     parts.push_str(&second);

@@ -1,9 +1,9 @@
-//! Holds documents that name tests to the tests: what has gone wrong before, and what is promised about security.
+//! Checks the tests that documents name: those for past mistakes, and those for promises about security.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// How many pitfalls are known.
+/// Number of known pitfalls.
 const PITFALLS: usize = 63;
 
 fn read(path: &str) -> String {
@@ -11,7 +11,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What stands between backticks.
+/// The texts between backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -47,7 +47,7 @@ fn tests_of(source: &str) -> BTreeSet<&str> {
     tests
 }
 
-/// What is wrong with the tests that a text names.
+/// The problems with the tests that a text names.
 fn missing(text: &str) -> Vec<String> {
     let is_missing = |(file, test): (&str, &str)| {
         (!tests_of(&read(file)).contains(test)).then(|| format!("{file} has no test {test}"))

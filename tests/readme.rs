@@ -22,7 +22,7 @@ use crate::harness::write_program;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What a demonstration's task takes here: long enough to press Ctrl-C in the midst of it on a busy machine.
+/// Length of a demonstration's task here: long enough to press Ctrl-C during it on a busy machine.
 const TASK: &str = "5";
 
 /// Returns whether the sessions are written to the pages rather than compared with them.
@@ -34,7 +34,7 @@ fn task() -> &'static str {
     if updates() { "1" } else { TASK }
 }
 
-/// What `cargo run` means here: what cargo has built already.
+/// Replaces `cargo run`: runs the program that cargo has built already.
 const CARGO: &str = r#"#!/bin/sh
 program=$START_WORKER; more=
 while [ $# -gt 0 ]; do
@@ -58,7 +58,7 @@ fn read_page(name: &str) -> String {
 /// A fresh checkout, and a user who has nothing else.
 struct Newcomer {
     folder: TempDir,
-    /// What the last command said in the end.
+    /// The exit code of the last command.
     code: i32,
     /// The port of the fake Taskcluster, when it runs.
     port: Option<String>,
@@ -71,7 +71,7 @@ struct Running {
     lines: Arc<Mutex<Vec<String>>>,
 }
 
-/// A command of a session, and what the README says that it prints.
+/// A command of a session, and its output according to the README.
 #[derive(Debug)]
 struct Step<'d> {
     command: &'d str,
@@ -159,7 +159,7 @@ impl Newcomer {
     fn start(&self, command: &str) -> Running {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         let program = Path::new(env!("CARGO_BIN_EXE_start-worker"));
-        // The last exit code, for who asks for it; and what is typed is not a child of a shell.
+        // Keeps the last exit code for later use. A plain command is not run as the child of a shell.
         let plain = !command.contains([';', '|', '>', '$']);
         let script =
             if plain { format!("exec {command}") } else { format!("(exit {})\n{command}", self.code) };
@@ -181,7 +181,7 @@ impl Newcomer {
         Running { child, lines }
     }
 
-    /// What comes of a step, as the README would show it.
+    /// The result of a step, as the README would show it.
     fn take(&mut self, step: &Step<'_>) -> Vec<String> {
         let running = self.start(step.command);
         if step.output.last() == Some(&"…") {
@@ -247,7 +247,7 @@ fn without(line: &str, field: &str, instead: Option<&str>) -> String {
     }
 }
 
-/// Without what differs each time. The time is a line's first word.
+/// Masks the parts that differ each time. The time is a line's first word.
 fn masked(line: &str) -> String {
     let timed = line.split_once("Z ").filter(|(time, _)| time.len() == "2026-11-24T20:29:50.479".len());
     let mut line = timed.map_or_else(|| line.to_owned(), |(_, rest)| format!("TIME {rest}"));
@@ -257,7 +257,7 @@ fn masked(line: &str) -> String {
     line
 }
 
-/// What can be compared: lines of the runner and of its worker may change places, but for what happens after Ctrl-C.
+/// The comparable parts: lines of the runner and of its worker may change places, except for those after Ctrl-C.
 fn comparable<S: AsRef<str>>(lines: &[S]) -> Vec<Vec<String>> {
     let lines: Vec<String> = lines.iter().map(|line| masked(line.as_ref())).collect();
     let mut parts: Vec<Vec<String>> = lines.split(|line| line == "^C").map(<[String]>::to_vec).collect();
@@ -320,7 +320,7 @@ fn follow(newcomer: &mut Newcomer, (name, heading): (&str, &str)) {
     }
 }
 
-/// What stands below a heading, until the next one.
+/// The text below a heading, up to the next heading.
 fn section<'d>(text: &'d str, heading: &str) -> &'d str {
     let (_, rest) = text.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
     rest.split("\n## ").next().and_then(|rest| rest.split("\n### ").next()).expect("a part")

@@ -49,7 +49,7 @@ host: {{shutdownCommand: ["true"], rebootCommand: ["true"], forceShutdownCommand
         Self::run(folder)
     }
 
-    /// The same runner once more, in the same place.
+    /// Runs the same runner once more, in the same place.
     fn run(folder: tempfile::TempDir) -> Self {
         let mut runner = Command::new(env!("CARGO_BIN_EXE_start-worker"))
             .arg(folder.path().join("runner.yml"))
@@ -106,12 +106,12 @@ host: {{shutdownCommand: ["true"], rebootCommand: ["true"], forceShutdownCommand
         lines.join("\n")
     }
 
-    /// All lines, what differs from run to run replaced, and the exit code.
+    /// All lines, with the parts replaced that differ from run to run, and the exit code.
     fn end(self) -> String {
         self.end_keeping().0
     }
 
-    /// The same, and the folder, for another run.
+    /// The same, and the folder for another run.
     fn end_keeping(mut self) -> (String, tempfile::TempDir) {
         let deadline = Instant::now() + DEADLINE;
         loop {

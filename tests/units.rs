@@ -1,4 +1,4 @@
-//! The shipped units: systemd takes them without a word, and they agree with what the program does.
+//! The shipped units: systemd accepts them without a warning, and they agree with the program.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ const AUTOLOGIN: &str = "start-worker-autologin.service";
 const HARDENING: &str = "start-worker.service.d/hardening.conf.example";
 const CLOUD_IMAGE: &str = "start-worker.service.d/cloud-image.conf.example";
 
-/// What the unit runs; installed by the package.
+/// The program that the unit runs; the package installs it.
 const PROGRAM: &str = "/usr/bin/start-worker";
 
 fn shipped(name: &str) -> PathBuf {

@@ -11,7 +11,7 @@ use crate::scene::{CRASHES, Scene, worker_alone};
 use crate::table::{Row, Target};
 use crate::{Result, worker};
 
-/// Rounds of what takes milliseconds.
+/// Rounds of measurements that take milliseconds.
 const ROUNDS: usize = 100;
 
 const MILLI: f64 = 1e3;
@@ -91,7 +91,7 @@ pub(crate) fn signal_to_message() -> Result<Vec<Row>> {
 fn stop_once(scene: &Scene) -> Result<f64> {
     let mut running = Running::start(scene.runner().stderr(Stdio::piped()))?;
     let log = running.child.stderr.take().ok_or("no log")?;
-    // Kept to the end: a log that nobody reads any more is another story.
+    // Kept open to the end, because a log without a reader is a different case.
     let mut lines = BufReader::new(log).lines();
     if !lines.by_ref().map_while(std::result::Result::ok).any(|line| line.contains("worker says hello")) {
         return Err("the worker has not said hello".into());

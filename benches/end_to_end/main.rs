@@ -1,8 +1,8 @@
-//! Measures the release binary as whole processes, and prints the table of `docs/performance.md`.
+//! Measures the release binary as whole processes and prints the table of `docs/performance.md`.
 //!
-//! `cargo bench --bench end_to_end` measures everything and writes `target/bench/summary.md`; with `-- WORD…` only the
-//! groups whose names hold one of the words. `START_WORKER` names another binary to measure. What a measurement is
-//! compared with runs beside it, in turns, so that what disturbs one disturbs the other. No test depends on any of it.
+//! `cargo bench --bench end_to_end` measures everything and writes `target/bench/summary.md`. With `-- WORD…` it runs
+//! only the groups whose names contain one of the words. `START_WORKER` selects another binary. A measurement and its
+//! reference run alternately, so that a disturbance affects both. No test depends on the results.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
 use std::error::Error;
@@ -101,13 +101,13 @@ fn measure_all(words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// How busy the machine was in the last minute.
+/// The load average of the last minute.
 fn load_average() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().unwrap_or_default().to_owned()
 }
 
-/// A runner that hangs must not hang whoever waits for the benchmark. Its worker ends by itself, and it after that.
+/// Ends a runner that hangs, so that the benchmark ends, too. Its worker exits by itself, and the runner after it.
 fn end_after(limit: Duration) {
     std::thread::spawn(move || {
         measure::pause(limit);

@@ -1,4 +1,4 @@
-//! Clocks, processes and what they cost, medians.
+//! Clocks, the resource usage of processes, and medians.
 
 use std::fs;
 use std::io::{self, Read};
@@ -23,7 +23,7 @@ pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// What a process took.
+/// The resource usage of a process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cost {
     /// From before its start to its end, in seconds.
@@ -118,7 +118,8 @@ pub(crate) fn field(text: &str, name: &str) -> Option<u64> {
     value.split_whitespace().next()?.parse().ok()
 }
 
-/// How often all threads of a process have been switched out: each wake-up ends with that. With their number.
+/// Number of context switches of all threads of a process, and number of threads. Each wake-up ends with a context
+/// switch.
 pub(crate) fn switches(running: &Running) -> Result<(u64, usize)> {
     let (mut switches, mut threads) = (0, 0);
     for task in fs::read_dir(running.proc_file("task"))? {

@@ -11,7 +11,7 @@ use crate::measure::{Cost, Running, drain, field, in_turns, median, pause, run};
 use crate::scene::Scene;
 use crate::table::{Row, Target, thousands};
 
-/// Rounds of what takes tenths of seconds.
+/// Rounds of measurements that take tenths of seconds.
 const ROUNDS: usize = 15;
 
 const LINES: usize = 1_000_000;
@@ -72,7 +72,8 @@ pub(crate) fn structured() -> Result<Vec<Row>> {
     }])
 }
 
-/// One line of 64 MiB to /dev/null. Its time and its memory are taken in runs of their own: looking disturbs.
+/// One line of 64 MiB to /dev/null. Time and memory are measured in separate runs, because sampling the memory affects
+/// the time.
 pub(crate) fn long_line() -> Result<Vec<Row>> {
     let size = GIANT.to_string();
     let scene = Scene::with_worker(&["one-line", &size])?;
@@ -120,7 +121,7 @@ fn read_log(scene: &Scene) -> Result<Cost> {
     Ok(cost)
 }
 
-/// The same worker into another `cat`, through a pipe as a shell makes it: from the first's start to the second's end.
+/// The same worker into another `cat` through a shell-like pipe, from the start of the first to the end of the second.
 fn cat(file: &Path, sink: Stdio) -> Result<Cost> {
     let (reader, writer) = std::io::pipe()?;
     let began = Instant::now();

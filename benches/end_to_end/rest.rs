@@ -1,4 +1,4 @@
-//! What a runner is when nothing happens: memory, threads, wake-ups; and on the disk.
+//! The idle runner: memory, threads, wake-ups, and size on disk.
 #![expect(clippy::cast_precision_loss, reason = "sizes and counts far below 2^52")]
 
 use std::fs;
@@ -16,13 +16,13 @@ use crate::{Result, worker};
 /// Until the threads that helped at the start have ended (tokio's after 10 s).
 const SETTLE: Duration = Duration::from_secs(12);
 
-/// How long wake-ups are counted.
+/// Time in which wake-ups are counted.
 const WATCH: Duration = Duration::from_secs(10);
 
-/// The same after calls: the resolver's thread goes after 15 s.
+/// Pause after calls before wake-ups are counted: the resolver's thread exits after 15 s.
 const SETTLE_AFTER_CALLS: Duration = Duration::from_secs(17);
 
-/// How long the wake-ups of a runner with a client are counted.
+/// Time in which the wake-ups of a runner with a client are counted.
 const WATCH_CLIENT: Duration = Duration::from_secs(60);
 
 const KIB_PER_MIB: f64 = 1024.0;
@@ -142,7 +142,7 @@ fn memory(
     })
 }
 
-/// How many processes run the same file, and share its pages.
+/// Number of processes that run the same file and share its pages.
 fn copies(running: &Running) -> usize {
     let Ok(own) = fs::read_link(running.proc_file("exe")) else { return 0 };
     let Ok(processes) = fs::read_dir("/proc") else { return 0 };

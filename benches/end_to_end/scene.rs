@@ -11,11 +11,11 @@ use tempfile::TempDir;
 use crate::taskcluster::{AUTHORITY, GROUP, POOL, STATIC_SECRET, WORKER};
 use crate::{Result, worker};
 
-/// Where files cost no disk's time: the worker's configuration is synced before each start.
-/// (What a disk needs for that is not the runner's doing.)
+/// A file system in memory: the worker's configuration is synced before each start, and the time that a disk takes for
+/// it is not the runner's.
 const MEMORY: &str = "/dev/shm";
 
-/// What a runner needs.
+/// The files that a runner needs.
 pub(crate) struct Scene {
     folder: TempDir,
 }
@@ -132,7 +132,7 @@ impl Scene {
         self.folder.path().join("runner.yml")
     }
 
-    /// Where the worker writes what happened when.
+    /// The file in which the worker records its events with their times.
     pub(crate) fn record(&self) -> PathBuf {
         self.folder.path().join("record")
     }
@@ -163,5 +163,5 @@ impl Scene {
     }
 }
 
-/// How often a worker is started again after a crash.
+/// Number of restarts after a crash.
 pub(crate) const CRASHES: u32 = 200;

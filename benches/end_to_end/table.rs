@@ -1,22 +1,22 @@
-//! The table: what was measured, beside what it is compared with and what it should be.
+//! The table: measured values beside their references and targets.
 
 use std::fmt::Write;
 
 /// One row.
 pub(crate) struct Row {
-    /// What is measured.
+    /// The measured quantity.
     pub(crate) what: &'static str,
     /// The figure of the Go program (v106), measured once on a machine with 2 shared cores.
     pub(crate) go: &'static str,
     /// Today's figure.
     pub(crate) today: String,
-    /// What ran beside it; empty: nothing.
+    /// The reference that was measured alongside; empty for none.
     pub(crate) reference: String,
-    /// What it should be.
+    /// The targets.
     pub(crate) targets: Vec<Target>,
 }
 
-/// What a figure should be, and whether it is.
+/// A target, and whether it is met.
 pub(crate) struct Target {
     words: &'static str,
     met: bool,

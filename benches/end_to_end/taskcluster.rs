@@ -39,7 +39,7 @@ impl Taskcluster {
         self.0.url()
     }
 
-    /// The same over HTTPS: another port, before the first.
+    /// Serves the same over HTTPS on another port, which relays to the first.
     pub(crate) fn https(&self) -> Result<String> {
         let chain = CertificateDer::from_pem_slice(include_bytes!("../../tests/fixtures/tls/server.pem"))?;
         let key = PrivateKeyDer::from_pem_slice(include_bytes!("../../tests/fixtures/tls/server.key"))?;
@@ -63,7 +63,7 @@ impl Taskcluster {
     }
 }
 
-/// One request and its answer.
+/// Relays one request and its answer.
 fn relay(tls: ServerConnection, stream: TcpStream, behind: SocketAddr) -> io::Result<()> {
     let mut front = StreamOwned::new(tls, stream);
     let (mut request, mut block) = (Vec::new(), [0; 4096]);

@@ -26,10 +26,10 @@ const LOG_MESSAGE: &str = concat!(
 );
 const _: () = assert!(LOG_MESSAGE.len() == 122, "the table says 122 bytes");
 
-/// How much is written at once, in bytes.
+/// Bytes per write.
 const CHUNK: usize = 256 * 1024;
 
-/// Longer than any measurement; what is left behind ends by itself.
+/// Longer than any measurement. Processes that are left behind exit after it.
 const LIFETIME: Duration = Duration::from_secs(120);
 
 /// Lives as the arguments say.

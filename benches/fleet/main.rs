@@ -23,7 +23,7 @@ use test_support::fake_taskcluster::{FakeTaskcluster, Fault, Times};
 const POOL: &str = "fleet/linux";
 /// `deployment.interval`, a fifth of the default, so that the measurement has five times as many.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// What the fake does: answers, fails, answers.
+/// The phases of the fake: it answers, fails, and answers again.
 const CALM: Duration = Duration::from_secs(140);
 const FAILURE: Duration = Duration::from_secs(60);
 const AFTER: Duration = Duration::from_secs(90);

@@ -1,10 +1,10 @@
-//! How long, and how much, is too much; and what may excuse it.
+//! Limits of time and resources, and the faults that excuse exceeding them.
 
 use std::time::{Duration, Instant};
 
 use crate::world::{KILL_TIMEOUT, STOP_TIMEOUT};
 
-/// What a busy machine may add to anything.
+/// Extra time on a busy machine.
 pub(crate) const SLACK: Duration = Duration::from_secs(8);
 /// All that may follow a stop: the hello is waited for, the worker stopped, what it left killed, its output read, a
 /// last answer waited for, a removal ended, and the log written.
@@ -12,11 +12,11 @@ pub(crate) const STOP: Duration =
     Duration::from_secs(5 + 2 + 5 + 5 + 5).saturating_add(STOP_TIMEOUT).saturating_add(KILL_TIMEOUT);
 /// Time limit of an answer at the status socket.
 pub(crate) const ANSWER: Duration = Duration::from_secs(2);
-/// How long the end of the log is waited for.
+/// Time limit for the end of the log.
 pub(crate) const LAST_LINES: Duration = start_worker::LAST_LINES_TIME;
-/// What a failing disk adds: the cache's writer is waited for.
+/// Extra time on a failing disk: the runner waits for the cache's writer.
 pub(crate) const DISK: Duration = Duration::from_secs(30 + 10 + 1);
-/// What was not written is tried again so late.
+/// Time within which a failed write is retried.
 pub(crate) const DISK_AGAIN: Duration = Duration::from_secs(70);
 /// A sleep is noticed so late.
 pub(crate) const SLEEP_NOTICED: Duration = Duration::from_secs(60);
@@ -25,12 +25,12 @@ pub(crate) const NOTICE_NOTICED: Duration = Duration::from_secs(5);
 
 /// Of the runner.
 pub(crate) const MOST_MEMORY_KIB: u64 = 32 * 1024;
-/// Who has less is about to be executed.
+/// A process with less memory is about to be executed.
 pub(crate) const JUST_EXECUTED_KIB: u64 = 256;
 pub(crate) const MOST_FILES: usize = 64;
 pub(crate) const MOST_THREADS: u64 = 24;
 
-/// When something was last the case; for what may be the consequence of a fault.
+/// The last time of each condition, to recognise possible consequences of a fault.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Lately {
     pub(crate) disk: Option<Instant>,
@@ -44,7 +44,7 @@ pub(crate) struct Lately {
     pub(crate) frozen: Duration,
 }
 
-/// Whether that was less than this ago.
+/// Returns true if less than `time` has passed since.
 pub(crate) fn since(last: Option<Instant>, time: Duration) -> bool {
     last.is_some_and(|last| last.elapsed() < time)
 }

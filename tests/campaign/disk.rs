@@ -47,7 +47,7 @@ impl Disk {
         Self { folder: Folder::new(path), mounted }
     }
 
-    /// Whether disks can fail here.
+    /// Returns true if disks can fail here.
     pub(crate) fn can_fail() -> bool {
         std::env::var_os(INSIDE).is_some()
     }
@@ -75,7 +75,7 @@ impl Disk {
         if self.mounted {
             let read_only = if read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
             let none = None::<&str>;
-            // Not by the tool, which looks at what is mounted over it.
+            // Does not use the `mount` program, because that looks at the file systems mounted over it.
             nix::mount::mount(none, &self.folder.below(), none, MsFlags::MS_REMOUNT | read_only, none).ok();
         }
     }

@@ -1,10 +1,10 @@
-//! What campaigns have found: the plan that showed it, cut down.
+//! Regression tests from campaigns, each with the reduced plan that showed the fault.
 
 use serde_json::json;
 
 use crate::planted::{SOON_DONE, run_with};
 
-/// Seed 100, episode 2: the mark of the removal cannot be written, and somebody starts the unit again.
+/// Seed 100, episode 2: the mark of the removal cannot be written, and the unit is started again.
 #[test]
 fn a_removal_on_a_full_disk_is_not_forgotten() {
     let full = json!([{"at": 500, "do": "disk-full", "for": 4000}]);

@@ -48,7 +48,7 @@ impl Folder {
         Ok(())
     }
 
-    /// It answers again, and whoever waits goes on with an error.
+    /// Makes the file system answer again. Processes that wait for it continue with an error.
     pub(crate) fn answer(&mut self) {
         if self.mount.take().is_some() {
             umount2(&self.path, MntFlags::MNT_DETACH).ok();

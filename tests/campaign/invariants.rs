@@ -1,9 +1,9 @@
-//! What must hold whatever happens; each has a name, and says what it looks at.
+//! The invariants, each with its name and the condition that it checks.
 
 use std::fmt;
 use std::time::Duration;
 
-/// What a campaign looks for.
+/// An invariant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Invariant {
     OneWorker,
@@ -61,7 +61,7 @@ impl Invariant {
         }
     }
 
-    /// What it says, and what it looks at.
+    /// The invariant and the condition that it checks.
     pub(crate) fn doc(self) -> &'static str {
         match self {
             OneWorker => "at most one worker lives on a host: each holds a lock for as long as it lives",
@@ -111,7 +111,7 @@ impl Invariant {
     }
 }
 
-/// What does not hold.
+/// A violated invariant.
 #[derive(Debug, Clone)]
 pub(crate) struct Break {
     pub(crate) invariant: Invariant,

@@ -1,5 +1,4 @@
-//! An episode as it is lived: a service manager that starts the runner whenever it has ended, and what the plan does to
-//! both.
+//! Runs an episode: a service manager that starts the runner each time it has ended, and the steps of the plan.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -16,18 +15,18 @@ use crate::runner::Runner;
 use crate::watch::Watch;
 use crate::world::{Host, Programs};
 
-/// How often everything is looked at.
+/// Interval of the checks.
 const EVERY: Duration = Duration::from_millis(20);
-/// How long a host that goes down waits for its services.
+/// Time that a host that goes down waits for its services.
 const GOING_DOWN: Duration = Duration::from_secs(3);
-/// How long a start on a removed machine is watched.
+/// Time for which a start on a removed machine is watched.
 const REMOVED: Duration = Duration::from_secs(4);
-/// How long a worker may take to come when nothing is wrong.
+/// Time limit for a worker to start when nothing is wrong.
 const RECOVERY: Duration = Duration::from_secs(30);
-/// How long the last runner may take: beyond this the invariants have spoken.
+/// Time limit for the last runner. The invariants report a runner that takes longer.
 const LAST_STOP: Duration = Duration::from_secs(120);
 
-/// What ends a fault.
+/// The end of a fault.
 #[derive(Debug, Clone)]
 enum End {
     Rule(RuleId),
@@ -46,7 +45,7 @@ enum Step {
     End(End),
 }
 
-/// What has come of an episode.
+/// The result of an episode.
 pub(crate) struct Lived {
     pub(crate) watch: Watch,
     /// The last lines of the last runner.
@@ -116,7 +115,7 @@ impl<'a> Life<'a> {
         self.watch.look(&self.host, self.runner.as_mut());
     }
 
-    /// What is due.
+    /// Takes the steps that are due.
     fn take_steps(&mut self) {
         let now = Instant::now();
         let (due, later) = std::mem::take(&mut self.steps).into_iter().partition(|(at, _)| *at <= now);
@@ -192,7 +191,7 @@ impl<'a> Life<'a> {
         }
     }
 
-    /// What has no duration.
+    /// Performs an action that has no duration.
     fn happen(&mut self, action: &Action) {
         match action {
             Action::ClockJump { by } => {
@@ -222,7 +221,7 @@ impl<'a> Life<'a> {
                 self.host.fake.set_should_terminate(&self.host.key, true, "over capacity");
             }
             Action::Reboot => self.go_down(),
-            // These have a duration, or concern nobody here.
+            // These have a duration, or do not apply here.
             _ => {}
         }
     }

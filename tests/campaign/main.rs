@@ -29,7 +29,7 @@ mod program {
     }
 }
 
-/// The same plan each time, so that it fails for whoever has broken something, and for nobody else.
+/// Runs the same plan each time, so that it fails only because of a change in the code.
 #[test]
 fn nothing_breaks_in_a_short_campaign() {
     let arguments = ["--seed", "5", "--minutes", "0.1", "--jobs", "4", "--at-most", "8"];

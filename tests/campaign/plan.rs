@@ -1,5 +1,5 @@
-//! What an episode will be, from a seed alone: a host, its workers, and what goes wrong when. Pure: the same seed makes
-//! the same plan, on every machine.
+//! Plans an episode from a seed: a host, its workers, and its faults with their times. Pure: the same seed makes the
+//! same plan on every machine.
 
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Whether it goes with its worker.
+    /// Returns true if the machine ends with its worker.
     pub(crate) fn is_dynamic(self) -> bool {
         self != Self::Static
     }
@@ -28,19 +28,19 @@ impl Kind {
 pub(crate) struct Episode {
     pub(crate) number: u64,
     pub(crate) host: Kind,
-    /// Whether `cacheOverRestarts` is set.
+    /// True if `cacheOverRestarts` is set.
     pub(crate) cache: bool,
-    /// How long it goes on.
+    /// The length of the episode.
     pub(crate) seconds: u64,
-    /// How long credentials last, in seconds.
+    /// Lifetime of credentials, in seconds.
     pub(crate) credentials_life: u64,
     /// `supervision.restart` and `supervision.onReboot`.
     pub(crate) restart: String,
     pub(crate) on_reboot: String,
-    /// How long the service manager waits before it starts the runner again.
+    /// Pause of the service manager before it starts the runner again.
     pub(crate) service_pause_ms: u64,
-    /// What the first worker does, the second, and so on; the last one's is done by all that follow. The statements are
-    /// those of the test worker.
+    /// Behaviour of the first worker, the second, and so on, in statements of the test worker. Workers beyond the list
+    /// behave as the last one.
     pub(crate) workers: Vec<Vec<String>>,
     /// In the order of their times.
     pub(crate) actions: Vec<Timed>,
@@ -55,13 +55,13 @@ pub(crate) struct Timed {
     pub(crate) action: Action,
 }
 
-/// What happens. What has a `for` (in milliseconds) ends after that.
+/// An action. An action with a `for` (in milliseconds) ends after that time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub(crate) enum Action {
     /// Calls to Taskcluster fail; see [`CALL_FAULTS`].
     Call { call: String, fault: String, r#for: u64 },
-    /// Nobody listens where Taskcluster was.
+    /// Connections to Taskcluster are refused.
     ServerDown { r#for: u64 },
     /// The cloud's metadata service fails: a fault as its fake takes it.
     Metadata { fault: String, r#for: u64 },
@@ -77,7 +77,7 @@ pub(crate) enum Action {
     HungDisk { folder: String, r#for: u64 },
     /// The runner can open so many files more and no others.
     FewFiles { spare: u64, r#for: u64 },
-    /// Nobody reads the log.
+    /// The log is not read.
     SlowLog { r#for: u64 },
     /// The runner does not run: the machine is busy.
     Freeze { r#for: u64 },
@@ -93,11 +93,12 @@ pub(crate) enum Action {
     Deploy,
     /// worker-manager wants the worker gone.
     Terminate,
-    /// Somebody reboots the host.
+    /// The host reboots.
     Reboot,
 }
 
-/// In a script, the folder whose file system never answers, and keeps whoever touches it from being killed.
+/// Placeholder in scripts for the folder whose file system does not answer. A process that accesses it cannot be
+/// killed.
 pub(crate) const HUNG: &str = "{hung}";
 
 /// In a script, the task that is a fork bomb.
@@ -106,7 +107,7 @@ pub(crate) const BOMB: &str = "spawn bomb";
 /// The folders of the lock, of the drain mark, of `worker.path` and of `worker.configPath`.
 pub(crate) const FOLDERS: [&str; 4] = ["runtime", "state", "worker", "worker-config"];
 
-/// Those that can hang: the cache's, too.
+/// The folders that can hang; the cache's is one of them.
 const HANGING: [&str; 5] = ["cache", "runtime", "state", "worker", "worker-config"];
 
 /// Names of faults of calls.
@@ -237,13 +238,13 @@ fn worker(chance: &mut Rng) -> Vec<String> {
         // Obeys.
         0..=3 => vec!["on now: exit 0", all, hello, "wait"],
         4 => vec![&now, "on finish: sleep 700ms ; exit 0", hello, &spawn, "wait"],
-        // Obeys nobody.
+        // Ignores all requests.
         5 => vec!["on SIGTERM:", hello, "wait"],
         // Speaks no protocol.
         6 => vec!["on SIGTERM: exit 0", "wait"],
         // Says hello late.
         7 => vec!["on now: exit 0", all, &after, hello, "wait"],
-        // Cannot be told of new credentials.
+        // Does not support new credentials.
         8 => vec!["on now: exit 0", all, "hello graceful-termination log", "wait"],
         // Ends by itself.
         9 | 10 => vec!["on now: exit 0", all, hello, &after, &spawn, end],

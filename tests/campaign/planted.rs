@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::program::campaign;
 
-/// Lives for ever, and obeys.
+/// Runs until told to stop, and obeys.
 const OBEDIENT: [&str; 4] = ["on now: exit 0", "on finish: exit 0", "hello all", "wait"];
 /// Has nothing to do for long.
 pub(crate) const SOON_DONE: [&str; 3] = ["hello all", "sleep 1500ms", "exit 0"];
@@ -28,7 +28,7 @@ fn assert_seen_with(episode: (&str, &[&str], u64), actions: &Value, invariant: &
     assert_seen_in(episode, (actions, "0.1"), invariant, script);
 }
 
-/// `patience`: what all allowed times are multiplied by.
+/// `patience` is the factor for all time limits.
 #[track_caller]
 fn assert_seen_in(
     (host, worker, seconds): (&str, &[&str], u64),
@@ -47,12 +47,12 @@ fn assert_seen_in(
     assert!(report.contains(&format!("BROKEN {invariant} ")), "{report}");
 }
 
-/// Of an episode without faults: the exit code, and what was printed.
+/// Runs an episode without faults. Returns the exit code and the output.
 fn run(host: &str, worker: &[&str], seconds: u64, more: &[&str]) -> (Option<i32>, String) {
     run_with(host, worker, seconds, &json!([]), more)
 }
 
-/// The same of one with these faults.
+/// Runs an episode with these faults.
 pub(crate) fn run_with(
     host: &str,
     worker: &[&str],
@@ -215,11 +215,11 @@ fn a_runner_that_does_not_give_a_worker_up_is_seen() {
     }
     let patient = r#"sed 's/"killTimeout": "1s"/"killTimeout": "1h"/' "$1" >"$1.x"; chmod 600 "$1.x"; exec "$REAL" "$1.x""#;
     assert_seen_with(("static", &STUCK, 8), &stop, "stop-ends", patient);
-    // One that does not say so.
+    // A runner that does not log the problem.
     let silent = r#"mkfifo "$folder/log.$$"; grep -v 'cannot be killed' <"$folder/log.$$" >&2 &
         "$REAL" "$@" 2>"$folder/log.$$" & pid=$!; trap 'kill $pid' TERM; wait $pid; wait $pid"#;
     assert_seen_in(("static", &STUCK, 8), (&stop, "1"), "given-up", silent);
-    // One that exits as if nothing was wrong.
+    // A runner that exits as if nothing was wrong.
     let content = r#""$REAL" "$@" & pid=$!; trap 'kill $pid' TERM; wait $pid; wait $pid; exit 0"#;
     assert_seen_in(("static", &STUCK, 8), (&stop, "1"), "given-up", content);
 }

@@ -1,4 +1,4 @@
-//! What the workers of a host have recorded, as it comes.
+//! Reads the workers' records as they grow.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,9 +10,9 @@ use serde_json::Value;
 #[derive(Debug, Clone)]
 pub(crate) struct Worker {
     pub(crate) pid: i32,
-    /// How many have started before it.
+    /// Number of workers that started before this one.
     pub(crate) number: usize,
-    /// When its credentials expire, in ms since the epoch; none: never.
+    /// Expiry of its credentials, in ms since the epoch. None: they do not expire.
     pub(crate) expires: Option<i64>,
 }
 
@@ -51,7 +51,7 @@ impl Worker {
         Self { pid: pid_of(event), number, expires: expiry(&event["env"]["TASKCLUSTER_CERTIFICATE"]) }
     }
 
-    /// It was told of new credentials.
+    /// Records that the worker received new credentials.
     pub(crate) fn renewed(&mut self, message: &Value) {
         self.expires = expiry(&message["certificate"]);
     }
@@ -61,7 +61,7 @@ pub(crate) fn pid_of(event: &Value) -> i32 {
     event["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default()
 }
 
-/// When a certificate expires: a string that holds JSON.
+/// The expiry of a certificate, which is a string that holds JSON.
 fn expiry(certificate: &Value) -> Option<i64> {
     serde_json::from_str::<Value>(certificate.as_str()?).ok()?["expiry"].as_i64()
 }

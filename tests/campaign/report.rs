@@ -1,4 +1,4 @@
-//! What a campaign has to say.
+//! The report of a campaign.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::life::Lived;
 use crate::plan::Episode;
 
-/// How many of the log's last lines are shown.
+/// Number of lines shown from the end of the log.
 const LAST_LINES: usize = 40;
 
 #[derive(Default)]

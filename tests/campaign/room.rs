@@ -1,5 +1,5 @@
-//! Room for few processes, for hosts whose tasks are fork bombs: a cgroup with `pids.max`; or, for whoever is not root,
-//! a limit of the account's processes.
+//! A limit on the number of processes, for hosts whose tasks are fork bombs: a cgroup with `pids.max` or, without root,
+//! a limit on the account's processes.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use test_support::pids_cgroup::PidsCgroup;
 
-/// For a runner, its worker, what that leaves behind, and a bomb.
+/// Enough for a runner, its worker, the worker's leftovers, and a bomb.
 const MOST: u64 = 64;
 
 pub(crate) enum Room {
@@ -52,7 +52,7 @@ impl Room {
         match self {
             Self::Unlimited => false,
             Self::Cgroup(cgroup) => cgroup.refusals() > 0,
-            // Nobody counts them.
+            // There is no counter for the account's processes.
             Self::Account => true,
         }
     }

@@ -1,4 +1,4 @@
-//! One start of the runner: its process, its log, and what was done to it.
+//! One start of the runner: its process, its log, and the signals it received.
 
 use std::io::Read;
 use std::process::{Child, ChildStderr, Command, ExitStatus};
@@ -12,13 +12,13 @@ use nix::unistd::Pid;
 
 use test_support::processes;
 
-/// A worker's output is not kept beyond this: the runner's own lines are what counts.
+/// Limit for a worker's output: only the runner's own lines matter.
 const MOST_LOG: usize = 64 << 20;
 
 pub(crate) struct Runner {
     child: Child,
     pub(crate) began: Instant,
-    /// What it was sent, and when.
+    /// The signals it was sent, and when.
     pub(crate) signals: Vec<(Signal, Instant)>,
     log: Arc<Log>,
     reader: Option<JoinHandle<()>>,
@@ -53,7 +53,7 @@ impl Runner {
         }
     }
 
-    /// When it was sent one of these first.
+    /// The time of the first of these signals.
     pub(crate) fn first(&self, signals: &[Signal]) -> Option<Instant> {
         self.signals.iter().find(|(signal, _)| signals.contains(signal)).map(|(_, when)| *when)
     }
@@ -62,7 +62,7 @@ impl Runner {
         self.child.try_wait().ok().flatten()
     }
 
-    /// How many more files it can open, and no others; none: as many as is usual.
+    /// Limits the number of further files that it can open. None: the usual limit.
     pub(crate) fn limit_files(&self, spare: Option<u64>) {
         let open = u64::try_from(processes::open_files(self.pid())).unwrap_or_default();
         let limit = spare.map_or(1024, |spare| open + spare);
@@ -76,12 +76,12 @@ impl Runner {
         self.log.stalled.store(stalled, Ordering::Relaxed);
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> Vec<u8> {
         self.log.bytes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits for the end of the log; somebody who holds it keeps nobody for long.
+    /// Waits for the end of the log, but not long for a process that keeps it open.
     pub(crate) fn finish_log(&mut self) {
         const PATIENCE: Duration = Duration::from_secs(2);
         self.stall_log(false);

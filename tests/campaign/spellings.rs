@@ -16,7 +16,7 @@ pub(crate) fn leaks(secrets: &Secrets, printed: &[u8]) -> String {
     [secrets, &halves].iter().flat_map(|secrets| [secrets.leaks(printed), secrets.leaks(&plain)]).collect()
 }
 
-/// The text with what `\u0061` stands for, however often its backslash was escaped.
+/// The text with `\u0061` escapes decoded, regardless of how often the backslash was escaped.
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let (mut plain, mut rest) = (Vec::new(), text);
     while let Some(at) = memchr::memchr(b'\\', rest) {

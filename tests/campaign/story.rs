@@ -1,14 +1,14 @@
-//! The runner's log: whether it tells what has happened.
+//! Checks that the runner's log reports all events.
 
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-/// How a runner ended.
+/// The end of a runner.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct End {
     pub(crate) at: Instant,
-    /// It came to its end, and so did its story.
+    /// The runner ended by itself, so that its log is complete.
     pub(crate) by_itself: bool,
 }
 
@@ -45,7 +45,7 @@ impl Story {
         if missing.iter().any(|text| self.has(&[text])) {
             return None;
         }
-        // Who is killed does not write the last lines.
+        // A killed runner does not write the last lines.
         let told =
             if end.by_itself { workers } else { workers.split_last().map_or(workers, |(_, before)| before) };
         if let Some(pid) = told.iter().find(|pid| !self.has(&["worker started", &format!("pid={pid} ")])) {
@@ -79,7 +79,7 @@ impl Story {
     }
 
     fn unmentioned(&self, signals: &[(Signal, Instant)], end: Instant) -> Option<String> {
-        /// Of those that come at the very end nobody hears.
+        /// Signals at the very end are not received.
         const HEARD: Duration = Duration::from_millis(500);
         let heard = |signal: Signal| self.has(&["received a signal", &format!("signal={signal} ")]);
         let caught = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGHUP];

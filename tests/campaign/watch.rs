@@ -38,7 +38,7 @@ pub(crate) struct Watch {
     /// All of the host, in the order of their starts.
     pub(crate) workers: Vec<Worker>,
     ignoring_term: Vec<bool>,
-    /// How many there were when the runner that runs was started.
+    /// Number of workers at the start of the current runner.
     before: usize,
     notice: Option<Notice>,
     secrets: Secrets,
@@ -50,7 +50,7 @@ pub(crate) struct Watch {
     pub(crate) given_up: usize,
     /// No worker may start on this machine any more.
     removed: bool,
-    /// What all allowed times are multiplied by.
+    /// The factor for all time limits.
     pub(crate) patience: f64,
     /// The most that a runner has had: KiB, files, threads.
     pub(crate) most: (u64, usize, u64),
@@ -100,7 +100,7 @@ impl Watch {
         since(self.lately.read_only, DISK_AGAIN) || since(self.lately.few_files, DISK_AGAIN)
     }
 
-    /// It has another machine.
+    /// The host has a new machine.
     pub(crate) fn replaced(&mut self) {
         self.removed = false;
     }
@@ -121,7 +121,7 @@ impl Watch {
         self.workers.last().filter(|worker| processes::lives(worker.pid))
     }
 
-    /// Whether it ignores SIGTERM.
+    /// Returns true if the worker ignores SIGTERM.
     pub(crate) fn ignores_term(&self, worker: &Worker) -> bool {
         self.ignoring_term.get(worker.number).or(self.ignoring_term.last()).copied().unwrap_or_default()
     }
@@ -210,7 +210,7 @@ impl Watch {
         if let Err(fault) = Self::cached(host) {
             self.broken(Invariant::WholeCache, fault);
         }
-        // What it knows now, it may show later.
+        // A secret that the host knows now may appear later.
         host.add_secrets_to(&mut self.secrets);
     }
 
@@ -314,7 +314,7 @@ impl Watch {
         runner.finish_log();
         let log = runner.log();
         let mine: Vec<i32> = self.workers.iter().skip(self.before).map(|worker| worker.pid).collect();
-        // What nobody reads for so long is given up at the end.
+        // The runner gives up on lines that are not read for this long.
         if !since(self.lately.slow_log, LAST_LINES + SLACK) {
             let story = Story::read(&log);
             if let Some(gap) = story.gap(&mine, &runner.signals, end) {
@@ -334,7 +334,7 @@ impl Watch {
         self.notice = None;
     }
 
-    /// Waits for a moment: what has been killed needs one to be gone.
+    /// Waits a moment, because killed processes take some time to exit.
     fn look_for_orphans(&mut self, host: &Host, by_itself: bool) {
         let patience = if by_itself { Duration::from_secs(1) } else { Duration::from_secs(5) };
         let end = Instant::now() + patience;
@@ -385,12 +385,12 @@ impl Watch {
         }
     }
 
-    /// Whether a worker is to come at the next start of this host: what it needs for that is there.
+    /// Returns true if a worker is expected at the next start of this host: everything that it needs is available.
     pub(crate) fn can_recover(host: &Host) -> bool {
         if !host.kind.is_dynamic() {
             return true;
         }
-        // Whoever is far from the time is wrong about what has expired; a machine that is taken away needs no worker.
+        // With a wrong clock, the runner misjudges expiry; a machine that is taken away needs no worker.
         if host.skew() > 5 || host.doomed {
             return false;
         }
@@ -401,14 +401,14 @@ impl Watch {
     }
 }
 
-/// By how much a worker's credentials have expired, for whoever keeps an eye on the host's own clock.
+/// Time since the worker's credentials expired, by the host's own clock.
 fn late(worker: &Worker, host: &Host) -> Option<Duration> {
     let expired = host.fake.now().as_millisecond() - worker.expires?;
     let late = Duration::from_millis(u64::try_from(expired).ok()?).checked_sub(host.behind())?;
     (!late.is_zero()).then_some(late)
 }
 
-/// What is wrong with a runner's end.
+/// The problem with a runner's end, if any.
 fn disorder(runner: &Runner, status: ExitStatus) -> Option<String> {
     /// Until then signals have their default effect.
     const EARLY: Duration = Duration::from_secs(2);

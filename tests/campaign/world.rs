@@ -1,4 +1,4 @@
-//! A host and what is around it: a folder with a disk in it, a clock, a Taskcluster, and its cloud's metadata service.
+//! A host and its environment: a folder with a disk in it, a clock, a Taskcluster, and the cloud's metadata service.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -31,7 +31,7 @@ pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Where the programs are.
+/// The paths of the programs.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     pub(crate) runner: PathBuf,
@@ -39,7 +39,7 @@ pub(crate) struct Programs {
     pub(crate) clock: PathBuf,
 }
 
-/// One host; its machine is another one after a removal.
+/// One host. After a removal it has a new machine.
 pub(crate) struct Host {
     pub(crate) kind: Kind,
     pub(crate) fake: FakeTaskcluster,
@@ -58,7 +58,7 @@ pub(crate) struct Host {
     clock: File,
     /// By how much the host's clock is ahead of the machine's, in ms.
     ahead: i64,
-    /// The same for Taskcluster.
+    /// The same for Taskcluster's clock.
     server_ahead: i64,
     machines: usize,
     /// The cloud has given notice.
@@ -137,7 +137,7 @@ impl Host {
         self.introduce(&id);
     }
 
-    /// Whoever launched the machine has told it who it is.
+    /// Gives the machine the identity that its launch would give it.
     fn introduce(&self, id: &str) {
         let (url, launch) = (self.fake.url(), format!("lc-{}", self.deployments));
         let about = json!({
@@ -291,7 +291,7 @@ impl Host {
         self.path("runner.yml")
     }
 
-    /// The test worker's arguments: what each start does.
+    /// The test worker's arguments: the script of each start.
     fn scripts(&self, workers: &[Vec<String>]) -> Value {
         let stuck = self.path("stuck").display().to_string();
         let bombs = !matches!(self.room, Room::Unlimited);
@@ -330,7 +330,7 @@ impl Host {
         command
     }
 
-    /// What all of its processes have in their environment.
+    /// A mark in the environment of all its processes.
     pub(crate) fn mark(&self) -> &str {
         &self.mark
     }
@@ -374,14 +374,14 @@ impl Host {
         }
     }
 
-    /// It answers again.
+    /// Makes the folder answer again.
     pub(crate) fn answer(&mut self, name: &str) {
         if let Some(folder) = self.folder_mut(name) {
             folder.answer();
         }
     }
 
-    /// Whoever touches the stuck disk cannot be killed.
+    /// Makes the disk stuck. Processes that access it cannot be killed.
     pub(crate) fn hang_for_good(&mut self) {
         let worker = self.programs.worker.clone();
         if let Some(Err(reason)) = self.stuck.as_mut().map(|stuck| stuck.hang(Wait::Endless, &worker)) {
@@ -390,7 +390,7 @@ impl Host {
         }
     }
 
-    /// As a reboot would: whoever waits for the stuck disk can end.
+    /// Releases the processes that wait for the stuck disk, as a reboot would.
     pub(crate) fn release_stuck(&mut self) {
         self.stuck.iter_mut().for_each(Folder::answer);
     }
@@ -411,12 +411,12 @@ impl Host {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Whether the command that reboots it was run.
+    /// Returns true if the reboot command was run.
     pub(crate) fn wants_reboot(&self) -> bool {
         self.host_commands().iter().any(|command| command == "reboot")
     }
 
-    /// Somebody lets a host that holds go on.
+    /// Resumes a host that is on hold.
     pub(crate) fn resume(&self) {
         if let Some(state) = self.folders.get("state") {
             fs::remove_file(state.below().join("held")).ok();
@@ -442,7 +442,7 @@ impl Host {
         self.clock.write_all_at(&nanoseconds.to_ne_bytes(), 0).expect("our file");
     }
 
-    /// Whether worker-manager knows the worker.
+    /// Returns true if worker-manager knows the worker.
     pub(crate) fn is_known(&self) -> bool {
         self.fake.worker_state(&self.key).is_some()
     }
@@ -458,7 +458,7 @@ impl Host {
     }
 }
 
-/// Of loopback, and nobody else's: a port that is given up for a moment is not taken by a client of somebody's.
+/// A loopback address of its own, so that no other client can take a port that is free for a moment.
 fn own_address(number: u64) -> SocketAddr {
     let [.., high, low] = (number * 2).to_be_bytes();
     (Ipv4Addr::new(127, 77, high, low | 1), 0).into()

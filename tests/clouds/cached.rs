@@ -13,13 +13,13 @@ fn a_cached_start_asks_neither_the_cloud_nor_taskcluster_before_its_worker_runs(
         runner.signal(Signal::SIGTERM);
         assert_eq!(runner.ended().code, Some(0));
         machine.taskcluster.forget_requests();
-        // Nobody would get an answer.
+        // Every call would hang.
         machine.tell("fault * hang");
         let rule = machine.taskcluster.fail("any", Times::UntilCleared, Fault::Hang);
         let asked = machine.metadata.requests().len();
         let runner = machine.booted(OBEDIENT);
         let since = machine.metadata.requests().split_off(asked);
-        // Only what watches, once it runs: EC2's first question is for a token.
+        // Only the requests of the running watch. The first request to EC2 is for a token.
         let watch = |path: &str| {
             path == notices || path == "/latest/api/token" || path.ends_with("/maintenance-event")
         };

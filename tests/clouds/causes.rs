@@ -1,4 +1,5 @@
-//! Why a worker ended × how it exited: what becomes of a cloud's machine, told by what Taskcluster and the host were asked.
+//! Cause of a worker's end × exit: the effect on a cloud's machine, checked by the requests to Taskcluster and the host
+//! commands.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use test_support::fake_taskcluster::{Fault, Times};
 use crate::clouds::machine::{ACTION, EC2, Machine, OBEDIENT, at_once};
 use crate::harness::{Runner, Scene, messages, named};
 
-/// How generic-worker ends: done, idle, reboot, interrupted, bad configuration, crashes.
+/// The exits of generic-worker: done, idle, reboot, interrupted, bad configuration, crashes.
 const EXITS: [&str; 9] =
     ["exit 0", "exit 72", "exit 68", "exit 67", "exit 71", "die SIGTERM", "exit 64", "exit 1", "die SIGKILL"];
 
@@ -17,10 +18,10 @@ const REBOOT: &str = "exit 67";
 
 const REBALANCE: &str = "/latest/meta-data/events/recommendations/rebalance";
 
-/// Why a worker ends.
+/// The cause of a worker's end.
 #[derive(Clone, Copy, PartialEq)]
 enum Cause {
-    /// It ends by itself.
+    /// The worker exits by itself.
     None,
     Stop,
     Drain,
@@ -31,7 +32,7 @@ enum Cause {
     NewCredentials,
 }
 
-/// What has become of its machine.
+/// The effect on its machine.
 #[derive(Debug, PartialEq)]
 struct Fate {
     code: i32,
@@ -60,7 +61,7 @@ fn fate(cause: Cause, exit: &str) -> Fate {
     }
 }
 
-/// What must be there before the machine boots.
+/// Makes preparations before the machine boots.
 fn prepare(cause: Cause, machine: &Machine) {
     match cause {
         Cause::Rebalance => {
@@ -108,7 +109,7 @@ fn cause_it(cause: Cause, machine: &Machine, runner: &Runner) {
     }
 }
 
-/// What the worker is told, in one word.
+/// The messages that the worker receives, in one word each.
 fn told(cause: Cause) -> &'static [&'static str] {
     match cause {
         Cause::None => &[],

@@ -7,11 +7,11 @@ use test_support::fake_metadata::Cloud;
 use crate::clouds::machine::{AZURE, EC2, EVENTS, Kind, Machine, at_once};
 use crate::harness::{messages, signals};
 
-/// Ends for nobody.
+/// Ignores all requests to stop.
 const STUBBORN: [&str; 5] =
     ["on now: note ignored", "on finish: note ignored", "on SIGTERM:", "hello all", "wait"];
 
-/// How far ahead the notices are, here: thirty seconds and two minutes would be long for a test.
+/// Lead time of the notices in these tests: thirty seconds and two minutes would be too long for a test.
 const AHEAD: Duration = Duration::from_secs(12);
 
 /// The clouds tell whole seconds, here the one that has begun.
@@ -30,7 +30,7 @@ fn a_worker_that_ignores_the_notice_is_killed_and_removed_before_the_machines_en
 
 fn whatever_it_was_told() {
     type Settings = &'static [(&'static str, &'static str)];
-    // Cloud, other settings, what the worker is told.
+    // Cloud, other settings, messages to the worker.
     let cases: [(Kind, Settings, &[&str]); 3] = [
         (EC2, &[], &["welcome", "now"]),
         (AZURE, &[], &["welcome", "now"]),

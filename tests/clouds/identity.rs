@@ -1,10 +1,10 @@
-//! Who the worker is, on each cloud: what is proved to worker-manager, and what the worker is told.
+//! The worker's identity on each cloud: the proof sent to worker-manager, and the data given to the worker.
 
 use serde_json::{Value, json};
 
 use crate::clouds::machine::{AZURE, EC2, GCE, Kind, Machine, OBEDIENT, interface};
 
-/// What registerWorker must have been sent.
+/// The body of the only registerWorker request.
 pub(crate) fn registration(machine: &Machine) -> Value {
     let mut sent = machine.only("registerWorker").body.unwrap();
     let boot_time = sent.as_object_mut().unwrap().remove("systemBootTime").unwrap();
@@ -12,7 +12,7 @@ pub(crate) fn registration(machine: &Machine) -> Value {
     sent
 }
 
-/// What registerWorker must be sent by this kind of machine.
+/// The expected registerWorker body for this kind of machine.
 pub(crate) fn expected_registration(kind: Kind) -> Value {
     let proof = match kind.provider {
         "aws" => json!({
@@ -32,7 +32,7 @@ pub(crate) fn expected_registration(kind: Kind) -> Value {
     })
 }
 
-/// What the metadata service tells of this kind of machine.
+/// The metadata of this kind of machine.
 fn metadata_of(kind: Kind) -> Value {
     match kind.provider {
         "aws" => json!({
@@ -54,7 +54,7 @@ fn metadata_of(kind: Kind) -> Value {
     }
 }
 
-/// Where this kind of machine is, as generic-worker is told: JSON in a string.
+/// The location of this kind of machine as generic-worker receives it: JSON in a string.
 fn location_of(kind: Kind) -> Value {
     match kind.provider {
         "aws" => json!({"cloud": "aws", "region": "us-west-2", "availabilityZone": "us-west-2b"}),
@@ -63,7 +63,7 @@ fn location_of(kind: Kind) -> Value {
     }
 }
 
-/// What is known of a machine, and the keys that generic-worker has for it.
+/// The known facts of a machine, with generic-worker's keys for them.
 fn settings(metadata: &Value) -> Vec<(&'static str, Value)> {
     let pairs = [
         ("publicIP", "public-ipv4"),
@@ -124,7 +124,7 @@ pub(crate) fn assert_whole_start(
     assert_configuration(machine, &metadata_of(machine.kind), configuration);
 }
 
-/// What a machine has that lacks some of this.
+/// The metadata of a machine that lacks some of these keys.
 fn without(kind: Kind, keys: &[&str]) -> Value {
     let mut metadata = metadata_of(kind);
     for key in keys {
@@ -165,7 +165,7 @@ fn an_azure_machine_without_a_tag_does_not_start_and_says_which() {
     machine.set_azure(&[], &json!([interface()]));
     let ended = machine.scene().worker(OBEDIENT).set("startTimeout", "1s").start().ended();
     assert!(ended.log.contains("tagsList: `worker-group` is missing, and needed"), "{}", ended.log);
-    // Nobody knows whose machine it is: it is left alone.
+    // Without a known identity the machine is left alone.
     assert_eq!((ended.code, ended.starts(), ended.host_commands), (Some(1), 0, vec![]));
     assert_eq!(machine.calls(), []);
 }

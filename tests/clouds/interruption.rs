@@ -1,4 +1,4 @@
-//! What becomes of a cloud's notices: the worker is told at once, and once, and nothing else is said.
+//! A cloud's notices: the worker is told at once, and only once, and nothing else is logged.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::clouds::machine::{
 };
 use crate::harness::{Ended, messages, signals};
 
-/// What a loaded host may take for what takes milliseconds.
+/// Extra time on a loaded host for operations that take milliseconds.
 const SLACK: Duration = Duration::from_millis(900);
 
 /// Gives notice of the machine's end.
@@ -43,7 +43,7 @@ fn assert_taken_away(machine: &Machine, ended: &Ended) {
     assert_eq!(ended.log.matches("the cloud gives notice").count(), 1, "{}", ended.log);
 }
 
-/// How long after the notice the worker has heard of it.
+/// Time from the notice to the worker's receipt of the message.
 fn notice_to_message(kind: Kind) -> Duration {
     let machine = Machine::new(kind);
     let runner = machine.booted(OBEDIENT);
@@ -69,7 +69,7 @@ fn a_scheduled_event_is_with_the_worker_within_one_poll() {
 
 #[test]
 fn a_preemption_is_with_the_worker_within_100_milliseconds() {
-    // Somebody else may have had the processor: most of them count.
+    // Other processes may have had the processor, so the median counts.
     let mut took: Vec<Duration> = (0..5).map(|_| notice_to_message(GCE)).collect();
     took.sort();
     assert!(took[2] < Duration::from_millis(100), "{took:?}");
@@ -198,7 +198,7 @@ fn a_machine_that_comes_back_keeps_its_registration_and_goes_on_with_it() {
     });
 }
 
-/// What a machine acknowledges of an event for these, once its worker is gone.
+/// The events that a machine acknowledges for these resources after its worker has ended.
 fn acknowledged(machines: &[&str], wanted: bool) -> Vec<String> {
     let machine = Machine::new(AZURE);
     let scene = machine.scene().worker(OBEDIENT).set("provider.acknowledgeEvents", wanted);

@@ -10,13 +10,13 @@ use crate::harness::{Ended, Scene};
 /// The effects of the commands that take the host down.
 #[derive(Clone, Copy)]
 enum Does {
-    /// It cannot be executed.
+    /// The command cannot be executed.
     Nothing,
-    /// It exits with a failure.
+    /// The command fails.
     Fails,
-    /// It succeeds, and the host stays up.
+    /// The command succeeds, and the host stays up.
     LeavesTheHostUp,
-    /// The host goes down: the runner is told to end.
+    /// The host goes down: the runner is told to stop.
     TakesItDown,
 }
 
@@ -156,7 +156,7 @@ fn a_shutdown_that_the_worker_asks_for_goes_the_same_way_beside_the_worker() {
     let ended = start(&machine, &script, Does::LeavesTheHostUp, Does::TakesItDown);
     assert_eq!((ended.code, ended.starts()), (Some(0), 1), "{}", ended.log);
     assert_eq!(ended.host_commands, ["shutdown", "force-shutdown"], "{}", ended.log);
-    // On a host of nobody's cloud, too.
+    // The same on a host outside a cloud.
     let script = ["hello all", r#"send {"type": "shutdown"}"#, "exit 0"];
     for (force, code) in [(Does::TakesItDown, 0), (Does::Fails, 1)] {
         let scene = Scene::new().worker(script).set("host.shutdownStatic", true);
@@ -174,7 +174,7 @@ fn a_reboot_goes_the_same_way_and_ends_with_70() {
         (Does::LeavesTheHostUp, Does::Fails, 70),
         (Does::Nothing, Does::LeavesTheHostUp, 70),
     ] {
-        // It could be started again in place, but for a host that is out of order.
+        // The worker could be started again in place, except that the host is out of order.
         let scene = Scene::generic_worker().worker(["exit 67"]).set("supervision.onReboot", "reboot");
         let ended = with_commands(scene, "reboot", does, force).start().ended();
         assert_eq!((ended.code, ended.starts()), (Some(code), 1), "{}", ended.log);

@@ -14,7 +14,7 @@ use crate::harness::{DEADLINE, Runner, Scene, eventually};
 /// Of scripts: a worker that ends when it is asked to.
 pub(crate) const OBEDIENT: [&str; 4] = ["on now: exit 0", "on finish: exit 0", "hello all", "wait"];
 
-/// What the launch configuration of every pool here gives its workers.
+/// The worker configuration in the launch configuration of every pool here.
 const WORKER_CONFIG: &str = r#"{"fromThePool": true, "list": ["pool"]}"#;
 
 /// The legacy provisioner's token for one use.
@@ -106,7 +106,7 @@ impl Machine {
         machine
     }
 
-    /// Whoever launched the machine has told it where its Taskcluster is.
+    /// Gives the machine the URL of its Taskcluster, as its launch would.
     fn introduce(&self) {
         let (root_url, kind) = (format!("{}/", self.taskcluster.url()), self.kind);
         match (kind.cloud, kind.provider) {
@@ -203,7 +203,7 @@ impl Machine {
         self.scene().worker(script).start()
     }
 
-    /// The same, and waits for the worker's hello.
+    /// Boots, and waits for the worker's hello.
     #[track_caller]
     pub(crate) fn booted<S: AsRef<str>>(&self, script: impl IntoIterator<Item = S>) -> Runner {
         let runner = self.boot(script);
@@ -215,13 +215,13 @@ impl Machine {
         self.disk.path().join("cache.json")
     }
 
-    /// What is cached.
+    /// The content of the cache.
     #[track_caller]
     pub(crate) fn cache(&self) -> Value {
         read_cache(&self.cache_path())
     }
 
-    /// How often a path of the metadata service was asked for.
+    /// Number of requests for a path of the metadata service.
     pub(crate) fn asked(&self, path: &str) -> usize {
         self.metadata.requests().iter().filter(|request| request.path() == path).count()
     }
@@ -292,7 +292,7 @@ pub(crate) fn read_cache(path: &std::path::Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// What the runner's log says from the first line on that has this text.
+/// The lines of the runner's log from the first one that contains this text.
 pub(crate) fn log_from(log: &str, text: &str) -> Vec<String> {
     log.lines().skip_while(|line| !line.contains(text)).map(str::to_owned).collect()
 }

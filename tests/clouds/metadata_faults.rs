@@ -33,7 +33,7 @@ fn assert_told_once(runner: &Runner) {
 fn a_service_that_fails_is_mentioned_once_and_the_next_notice_counts() {
     let ec2 = FAULTS.map(|fault| (EC2, fault));
     let azure = FAULTS.map(|fault| (AZURE, fault));
-    // One that hangs does so for 75 s: that is what it is for.
+    // A hang lasts 75 s, which is the point of the test.
     let gce = ["500", "401", "garbage", "close"].map(|fault| (GCE, fault));
     let sessions = [(EC2, "sessions end")];
     at_once(sessions.into_iter().chain(ec2).chain(azure).chain(gce), |(kind, fault)| match kind.cloud {
@@ -61,7 +61,7 @@ fn on_azure(fault: &str) {
     machine.wait_until_asked(EVENTS, 2);
     machine.tell(&format!("fault {EVENTS} {fault}"));
     runner.wait_for_log("interruptions cannot be watched for");
-    // It goes on, in silence.
+    // The watch continues silently.
     let asked = machine.asked(EVENTS);
     machine.wait_until_asked(EVENTS, asked + 2);
     machine.tell("clear");

@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::clouds::identity::assert_whole_start;
 use crate::clouds::machine::{AZURE, EC2, GCE, Kind, Machine};
 
-/// What makes the link-local address and GCE's name there, for what is started by it alone.
+/// Sets up the link-local address and GCE's name, visible only to the program started by it.
 const NAMESPACE: &str = "ip link set lo up && ip address add 169.254.169.254/32 dev lo && \
      mount --bind \"$0\" /etc/hosts && exec \"$@\"";
 

@@ -1,4 +1,5 @@
-//! A machine that cannot register: the error says why, nobody is hammered, and the machine goes away after the delay.
+//! A machine that cannot register: the error gives the reason, requests are paced, and the machine goes away after the
+//! delay.
 
 use std::fs;
 use std::time::Duration;

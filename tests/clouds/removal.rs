@@ -1,4 +1,5 @@
-//! How a machine leaves worker-manager: once, with the mark on the disk before, and never where it is to come back.
+//! Removal of a machine from worker-manager: once, with the mark on disk before, and never when the machine is to come
+//! back.
 
 use std::fs;
 use std::sync::{Arc, Mutex};

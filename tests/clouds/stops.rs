@@ -14,7 +14,7 @@ use crate::harness::{Runner, Scene, is_root, wait_until};
 /// Two signals that are at least so far apart are two requests.
 const APART: Duration = Duration::from_millis(1100);
 
-/// One phase: how the runner gets into it, and how it ends when it is stopped there.
+/// One phase: the way into it, and the expected end of a runner that is stopped there.
 struct Phase {
     name: &'static str,
     reach: fn(&Machine) -> Runner,
@@ -218,7 +218,7 @@ fn leaving_by_command(machine: &Machine) -> Runner {
     runner
 }
 
-/// How often the runner is told to stop.
+/// Stops the runner this many times in every phase.
 fn ends_in_every_phase(times: usize) {
     // A few at once: they mostly wait.
     for phases in PHASES.chunks(6) {

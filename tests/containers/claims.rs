@@ -8,7 +8,7 @@ use crate::containers::container::{Container, Kind, children, eventually, pid_in
 /// A worker that ends when it is asked to.
 const OBEDIENT: [&str; 4] = ["on now: exit 0", "on finish: exit 0", "hello all", "wait"];
 
-/// What PID 1 is where an engine adds an init (`--init`, tini): it forwards a stop to its one child, and waits for it.
+/// PID 1 where an engine adds an init (`--init`, tini): it forwards a stop to its one child and waits for it.
 const INIT: [&str; 3] = [
     "/bin/sh",
     "-c",
@@ -158,7 +158,7 @@ fn a_session_beside_it_sees_the_status_and_can_drain() {
         running.wait_for_event("welcome", |event| event.name() == "message");
         let status = running.must(&["/opt/bin/start-worker", "status"]);
         assert!(status.contains("running, since ") && status.contains("0.1.0, pid 1, "), "{status}");
-        // It may be killed before it has its answer: the container ends with its PID 1.
+        // It may be killed before it has its answer, because the container ends with its PID 1.
         running.exec(&["/opt/bin/start-worker", "drain", "--wait"]);
         let ended = running.ended();
         assert_eq!(ended.code, Some(0), "{running}");

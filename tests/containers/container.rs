@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use test_support::record::Event;
 
-/// How long anything may take that takes milliseconds on an idle host.
+/// Time limit for operations that take milliseconds on an idle host.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The uid on the host of rootless containers.
@@ -36,7 +36,7 @@ pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     }
 }
 
-/// Who starts the container, and who its processes are.
+/// The user that starts the container, and the user of its processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Started by root, and root inside.
@@ -80,7 +80,7 @@ impl Kind {
         matches!(self, Self::Rootless | Self::RootlessUser)
     }
 
-    /// Whether its processes are uid 0 inside.
+    /// Returns true if its processes are uid 0 inside.
     pub(crate) fn is_root_inside(self) -> bool {
         matches!(self, Self::Root | Self::Rootless)
     }
@@ -178,7 +178,7 @@ impl Container {
         self
     }
 
-    /// One of `container.sh`.
+    /// Adds an option of `container.sh`.
     pub(crate) fn option(mut self, option: &str) -> Self {
         self.options.push(option.to_owned());
         self
@@ -264,7 +264,7 @@ impl Container {
         self.start_as_it_is()
     }
 
-    /// The same, with the runner configuration that is in its volume.
+    /// Starts with the runner configuration that is already in its volume.
     #[track_caller]
     pub(crate) fn start_as_it_is(self) -> Running {
         let mut engine = self.engine();
@@ -294,13 +294,13 @@ pub(crate) struct Running {
     reader: Option<std::thread::JoinHandle<()>>,
 }
 
-/// How a container ended.
+/// The end of a container.
 #[derive(Debug)]
 pub(crate) struct Ended {
     /// The exit code of its PID 1.
     pub(crate) code: Option<i32>,
     pub(crate) log: String,
-    /// What the worker has recorded.
+    /// The worker's record.
     pub(crate) events: Vec<Event>,
 }
 
@@ -396,7 +396,7 @@ impl Running {
         enter.stdin(Stdio::null()).output().unwrap()
     }
 
-    /// The same; what it prints. It must succeed.
+    /// Runs a command that must succeed. Returns its output.
     #[track_caller]
     pub(crate) fn must(&self, command: &[&str]) -> String {
         let output = self.exec(command);

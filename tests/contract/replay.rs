@@ -165,7 +165,7 @@ fn signer(name: &str) -> WorkerKey {
     }
 }
 
-/// Puts the fake into the state that an exchange needs, beyond what all of them need.
+/// Puts the fake into the state that an exchange needs in addition to the common state.
 fn prepare(world: &World, name: &str) {
     let fake = &world.fake;
     let second = WorkerKey::new(POOL, "demo-group", "worker-2");

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde_json::Value;
 
-/// How an answer differs from the recorded one; empty: not at all.
+/// The differences between an answer and the recorded one; empty if there are none.
 pub(crate) fn differences(recorded: &Value, answered: &Value) -> Vec<String> {
     let mut found = Vec::new();
     compare("body", recorded, answered, &mut found);
@@ -100,7 +100,7 @@ fn keys(text: &str) -> Vec<&str> {
     )
 }
 
-/// A text without what differs from call to call: times, incidents, hashes, secrets, random ids.
+/// The text with the parts masked that differ from call to call: times, incidents, hashes, secrets, random ids.
 fn masked(text: &str) -> String {
     let mut before = "";
     let words = text.split_inclusive([' ', '\n']).map(|whole| {

@@ -1,4 +1,4 @@
-//! Watching for a new deployment: what worker-manager answers, what it does to the worker, and what is logged.
+//! Watching for a new deployment: worker-manager's answers, their effect on the worker, and the log.
 
 mod program;
 mod server;

@@ -131,7 +131,7 @@ fn sighup_finds_a_new_deployment_and_the_worker_is_started_again_with_it() {
     program.go();
     program.wait_for("worker started");
     assert_eq!(server.asked(REGISTER), 2);
-    // It is current now.
+    // The registration is now current.
     program.signal(Signal::SIGHUP);
     wait_until_asked(&server, POOL, 3);
     server.tell(POOL, pool("d3"));

@@ -1,4 +1,4 @@
-//! A worker-manager on loopback: answers each call as it is told to, and keeps what it was asked.
+//! A worker-manager on loopback: answers each call as told, and records the calls.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-/// How a call is answered.
+/// The answer to a call.
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
     Answer(u16, String),
@@ -55,7 +55,7 @@ pub(crate) struct Server {
 pub(crate) const POOL: &str = "workerPool";
 pub(crate) const TERMINATE: &str = "shouldWorkerTerminate";
 pub(crate) const REGISTER: &str = "registerWorker";
-/// What no test looks at.
+/// Calls that no test looks at.
 const OTHER: &str = "other";
 
 impl Server {

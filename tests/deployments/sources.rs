@@ -1,4 +1,4 @@
-//! The three sources: what each of them leads to, and how each degrades.
+//! The three sources: the effect of each, and its behaviour on faults.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -134,7 +134,7 @@ impl Scene {
         until(text, || self.count(text) > 0).await;
     }
 
-    /// How many lines have this.
+    /// Number of lines that contain this text.
     fn count(&self, text: &str) -> usize {
         self.log.lines().iter().filter(|line| line.contains(text)).count()
     }
@@ -344,7 +344,7 @@ async fn an_answer_that_does_not_come_keeps_nothing_but_the_next_look() {
     scene.checks.send(()).unwrap();
     assert!(tokio::time::timeout(Duration::from_millis(100), scene.events.recv()).await.is_err());
     assert_eq!((scene.server.asked(POOL), scene.server.asked(TERMINATE)), (1, 1));
-    // It breaks off.
+    // The stream breaks off.
     scene.server.tell(POOL, Reply::pool(&pool_of("d2", "lc-1")));
     scene.drains().await;
     assert_eq!(scene.count("WARN"), 1, "{:?}", scene.log.lines());

@@ -1,4 +1,4 @@
-//! Automatic login: what a worker asks for, what is configured, and what is set by hand. Each in a root of its own.
+//! Automatic login: the worker's request, the configured user, and the user set by hand, each in a root of its own.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -173,7 +173,7 @@ fn the_capability_is_offered_only_where_there_is_somebody_to_tell() {
 
 #[test]
 fn a_reboot_waits_for_the_login_that_was_asked_for_before_it() {
-    // The worker does not wait for the answer; the host command sees what is there when it is run.
+    // The worker does not wait for the answer. The host command sees the file as it is when the command runs.
     let scene = host();
     let (file, copy) = (scene.path(LIGHTDM), scene.path("seen"));
     let reboot = format!("cp {} {}", file.display(), copy.display());

@@ -14,7 +14,7 @@ use crate::harness::{Scene, eventually, is_root};
 /// The worker's, below the runner's.
 const WORKERS: &str = "start-worker.worker";
 
-/// A cgroup for a runner, as systemd would make one. Dropping it kills what is in it, and removes it.
+/// A cgroup for a runner, as systemd would make one. Dropping it kills its processes and removes it.
 struct Unit(PathBuf);
 
 impl Unit {
@@ -71,7 +71,7 @@ impl Drop for Unit {
     }
 }
 
-/// Where the unified tree is mounted.
+/// The mount point of the unified tree.
 fn unified_tree() -> io::Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
@@ -79,7 +79,7 @@ fn unified_tree() -> io::Result<PathBuf> {
     place.map(PathBuf::from).ok_or_else(|| io::Error::other("no unified tree is mounted"))
 }
 
-/// A cgroup and all inside, each before what is in it.
+/// A cgroup and all cgroups below it, parents first.
 fn below(folder: &Path) -> Vec<PathBuf> {
     let mut found = vec![folder.to_owned()];
     let mut next = 0;
@@ -92,7 +92,7 @@ fn below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Who is in this one, not in those below.
+/// The processes in this cgroup, without those in cgroups below.
 fn members(folder: &Path) -> Vec<i32> {
     let list = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
     list.lines().map(|line| line.parse().unwrap()).collect()
@@ -102,7 +102,7 @@ fn members(folder: &Path) -> Vec<i32> {
 fn stranger(cgroup: &Path, note: &Path) -> Child {
     let script = "trap 'echo asked >>\"$1\"' TERM; echo 0 >\"$0/cgroup.procs\"; while :; do sleep 0.05; done";
     let mut shell = Command::new("/bin/sh");
-    // It tells of each `sleep` that is ended.
+    // The shell reports each `sleep` that is killed.
     shell.args(["-c", script]).args([cgroup, note]).stderr(Stdio::null());
     let child = shell.spawn().unwrap();
     let joined = eventually(|| members(cgroup).contains(&child.id().cast_signed()).then_some(()));
@@ -228,7 +228,7 @@ fn a_lock_on_the_units_cgroup_keeps_no_worker_from_its_own() {
     assert_eq!(members(&unit.0), [runner.pid()], "{runner}");
     let second = unit.0.join(format!("{WORKERS}-2"));
     assert_eq!(members(&second).len(), 2, "{runner}");
-    // Nobody but its owner can open it, and so hold its lock.
+    // Only its owner can open it, and therefore hold its lock.
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&second).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o711);
     fs::write(runner.path("end"), "").unwrap();

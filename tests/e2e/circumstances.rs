@@ -73,7 +73,7 @@ fn exit_line(ended: &Ended) -> &str {
 #[test]
 fn processes_that_were_killed_for_lack_of_memory_are_counted_whatever_the_exit() {
     for (script, code, says) in [
-        // A task's process, of which the worker makes nothing; and a wrapper that says what has become of it.
+        // A task's process, whose end the worker ignores; and a wrapper that reports the end of its child.
         ("head -c 400M /dev/zero | tail >/dev/null; exit 0", 0, "exit code 0"),
         ("sh -c 'exec tail /dev/zero' >/dev/null; exit $?", 1, "the signal 9 of a child, through a wrapper"),
         ("exec tail /dev/zero >/dev/null", 1, "SIGKILL"),

@@ -13,7 +13,7 @@ fn example(name: &str) -> String {
 
 #[test]
 fn the_demonstration_runs_and_ctrl_c_ends_it_gracefully() {
-    // A copy, for the runner tightens the file's mode. The worker's path in it is relative to the checkout.
+    // A copy, because the runner tightens the file's mode. The worker's path in it is relative to the checkout.
     let runner = Scene::new().text(&example("demo.yml")).start();
     runner.wait_for_log("demo worker is up");
     runner.wait_for_log("task finished; seconds: 1; task: 1");

@@ -1,4 +1,4 @@
-//! What an exit means on a host that is not dynamic, cell by cell.
+//! The effect of each exit on a host that is not dynamic, cell by cell.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use crate::harness::{Ended, Scene};
 
 const ON_REBOOT: [&str; 5] = ["auto", "wait", "restart", "reboot", "exit"];
 
-/// What should come of it.
+/// The expected result.
 #[derive(Debug, PartialEq, Eq)]
 struct Result {
     code: i32,
@@ -27,12 +27,12 @@ fn expected(end: &str, in_place: bool, on_reboot: &str, disable_reboots: bool) -
         ("exit 73", _) => GAVE_UP,
         ("exit 67", "auto") if disable_reboots && in_place => STARTED_AGAIN,
         ("exit 67", "auto" | "wait") => after_the_wait,
-        // One that cannot be restarted in place would wait for a login for ever.
+        // A worker that cannot be restarted in place would never get a login.
         ("exit 67", "restart") if in_place => STARTED_AGAIN,
         // Of a host that neither command reboots it is not worth starting a worker again.
         ("exit 67", "reboot") => Result { reboots: 2, ..NEEDS_REBOOT },
         ("exit 67", _) => NEEDS_REBOOT,
-        // All else is a crash; 71, too, for nobody has interrupted it.
+        // Any other exit is a crash; so is 71, because there was no interruption.
         _ if in_place => STARTED_AGAIN,
         (_, "reboot") => Result { reboots: 2, ..NEEDS_REBOOT },
         _ => NEEDS_REBOOT,

@@ -1,4 +1,4 @@
-//! Files and sockets of others, files that cannot be replaced, and what a killed start has left.
+//! Files and sockets of other users, files that cannot be replaced, and leftovers of a killed start.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};

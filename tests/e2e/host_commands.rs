@@ -63,7 +63,7 @@ fn a_host_command_that_puts_itself_into_the_background_goes_on_when_the_worker_e
 
 #[test]
 fn a_host_command_is_found_where_the_services_path_has_no_sbin() {
-    // What the command runs itself is found, too.
+    // Programs that the command runs itself are found, too.
     let scene = Scene::new().worker(["hello all", r#"send {"type": "shutdown"}"#, "on now: exit 0", "wait"]);
     let report = scene.path("found");
     let script = format!("command -v chroot >{}; kill -TERM $PPID", report.display());

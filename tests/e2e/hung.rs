@@ -152,7 +152,7 @@ fn a_look_up_of_the_workers_user_that_never_answers_keeps_neither_status_nor_a_s
         return;
     }
     let scene = patient().set("worker.user", "nobody");
-    // As with a directory server that is gone: whoever opens a FIFO waits for a writer.
+    // As with a directory server that does not answer: opening a FIFO blocks until there is a writer.
     let fifo = scene.path("passwd");
     mkfifo(&fifo, Mode::from_bits_truncate(0o644)).unwrap();
     let in_namespace = || {

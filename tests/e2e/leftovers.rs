@@ -78,7 +78,7 @@ fn before_a_crashed_worker_is_started_again_what_it_left_is_gone() {
     let second = runner.wait_for_start(2).pid();
     let living: Vec<i32> = runner.living().iter().map(|process| process.pid).collect();
     assert_eq!(living, [second]);
-    // Nor are there dead ones that nobody has asked after.
+    // No zombies are left unreaped either.
     let reaped = || (runner.children().iter().all(|child| child.pid == second)).then_some(());
     runner.wait_for("an end of all zombies", |_| reaped());
     std::fs::write(runner.path("end"), "").unwrap();
@@ -190,7 +190,7 @@ fn a_stopped_worker_acts_on_the_sigterm_that_it_gets() {
     assert_eq!(runner.ended().code, Some(0));
 }
 
-/// A cgroup of version 1 that freezes: what is in it cannot even be killed.
+/// A cgroup of version 1 that freezes its processes, so that not even SIGKILL ends them.
 struct Freezer(std::path::PathBuf);
 
 impl Freezer {
@@ -386,7 +386,7 @@ fn a_runner_that_can_open_no_more_files_finds_what_its_worker_has_left() {
     runner.assert_nothing_left();
 }
 
-/// How many reads a process has made. (`/proc/PID/io`, for root.)
+/// Number of reads that a process has made (`/proc/PID/io`; needs root).
 fn reads(pid: i32) -> u64 {
     let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
     io.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap().parse().unwrap()

@@ -111,7 +111,7 @@ fn a_program_on_a_noexec_mount_ends_the_runner_and_the_mount_is_named() {
     });
 }
 
-/// An account of nobody's: `RLIMIT_NPROC` counts the processes of an account, and does not hold root.
+/// An unused account: `RLIMIT_NPROC` counts the processes of an account, and does not apply to root.
 const ACCOUNT: &str = "61987";
 
 #[test]
@@ -120,7 +120,7 @@ fn with_few_processes_the_runner_says_so_before_or_instead_of_a_worker_and_never
         eprintln!("skipped: only root can run the runner as an account of nobody's");
         return;
     }
-    // Where the account can reach them.
+    // A folder that the account can access.
     let programs = tempfile::tempdir().unwrap();
     fs::set_permissions(programs.path(), Permissions::from_mode(0o755)).unwrap();
     let runner = programs.path().join("runner").display().to_string();

@@ -1,11 +1,11 @@
-//! Whom the OOM killer takes first: nothing that the runner starts has the runner's own score.
+//! Scores for the OOM killer: no process that the runner starts has the runner's own score.
 
 use serde_json::json;
 
 use crate::harness::{Scene, named, write_program};
 
-/// How the runner comes to a score that nothing else has. -1000 where that is allowed, which takes `CAP_SYS_RESOURCE`: the
-/// runner gives it to itself, or has it from systemd. Where it is not, any score is inherited in the same way.
+/// Gives the runner a unique score. -1000 where that is allowed, which takes `CAP_SYS_RESOURCE`: the runner sets it
+/// itself, or has it from systemd. Elsewhere another score, which is inherited in the same way.
 const SCORED: &str =
     "{ echo -1000 >/proc/self/oom_score_adj || echo 300 >/proc/self/oom_score_adj; } 2>/dev/null";
 
@@ -18,7 +18,7 @@ fn confession(path: &std::path::Path) -> String {
     format!("{{ cat /proc/self/oom_score_adj; env; }} >{}", path.display())
 }
 
-/// What a confession must be, where the score is to be this.
+/// Checks a process's own report against the expected score.
 #[track_caller]
 fn assert_innocent(confession: &str, score: &str) {
     assert_eq!(confession.lines().next(), Some(score), "{confession}");
@@ -57,7 +57,7 @@ fn the_question_for_the_version_has_the_workers_score_and_nothing_of_systemds() 
     let scene = Scene::generic_worker().set("worker.restartInPlace", "auto");
     let (program, confessed) = (scene.path("worker.sh"), scene.path("confessed"));
     let says = confession(&confessed);
-    // It crashes at its first start, and is asked whether it can be started again.
+    // Crashes at its first start; then the runner checks whether it can be started again.
     let script = format!(
         "#!/bin/sh\nif [ \"$1\" = --version ]; then {says}; echo 'generic-worker (simple engine) 1.0.0'; exit; fi\n[ -e {0} ] || exit 69\n",
         confessed.display()

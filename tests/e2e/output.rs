@@ -156,7 +156,7 @@ fn a_log_that_is_never_read_does_not_keep_the_runner_from_stopping() {
     runner.signal(Signal::SIGTERM);
     runner.wait_for("the end of the worker", |_| runner.living().is_empty().then_some(()));
     runner.assert_small();
-    // Nothing reads the log, so its end can only be waited for once somebody does.
+    // The log is not read yet, so the test can wait for its end only after it starts reading.
     runner.unblock_sink();
     assert_eq!(runner.ended().code, Some(0));
 }

@@ -1,4 +1,4 @@
-//! A worker that speaks the protocol badly, late, twice or not at all hurts nobody but itself.
+//! A worker that uses the protocol wrongly, late, twice or not at all harms only itself.
 
 use nix::sys::signal::Signal;
 

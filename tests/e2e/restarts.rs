@@ -1,4 +1,4 @@
-//! Crashes: pauses that grow, a limit, and what counts as recovered.
+//! Crashes: increasing pauses, a limit, and recovery.
 
 use std::time::Duration;
 
@@ -106,7 +106,7 @@ fn a_reboot_command_that_works_is_not_called_a_failure() {
     }
 }
 
-/// What a runner holds of the system: open files, threads, and memory of its own in KiB.
+/// The resources of a runner: open files, threads, and private memory in KiB.
 fn held(pid: i32) -> (usize, usize, u64) {
     let count = |folder: &str| std::fs::read_dir(format!("/proc/{pid}/{folder}")).unwrap().count();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

@@ -17,7 +17,7 @@ getSecrets: false
 worker: {implementation: dummy, showSecrets: true}
 ";
 
-/// What the check says when the test panics with it.
+/// The message with which the test panics.
 fn failure(test: impl FnOnce()) -> String {
     let panic = catch_unwind(AssertUnwindSafe(test)).expect_err("it was not seen");
     *panic.downcast::<String>().expect("a message")

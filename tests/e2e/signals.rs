@@ -126,7 +126,7 @@ fn a_runner_that_was_started_with_blocked_and_ignored_signals_obeys_them_and_its
 
 #[test]
 fn a_signal_that_comes_before_the_runner_can_act_on_it_is_kept() {
-    // Blocked by whoever starts it, the signal is pending before the program's first instruction.
+    // The parent blocks the signal, so it is pending before the program's first instruction.
     let scene = Scene::new().worker(["on now: exit 0", "hello all", "wait"]);
     let shell = "kill -TERM $$; exec \"$@\"";
     let runner = scene.through(["env", "--block-signal=TERM", "/bin/sh", "-c", shell, "sh"]).start();

@@ -1,4 +1,4 @@
-//! What a worker finds when it starts, and what happens when it cannot.
+//! The environment that a worker finds when it starts, and failures to start.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -91,7 +91,7 @@ fn the_workers_oom_score_is_its_own_and_not_the_runners() {
     let runner = Scene::new().worker(["wait"]).set("worker.oomScoreAdj", 300).start();
     assert_eq!(runner.wait_for_start(1).field("oom_score_adj"), 300);
     let runners = fs::read_to_string(format!("/proc/{}/oom_score_adj", runner.pid())).unwrap();
-    // Where the kernel allows it, -1000; else what the test has.
+    // -1000 where the kernel allows it, otherwise the test's own score.
     let before = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
     assert!(runners == "-1000\n" || runners == before, "{runners}");
 }

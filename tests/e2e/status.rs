@@ -244,7 +244,7 @@ fn of_many_who_resume_at_once_one_has_done_it() {
 #[test]
 fn a_drain_while_the_runner_prepares_ends_it() {
     let scene = open(Scene::new()).worker(PATIENT);
-    // It accepts connections and never answers.
+    // Accepts connections and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     let runner = scene.set("provider.rootURL", url).set("getSecrets", true).start();
@@ -375,7 +375,7 @@ fn a_huge_request_is_refused_and_its_connection_closed() {
     let runner = ready(patient());
     let mut client = Client::connect(&socket(&runner));
     let mut huge = client.0.get_ref().try_clone().unwrap();
-    // It ends with an error, for nobody reads it all.
+    // It ends with an error, because the runner does not read all of it.
     let sending = std::thread::spawn(move || huge.write_all(&vec![b'x'; 16 << 20]).is_err());
     let answer = client.answer().unwrap();
     assert!(answer["error"].as_str().unwrap().contains("longer than"), "{answer}");

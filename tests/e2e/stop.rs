@@ -1,4 +1,4 @@
-//! How a worker is told to end, and what happens when it does not.
+//! Requests to stop a worker, and workers that do not obey.
 
 use std::time::{Duration, Instant};
 

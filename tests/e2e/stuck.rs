@@ -67,7 +67,8 @@ fn a_second_stop_ends_although_the_worker_cannot_be_killed() {
     });
 }
 
-/// Waits until whoever looks at this process is kept waiting. (Nobody of this program may do so: it would wait, too.)
+/// Waits until reading about this process blocks. Threads of this program must not try that, because they would block,
+/// too.
 #[track_caller]
 fn wait_until_it_hangs_others(pid: i32) {
     let mut look = || {
@@ -106,7 +107,7 @@ fn a_process_that_hangs_whoever_looks_at_it_keeps_the_runner_from_nothing() {
             .set("host.shutdownStatic", true)
             .set("host.shutdownCommand", json!(["/bin/true"]))
             .set("supervision.rebootTimeout", "1s");
-        // It outlives the disk: the harness looks at its processes in the end.
+        // It outlives the disk, because the harness checks its processes at the end.
         let mut kept = None;
         with_hung_disk(Wait::Close, |disk| {
             let spawn = format!("spawn daemon closes={}", disk.path("x").display());

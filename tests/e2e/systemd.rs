@@ -1,4 +1,4 @@
-//! What the service manager is told: its socket is the test's own.
+//! Notifications to the service manager, whose socket is the test's own.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::harness::scene::ACCESS_TOKEN;
 use crate::harness::{DEADLINE, Runner, Scene, eventually};
 
-/// What a service manager has been told, datagram by datagram.
+/// The notifications that a service manager has received, one datagram each.
 struct Manager {
     told: mpsc::Receiver<String>,
     before: Vec<String>,
@@ -144,7 +144,7 @@ fn heartbeats_come_while_the_supervisor_goes_on_and_end_when_it_is_frozen() {
         manager.wait_for(&runner, "WATCHDOG=1");
     }
     runner.signal(Signal::SIGSTOP);
-    // What was on its way; then silence.
+    // Notifications already sent, then silence.
     while manager.told.recv_timeout(Duration::from_secs(1)).is_ok() {}
     runner.signal(Signal::SIGCONT);
     manager.wait_for(&runner, "WATCHDOG=1");
@@ -297,10 +297,10 @@ fn a_journal_that_is_gone_does_not_stop_the_worker() {
     assert_eq!(runner.ended().code, Some(0));
 }
 
-/// A socket at this path that takes no more datagrams: nobody reads it.
+/// A socket at this path whose queue is full, because it is not read.
 fn full_socket(path: &Path) -> UnixDatagram {
     let socket = UnixDatagram::bind(path).unwrap();
-    // One sender may fill only so much.
+    // One sender can fill only a part of the queue.
     let fill = || {
         let sender = UnixDatagram::unbound().unwrap();
         sender.set_nonblocking(true).unwrap();

@@ -23,7 +23,7 @@ fn open(scene: Scene) -> Scene {
     scene.set("status.socket", path.to_str().unwrap())
 }
 
-/// The exit codes of what the worker has run.
+/// The exit codes of the programs that the worker has run.
 fn ran(shell: &Shell) -> Vec<Value> {
     named(&shell.events(), "run").iter().map(|event| event.field("code").clone()).collect()
 }
@@ -316,7 +316,7 @@ fn without_a_terminal_a_stopped_worker_is_said_and_shown_and_continued_once() {
 
     signal(worker, Signal::SIGSTOP);
     assert!(eventually(|| json()["workerStopped"].is_object().then_some(())).is_some(), "{runner}");
-    // It hears what it is asked.
+    // The worker receives the request.
     runner.signal(Signal::SIGTERM);
     let ended = runner.ended();
     assert_eq!((ended.code, named(&ended.events, "exit").len()), (Some(0), 1), "{}", ended.log);

@@ -1,4 +1,4 @@
-//! What goes wrong when a test says so, as a client sees it.
+//! The faults that a test can request, from the client's point of view.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What it remembers.
+//! The state of the fake.
 
 use std::time::Duration;
 

@@ -34,7 +34,7 @@ pub(crate) fn register(address: SocketAddr, key: &WorkerKey) -> io::Result<Answe
     register_request(key, &json!({"staticSecret": SECRET})).send(address)
 }
 
-/// What a worker has after it registered.
+/// The answer to a worker's registration.
 pub(crate) struct Registered(pub(crate) Value);
 
 impl Registered {

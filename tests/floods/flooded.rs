@@ -1,4 +1,4 @@
-//! One flood: a runner, its worker that floods it, and what is measured meanwhile.
+//! One flood: a runner, a worker that floods it, and measurements during the flood.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,19 +15,19 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// How long anything may take that takes milliseconds on an idle machine.
+/// Time limit for operations that take milliseconds on an idle machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What the runner may have used at most, in KiB: what docs/performance.md promises.
+/// Limit for the runner's peak memory, in KiB, as promised in docs/performance.md.
 const PEAK: u64 = 32 * 1024;
 
-/// How much more memory than before it may use after a flood, in KiB.
+/// Limit for the growth of memory after a flood, in KiB.
 const GROWTH: u64 = 2 * 1024;
 
 /// So many lines the runner may write about a flood.
 const MOST_LINES: usize = 150;
 
-/// What the log looks like.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Text,
@@ -57,7 +57,7 @@ pub(crate) fn flood(kind: &str, format: Format) {
     });
     let runner = Flooded::start(kind, format, time);
     runner.wait_for_status();
-    // What every runner needs once: the answer to a status request, and a second message.
+    // Allocations that every runner makes once: the answer to a status request, and a second message.
     runner.status();
     let before = runner.memory("RssAnon");
     runner.touch("go");
@@ -181,7 +181,7 @@ impl Flooded {
         }
     }
 
-    /// Until the worker's output, or what is counted of it, has moved on.
+    /// Waits until the worker's output, or its counter, has advanced.
     fn wait_for_more_output(&self) {
         let bytes = || self.ask()["log"]["workerBytes"].as_u64().unwrap();
         let (begin, until) = (bytes(), Instant::now() + DEADLINE);
@@ -191,7 +191,7 @@ impl Flooded {
         }
     }
 
-    /// How long an answer of the status socket took.
+    /// The time that the status socket took to answer.
     fn status(&self) -> Duration {
         let began = Instant::now();
         assert_eq!(self.ask()["state"], "running");
@@ -268,7 +268,7 @@ fn program() -> PathBuf {
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_start-worker")), PathBuf::from)
 }
 
-/// Where cargo puts the test worker.
+/// The path at which cargo puts the test worker.
 fn test_worker() -> PathBuf {
     let folder = Path::new(env!("CARGO_BIN_EXE_start-worker")).parent().unwrap();
     let path = folder.join("examples/test-worker");

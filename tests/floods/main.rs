@@ -1,7 +1,7 @@
-//! Floods: a worker that sends one message, or a mixture, as fast as it is read. Memory stays bounded and comes back, the
-//! status socket answers, a stop is obeyed in the middle of it, and no line of the runner's own log is lost.
+//! Floods: a worker sends one message, or a mixture, as fast as it is read. Memory stays bounded and is released, the
+//! status socket answers, a stop is obeyed during the flood, and no line of the runner's own log is lost.
 //!
-//! `FLOOD_DURATION` (default `500ms`) sets how long each flood lasts, `START_WORKER_BINARY` names the program. Each flood
+//! `FLOOD_DURATION` (default `500ms`) sets the length of each flood, `START_WORKER_BINARY` the program. Each flood
 //! prints its figures: `cargo test --test floods -- --nocapture --test-threads=1`.
 #![cfg(test)]
 

@@ -1,4 +1,5 @@
-//! The lines that the library logs on this thread, at info and above; and whether it waits for a metadata service.
+//! The lines that the library logs on this thread, at info level and above; and its pending requests to a metadata
+//! service.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::{Debug, Write};
@@ -10,13 +11,14 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
 thread_local! {
-    /// Of one subscriber for all: with one a thread, an event can be lost to another thread that wants none.
+    /// Filled by a single subscriber for all threads: with one for each thread, an event can be lost to another thread
+    /// that has it disabled.
     static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
-    /// How many questions to a metadata service have no answer.
+    /// The number of pending requests to a metadata service.
     static ASKING: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Looks at what is logged from now on.
+/// Starts capturing.
 pub(crate) fn install() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
@@ -25,12 +27,12 @@ pub(crate) fn install() {
     });
 }
 
-/// Whether a question to a metadata service is on its way, or its answer is.
+/// Returns true while a request to a metadata service, or its answer, is on its way.
 pub(crate) fn asking() -> bool {
     ASKING.get() > 0
 }
 
-/// What was logged since it was made.
+/// The lines logged since its creation.
 pub(crate) struct Log(());
 
 impl Log {

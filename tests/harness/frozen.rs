@@ -1,4 +1,4 @@
-//! Tests of what waits long and talks to real sockets: tokio's time stands still, but for what the test lets pass.
+//! Tests with long waits and real sockets: tokio's time stands still, except when the test lets it pass.
 
 #![expect(clippy::disallowed_methods, reason = "a frozen clock needs a blocking call to hold it")]
 
@@ -8,28 +8,29 @@ use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
 
-/// How long anything that must happen may take, by the real clock.
+/// Time limit by the real clock for anything that must happen.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// While this lives, paused time does not run ahead when nothing else is to do: an answer on its way takes no time.
+/// While this lives, paused time does not advance by itself when the runtime is idle: an answer on its way takes no
+/// time.
 pub(crate) struct Frozen {
     _release: mpsc::Sender<()>,
 }
 
-/// Freezes the time of a test that has `start_paused`.
+/// Freezes the time of a test with `start_paused`.
 pub(crate) fn freeze() -> Frozen {
     let (sender, receiver) = mpsc::channel::<()>();
-    // Tokio does not advance paused time while something blocks.
+    // Tokio does not advance paused time while a blocking call runs.
     spawn_blocking(move || receiver.recv());
     Frozen { _release: sender }
 }
 
-/// A millisecond of the real clock, for the sockets.
+/// Waits a millisecond by the real clock, for the sockets.
 async fn breath() {
     spawn_blocking(|| std::thread::park_timeout(Duration::from_millis(1))).await.expect("a breath");
 }
 
-/// Waits, without letting time pass, until this is so.
+/// Waits for the condition without letting time pass.
 pub(crate) async fn until(what: &str, mut met: impl FnMut() -> bool) {
     let started = Instant::now();
     while !met() {
@@ -38,8 +39,8 @@ pub(crate) async fn until(what: &str, mut met: impl FnMut() -> bool) {
     }
 }
 
-/// Waits, without letting time pass, until it has been quiet for as many milliseconds as `quiet` wants; `None`: somebody
-/// is busy.
+/// Waits, without letting time pass, until it has been quiet for as many milliseconds as `quiet` returns; `None`:
+/// something is busy.
 pub(crate) async fn until_quiet(quiet: impl Fn() -> Option<u32>) {
     let mut so_far = 0;
     until("quiet", || {
@@ -49,7 +50,7 @@ pub(crate) async fn until_quiet(quiet: impl Fn() -> Option<u32>) {
     .await;
 }
 
-/// Waits for this, letting time pass whenever it is quiet.
+/// Awaits the future, and lets time pass whenever it is quiet.
 pub(crate) async fn passing<T>(future: impl Future<Output = T>, quiet: impl Fn() -> Option<u32>) -> T {
     let mut future = pin!(future);
     let started = Instant::now();

@@ -1,9 +1,9 @@
-//! A file system that never answers: a FUSE mount whose server replies to nothing.
+//! A file system that never answers: a FUSE mount whose server never replies.
 //!
-//! It is mounted in a mount namespace of its own, which the processes share that are started on the same thread. Its
-//! server is another process (`test-worker hung-disk`), so that a thread of the test that waits for it cannot keep the
-//! device open. When the disk is dropped, or the test is killed, the kernel aborts the connection, and everything that
-//! waits goes on with an error.
+//! It is mounted in its own mount namespace, which is shared by the processes started on the same thread. Its server is
+//! another process (`test-worker hung-disk`), so that a thread of the test that waits for it cannot keep the device
+//! open. When the disk is dropped, or the test is killed, the kernel aborts the connection, and every waiting call
+//! fails.
 
 use std::path::PathBuf;
 
@@ -29,7 +29,7 @@ pub(crate) struct HungDisk {
 }
 
 impl HungDisk {
-    /// A path on it.
+    /// A path on the file system.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.mount.path(name)
     }
@@ -37,7 +37,7 @@ impl HungDisk {
     fn mount(wait: Wait) -> Self {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace needs root");
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-        // Apart from all that a test walks through.
+        // Outside the folders that a test walks through.
         let folder = tempfile::Builder::new().prefix("start-worker-hung-disk-").tempdir().unwrap();
         let device = device().expect("no /dev/fuse");
         let mount = HungMount::new(folder.path(), device, wait, &crate::harness::test_worker());
@@ -48,13 +48,13 @@ impl HungDisk {
 
 impl Drop for HungDisk {
     fn drop(&mut self) {
-        // The first one aborts the connection, also while the file system is in use.
+        // The first call aborts the connection, even while the file system is in use.
         umount2(self.folder.path(), MntFlags::MNT_FORCE).ok();
         umount2(self.folder.path(), MntFlags::MNT_DETACH).ok();
     }
 }
 
-/// Runs this on a thread that sees such a file system.
+/// Runs a function on a thread that sees such a file system.
 pub(crate) fn with_hung_disk<T: Send>(wait: Wait, run: impl FnOnce(&HungDisk) -> T + Send) -> T {
     std::thread::scope(|scope| {
         let result = scope.spawn(|| run(&HungDisk::mount(wait))).join();

@@ -1,4 +1,4 @@
-//! The runner's log: what it writes to stderr, read as it comes, or not read until the test says so.
+//! The runner's log on stderr, read as it comes, or not before the test says so.
 
 use std::io::Read;
 use std::process::ChildStderr;
@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::DEADLINE;
 
-/// What has been read so far.
+/// The bytes read so far.
 #[derive(Default)]
 struct Content {
     bytes: Vec<u8>,
@@ -38,12 +38,12 @@ impl Log {
         self.open_gate.send(()).unwrap();
     }
 
-    /// What has been read so far.
+    /// The log so far.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         self.content.0.lock().unwrap().bytes.clone()
     }
 
-    /// Waits for this text in the log; `false`: it did not come in time.
+    /// Waits for this text in the log; `false`: it did not appear in time.
     pub(crate) fn waits_for(&self, text: &str) -> bool {
         let mut seen = 0;
         self.wait(|content| {
@@ -53,7 +53,7 @@ impl Log {
         })
     }
 
-    /// Waits for the end of the log, which comes when nobody holds its pipe any more.
+    /// Waits for the end of the log, when no process holds its pipe any more.
     pub(super) fn wait_for_end(&self) -> bool {
         self.wait(|content| content.at_end)
     }
@@ -76,7 +76,7 @@ impl Log {
 fn collect(mut stderr: ChildStderr, gate: &Receiver<()>, shared: &(Mutex<Content>, Condvar)) {
     let (content, changed) = shared;
     let mut block = vec![0; 1 << 16];
-    // An error: the test is over.
+    // An error means that the test is over.
     let opened = gate.recv().is_ok();
     loop {
         let count = if opened { stderr.read(&mut block).unwrap_or(0) } else { 0 };

@@ -1,5 +1,5 @@
 //! The harness: a [`Scene`] is a runner configuration with a worker's script; started, it is a [`Runner`] that can be
-//! signalled, watched and waited for. Whatever a test starts is killed when its `Runner` is dropped.
+//! signalled, watched and waited for. Dropping a `Runner` kills everything that the test has started.
 
 pub(crate) mod captured;
 pub(crate) mod frozen;
@@ -18,13 +18,13 @@ pub(crate) use runner::{Ended, Runner};
 pub(crate) use scene::{Scene, test_worker};
 pub(crate) use test_support::record::{messages, named, signals};
 
-/// How long anything may take that takes milliseconds on an idle machine.
+/// Time limit for anything that takes milliseconds on an idle machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// What timers may differ by: they never fire early, but clocks are read at different moments.
+/// Tolerance for timers: they never fire early, but clocks are read at different times.
 pub(crate) const TOLERANCE: Duration = Duration::from_millis(20);
 
-/// Asks until there is an answer; none within [`DEADLINE`]: none.
+/// Polls until there is an answer; `None`: there was none within [`DEADLINE`].
 pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + DEADLINE;
     loop {
@@ -38,18 +38,20 @@ pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     }
 }
 
-/// Waits for a moment: for what the clock alone decides, such as two signals that must be a second apart.
+/// Waits for a point in time, for conditions that depend on the clock alone, such as two signals that must be a second
+/// apart.
 pub(crate) fn wait_until(moment: Instant) {
     eventually(|| (Instant::now() >= moment).then_some(())).expect("a moment within the deadline");
 }
 
-/// Whether the tests run as root.
+/// Returns true if the tests run as root.
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Makes an executable of this text. Another process writes it: what this one writes is also open in a child that another
-/// thread forks at the same time, and cannot be executed ("text file busy") until that has executed its program.
+/// Creates an executable with this text. Another process writes it: a file that this process writes is also open in a
+/// child that another thread forks at the same time, and cannot be executed ("text file busy") until that child has
+/// executed its program.
 pub(crate) fn write_program(path: &Path, text: impl AsRef<[u8]>) {
     let mut writer = Command::new("sh");
     writer.args(["-c", r#"cat >"$0" && chmod 755 "$0""#]).arg(path).stdin(Stdio::piped());
@@ -58,7 +60,7 @@ pub(crate) fn write_program(path: &Path, text: impl AsRef<[u8]>) {
     assert!(writer.wait().unwrap().success());
 }
 
-/// Copies an executable, by another process for the same reason.
+/// Copies an executable, with another process for the same reason.
 pub(crate) fn copy_program(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
 }

@@ -18,10 +18,10 @@ use super::log::Log;
 use super::scene::ACCESS_TOKEN;
 use super::{Scene, eventually};
 
-/// The environment variable by which a scene's processes are found.
+/// The environment variable that identifies a scene's processes.
 pub(super) const MARK: &str = "TEST_WORKER_MARK";
 
-/// A start-worker with its worker. Dropping it kills everything.
+/// A running start-worker with its worker. Dropping it kills everything.
 pub(crate) struct Runner {
     scene: Scene,
     child: Child,
@@ -30,23 +30,23 @@ pub(crate) struct Runner {
     log: Log,
 }
 
-/// How a runner ended.
+/// The end of a runner.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// Its exit code; none where a signal ended it.
+    /// Its exit code; `None` if a signal ended it.
     pub(crate) code: Option<i32>,
-    /// When, counted from its start.
+    /// The time since its start.
     pub(crate) after: Duration,
-    /// Everything it has logged.
+    /// Its whole log.
     pub(crate) log: String,
     /// Everything that the worker has recorded.
     pub(crate) events: Vec<Event>,
-    /// `shutdown` and `reboot`, as often as the runner has called them.
+    /// `shutdown` and `reboot`, once for each call.
     pub(crate) host_commands: Vec<String>,
 }
 
 impl Ended {
-    /// How often the worker was started.
+    /// The number of starts of the worker.
     pub(crate) fn starts(&self) -> usize {
         self.events.iter().filter(|event| event.name() == "start").count()
     }
@@ -57,7 +57,8 @@ impl Runner {
         let exit = Arc::new(OnceLock::new());
         let shared = Arc::clone(&exit);
         let pid = Pid::from_raw(child.id().cast_signed());
-        // It stays a zombie until the test is over, so that its pid stays its own and can be signalled safely.
+        // The runner remains a zombie until the test is over, so that its pid is not reused and can be signalled
+        // safely.
         std::thread::spawn(move || {
             let status = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
             if let Ok(status) = status {
@@ -86,7 +87,7 @@ impl Runner {
         self.scene.path(name)
     }
 
-    /// Signals the runner; returns when.
+    /// Signals the runner. Returns the time.
     pub(crate) fn signal(&self, signal: Signal) -> Instant {
         kill(self.raw_pid(), signal).unwrap();
         Instant::now()
@@ -102,13 +103,13 @@ impl Runner {
         Event::read(&self.path("record"))
     }
 
-    /// Waits for something in the worker's record.
+    /// Waits for a match in the worker's record.
     #[track_caller]
     pub(crate) fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&[Event]) -> Option<T>) -> T {
         let mut dead_since = None;
         let found = eventually(|| {
             let found = find(&self.events()).map(Ok);
-            // What was recorded just before the runner's end still counts.
+            // Events recorded just before the runner's end still count.
             if dead_since.is_some() {
                 return found.or(Some(Err(())));
             }
@@ -155,7 +156,7 @@ impl Runner {
         assert!(self.log.waits_for(text), "there was no `{text}` in the log in time\n{self}");
     }
 
-    /// Waits until the runner has ended, and all of its log is read.
+    /// Waits until the runner has ended and its whole log is read.
     #[track_caller]
     pub(crate) fn ended(&self) -> Ended {
         let Some((status, when)) = eventually(|| self.exit.get().copied()) else {
@@ -177,33 +178,33 @@ impl Runner {
         }
     }
 
-    /// When the runner ended.
+    /// The time of the runner's end.
     pub(crate) fn end(&self) -> Instant {
         self.ended();
         self.exit.get().unwrap().1
     }
 
-    /// Whether the runner has not ended yet.
+    /// Returns true while the runner is running.
     pub(crate) fn is_running(&self) -> bool {
         self.exit.get().is_none()
     }
 
-    /// What was logged so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&self.log.bytes()).into_owned()
     }
 
-    /// What was logged so far, as it is.
+    /// The log so far, as bytes.
     pub(crate) fn log_bytes(&self) -> Vec<u8> {
         self.log.bytes()
     }
 
-    /// Lets a log that was not read be read.
+    /// Lets an unread log be read.
     pub(crate) fn unblock_sink(&self) {
         self.log.unblock();
     }
 
-    /// What the runner has printed to stdout; after its end.
+    /// The runner's stdout, after its end.
     pub(crate) fn stdout(&mut self) -> String {
         let mut text = String::new();
         self.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
@@ -211,7 +212,7 @@ impl Runner {
         text
     }
 
-    /// No secret that is in play is in what the runner has printed.
+    /// Asserts that the output contains no known secret.
     #[track_caller]
     pub(crate) fn assert_no_secrets(&self, printed: &[u8]) {
         if self.scene.shows_secrets {
@@ -227,19 +228,20 @@ impl Runner {
         processes::children(self.pid())
     }
 
-    /// The pids of the processes of the host that have this entry in their environment.
+    /// The pids of all processes on the host with this entry in their environment.
     pub(crate) fn pids_with(entry: &str) -> Vec<i32> {
         processes::with_environment(entry).into_iter().map(|process| process.pid).collect()
     }
 
-    /// All processes of the scene but the runner.
+    /// All live processes of the scene except the runner.
     pub(crate) fn living(&self) -> Vec<Process> {
         let mut found = self.scene.living();
         found.retain(|process| process.pid != self.pid());
         found
     }
 
-    /// Asserts that nothing of the scene lives any more. At once: the runner must have seen to it before it ended.
+    /// Asserts that no process of the scene is alive. Does not wait, because the runner must have terminated them
+    /// before it ended.
     #[track_caller]
     pub(crate) fn assert_nothing_left(&self) {
         let left = self.living();
@@ -247,7 +249,7 @@ impl Runner {
         assert!(!self.a_descendant_lives(), "a descendant that cannot be seen was left behind\n{self}");
     }
 
-    /// Whether any descendant that the worker has spawned lives, however it hides: it holds a lock.
+    /// Returns true if any descendant of the worker is alive, however it hides: each holds a lock.
     pub(crate) fn a_descendant_lives(&self) -> bool {
         let Ok(file) = std::fs::File::open(self.path("record.lives")) else { return false };
         Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
@@ -262,7 +264,7 @@ impl Runner {
 }
 
 impl std::fmt::Display for Runner {
-    /// For failed assertions.
+    /// Formats the runner for failed assertions.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let log = self.log();
         let shown = log.char_indices().nth_back(8000).map_or(0, |(at, _)| at);
@@ -282,7 +284,7 @@ impl std::fmt::Display for Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         self.child.kill().ok();
-        // A chain of forks ends with it.
+        // This ends a chain of forks.
         std::fs::remove_file(self.path("record.lives")).ok();
         let gone = eventually(|| {
             let living = self.living();

@@ -1,4 +1,4 @@
-//! What a test sets up: a runner configuration in a folder of its own.
+//! The set-up of a test: a runner configuration in its own folder.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -13,10 +13,10 @@ use test_support::processes::{self, Process};
 
 use super::Runner;
 
-/// The access token of every scene: it must never be seen in a log.
+/// The access token of every scene. It must never appear in a log.
 pub(crate) const ACCESS_TOKEN: &str = "made-up-access-token";
 
-/// A runner configuration, with everything that a test must not do to its host replaced.
+/// A runner configuration without anything that a test must not do to its host.
 pub(crate) struct Scene {
     pub(super) dir: TempDir,
     pub(super) mark: String,
@@ -30,12 +30,12 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// With the `command` worker.
+    /// A scene with the `command` worker.
     pub(crate) fn new() -> Self {
         Self::with_implementation("command")
     }
 
-    /// With `generic-worker`, that can be restarted in place unless the test says otherwise.
+    /// A scene with `generic-worker`, which can be restarted in place unless the test says otherwise.
     pub(crate) fn generic_worker() -> Self {
         Self::with_implementation("generic-worker").set("worker.restartInPlace", true)
     }
@@ -47,7 +47,7 @@ impl Scene {
         let host_commands = dir.path().join("host-commands");
         let recorder =
             |name: &str| json!(["/bin/sh", "-c", format!("echo {name} >> {}", host_commands.display())]);
-        // A host that goes down tells the runner so.
+        // A host that goes down sends the runner SIGTERM.
         let record = format!("echo shutdown >> {}; kill -TERM $PPID", host_commands.display());
         let shutdown = json!(["/bin/sh", "-c", record]);
         let config = json!({
@@ -66,7 +66,7 @@ impl Scene {
                 "forceShutdownCommand": recorder("force-shutdown"), "forceRebootCommand": recorder("force-reboot"),
             },
             "status": {"socket": null},
-            // The machine's own display manager must not be told anything.
+            // The machine's own display manager must not be configured.
             "autologin": {"root": dir.path().join("root")},
             "getSecrets": false,
         });
@@ -83,7 +83,7 @@ impl Scene {
         }
     }
 
-    /// The worker's script, one statement each.
+    /// Sets the worker's script, one statement each.
     pub(crate) fn worker<S: AsRef<str>>(self, script: impl IntoIterator<Item = S>) -> Self {
         let script: Vec<String> = script.into_iter().map(|statement| statement.as_ref().to_owned()).collect();
         self.set("worker.args", script)
@@ -106,36 +106,36 @@ impl Scene {
         self
     }
 
-    /// An environment variable of the runner.
+    /// Sets an environment variable of the runner.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// The runner is started in this cgroup.
+    /// Starts the runner in this cgroup.
     pub(crate) fn in_cgroup(self, folder: &Path) -> Self {
         self.after(format!("echo 0 >'{}/cgroup.procs'", folder.display()))
     }
 
-    /// A shell does this first, and becomes the runner.
+    /// Runs this command in a shell first, which then becomes the runner.
     pub(crate) fn after(mut self, command: String) -> Self {
         self.before = Some(command);
         self
     }
 
-    /// This program, with these arguments, becomes the runner.
+    /// Runs this program with these arguments, which then becomes the runner.
     pub(crate) fn through<const N: usize>(mut self, command: [&str; N]) -> Self {
         self.through = command.map(str::to_owned).to_vec();
         self
     }
 
-    /// Nobody reads the log until [`Runner::unblock_sink`].
+    /// Leaves the log unread until [`Runner::unblock_sink`].
     pub(crate) fn blocked_sink(mut self) -> Self {
         self.blocked_sink = true;
         self
     }
 
-    /// The runner is asked to show secrets: its output is not checked for them.
+    /// Configures the runner to show secrets: its output is not checked for them.
     pub(crate) fn shows_secrets(mut self) -> Self {
         self.shows_secrets = true;
         self
@@ -156,7 +156,7 @@ impl Scene {
         path
     }
 
-    /// The runner's environment, beside what it inherits.
+    /// The runner's environment, in addition to the inherited one.
     pub(super) fn variables(&self) -> Vec<(String, String)> {
         let of = |path: PathBuf| path.to_str().unwrap().to_owned();
         let own = [
@@ -168,7 +168,7 @@ impl Scene {
         own.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(self.env.clone()).collect()
     }
 
-    /// All living processes of the scene.
+    /// All live processes of the scene.
     pub(super) fn living(&self) -> Vec<Process> {
         processes::with_environment(&format!("{}={}", super::runner::MARK, self.mark))
     }
@@ -200,13 +200,13 @@ impl Scene {
         command.args(args);
         command.envs(self.variables());
         command.current_dir(env!("CARGO_MANIFEST_DIR"));
-        // In a process group of its own, so that a test can signal all of it.
+        // In its own process group, so that a test can signal the whole group.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Runner::new(self, command.spawn().expect("cannot start the runner"))
     }
 }
 
-/// Where cargo puts the test worker.
+/// The path of the test worker that cargo built.
 pub(crate) fn test_worker() -> PathBuf {
     let folder = Path::new(env!("CARGO_BIN_EXE_start-worker")).parent().unwrap();
     let path = folder.join("examples/test-worker");

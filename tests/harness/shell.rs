@@ -1,4 +1,4 @@
-//! An interactive shell on a terminal of its own, in which a test types.
+//! An interactive shell on its own terminal, in which a test types.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -34,10 +34,10 @@ pub(crate) struct Shell {
 }
 
 impl Shell {
-    /// Starts a shell with job control; the runner configuration is written.
+    /// Starts a shell with job control, and writes the runner configuration.
     pub(crate) fn start(scene: Scene) -> Self {
         scene.write();
-        // A process that inherited it would keep the terminal open.
+        // Close-on-exec: a process that inherited the descriptor would keep the terminal open.
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let master = posix_openpt(flags).unwrap();
         grantpt(&master).unwrap();
@@ -55,7 +55,7 @@ impl Shell {
         let (mut reader, shown) = (master.try_clone().unwrap(), Arc::clone(&screen));
         std::thread::spawn(move || {
             let mut block = [0; 4096];
-            // An error: nobody has the terminal open any more.
+            // An error means that no process has the terminal open any more.
             while let Ok(count) = reader.read(&mut block) {
                 shown.lock().unwrap().extend_from_slice(&block[..count]);
             }
@@ -70,8 +70,8 @@ impl Shell {
         format!("{} {}", env!("CARGO_BIN_EXE_start-worker"), self.scene.path("runner.yml").display())
     }
 
-    /// Starts the runner in the foreground, and has its exit code shown. Returns its pid, once its worker has recorded
-    /// its start.
+    /// Starts the runner in the foreground, followed by the output of its exit code. Returns its pid once its worker
+    /// has recorded its start.
     pub(crate) fn run(&self) -> i32 {
         self.line(&format!("{}; echo \"exit=$?.\"", self.runner()));
         self.wait_for_event("start", 1);
@@ -98,7 +98,7 @@ impl Shell {
         assert!(eventually(|| self.screen().contains(text).then_some(())).is_some(), "no `{text}`\n{self}");
     }
 
-    /// Waits until the terminal's foreground group is this one.
+    /// Waits until this is the terminal's foreground group.
     #[track_caller]
     pub(crate) fn wait_for_foreground(&self, group: i32) {
         let has = eventually(|| (self.foreground() == group).then_some(()));
@@ -123,7 +123,7 @@ impl Shell {
         self.bash.id().cast_signed()
     }
 
-    /// The shell's child of this name, once there is one.
+    /// Waits for the shell's child with this name.
     #[track_caller]
     pub(crate) fn child(&self, name: &str) -> i32 {
         let found = eventually(|| {
@@ -156,7 +156,7 @@ impl Shell {
         serde_json::from_slice(&said.stdout).unwrap_or_default()
     }
 
-    /// The scene's living processes, the shell left out.
+    /// The scene's live processes, except the shell.
     pub(crate) fn living(&self) -> Vec<Process> {
         let mut living = self.scene.living();
         living.retain(|process| process.pid != self.pid());

@@ -1,5 +1,5 @@
-//! What comes from outside, whatever it is: the properties that the fuzz targets try (`fuzz/`, docs/reliability.md), tried
-//! on the corpus, on mutations of it and on random bytes.
+//! Arbitrary input from outside: the properties of the fuzz targets (`fuzz/`, docs/reliability.md), checked on the
+//! corpus, on mutations of it and on random bytes.
 
 use std::path::{Path, PathBuf};
 
@@ -9,13 +9,13 @@ use proptest::test_runner::TestRunner;
 
 mod properties;
 
-/// What one mutated input is long at most, in bytes.
+/// Maximum length of a mutated input, in bytes.
 const LONGEST: usize = 64 << 10;
 
-/// What all corpora may have together, in bytes.
+/// Maximum total size of all corpora, in bytes.
 const MOST: u64 = 200_000;
 
-/// One change to an input.
+/// One change of an input.
 #[derive(Debug, Clone)]
 enum Edit {
     Put(Index, u8),
@@ -109,7 +109,7 @@ fn hold(target: &str, check: fn(&[u8]), cases: u32) {
     }
 }
 
-/// Mutations of each input, for a part of a second each.
+/// Checks mutations of each input for a part of a second each.
 macro_rules! targets {
     ($($target:ident, $cases:literal, $name:ident;)*) => {
         $(

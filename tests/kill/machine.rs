@@ -32,7 +32,7 @@ const MARK: &str = "TEST_WORKER_MARK";
 
 const STATIC_SECRET: &str = "made-up-static-secret-of-44-characters-12345";
 
-/// How the worker registers.
+/// The way the worker registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Provider {
     /// As often as it likes.
@@ -144,7 +144,7 @@ impl Machine {
     pub(crate) fn boot(&self) -> Boot<'_> {
         self.fake.forget_requests();
         let secret_before = self.fake.one_time_secret(&self.key);
-        // One for each: a killed worker may leave half a line.
+        // One for each boot, because a killed worker may leave half a line.
         let record = self.path(&format!("record-{}", self.boots.fetch_add(1, Ordering::Relaxed)));
         let log = File::options().append(true).create(true).open(self.path("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_start-worker"));
@@ -170,7 +170,7 @@ impl Machine {
         read.unwrap_or_else(|fault| panic!("the cache is not whole: {fault}\n{}", self.log()))
     }
 
-    /// How many files are beside the cache that were to take its place.
+    /// Number of temporary files beside the cache that were to replace it.
     pub(crate) fn temporary_files(&self) -> usize {
         let Ok(folder) = fs::read_dir(self.path("cache")) else { return 0 };
         folder.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(".tmp")).count()
@@ -191,7 +191,7 @@ impl Machine {
         assert!(gone.is_some(), "left behind: {living:?}\n{}", self.log());
     }
 
-    /// Taskcluster accepts what the worker has.
+    /// Asserts that Taskcluster accepts the worker's credentials.
     pub(crate) fn assert_accepted(&self, credentials: &Credentials, when: &str) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let name = WorkerName {
@@ -213,7 +213,7 @@ impl Machine {
         self.secrets.lock().unwrap().assert_kept(self.log().as_bytes());
     }
 
-    /// Remembers what a runner knew: what it sent, was answered, and has kept.
+    /// Records the secrets that a runner knew: those it sent, received, and stored.
     fn remember_secrets(&self) {
         let mut secrets = self.secrets.lock().unwrap();
         secrets.add_folder(self.folder.path());
@@ -249,7 +249,7 @@ pub(crate) struct Boot<'a> {
 }
 
 impl Boot<'_> {
-    /// What the workers of this boot have recorded.
+    /// The records of this boot's workers.
     pub(crate) fn events(&self) -> Vec<Value> {
         let text = fs::read_to_string(&self.record).unwrap_or_default();
         let complete = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
@@ -298,7 +298,7 @@ impl Drop for Boot<'_> {
     }
 }
 
-/// Where cargo puts the test worker.
+/// The path at which cargo puts the test worker.
 fn test_worker() -> PathBuf {
     let folder = Path::new(env!("CARGO_BIN_EXE_start-worker")).parent().unwrap();
     let path = folder.join("examples/test-worker");

@@ -1,8 +1,8 @@
-//! `kill -9` at any moment: the cache is whole, nothing is left running, and the next start brings a worker whose
-//! credentials are of use, without a person's help. Real processes, real files, a Taskcluster on loopback.
+//! `kill -9` at any moment: the cache is complete, no process is left, and the next start brings a worker with valid
+//! credentials, without manual help. Real processes, real files, a Taskcluster on loopback.
 //!
-//! Each kill is aimed: something must have happened first, and then a random time passes. In which step it hit is told
-//! afterwards, by what can be seen from outside.
+//! Each kill is aimed: it waits for an event, and then for a random time. The step that it hit is determined afterwards
+//! from the outside.
 #![cfg(test)]
 
 mod machine;
@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 use machine::{Machine, Provider};
 use steps::{AIMS, Step};
 
-/// How many machines are killed at the same time.
+/// Number of machines that are killed at the same time.
 const LANES: usize = 12;
 
-/// How often each step must have been hit.
+/// Minimum number of hits for each step.
 const AT_LEAST: usize = 5;
 
-/// How long anything may take that takes milliseconds on an idle machine.
+/// Time limit for operations that take milliseconds on an idle machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Asks until there is an answer; none within [`DEADLINE`]: none.
@@ -39,7 +39,7 @@ pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     }
 }
 
-/// What the kills have hit.
+/// Number of hits by step.
 #[derive(Default)]
 struct Counters {
     steps: BTreeMap<Step, usize>,
@@ -86,7 +86,7 @@ fn on_all_lanes(
     });
 }
 
-/// Kills the machine's runner once, aimed at `aim`, and looks at what is left.
+/// Kills the machine's runner once, aimed at `aim`, and checks the state that is left.
 fn kill(machine: &Machine, aim: usize, chance: &mut fastrand::Rng, tally: &Mutex<Counters>) -> Step {
     let aim = &AIMS[aim % AIMS.len()];
     machine.slow_down(aim.late, chance);

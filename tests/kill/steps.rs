@@ -112,16 +112,16 @@ fn secrets_answered(requests: &[Request]) -> bool {
     requests.iter().filter(|request| request.call == "secret" && request.status.is_some()).count() >= 2
 }
 
-/// What must have happened before a kill, and how long after it the kill comes at most.
+/// The event that a kill waits for, and the maximum time between the two.
 pub(crate) struct Aim {
     what: &'static str,
-    /// Whether calls are performed before they are delayed.
+    /// True if calls are performed before they are delayed.
     pub(crate) late: bool,
     happened: fn(&Boot<'_>) -> bool,
     within: Duration,
 }
 
-/// Together they are all over what is between a runner's start and what follows from its first renewal.
+/// Together they cover the time from a runner's start to the effects of its first renewal.
 pub(crate) const AIMS: &[Aim] = &[
     aim("a start", false, 60, |_| true),
     aim("registerWorker", false, 60, |boot| called(boot, "registerWorker")),
@@ -170,14 +170,14 @@ fn answered(boot: &Boot<'_>, call: &str) -> bool {
     boot.machine.fake.requests().iter().any(|request| request.call == call && request.status.is_some())
 }
 
-/// Whether the cache has what this boot has brought.
+/// Returns true if the cache has everything that this boot has obtained.
 fn complete(boot: &Boot<'_>) -> bool {
     secrets_answered(&boot.machine.fake.requests()) && is_newest(boot) && {
         boot.machine.cache().is_some_and(|cached| cached.stage == Stage::Complete)
     }
 }
 
-/// Whether the cache has the secret that Taskcluster takes next.
+/// Returns true if the cache has the secret that Taskcluster accepts next.
 fn is_newest(boot: &Boot<'_>) -> bool {
     let secret = boot.machine.fake.one_time_secret(&boot.machine.key);
     let cached = boot.machine.cache().and_then(|cached| cached.run.registration_secret);
@@ -196,5 +196,5 @@ fn being_written(boot: &Boot<'_>) -> bool {
     is_newest(boot)
 }
 
-/// How long somebody looks without a pause.
+/// Time in which the test polls without a pause.
 const LOOK_CLOSELY: Duration = Duration::from_millis(300);

@@ -15,7 +15,7 @@ pub(crate) fn measured(scene: Scene) -> Scene {
     scene.set("metrics.listen", "127.0.0.1:0")
 }
 
-/// Where a runner serves.
+/// The address at which a runner serves.
 #[track_caller]
 pub(crate) fn address(runner: &Runner) -> SocketAddr {
     runner.wait_for_log("serving /metrics and /healthz");
@@ -30,7 +30,7 @@ pub(crate) fn exchange(to: SocketAddr, request: &str) -> String {
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = Vec::new();
-    // What is cut off is as good an answer as any.
+    // A cut-off answer is as good as any.
     stream.read_to_end(&mut answer).ok();
     String::from_utf8(answer).unwrap()
 }
@@ -104,7 +104,7 @@ fn a_crash_loop_is_not_healthy_and_every_crash_is_counted() {
 #[test]
 fn a_crash_that_was_long_ago_is_forgotten() {
     let scene = measured(Scene::new()).worker(["hello all", "start 3: wait", "exit 7"]);
-    // Long enough for somebody to look meanwhile.
+    // Long enough to read it meanwhile.
     let runner = scene.set("supervision.restartWindow", "8s").start();
     runner.wait_for_start(3);
     wait_for_health(&runner, 503, "the worker crashes again and again: 2 times in a row\n");
@@ -182,7 +182,7 @@ fn what_is_no_request_does_no_harm_and_too_many_connections_wait() {
     assert_eq!(status("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"), "405");
     assert_eq!(status("nonsense\r\n\r\n"), "400");
     assert_eq!(status(&format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(20_000))), "431");
-    // So many say nothing that nobody else finds a place; they are let go.
+    // Silent connections take all places; then they are closed.
     let silent: Vec<_> = (0..40).map(|_| TcpStream::connect(to).unwrap()).collect();
     drop(silent);
     wait_for_health(&runner, 200, "ok\n");

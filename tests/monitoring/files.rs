@@ -1,4 +1,4 @@
-//! Whatever names a metric, documents, rules and dashboard, is held to what the program exports.
+//! Checks every file that names a metric (documents, rules, dashboard) against the metrics that the program exports.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,7 +12,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// What begins like a metric in a text.
+/// The words of a text that begin like a metric.
 fn named(text: &str) -> BTreeSet<String> {
     let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
     words.filter(|word| word.starts_with("start_worker_")).map(str::to_owned).collect()

@@ -1,5 +1,5 @@
-//! What an operator sees from outside: the status in every state, metrics as a real Prometheus scrapes them, health, and
-//! what `check --online` tells before anything is started.
+//! The operator's view: the status in every state, metrics as a real Prometheus scrapes them, health, and the report of
+//! `check --online` before a start.
 
 #![expect(clippy::float_cmp, reason = "counts are whole numbers")]
 

@@ -1,4 +1,4 @@
-//! `start-worker check --online`: what a start would meet, and that looking has no effect.
+//! `start-worker check --online`: it predicts a start, and has no effect.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -163,7 +163,8 @@ fn with_cache(scene: Scene, text: &str) -> Scene {
     scene.set("cacheOverRestarts", cache.to_str().unwrap())
 }
 
-/// A complete run of a machine of Google's cloud, whose credentials are good for days; nobody answers at its root URL.
+/// A complete run of a Google Cloud machine, with credentials that are valid for days. There is no server at its root
+/// URL.
 fn google_cache() -> String {
     let mut cache: Value =
         serde_json::from_str(include_str!("../fixtures/contract/go-cache-google.json")).unwrap();
@@ -321,7 +322,7 @@ fn a_static_worker_or_a_pool_that_everybody_may_ask_about_and_nobody_knows_fails
     }
 }
 
-/// Whether a start of this scene gets as far as a worker.
+/// Returns true if this scene starts a worker.
 fn starts(scene: Scene) -> bool {
     let runner = scene.start();
     let outcome = |log: &str| {

@@ -1,4 +1,4 @@
-//! A real Prometheus scrapes a runner; promtool reads what is exported, and the rules that we ship.
+//! A real Prometheus scrapes a runner; promtool checks the exported metrics and the shipped rules.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::harness::{Scene, eventually};
 use crate::monitoring::export::{address, exchange, get, measured, samples};
 
-/// Where it is not installed the tests are skipped, but not in CI.
+/// The tests are skipped where the program is not installed, except in CI.
 fn is_there(program: &str) -> bool {
     let found =
         Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
@@ -77,7 +77,7 @@ impl Prometheus {
             "global: {{scrape_interval: 1s}}\nscrape_configs: [{{job_name: start-worker, static_configs: [{{targets: ['{target}']}}]}}]\n"
         );
         std::fs::write(&config, text).unwrap();
-        // Somebody may take the port between; then this Prometheus ends, and the test tells.
+        // Another process may take the port meanwhile; then this Prometheus ends, and the test reports it.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let process = Command::new("prometheus")
             .arg(format!("--config.file={}", config.display()))

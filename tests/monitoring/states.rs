@@ -25,7 +25,8 @@ fn status(runner: &Runner, options: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// Waits until what it says as JSON is as it should be, and then has it in words, without what differs from run to run.
+/// Waits until the JSON status satisfies the condition. Then returns the status in words, without the parts that differ
+/// from run to run.
 #[track_caller]
 fn words_when(runner: &Runner, mut is_so: impl FnMut(&Value) -> bool) -> String {
     let mut last = None;
@@ -47,7 +48,7 @@ fn words_in(runner: &Runner, state: &str) -> String {
     words_when(runner, |said| said["state"] == state)
 }
 
-/// Without what differs from run to run: times, distances, process ids, names, the folder.
+/// Removes the parts that differ from run to run: times, distances, process ids, names, the folder.
 fn plain(words: &str, runner: &Runner) -> String {
     let folder = runner.path("").display().to_string();
     let mut text = words.replace(&folder, "DIR/").replace(runner.worker_id(), "WORKER");
@@ -85,7 +86,7 @@ fn without_times(text: &str) -> String {
             if is_time(bare) { word.replace(bare, "TIME") } else { word.to_owned() }
         });
         let line = words.collect::<Vec<_>>().join(" ");
-        // What follows says how long the worker ran, or when the call is made again.
+        // The rest says how long the worker ran, or when the call is repeated.
         let varying =
             ["meaning=failed ", "next_in="].iter().find_map(|key| Some(line.find(key)? + key.len()));
         varying.map_or_else(|| line.clone(), |at| format!("{}…", &line[..at]))
@@ -95,7 +96,7 @@ fn without_times(text: &str) -> String {
 
 #[test]
 fn preparing() {
-    // It accepts connections and never answers.
+    // Accepts connections and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     let runner = open(Scene::new()).set("provider.rootURL", url).set("getSecrets", true).start();
@@ -356,7 +357,7 @@ fn running_on_a_machine_of_a_cloud() {
     ");
 }
 
-/// Where `registerWorker` fails, everything that names the worker must name it all the same.
+/// Asserts that all outputs that name the worker still name it when `registerWorker` fails.
 #[track_caller]
 fn assert_identity_is_shown(runner: &Runner, identity: [&str; 3], root_url: &str) {
     let words = words_when(runner, |said| said["unhealthy"].is_string());
@@ -484,19 +485,19 @@ fn a_state_is_waited_for() {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     };
-    // Nobody is there.
+    // There is no runner.
     let in_vain = wait(&["running", "--timeout", "200ms"]).output().unwrap();
     let said = String::from_utf8_lossy(&in_vain.stderr).into_owned();
     assert_eq!((in_vain.status.code(), &*in_vain.stdout), (Some(1), &b""[..]), "{said}");
     assert!(said.starts_with("error: not running within 200ms: no start-worker listens at "), "{said}");
-    // It is there later.
+    // The runner starts later.
     let waiting = wait(&["running"]).spawn().unwrap();
     let runner = scene.worker(["on SIGTERM: exit 0", "wait"]).start();
     let reached = waiting.wait_with_output().unwrap();
     assert!(reached.status.success(), "{reached:?}\n{runner}");
     let said: Value = serde_json::from_slice(&reached.stdout).unwrap();
     assert_eq!(said["state"], "running");
-    // It does not get there.
+    // The runner does not reach this state.
     let in_vain = wait(&["backing-off", "--timeout", "200ms"]).output().unwrap();
     let said = String::from_utf8_lossy(&in_vain.stderr).into_owned();
     assert_eq!((in_vain.status.code(), &*said), (Some(1), "error: not backing off within 200ms: running\n"));

@@ -12,9 +12,9 @@ use serde_json::Value;
 
 use crate::harness::{Runner, Scene, eventually};
 
-/// A runner whose start fails again and again, for a reason that is wider than any terminal here.
+/// A runner whose start fails repeatedly, for a reason that is wider than any terminal here.
 fn failing() -> Runner {
-    // Nobody listens there.
+    // The port is not in use.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let scene = Scene::new();
     let socket = scene.path("status.sock");
@@ -76,7 +76,7 @@ impl Terminal {
         assert!(shown.is_some(), "not shown: {}", self.shown);
     }
 
-    /// What a status command shows, from its first line to its last.
+    /// The output of a status command, from its first line to its last.
     fn status(columns: u16, command: Command) -> String {
         let mut terminal = Self::new(columns, 24);
         assert!(terminal.start(command).wait().unwrap().success());
@@ -161,7 +161,7 @@ fn who_watches_on_a_terminal_sees_as_much_as_fits_its_present_size() {
     watching.wait().unwrap();
 }
 
-/// The colours in a text, each with what is coloured.
+/// The colours in a text, each with the coloured text.
 fn coloured(text: &str) -> Vec<(&str, &str)> {
     let parts = text.split("\x1b[").skip(1).filter_map(|part| part.split_once('m'));
     parts.filter(|(colour, _)| *colour != "0").collect()
@@ -192,7 +192,7 @@ fn a_terminal_has_colours_unless_the_user_wants_none_and_a_pipe_never_has() {
     let piped = String::from_utf8(with(&[]).output().unwrap().stdout).unwrap();
     assert!(piped.contains("Connection refused") && !piped.contains('\x1b'), "{piped}");
 
-    // Colours take no columns: what fits without them fits with them.
+    // Colours take no columns: lines that fit without them fit with them.
     let mut terminal = Terminal::new(60, 12);
     let mut watching = status(&runner, &["--watch"]);
     watching.env_remove("NO_COLOR").env("TERM", "xterm");

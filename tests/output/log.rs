@@ -17,10 +17,10 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use crate::harness::captured;
 
-/// How long a test waits for what must come. Never reached where all is well.
+/// Time limit for an event that must happen. Reached only when a test fails.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The output thread, and what comes out of it.
+/// The output thread and its output.
 pub(crate) struct Log {
     pub(crate) output: Option<Output>,
     /// Not read, until the sink is to move.
@@ -28,7 +28,7 @@ pub(crate) struct Log {
     chunks: Sender<Vec<u8>>,
     received: Receiver<Vec<u8>>,
     unread: Vec<u8>,
-    /// `WARN message field=value`: what the thread itself logs.
+    /// The thread's own log, as `WARN message field=value`.
     own: Receiver<String>,
 }
 
@@ -82,7 +82,7 @@ impl Log {
         self.output.as_ref().expect("open")
     }
 
-    /// The next line of the log. Empty ones are what a stalled sink was full of.
+    /// The next line of the log. Skips empty ones, which filled a stalled sink.
     pub(crate) fn line(&mut self) -> String {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -119,7 +119,7 @@ impl Log {
         text.split_terminator('\n').filter(|line| !line.is_empty()).map(untimed).collect()
     }
 
-    /// What the thread says next, of what contains this.
+    /// The thread's next message that contains this text.
     pub(crate) fn said(&self, what: &str) -> String {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -140,7 +140,7 @@ impl Log {
         self.worker_with(64, true)
     }
 
-    /// One that is offered no more than these.
+    /// A worker that is offered only these capabilities.
     pub(crate) fn worker_offered(&self, offered: Capabilities) -> Worker {
         self.attach(64, true, offered)
     }
@@ -192,7 +192,7 @@ impl Worker {
         }
     }
 
-    /// What the supervisor is told next.
+    /// The supervisor's next event.
     pub(crate) fn event(&mut self) -> WorkerEvent {
         let mut events = self.events.take().expect("nobody else receives");
         let (sender, received) = channel();
@@ -205,7 +205,7 @@ impl Worker {
         event.expect("the thread is there")
     }
 
-    /// It exits, and nobody else holds its pipes. Its last lines.
+    /// The worker exits, and no other process holds its pipes. Returns its last lines.
     pub(crate) fn exit(mut self) -> Vec<String> {
         self.stdout = None;
         self.stderr = None;

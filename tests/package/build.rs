@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 /// The two versions there are: an upgrade goes from the one to the other.
 pub(crate) const VERSIONS: [&str; 2] = ["0.0.1-1", "0.0.1-2"];
 
-/// What the tests need, and the Debian packages that have it.
+/// The programs that the tests need, and the Debian packages that have them.
 const NEEDED: [(&str, &str); 3] = [
     ("cargo-deb", "cargo install cargo-deb --locked"),
     ("dpkg-shlibdeps", "package dpkg-dev"),
@@ -18,7 +18,7 @@ const NEEDED: [(&str, &str); 3] = [
 /// Packages, and the folder they are in.
 pub(crate) struct Built {
     folder: tempfile::TempDir,
-    /// What the documents are written to: `man`, and a folder for each shell.
+    /// The generated documents: `man`, and a folder for each shell.
     pub(crate) documents: PathBuf,
     /// One for each of [`VERSIONS`].
     pub(crate) packages: [PathBuf; 2],
@@ -79,7 +79,7 @@ fn build(program: &Path) -> Built {
     Built { folder, documents, packages }
 }
 
-/// One package, of the program in this folder.
+/// Packs the program in this folder.
 fn pack(folder: &Path, version: &str, name: &str) -> PathBuf {
     let package = folder.join(name);
     let mut command = Command::new("cargo-deb");

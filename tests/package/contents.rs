@@ -1,4 +1,4 @@
-//! What is in the package.
+//! The contents of the package.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -33,7 +33,7 @@ fn operate(machine: &Machine) {
     }
 }
 
-/// What automatic login leaves, beside GDM's own file.
+/// The files of automatic login, except GDM's own file.
 const AUTOLOGIN: [&str; 4] = [
     "/etc/lightdm/lightdm.conf.d/90-start-worker-autologin.conf",
     "/etc/sddm.conf.d/90-start-worker-autologin.conf",
@@ -104,7 +104,7 @@ fn a_purge_leaves_nothing_but_what_the_operator_has_made() {
     machine.dpkg(&["--purge", "start-worker"]);
     let mut expected = before;
     expected.extend(OPERATORS.map(str::to_owned));
-    // What was there, or is of packages that this host does not have.
+    // Paths that existed before, or that belong to packages that this host does not have.
     let empty = ["/etc/lightdm", "/etc/lightdm/lightdm.conf.d", "/etc/sddm.conf.d"];
     let left: Vec<String> =
         machine.added().into_iter().filter(|path| !empty.contains(&path.as_str())).collect();

@@ -60,7 +60,7 @@ impl Machine {
         inside.env("DEBIAN_FRONTEND", "noninteractive").output().unwrap()
     }
 
-    /// The same, which must succeed; what it prints.
+    /// Runs a command that must succeed. Returns its output.
     #[track_caller]
     pub(crate) fn ask(&self, command: &[&str]) -> String {
         let output = self.run(command);
@@ -77,7 +77,8 @@ impl Machine {
         self.ask(&["rm", "/run/package.deb"]);
     }
 
-    /// dpkg, without what other packages do about ours (an index of all manual pages), and without a disk to wait for.
+    /// dpkg, without the triggers of other packages for ours (an index of all manual pages), and without waiting for a
+    /// disk.
     #[track_caller]
     pub(crate) fn dpkg(&self, arguments: &[&str]) {
         self.ask(&[&["dpkg", "--no-triggers", "--force-unsafe-io"], arguments].concat());
@@ -94,7 +95,7 @@ impl Machine {
         self.seen(path).symlink_metadata().is_ok()
     }
 
-    /// What is on the disk that is not on the host's, sorted, without what dpkg keeps about all packages.
+    /// The paths that exist only on this disk and not on the host's, sorted, without dpkg's data about all packages.
     pub(crate) fn added(&self) -> Vec<String> {
         let root = format!("/proc/{}/root{}", self.keeper.id(), self.folder.path().display());
         let found =
@@ -117,7 +118,7 @@ impl Machine {
     }
 }
 
-/// Where dpkg, and what it triggers, write.
+/// The folders that dpkg and its triggers write to.
 const OF_DPKG: [&str; 4] =
     ["/var/lib/dpkg/", "/var/log/", "/var/cache/", "/var/lib/systemd/deb-systemd-helper"];
 

@@ -41,7 +41,7 @@ fn every_command_has_a_page() {
     }
 }
 
-/// Lines typed, and what the shell has to offer then, among others.
+/// Typed lines, each with one of the shell's completions.
 const TYPED: [(&str, &str); 7] = [
     ("start-worker st", "status"),
     ("start-worker --log", "--log-level"),
@@ -114,7 +114,7 @@ fn groff_has_nothing_to_say_about_the_pages() {
         let output = must(Command::new("groff").args(["-man", "-Tutf8", "-Kutf8", "-ww"]).arg(&path));
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{}", path.display());
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        // What the conversion has left as it was.
+        // Markup that the conversion has left unchanged.
         for mark in ["**", "](", "```", "| ---"] {
             assert!(!text.contains(mark), "{}: {mark}", path.display());
         }

@@ -1,8 +1,8 @@
-//! The Debian package: what is in it, and its life on a machine, from the installation to the purge.
+//! The Debian package: its contents, and its life on a machine, from the installation to the purge.
 //!
 //! [`build`] makes it with cargo-deb from the program that cargo has built for this test, without another build.
-//! [`machine`] is this host's own disk under an overlay in memory, in which the real dpkg works: nothing of the host is
-//! changed. What is missing for it is said, and the tests skip; with `CI` that is a failure.
+//! [`machine`] is the host's own disk under an overlay in memory, in which the real dpkg works without changing the
+//! host. Missing prerequisites are reported, and the tests are skipped; with `CI` that is a failure.
 
 pub(crate) mod build;
 mod contents;

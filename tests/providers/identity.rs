@@ -1,4 +1,4 @@
-//! Who the worker is, where, and what proves it.
+//! The worker's identity, its location, and its proof.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

@@ -1,4 +1,4 @@
-//! What is made of a cloud's notices: one each, at once, and silence while nothing changes.
+//! A cloud's notices: one each, at once, and none while nothing changes.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -72,7 +72,7 @@ impl Watch {
         }
     }
 
-    /// Time passes, whoever is asked for what.
+    /// Lets time pass, regardless of the requests made meanwhile.
     async fn pass_over(&self, time: Duration) {
         until_quiet(|| self.scene.quiet()).await;
         advance(time).await;
@@ -261,7 +261,7 @@ async fn azures_events_become_notices_with_their_time_as_the_deadline() {
         watch.pass(1, 1, EVENTS).await;
         let expected = format!("Azure scheduled event: {action} at 2026-11-24T18:29:47Z");
         assert_eq!(text(&watch.notice().await), (expected, ends));
-        // It begins: the same event, with no time any more.
+        // The event begins: the same event, without a time.
         let mut begun = event("e1", action, &["other", "vm-8fh2k"]);
         begun["EventStatus"] = "Started".into();
         begun["NotBefore"] = "".into();

@@ -1,4 +1,4 @@
-//! What each provider makes of its cloud's metadata service, played by a fake that is as strict as the real one.
+//! Each provider with its cloud's metadata service, played by a fake that is as strict as the real one.
 
 mod identity;
 mod interruption;

@@ -7,7 +7,7 @@ use start_worker::provider::{MetadataOrigins, Patience, identify};
 
 use test_support::fake_metadata::{Cloud, FakeMetadata};
 
-/// What makes the link-local address and GCE's name there, for what is started by it alone.
+/// Sets up the link-local address and GCE's name, visible only to the program started by it.
 const NAMESPACE: &str = "ip link set lo up && ip address add 169.254.169.254/32 dev lo && \
      mount --bind \"$0\" /etc/hosts && exec \"$@\"";
 

@@ -84,8 +84,8 @@ impl Scene {
         passing(self.asked(patience), || self.quiet()).await
     }
 
-    /// For [`until_quiet`](crate::harness::frozen::until_quiet): nobody is answering, and nobody waits for an answer; or they
-    /// have waited for some time, so that none is to come.
+    /// For [`until_quiet`](crate::harness::frozen::until_quiet): true if the fake is not answering and no client waits
+    /// for an answer, or clients have waited so long that none is to come.
     pub(crate) fn quiet(&self) -> Option<u32> {
         let answering = self.fake.tell("busy").unwrap() != "0";
         (!answering).then(|| if captured::asking() { 20 } else { 2 })

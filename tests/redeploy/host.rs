@@ -25,7 +25,7 @@ const STATIC_SECRET: &str = "a-static-secret-is-of-forty-four-characters-";
 const EC2_USER_DATA: &str = "/latest/user-data";
 const EC2_INSTANCE: &str = "i-1234567890abcdef0";
 
-/// Whether the host is a cloud's, which goes with its worker.
+/// The kind of host: a cloud's machine, which ends with its worker, or another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Static,
@@ -109,7 +109,7 @@ impl Host {
         self.runner(Scene::generic_worker())
     }
 
-    /// The same for a worker of another kind.
+    /// The same for a worker of another implementation.
     pub(crate) fn command(&self) -> Scene {
         self.runner(Scene::new())
     }
@@ -158,7 +158,7 @@ impl Host {
         let registering = self.taskcluster.fail(REGISTER, Times::Only(1), Fault::Hang);
         let runner = start();
         self.wait_for(REGISTER, 1);
-        // It knows who it is, and does not watch yet.
+        // The runner knows its identity and does not watch yet.
         self.tell("fault /latest/meta-data/ hang");
         self.taskcluster.clear_fault(registering);
         runner
@@ -191,7 +191,7 @@ impl Host {
         config["deployed"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// What the pool's file on the host says.
+    /// The content of the pool's file on the host.
     pub(crate) fn file(&self) -> String {
         std::fs::read_to_string(self.path("from-the-pool")).unwrap_or_default()
     }
@@ -229,21 +229,20 @@ impl Host {
         assert_eq!(self.taskcluster.count(call), times, "{call}: {:#?}", self.taskcluster.requests());
     }
 
-    /// How long credentials last that are issued from now on.
+    /// Sets the lifetime of credentials that are issued from now on.
     pub(crate) fn set_credentials_life(&self, life: Duration) {
         self.taskcluster.set_credentials_life(life);
     }
 }
 
-/// In memory where there is such a place: what the runner brings to the disk would wait for a disk that others keep busy,
-/// for longer than a test does.
+/// A folder in memory where possible: on a busy disk the runner's syncs would take longer than a test waits.
 fn folder() -> TempDir {
     let mut builder = tempfile::Builder::new();
     builder.prefix("start-worker-host-");
     builder.tempdir_in("/dev/shm").or_else(|_| builder.tempdir()).unwrap()
 }
 
-/// What a runner has left in its cache.
+/// The state of the cache after a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Cache {
     Gone,

@@ -1,4 +1,5 @@
-//! A new deployment on a static host: one process, from the old run to the new one; and what must have no effect.
+//! A new deployment on a static host: one process, from the old run to the new one; and events that must have no
+//! effect.
 
 use std::time::{Duration, Instant};
 
@@ -49,7 +50,7 @@ fn a_new_deployment_lets_the_worker_finish_and_starts_it_again_with_a_new_regist
     host.taskcluster.clear_fault(hanging);
     runner.wait_for_start(2);
     assert_eq!((host.deployed(), host.file(), host.cache()), ("d2".into(), "d2".into(), Cache::of("d2")));
-    // It is current now.
+    // The registration is now current.
     host.wait_for_answers(WORKER_POOL, host.taskcluster.count(WORKER_POOL) + 1);
     runner.assert_small();
     runner.signal(Signal::SIGTERM);
@@ -68,7 +69,7 @@ fn wait_for_a_look_that_hangs(host: &Host) {
     let hangs = || {
         let requests = host.taskcluster.requests();
         let last = requests.iter().rfind(|request| request.call == WORKER_POOL);
-        // Where looks go on, the next one comes within 60 ms and is answered within few.
+        // If looks continued, the next one would come within 60 ms and be answered within a few.
         last.filter(|look| look.status.is_none() && look.at.elapsed() > Duration::from_millis(300))
             .map(|_| ())
     };
@@ -96,7 +97,7 @@ fn a_pool_that_cannot_be_read_or_says_nothing_lets_the_worker_run_on() {
     let host = Host::fixed();
     let runner = polling(host.generic_worker()).worker(worker_with_a_task(&host)).start();
     runner.wait_for_log("ready");
-    // Some of these are tried again, with waits that grow.
+    // Some of these are retried with increasing pauses.
     let limit = Duration::from_secs(90);
     let another_look =
         || host.taskcluster.wait_for(WORKER_POOL, host.taskcluster.count(WORKER_POOL) + 2, limit);
@@ -113,7 +114,7 @@ fn a_pool_that_cannot_be_read_or_says_nothing_lets_the_worker_run_on() {
         Fault::answer(404, "application/json", r#"{"code": "ResourceNotFound", "message": "gone"}"#),
     ] {
         let rule = host.taskcluster.fail(WORKER_POOL, Times::UntilCleared, fault);
-        // There is a new deployment, and nobody can know.
+        // There is a new deployment, and no look can find it.
         host.deploy("d2");
         if let Some(last) = last_rule.replace(rule) {
             host.taskcluster.clear_fault(last);
@@ -257,7 +258,7 @@ fn a_machine_that_starts_from_its_cache_still_finds_that_its_launch_config_is_go
     runner.wait_for_log("ready");
     runner.signal(Signal::SIGTERM);
     assert_eq!(runner.ended().code, Some(0));
-    // It is gone while nobody runs.
+    // The pool is removed while no runner is running.
     host.deploy("d2");
     let runner = host.generic_worker().worker(script).start();
     runner.wait_for_log("ready");

@@ -1,4 +1,4 @@
-//! Two things at a time. Each test says what is to come of it.
+//! Two events at a time. Each test states the expected result.
 
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ fn interruption_in_a_redeploy_hurries_the_worker_and_decides_on_its_machine() {
         let ended = runner.ended();
         assert_eq!((ended.code, ended.starts()), (Some(0), 1), "{}", ended.log);
         assert_eq!(messages(&ended.events), ["welcome", "finish", "now"]);
-        // One that comes back comes back with its old run, and finds the new deployment then.
+        // A machine that comes back continues its old run, and finds the new deployment then.
         let cache = if removed { Cache::Removed } else { Cache::of("d1") };
         assert_eq!((host.cache(), ended.host_commands), (cache, Vec::new()));
         host.assert_called(REMOVE, usize::from(removed));
@@ -207,8 +207,8 @@ fn crash_in_a_redeploy_leads_to_the_new_deployment_all_the_same() {
     host.assert_called(REPORT, 0);
 }
 
-// A reboot exit during a redeploy. Static: the cache is removed, so that what comes after the boot registers anew; where
-// a restart replaces reboots it registers at once. A cloud's machine: removed, and not rebooted.
+// A reboot exit during a redeploy. Static: the cache is removed, so that the next boot registers anew; where a restart
+// replaces reboots, the runner registers at once. A cloud's machine: removed, and not rebooted.
 
 #[test]
 fn reboot_exit_in_a_redeploy_has_the_host_register_after_the_boot() {
@@ -270,7 +270,7 @@ fn new_deployment_while_a_reboot_is_awaited_starts_nothing_before_it() {
             runner.signal(Signal::SIGHUP);
             host.wait_for_answers(WORKER_POOL, looks + 1);
         }
-        // What comes after the boot registers anew.
+        // The next boot registers anew.
         let gone = eventually(|| (host.cache() == Cache::Gone).then_some(()));
         assert!(gone.is_some(), "the cache is {:?}\n{runner}", host.cache());
         runner.signal(Signal::SIGTERM);
@@ -295,8 +295,8 @@ fn reboot_in_a_redeploy_of_a_machine_is_a_removal_and_no_reboot() {
     }
 }
 
-// A second deployment during a redeploy: one drain; the registration has what is current then. What becomes current after
-// that is found by the next look.
+// A second deployment during a redeploy: one drain; the registration uses the deployment that is current then. A later
+// deployment is found by the next look.
 
 #[test]
 fn second_deployment_while_draining_is_the_one_that_is_registered() {
@@ -321,7 +321,7 @@ fn second_deployment_while_draining_is_the_one_that_is_registered() {
 fn second_deployment_while_registering_is_found_by_the_next_look() {
     let host = Host::fixed();
     let runner = redeploying(&host, host.generic_worker().worker(busy(&host, "exit 72")));
-    // It is registered for the second one when the third comes.
+    // The runner is registered for the second one when the third comes.
     host.taskcluster.fail(REGISTER, Times::Only(1), Fault::LateAnswer(Duration::from_millis(500)));
     let secret = || host.taskcluster.one_time_secret(&host.worker);
     let before = secret();

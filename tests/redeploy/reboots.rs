@@ -21,7 +21,7 @@ fn tired(host: &Host) -> Scene {
 fn after_the_boot_the_worker_starts_from_the_cache_with_the_newest_credentials() {
     for kind in [Kind::Static, Kind::Aws] {
         let host = Host::new(kind);
-        // Those are renewed at once; the worker hears of it, and then wants its reboot.
+        // Short-lived credentials are renewed at once. The worker receives them and then requests its reboot.
         host.set_credentials_life(Duration::from_secs(25));
         let renewing = host.taskcluster.fail(REREGISTER, Times::UntilCleared, Fault::Hang);
         let script = ["on new-credentials: exit 67", "hello all", "print ready", "wait"];
@@ -41,8 +41,8 @@ fn after_the_boot_the_worker_starts_from_the_cache_with_the_newest_credentials()
         let ended = runner.ended();
         assert_eq!((ended.code, ended.starts()), (Some(0), 1), "{kind:?}: {}", ended.log);
         assert_eq!((host.cache(), ended.host_commands), (Cache::of("d1"), Vec::new()));
-        // It comes up again. A static host registers at each start, unless nobody answers; there is no need to wait
-        // for that here.
+        // The host boots again. A static host registers at each start, unless Taskcluster does not answer; this test
+        // need not wait for that.
         let after_the_boot =
             host.generic_worker().worker(["on now: exit 72", "hello all", "print ready", "wait"]);
         let runner = after_the_boot.start();
@@ -63,7 +63,7 @@ fn after_the_boot_the_worker_starts_from_the_cache_with_the_newest_credentials()
 #[test]
 fn credentials_that_are_due_after_the_boot_are_renewed_before_the_worker_starts() {
     let host = Host::aws();
-    // They are due at once, and cannot be renewed before the host goes down.
+    // The credentials are due at once, and cannot be renewed before the host goes down.
     host.set_credentials_life(Duration::from_secs(25));
     host.taskcluster.fail(REREGISTER, Times::UntilCleared, Fault::bad_gateway());
     let runner = tired(&host).start();
@@ -82,7 +82,7 @@ fn credentials_that_are_due_after_the_boot_are_renewed_before_the_worker_starts(
     runner.signal(Signal::SIGTERM);
     let ended = runner.ended();
     assert_eq!((ended.code, ended.starts()), (Some(0), 1), "{}", ended.log);
-    // It was not told: it has had them from the start.
+    // No message, because the worker has had these credentials from its start.
     assert_eq!(messages(&ended.events), ["welcome", "now"]);
     host.assert_called(REGISTER, 0);
 }

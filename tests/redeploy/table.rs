@@ -1,4 +1,4 @@
-//! The table of what an end means: cause × exit × kind of host, every cell with real processes.
+//! The effects of a worker's end: cause × exit × kind of host, every cell with real processes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -10,10 +10,10 @@ use test_support::fake_taskcluster::{Fault, Times};
 use crate::harness::{Ended, Runner, messages};
 use crate::redeploy::host::{Cache, Host, Kind, REGISTER, REMOVE, REPORT, REREGISTER};
 
-/// How many cells are tried at the same time. Most of them wait.
+/// Number of cells that run at the same time. Most of them wait.
 const AT_A_TIME: usize = 8;
 
-/// Why the worker ends.
+/// The cause of the worker's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
     CredentialsLost,
@@ -27,7 +27,7 @@ enum Cause {
     None,
 }
 
-/// How it does: generic-worker's exit codes.
+/// generic-worker's exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Exit {
     Done = 72,
@@ -41,7 +41,7 @@ enum Exit {
 const EXITS: [Exit; 6] =
     [Exit::Done, Exit::Idle, Exit::Interrupted, Exit::Reboot, Exit::BadConfiguration, Exit::Crash];
 
-/// What comes of it.
+/// The expected effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Expected {
     then: Then,
@@ -138,7 +138,7 @@ fn cells() -> Vec<Cell> {
         OperatorStop, Rebalance, Redeploy,
     };
     let mut cells = Vec::new();
-    // Those that take their time come first.
+    // Slow causes come first.
     for cause in [
         CredentialsLost,
         Cause::None,
@@ -152,7 +152,7 @@ fn cells() -> Vec<Cell> {
     ] {
         let clouds_alone = matches!(cause, InterruptionWithEnd | InterruptionWithoutEnd | Rebalance);
         let kinds: &[Kind] = if clouds_alone { &[Kind::Aws] } else { &[Kind::Aws, Kind::Static] };
-        // The others ask nobody whether the worker can be started again in place.
+        // Other causes do not depend on whether the worker can be restarted in place.
         let depends_on_that = matches!(cause, Cause::None | NewCredentials | Redeploy);
         let in_place: &[bool] = if depends_on_that { &[true, false] } else { &[false] };
         for &kind in kinds {
@@ -185,7 +185,7 @@ fn every_cause_and_every_exit_have_their_consequence_on_every_kind_of_host() {
 }
 
 impl Cause {
-    /// How the worker is asked to end at first: as finish-tasks true or false.
+    /// The first request to the worker: the value of finish-tasks.
     fn asks(self, then: Then) -> Option<&'static str> {
         match self {
             Self::NewCredentials | Self::Rebalance | Self::Redeploy | Self::OperatorDrain => Some("finish"),
@@ -242,7 +242,7 @@ impl Cell {
         runner.assert_nothing_left();
     }
 
-    /// The worker ends as it should as soon as it is asked to, or, where nobody asks, let go.
+    /// The worker exits as planned as soon as it receives a request or, without one, when the test lets it go.
     fn start(self, host: &Host) -> Runner {
         let code = self.exit as i32;
         let capabilities =
@@ -262,7 +262,7 @@ impl Cell {
         self.before_the_start(host, || scene.start())
     }
 
-    /// What must be so before there is a worker.
+    /// Makes preparations before there is a worker.
     fn before_the_start(self, host: &Host, start: impl FnOnce() -> Runner) -> Runner {
         let faults = &host.taskcluster;
         match self.cause {
@@ -276,7 +276,7 @@ impl Cell {
                 runner
             }
             Cause::NewCredentials => {
-                // Those are renewed at once.
+                // Short-lived credentials are renewed at once.
                 host.set_credentials_life(Duration::from_secs(25));
                 faults.fail(REREGISTER, Times::UntilCleared, Fault::Hang);
                 let runner = start();

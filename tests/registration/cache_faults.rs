@@ -16,7 +16,8 @@ fn ran_once() -> Site {
     site
 }
 
-/// Ends with this code, having started and asked nothing; the error names the cache, says what is wrong, and what to do.
+/// Asserts that the runner exits with this code without any start or request, and that the error names the cache, the
+/// problem, and the remedy.
 #[track_caller]
 fn refuses(site: &Site, code: i32, says: &str, advice: &str) {
     let (before, connections) = (fs::read(site.path("cache.json")).unwrap(), site.taskcluster.connections());
@@ -112,7 +113,7 @@ fn a_cache_whose_folder_turns_bad_while_the_worker_runs_is_a_warning() {
         named(&messages, "message").into_iter().find(|it| it.text("type") == "new-credentials").cloned();
     assert!(told.unwrap().field("message")["access-token"].is_string());
     runner.wait_for_log("the cached run cannot be written");
-    // What is repaired is written at the end, at the latest.
+    // A cache that can be written again is written at the end at the latest.
     fs::remove_file(site.path("folder")).unwrap();
     stop(&runner);
     let cache = crate::registration::site::read_json(&site.path("folder/cache.json"));

@@ -1,4 +1,5 @@
-//! What may pass: networks and services that fail for a while. The start goes on, says so once, and does not hammer.
+//! Temporary faults: networks and services that fail for a while. The start continues, logs the fault once, and paces
+//! its requests.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};

@@ -1,5 +1,5 @@
-//! Caches that the Go start-worker wrote (`tests/fixtures/contract/go-cache-*.json`): the worker starts from them, with
-//! nobody asked, and what is written in their place is what that program could read.
+//! Caches that the Go start-worker wrote (`tests/fixtures/contract/go-cache-*.json`): the worker starts from them
+//! without any request, and that program could read the cache that replaces them.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -35,7 +35,7 @@ fn google(site: &Site) -> Scene {
     });
     let scene = site.place(Scene::generic_worker()).set("provider", json!({"providerType": "google"}));
     let scene = scene.set("cacheOverRestarts", site.text_path("cache.json")).set("workerConfig", own);
-    // Nobody listens there: only interruptions are asked for, beside the worker.
+    // The port is not in use. Beside the worker, only interruptions are requested.
     scene.set("getSecrets", true).env("START_WORKER_GCE_METADATA_URL", "http://127.0.0.1:9")
 }
 
@@ -51,7 +51,7 @@ fn standalone(site: &Site) -> Scene {
     scene.set("cacheOverRestarts", site.text_path("cache.json"))
 }
 
-/// What the worker's file must hold: the cache's whole, without what is for the runner.
+/// The expected content of the worker's file: the cache's configuration, without the runner's own data.
 fn expected(cache: &Value) -> Value {
     let mut config = cache["WorkerConfig"].clone();
     config.as_object_mut().unwrap().remove("deploymentId");
@@ -87,7 +87,8 @@ fn a_clouds_worker_starts_from_its_go_cache_with_nobody_asked() {
     let said = line(&ended.log, "going on with the cached run");
     assert!(said.contains("demo-provider/demo-pool") && said.contains("4242424242424242424"), "{said}");
     assert_eq!(lines(&ended.log, "ERROR"), 0, "{}", ended.log);
-    // The runner file is over what is cached whole, as with the Go program, but arrays that hold its items already.
+    // The runner file overrides the cached configuration, as with the Go program, except for arrays that hold its items
+    // already.
     cache["WorkerConfig"]["nested"]["b"]["from"] = json!("runner");
     assert_eq!(site.worker_config(), expected(&cache));
     let env = &ended.events[0].field("env");

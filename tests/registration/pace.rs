@@ -10,7 +10,7 @@ use crate::registration::site::{Site, stop};
 /// So many calls may come at once, at a start.
 const AT_ONCE: usize = 12;
 
-/// How long the calls are counted.
+/// Time in which the calls are counted.
 const COUNTED: Duration = Duration::from_secs(12);
 
 fn refused() -> Fault {

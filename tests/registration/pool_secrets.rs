@@ -1,4 +1,4 @@
-//! The pool's secrets: their forms, and what is said where they cannot be had.
+//! The pool's secrets: their forms, and the messages when they are not available.
 
 use std::time::Duration;
 

@@ -6,13 +6,13 @@ use serde_json::json;
 
 use crate::registration::site::{STATIC_SECRET, Site, assert_discreet, once};
 
-/// What `check` prints, the parts that differ from run to run replaced.
+/// The output of `check`, with the parts replaced that differ from run to run.
 fn check(site: &Site, runner: &std::path::Path) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_start-worker")).arg("check").arg(runner).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
     let text = text.replace(&site.taskcluster.url(), "http://tc");
-    // How long the URL is decides where the comments begin.
+    // The column of the comments depends on the length of the URL.
     let line = |line: &str| match line.split_once("  #") {
         Some((value, source)) => format!("{}  #{source}\n", value.trim_end()),
         None => format!("{line}\n"),

@@ -1,4 +1,4 @@
-//! What does not pass by itself: a refusal is told, is not hammered, and a stop is obeyed meanwhile.
+//! Permanent refusals: they are logged, requests are paced, and a stop is obeyed meanwhile.
 
 use nix::sys::signal::Signal;
 use serde_json::json;

@@ -80,7 +80,7 @@ fn giving_up_is_reported_once() {
     assert_eq!(told[0]["kind"], "worker-runner");
     let title = told[0]["title"].as_str().unwrap();
     assert!(title.contains("command") && title.contains("exit code 3"), "{title}");
-    // What the worker said may be anything, and many can read reports.
+    // The worker's text may be anything, and reports have many readers.
     assert!(!told[0].to_string().contains("a last word"), "{told:#?}");
     assert_eq!(told[0]["extra"]["crashes"], 1);
     assert_eq!(site.calls(), ["registerWorker", "reportWorkerError"]);
@@ -118,7 +118,7 @@ fn a_report_that_nobody_takes_ends_with_the_stop() {
     runner.wait_for_log("a call to Taskcluster fails: trying again");
     runner.signal(nix::sys::signal::Signal::SIGTERM);
     runner.wait_for_log("worker exited");
-    // A second request: nobody waits for the report any more.
+    // After a second request the runner does not wait for the report.
     runner.signal(nix::sys::signal::Signal::SIGTERM);
     let ended = runner.ended();
     assert_eq!(ended.code, Some(0), "{}", ended.log);

@@ -51,8 +51,8 @@ fn planted(secrets: &[String]) -> String {
     secrets.iter().flat_map(|secret| forms(secret)).collect::<Vec<_>>().join(" | ")
 }
 
-/// Texts that must not be seen anywhere: each form as it is, and as JSON has it; of what may be joined to other words the
-/// inner part.
+/// Asserts that none of the secrets appears in the text, neither plain nor as in JSON. Of a secret that may be joined
+/// to other words, the inner part is checked.
 fn assert_none(place: &str, text: &str, secrets: &[String]) {
     for secret in secrets {
         for form in forms(secret) {

@@ -17,10 +17,10 @@ pub(crate) const GROUP: &str = "here";
 pub(crate) const WORKER: &str = "worker-1";
 pub(crate) const STATIC_SECRET: &str = "not-a-secret-but-secrets-have-44-characters-";
 
-/// How long something may take that happens at once.
+/// Time limit for events that happen at once.
 pub(crate) const AT_ONCE: Duration = Duration::from_secs(10);
 
-/// What a worker does that works until it is told to stop.
+/// A worker that works until it is told to stop.
 pub(crate) const WORKS: [&str; 5] = ["on now: exit 0", "await welcome", "hello all", "note ready", "wait"];
 
 pub(crate) struct Site {
@@ -62,7 +62,7 @@ impl Site {
         self.taskcluster.clear_faults();
     }
 
-    /// What a registration hands over.
+    /// Sets the worker configuration that a registration returns.
     pub(crate) fn set_worker_config(&self, value: &Value) {
         self.taskcluster.set_pool(POOL, json!({"config": {"workerConfig": value}}));
     }
@@ -183,7 +183,7 @@ pub(crate) fn line<'a>(log: &'a str, text: &str) -> &'a str {
     log.lines().find(|line| line.contains(text)).unwrap_or_else(|| panic!("no `{text}` in the log:\n{log}"))
 }
 
-/// How many lines of the log have this text.
+/// Number of lines of the log that contain this text.
 pub(crate) fn lines(log: &str, text: &str) -> usize {
     log.lines().filter(|line| line.contains(text)).count()
 }
@@ -196,7 +196,7 @@ pub(crate) fn assert_discreet(log: &str, secrets: &[&str]) {
     }
 }
 
-/// How long after a moment another one was.
+/// The time from one moment to a later one.
 pub(crate) fn between(earlier: Instant, later: Instant) -> Duration {
     later.saturating_duration_since(earlier)
 }

@@ -181,7 +181,7 @@ fn the_requests_are_those_of_the_contract() {
     }
     let mut body = requests[0].body.clone().unwrap();
     let told: jiff::Timestamp = body["systemBootTime"].as_str().unwrap().parse().unwrap();
-    // Where somebody sets the host's clock, it moves.
+    // The boot time changes when the host's clock is set.
     assert!([booted_before, boot_time()].contains(&told), "{told}");
     body.as_object_mut().unwrap().remove("systemBootTime");
     let expected = json!({

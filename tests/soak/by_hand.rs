@@ -135,12 +135,12 @@ fn start(runner: &Path, config: &Path, lines: &Arc<AtomicU64>) -> Child {
     child
 }
 
-/// What the workers record.
+/// The file that the workers record in.
 fn record(config: &Path) -> PathBuf {
     config.with_file_name("record")
 }
 
-/// How many workers there were.
+/// Number of workers that were started.
 fn starts(config: &Path) -> usize {
     let text = std::fs::read_to_string(record(config)).unwrap_or_default();
     text.matches("\"event\":\"start\"").count()

@@ -71,7 +71,7 @@ pub(crate) fn plot(samples: &[Sample]) -> String {
 }
 
 fn strip(svg: &mut String, top: f64, (title, lines): (&str, &[Line]), samples: &[Sample], end: f64) {
-    // Neighbours overlap by one, for a rate needs two.
+    // Neighbours overlap by one, because a rate needs two samples.
     let size = (samples.len() / POINTS).max(5);
     let parts: Vec<&[Sample]> = samples.windows(size + 1).step_by(size).collect();
     let values = |value: fn(&[Sample]) -> f64| parts.iter().map(move |part| value(part));

@@ -1,4 +1,4 @@
-//! What is looked at once a second, and what many of them say.
+//! The figures that are sampled once a second, and their evaluation.
 
 use std::fmt;
 use std::fs;
@@ -9,7 +9,7 @@ use test_support::processes;
 /// The names of the columns.
 pub(crate) const HEAD: &str = "t_s,rss_kib,pss_kib,anon_kib,fds,threads,cpu_s,lines,renewals,polls,crashes";
 
-/// What the runner has done, counted by others.
+/// The runner's calls, counted by others.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Calls {
     pub(crate) lines: u64,
@@ -73,7 +73,7 @@ impl fmt::Display for Sample {
     }
 }
 
-/// What must not grow: its name, what it is, and how much it may be more at the end than at the beginning.
+/// A figure that must not grow: its name, its value, and the allowed growth from the beginning to the end.
 type Figure = (&'static str, fn(&Sample) -> f64, f64);
 
 pub(crate) const FIGURES: [Figure; 5] = [
@@ -84,7 +84,7 @@ pub(crate) const FIGURES: [Figure; 5] = [
     ("threads", |sample| sample.threads as f64, 0.5),
 ];
 
-/// The samples of the second quarter, and of the last: what a start needs at first is over.
+/// The samples of the second quarter and of the last quarter. The first quarter includes the cost of the start.
 fn parts(samples: &[Sample]) -> (&[Sample], &[Sample]) {
     let quarter = samples.len() / 4;
     (&samples[quarter..quarter * 2], &samples[samples.len() - quarter..])
@@ -94,7 +94,7 @@ fn mean(samples: &[Sample], figure: fn(&Sample) -> f64) -> f64 {
     samples.iter().map(figure).sum::<f64>() / samples.len().max(1) as f64
 }
 
-/// What has grown; nothing where there are too few samples to tell.
+/// The figures that have grown; empty if there are too few samples.
 pub(crate) fn flat(samples: &[Sample]) -> Vec<String> {
     let (early, late) = parts(samples);
     let grown = |(name, figure, allowed): &Figure| {

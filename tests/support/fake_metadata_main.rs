@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            // Without a stderr there is nobody to tell.
+            // A failure cannot be reported without a stderr.
             let _ = writeln!(stderr(), "fake-metadata: {why}");
             ExitCode::FAILURE
         }

@@ -1,7 +1,7 @@
-//! Floods: one message, or one line, as often as the runner takes it. Used by the test worker; the names are those of the
-//! tests.
+//! Floods: one message or line, repeated as fast as the runner accepts it. The test worker uses them; the tests use
+//! their names.
 
-/// A kind: its name, and what makes its line, without the newline.
+/// A kind: its name, and a function that creates its line without the newline.
 type Kind = (&'static str, fn() -> String);
 
 /// All kinds.
@@ -56,7 +56,7 @@ fn report(title: &str, description: &str, extra: &str) -> String {
     )
 }
 
-/// Bytes that are to be written over and over. `mixed`: of every kind some, in turns.
+/// Bytes to write repeatedly. `mixed`: some lines of every kind, in turn.
 pub fn block(kind: &str) -> Option<Vec<u8>> {
     /// Small lines are written in blocks of about this size.
     const BLOCK: usize = 64 * 1024;

@@ -8,31 +8,31 @@ use std::process::{Child, Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
 
-/// The event, beside its end, that ends the wait of a process that has touched the file system.
+/// The event, other than its end, that ends the wait of a process that has accessed the file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// SIGKILL: the server does not even take the request.
+    /// SIGKILL: the server does not even receive the request.
     Killable,
     /// Nothing: the process is in state D.
     Endless,
-    /// The same, but only the last close of a file has no answer.
+    /// None, but only the last close of a file is not answered.
     Close,
 }
 
-/// The mount, for as long as this lives: its server is a process that is killed then, whereupon the kernel ends every
-/// wait with an error. It ends with this process, too: the pipe of its stdout closes.
+/// The mount. Dropping it kills its server process, whereupon the kernel ends every wait with an error. It ends with
+/// this process, too, because the pipe of its stdout closes.
 pub struct HungMount {
     place: PathBuf,
     server: Child,
 }
 
-/// The device for FUSE mounts. It can be opened elsewhere than where it is used.
+/// The device for FUSE mounts. It may be opened in another place than it is used.
 pub fn device() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open("/dev/fuse")
 }
 
 impl HungMount {
-    /// Mounts it here, in this thread's mount namespace. `program`: the test worker, which has the server in it.
+    /// Mounts it in this thread's mount namespace. `program`: the test worker, which contains the server.
     pub fn new(place: &Path, device: File, wait: Wait, program: &Path) -> io::Result<Self> {
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
         mount(Some("hung"), place, Some("fuse"), MsFlags::empty(), Some(options.as_str()))?;

@@ -1,4 +1,4 @@
-//! Key files once more, written after `GLib`'s rules and not after ours: what gdm sees in a file.
+//! A second parser of key files, written after `GLib`'s rules and independent of ours: it shows what gdm reads.
 
 use std::collections::BTreeMap;
 

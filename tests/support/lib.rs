@@ -1,5 +1,5 @@
-//! What several of the tests, examples, benchmarks and fuzz targets need: the fakes, broken surroundings, and what looks
-//! at processes and at what they printed.
+//! Code shared by tests, examples, benchmarks and fuzz targets: the fakes, broken environments, and the examination of
+//! processes and their output.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 pub mod fake_metadata;

@@ -1,4 +1,4 @@
-//! A cgroup that may have only so many processes and threads (`pids.max`), below the cgroup of whoever makes it.
+//! A cgroup with a limit on processes and threads (`pids.max`), below the cgroup of the process that creates it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 /// Time limit for killed processes to be gone.
 const GONE: Duration = Duration::from_secs(20);
 
-/// The cgroup. Dropping it kills what is in it, and removes it.
+/// The cgroup. Dropping it kills its processes and removes it.
 pub struct PidsCgroup(PathBuf);
 
 impl PidsCgroup {
-    /// `Err`: why there can be none here.
+    /// The error is the reason why no such cgroup is possible.
     pub fn new(most: u64) -> Result<Self, String> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -37,14 +37,14 @@ impl PidsCgroup {
         &self.0
     }
 
-    /// Number of processes and threads that were refused there.
+    /// The number of processes and threads that were refused.
     pub fn refusals(&self) -> u64 {
         let events = fs::read_to_string(self.0.join("pids.events")).unwrap_or_default();
         let count = events.lines().find_map(|line| line.strip_prefix("max ")?.parse().ok());
         count.unwrap_or_default()
     }
 
-    /// The pids of what is in it.
+    /// The pids of its processes.
     fn members(&self) -> Vec<i32> {
         let list = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
         list.lines().filter_map(|line| line.parse().ok()).collect()
@@ -64,8 +64,8 @@ impl Drop for PidsCgroup {
     }
 }
 
-/// The cgroup below which it is made: this process' own in the tree of version 1; in the unified one the root, if that
-/// has handed the controller down already. Nothing is switched on.
+/// The cgroup below which it is created: this process's own in the tree of version 1; in the unified tree the root, if
+/// that has already enabled the controller. Nothing is enabled.
 fn parent() -> Result<PathBuf, String> {
     let mounts = fs::read_to_string("/proc/self/mounts").map_err(|cause| cause.to_string())?;
     let mounted = |kind: &str, has: &dyn Fn(&str, &str) -> bool| {

@@ -1,4 +1,4 @@
-//! Looks at processes through /proc.
+//! Examines processes through /proc.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
@@ -28,7 +28,7 @@ fn all() -> Vec<Process> {
     pids.filter_map(look_at).collect()
 }
 
-/// One process; none where it does not exist. (`stat` could hang: tests/e2e/stuck.rs.)
+/// One process; `None` if it does not exist. (`stat` could hang: tests/e2e/stuck.rs.)
 fn look_at(pid: i32) -> Option<Process> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
@@ -50,14 +50,14 @@ pub fn with_environment(entry: &str) -> Vec<Process> {
     all().into_iter().filter(marked).collect()
 }
 
-/// The most memory that a process ever had resident, in KiB.
+/// The peak resident memory of a process, in KiB.
 pub fn peak_memory(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// By this environment variable all processes of a host are found.
+/// The environment variable that identifies a test's processes on the host.
 pub const MARK: &str = "TEST_WORKER_MARK";
 
 /// The processes whose environment has this entry, each with its arguments; zombies have none.
@@ -65,7 +65,7 @@ pub fn command_lines(entry: &str) -> Vec<(i32, String)> {
     let folder = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = folder.filter_map(|process| process.file_name().to_str()?.parse().ok());
     let marked = |pid: &i32| {
-        // Of a process whose main thread has exited, the other threads have it.
+        // If the main thread has exited, the other threads still have the environment.
         let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         threads
             .filter_map(|thread| fs::read(thread.path().join("environ")).ok())
@@ -79,7 +79,7 @@ fn arguments(pid: i32) -> String {
     String::from_utf8_lossy(&text).replace('\0', " ").trim_end().to_owned()
 }
 
-/// Whether a process lives: it is there, and no zombie.
+/// Returns true if a process exists and is not a zombie.
 pub fn lives(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')')
@@ -93,20 +93,20 @@ pub fn waits_for_disk(pid: i32) -> bool {
     places.any(|place| place == "request_wait_answer")
 }
 
-/// A line of a process' status, as a number.
+/// A line of a process's status, as a number.
 pub fn status(pid: i32, name: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Whether a descendant of a worker with this record lives, however it hides: each holds a lock.
+/// Returns true if a descendant of a worker with this record is alive, however it hides: each holds a lock.
 pub fn descendant_lives(record: &Path) -> bool {
     let Ok(file) = fs::File::open(lock_of(record)) else { return false };
     Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
 }
 
-/// Ends chains of forks: nothing else catches them but a runner.
+/// Ends chains of forks, which only a runner catches otherwise.
 pub fn end_chains(record: &Path) {
     fs::remove_file(lock_of(record)).ok();
 }
@@ -117,7 +117,7 @@ fn lock_of(record: &Path) -> PathBuf {
     path.into()
 }
 
-/// How many files it has open.
+/// The number of open files.
 pub fn open_files(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().count()
 }

@@ -1,4 +1,4 @@
-//! What the test worker has recorded; `tests/test_worker/main.rs` says what there is.
+//! The test worker's record, in the format that `tests/test_worker/main.rs` describes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -25,17 +25,17 @@ impl Event {
         i32::try_from(self.0["pid"].as_i64().unwrap()).unwrap()
     }
 
-    /// A field; null where there is none.
+    /// A field; null if it is missing.
     pub fn field(&self, name: &str) -> &Value {
         &self.0[name]
     }
 
-    /// A field as text; empty where it is none.
+    /// A field as text; empty if it is not a string.
     pub fn text(&self, name: &str) -> &str {
         self.0[name].as_str().unwrap_or_default()
     }
 
-    /// How long after another event this one was.
+    /// The time from another event to this one.
     pub fn after(&self, other: &Self) -> Duration {
         let mono = |event: &Self| event.0["mono"].as_u64().unwrap();
         Duration::from_micros(mono(self).saturating_sub(mono(other)))
@@ -47,7 +47,7 @@ pub fn named<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
     events.iter().filter(|event| event.name() == name).collect()
 }
 
-/// The graceful-terminations and their finish-tasks, in order; other messages by their type alone.
+/// The graceful-terminations with their finish-tasks, in order; other messages by their type.
 pub fn messages(events: &[Event]) -> Vec<String> {
     let describe = |event: &&Event| match &event.field("message")["finish-tasks"] {
         Value::Bool(true) => "finish".to_owned(),

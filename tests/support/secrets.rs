@@ -1,15 +1,15 @@
-//! The global check that no secret is shown: whatever a runner prints in a test is scanned for the secrets that are in
-//! play there. The worker's own output is its own affair.
+//! The global check that no secret is shown: all output of a runner in a test is scanned for that test's secrets. The
+//! worker's own output is exempt.
 //!
-//! Nobody has to say which secrets there are: runner configurations, caches, workers' files and records are in the
-//! test's folder, and hold them under names that this file knows, and not from the program that is tested.
+//! Tests need not list the secrets: runner configurations, caches, workers' files and records are in the test's folder,
+//! and contain them under names that are defined here independently of the tested program.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::Value;
 
-/// What is secret wherever it is: in files, in messages, in environments.
+/// The keys of secrets in files, messages and environments.
 const KEYS: &[&str] = &[
     "accessToken",
     "staticSecret",
@@ -23,28 +23,28 @@ const KEYS: &[&str] = &[
     "TASKCLUSTER_ACCESS_TOKEN",
 ];
 
-/// Shorter ones cannot be told from words.
+/// Shorter secrets cannot be distinguished from words.
 const SHORTEST: usize = 8;
 
-/// Larger files hold no configuration.
+/// Larger files contain no configuration.
 const MOST_BYTES: u64 = 8 << 20;
 
-/// Secrets that must not be seen, and what they are.
+/// Secrets that must not appear, and their names.
 #[derive(Debug, Clone, Default)]
 pub struct Secrets(pub Vec<(String, String)>);
 
 impl Secrets {
-    /// Those in the files of a folder and of the folders in it.
+    /// The secrets in the files of a folder, recursively.
     pub fn of_folder(folder: &Path) -> Self {
         let mut secrets = Self::default();
         secrets.add_folder(folder);
         secrets
     }
 
-    /// Adds what is in these files now.
+    /// Adds the current secrets in these files.
     pub fn add_folder(&mut self, folder: &Path) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            // Not of what a link leads to, and no pipes.
+            // Neither links nor pipes.
             match entry.metadata() {
                 Ok(about) if about.is_dir() => self.add_folder(&entry.path()),
                 Ok(about) if about.is_file() && about.len() <= MOST_BYTES => self.add_file(&entry.path()),
@@ -53,7 +53,7 @@ impl Secrets {
         }
     }
 
-    /// A configuration is one value, a record has one a line.
+    /// Adds a file's secrets. A configuration is one value, a record has one a line.
     pub fn add_file(&mut self, path: &Path) {
         let Ok(text) = std::fs::read_to_string(path) else { return };
         if let Ok(value) = serde_yaml::from_str::<Value>(&text) {
@@ -63,7 +63,7 @@ impl Secrets {
         values.for_each(|value| self.add_value(&value));
     }
 
-    /// Adds what is secret in a value by its key, and all of what came from the secrets service.
+    /// Adds the secrets in a value by their keys, and everything from the secrets service.
     pub fn add_value(&mut self, value: &Value) {
         match value {
             Value::Array(array) => array.iter().for_each(|value| self.add_value(value)),
@@ -77,7 +77,7 @@ impl Secrets {
                     }
                 }
             }
-            // A certificate is a string that holds JSON; shown with its quotes escaped it would not be recognised.
+            // A certificate is a string that contains JSON; with its quotes escaped it would not be recognized.
             Value::String(text) => {
                 if let Ok(parts @ Value::Object(_)) = serde_json::from_str(text) {
                     self.add_value(&parts);
@@ -103,20 +103,20 @@ impl Secrets {
         }
     }
 
-    /// Which of them are in what a runner has printed, a line each; but for the worker's own output.
+    /// Lists the secrets in a runner's output, one a line, except in the worker's own output.
     pub fn leaks(&self, printed: &[u8]) -> String {
         let mut leaks = String::new();
         for (what, secret) in &self.0 {
             let seen = memchr::memmem::find_iter(printed, secret.as_bytes()).map(|at| line_at(printed, at));
             if let Some(line) = seen.into_iter().find(|line| !is_workers(line)) {
-                // Writing to a string does not fail.
+                // Writing to a String cannot fail.
                 let _ = writeln!(leaks, "{what} is shown: {}", String::from_utf8_lossy(line));
             }
         }
         leaks
     }
 
-    /// Fails the test where one of them was printed.
+    /// Fails the test if a secret was printed.
     #[track_caller]
     pub fn assert_kept(&self, printed: &[u8]) {
         let leaks = self.leaks(printed);
@@ -124,7 +124,7 @@ impl Secrets {
     }
 }
 
-/// The line around this place.
+/// The line at this position.
 fn line_at(text: &[u8], at: usize) -> &[u8] {
     let (before, after) = text.split_at(at);
     let start = memchr::memrchr(b'\n', before).map_or(0, |newline| newline + 1);
@@ -132,7 +132,7 @@ fn line_at(text: &[u8], at: usize) -> &[u8] {
     text.get(start..end).unwrap_or_default()
 }
 
-/// Whether a line of the log is the worker's: the tag is where a line of the runner's own has its level.
+/// Returns true if a line of the log is the worker's: its tag is where the runner's own lines have their level.
 fn is_workers(line: &[u8]) -> bool {
     if line.starts_with(b"{") {
         return serde_json::from_slice::<Value>(line).is_ok_and(|line| line["source"] == "worker");

@@ -1,7 +1,7 @@
-//! A library for `LD_PRELOAD`: the wall clock of a program, ahead of or behind the host's. Timers are not touched.
+//! A library for `LD_PRELOAD` that shifts a program's wall clock. Timers are not affected.
 //!
-//! `$SHIFTED_CLOCK` names a file of eight bytes: by how many nanoseconds, in the machine's byte order. Whoever writes to
-//! it makes the clock of the program jump.
+//! `$SHIFTED_CLOCK` names a file of eight bytes: the offset in nanoseconds, in the machine's byte order. Writing to it
+//! makes the program's clock jump.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 const SECOND: i64 = 1_000_000_000;
 
-/// The file, as it is in memory; none: the clock is the host's.
+/// The mapped file; `None`: the clock is the host's.
 fn shift() -> Option<&'static AtomicI64> {
     static SHIFT: OnceLock<Option<&'static AtomicI64>> = OnceLock::new();
     *SHIFT.get_or_init(|| {
@@ -26,11 +26,11 @@ fn shift() -> Option<&'static AtomicI64> {
     })
 }
 
-/// In the place of the C library's.
+/// Replaces the C library's function.
 ///
 /// # Safety
 ///
-/// As the C library's: `time` points to a place for the answer.
+/// As for the C library's: `time` points to a place for the answer.
 #[expect(unsafe_code, reason = "this is what a preloaded library is for")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::timespec) -> libc::c_int {

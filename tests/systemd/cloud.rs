@@ -11,7 +11,7 @@ use crate::systemd::service::Config;
 
 const INSTANCE: &str = "i-1234567890abcdef0";
 
-/// What makes a machine an instance, as long as it lives.
+/// Makes a machine a cloud instance while it exists.
 pub(crate) struct Instance {
     _metadata: FakeMetadata,
 }

@@ -12,7 +12,7 @@ const NEEDED: [(&str, &str); 2] = [("/usr/sbin/lightdm", "lightdm"), ("/usr/bin/
 const LIGHTDM: &str = "[LightDM]\nlogind-check-graphical=false\n[Seat:*]\nxserver-command=/usr/local/bin/screenless\n\
     user-session=endless\n";
 
-/// Xvfb without what only a server with a screen understands.
+/// Xvfb, without the options that only a server with a screen understands.
 const SCREENLESS: &str = r#"#!/bin/bash
 args=()
 while [ $# -gt 0 ]; do

@@ -1,4 +1,4 @@
-//! The machines themselves: what they are part of is left as it was, also when nobody is left to end them.
+//! Tests of the machines themselves: the host is unchanged afterwards, even if the test process was killed.
 
 use std::process::{Child, Command, Stdio};
 

@@ -40,7 +40,7 @@ fn two_instances_have_a_status_a_state_and_an_end_of_their_own() {
 fn a_second_runner_for_the_same_host_is_refused() {
     let Some(machine) = Machine::borrow() else { return };
     let service = Service::install(&machine, &Config::new(&machine, OBEDIENT)).started();
-    // The unit's own settings, under another name and without what keeps the two apart.
+    // The unit's own settings, under another name and without those that keep the two units apart.
     let text = machine.read("/usr/lib/systemd/system/start-worker.service");
     machine.write("/etc/systemd/system/old-worker.service", &text);
     let old = Service::named(

@@ -21,7 +21,7 @@ fn lines_have_a_priority_and_no_time_of_their_own() {
     assert!(text(&started).starts_with("INFO  start-worker starts"), "{started}");
     let line = service.wait_for_entry("a line of the worker");
     assert_eq!((&line["PRIORITY"], text(&line)), (&"6".into(), "[worker] a line of the worker"));
-    // One that fails says so as an error.
+    // A failing runner logs the reason as an error.
     machine.write("/etc/start-worker.yml", "nonsense");
     service.must("restart --no-block");
     let refusal = service.wait_for_entry("error: /etc/start-worker.yml");

@@ -1,4 +1,4 @@
-//! What workers leave behind, in the unit's own cgroup.
+//! Processes that workers leave behind, in the unit's own cgroup.
 
 use test_support::record::named;
 

@@ -20,10 +20,10 @@ use test_support::secrets::Secrets;
 use crate::systemd::possible;
 use crate::systemd::untouched::{HIERARCHIES, Host, assert_nothing_left_of};
 
-/// How the cgroups of all machines are called; then come the test's pid and a number.
+/// Prefix of the cgroup names of all machines; the test's pid and a number follow.
 pub(crate) const PREFIX: &str = "start-worker-test-";
 
-/// How long anything may take that takes milliseconds, or a boot, on an idle host.
+/// Time limit for operations that take milliseconds, or for a boot, on an idle host.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The pool, the group, the worker and its secret, of which a machine's worker is.
@@ -47,7 +47,7 @@ pub(crate) struct Machine {
     pub(crate) taskcluster: FakeTaskcluster,
 }
 
-/// What tests leave on a machine's disk and in its systemd.
+/// Removes the traces of tests from a machine's disk and systemd.
 const REFRESH: &str = "\
     systemctl stop 'start-worker*' worker.service old-worker.service 'serial-getty@*' 2>/dev/null; systemctl reset-failed;
     rm -rf /var/lib/start-worker /var/lib/record /run/start-worker /etc/start-worker /etc/start-worker.yml;
@@ -70,7 +70,7 @@ pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     }
 }
 
-/// Waits until so long after a moment: for what the clock alone decides.
+/// Waits until this much time has passed since a moment, for events that depend on the clock alone.
 pub(crate) fn wait_until_after(moment: Instant, time: Duration) {
     eventually(|| (moment.elapsed() >= time).then_some(())).expect("a moment within the deadline");
 }
@@ -90,7 +90,7 @@ pub(crate) fn of_boot(name: &str) -> Command {
     shell
 }
 
-/// Removes what cgroups a machine has left whose shell was killed. They are empty, or they stay.
+/// Removes the cgroups of a machine whose shell was killed, as far as they are empty.
 pub(crate) fn sweep(name: &str) {
     for hierarchy in HIERARCHIES {
         remove_groups(&Path::new(hierarchy).join(name));
@@ -248,7 +248,7 @@ impl Machine {
         inside.output().unwrap()
     }
 
-    /// The same; what it prints. It must succeed.
+    /// Runs a command that must succeed. Returns its output.
     #[track_caller]
     pub(crate) fn ask<S: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = S>) -> String {
         let output = self.run(command);
@@ -321,7 +321,7 @@ fn in_network_of<T: Send + 'static>(pid: i32, start: impl FnOnce() -> T + Send +
     std::thread::spawn(there).join().unwrap()
 }
 
-/// Keeps what comes through a pipe.
+/// Collects the data from a pipe.
 fn read(mut pipe: PipeReader, kept: &Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
     let kept = Arc::clone(kept);
     std::thread::spawn(move || {

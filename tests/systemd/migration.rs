@@ -108,7 +108,7 @@ cacheOverRestarts: /etc/start-worker-cache.json\n"
         self.machine.run(["systemctl", "is-enabled", "--quiet", unit]).status.success()
     }
 
-    /// How each start of the Go program began.
+    /// The record of each start of the Go program.
     fn go_starts(&self) -> Vec<String> {
         self.machine.read("/var/lib/record/go").lines().map(str::to_owned).collect()
     }
@@ -209,7 +209,7 @@ const STANDALONE: &str = "    providerType: standalone
 fn the_steps_of_the_page_take_a_static_worker_there_and_back() {
     let Some(migration) = Migration::begin(&STATIC.replace("SECRET", STATIC_SECRET)) else { return };
     migration.wait_for_go(&["registered"]);
-    // Why the way back has a step for it: with a cache the Go program does not start a second time.
+    // The reason for a step in the way back: with a cache, the Go program does not start a second time.
     migration.machine.systemctl("restart worker.service");
     let refused = migration.machine.ask([
         "sh",

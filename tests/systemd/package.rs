@@ -1,5 +1,5 @@
-//! The package, installed on a machine: nothing is started but by whoever runs the machine, nothing restarted by an
-//! upgrade, nothing left by a purge.
+//! The package on a machine: services are started only by the administrator, an upgrade restarts none, and a purge
+//! leaves nothing.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::systemd::machine::Machine;
 use crate::systemd::possible;
 use crate::systemd::service::{Config, OBEDIENT, Service};
 
-/// What the harness itself puts on the disk.
+/// The files that the harness itself adds to the disk.
 const OF_THE_HARNESS: [&str; 5] = [
     "/usr/bin/start-worker",
     "/usr/lib/systemd/system/start-worker.service",
@@ -42,7 +42,7 @@ fn shown(machine: &Machine, property: &str) -> String {
         .to_owned()
 }
 
-/// Whatever is called as the program is, on the disk and in `/run`, without what dpkg keeps about all packages.
+/// All paths that contain the program's name, on the disk and in `/run`, without dpkg's data about all packages.
 fn named_so(machine: &Machine) -> Vec<String> {
     let upper = machine.path("/../upper");
     let mut find = Command::new("find");

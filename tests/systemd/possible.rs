@@ -1,11 +1,11 @@
-//! Whether a machine can be made on this host, and with which program.
+//! Checks whether a machine can be made on this host, and selects the program under test.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-/// What a machine is made of, and the Debian packages that have it.
+/// The parts of a machine, and the Debian packages that have them.
 const NEEDED: &[(&str, &str)] = &[
     ("/usr/bin/systemd-nspawn", "systemd-container"),
     ("/usr/bin/dbus-daemon", "dbus"),
@@ -17,7 +17,7 @@ const NEEDED: &[(&str, &str)] = &[
 /// `pam_systemd.so` tells logind who logs in.
 const PAM: &str = "pam_systemd.so";
 
-/// Whether the tests can run. Where they cannot the reason is told once, and with `CI` that is a failure.
+/// Returns true if the tests can run. Otherwise prints the reason once; with `CI` that is a failure.
 pub(crate) fn is_possible() -> bool {
     static REASON: OnceLock<Option<String>> = OnceLock::new();
     let reason = REASON.get_or_init(|| {
@@ -34,7 +34,7 @@ pub(crate) fn is_possible() -> bool {
     reason.is_none()
 }
 
-/// Why there can be no machine on this host.
+/// The reason why there can be no machine on this host.
 fn why_not() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("only root can boot a machine".to_owned());
@@ -61,8 +61,8 @@ fn why_not() -> Option<String> {
         .then(|| format!("no namespaces, cgroup or overlay here: {}", said.trim().replace('\n', "; ")))
 }
 
-/// The program under test: `START_WORKER_BINARY`, else the release build where it is the newest, else what cargo has
-/// built for this test.
+/// The program under test: `START_WORKER_BINARY`; otherwise the release build, if it is the newest; otherwise the
+/// program that cargo has built for this test.
 pub(crate) fn start_worker() -> &'static Path {
     static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
     CHOSEN.get_or_init(|| {
@@ -76,12 +76,12 @@ pub(crate) fn start_worker() -> &'static Path {
     })
 }
 
-/// Says something to whoever runs the tests, whether they pass or not: what is printed by the macros is kept back.
+/// Prints a text even for tests that pass: the output of the macros is captured.
 pub(crate) fn tell(text: &str) {
     writeln!(std::io::stderr(), "{text}").ok();
 }
 
-/// Where cargo puts the test worker.
+/// The path at which cargo puts the test worker.
 pub(crate) fn test_worker() -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_start-worker")).with_file_name("examples/test-worker");
     assert!(path.exists(), "no {}: `--test machines` needs `--example test-worker`", path.display());

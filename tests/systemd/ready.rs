@@ -1,4 +1,4 @@
-//! What systemd learns of the service while it starts and runs, and what becomes of a runner that is killed or hangs.
+//! The notifications to systemd during start and run, and the recovery of a runner that is killed or hangs.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const SOON: &str = "RestartSec=100ms";
 #[test]
 fn systemd_has_taken_every_setting_of_the_unit() {
     let Some(machine) = Machine::borrow() else { return };
-    // It shows the watchdog's time of a running service alone.
+    // systemd shows the watchdog's time only for a running service.
     let _service = Service::install(&machine, &Config::new(&machine, OBEDIENT)).started();
     let names = "Type,NotifyAccess,KillMode,OOMPolicy,OOMScoreAdjust,Delegate,Restart,RestartPreventExitStatus,\
         WatchdogUSec,TimeoutStopUSec,StateDirectory,StateDirectoryMode,RuntimeDirectory,RuntimeDirectoryMode";
@@ -117,7 +117,7 @@ fn a_runner_that_hangs_is_ended_by_the_watchdog_and_comes_back() {
     let limits = format!("WatchdogSec=1s\nTimeoutAbortSec=1s\n{SOON}");
     let service = Service::install(&machine, &Config::new(&machine, OBEDIENT)).drop_in(&limits).started();
     let before = service.processes();
-    // One that is well is left alone.
+    // A healthy runner is left alone.
     wait_until_after(std::time::Instant::now(), Duration::from_millis(2500));
     assert_eq!((service.processes(), service.starts()), (before.clone(), 1));
     service.must("kill --kill-whom=main --signal=STOP");
@@ -142,7 +142,7 @@ fn between_two_starts_the_status_says_how_the_last_run_of_a_unit_and_of_an_insta
     let said = ask(&[]);
     assert!(said.contains("with exit code 0\n") && said.contains("stopped as asked"), "{said}");
 
-    // It is not started again: what is wrong is the configuration.
+    // It is not started again, because the configuration is the problem.
     machine.write("/etc/start-worker/one.yml", "provider: none\n");
     machine.run(["systemctl", "start", "start-worker@one.service"]);
     let said = ask(&["--socket", "/run/start-worker/one/status.sock"]);

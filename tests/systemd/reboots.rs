@@ -1,4 +1,4 @@
-//! Boots, one after the other: what goes on, and what waits for somebody.
+//! Boots, one after the other: what continues, and what waits for an operator.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ fn serve_the_console(machine: &Machine) {
     machine.systemctl("enable --quiet serial-getty@console.service");
 }
 
-/// Waits until this user is logged in, and nobody else.
+/// Waits until this user, and no other, is logged in.
 fn wait_for_login(machine: &Machine, user: &str) {
     let ask = |command: &[&str]| String::from_utf8(machine.run(command).stdout).unwrap();
     let logged_in = eventually(|| {
@@ -144,7 +144,7 @@ fn a_host_that_was_drained_before_its_reboot_waits_for_somebody_to_resume_it() {
     let init = machine.init();
     machine.ask(["start-worker", "drain"]);
     machine.wait_for_boot_after(init);
-    // Ready, for the boot is not to wait for somebody.
+    // Ready, because the boot must not wait for an operator.
     service.wait_for("holding", |now| now.is("active") && now.get("StatusText").starts_with("holding"));
     service.wait_for_entry("start-worker resume");
     assert_eq!(service.starts(), 1);

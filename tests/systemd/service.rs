@@ -1,4 +1,4 @@
-//! A unit on a machine: its configuration, its drop-ins, and what systemd and the journal say about it.
+//! A unit on a machine: its configuration, its drop-ins, and the output of systemd and the journal about it.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use test_support::record::{Event, named};
 
 use crate::systemd::machine::{Machine, POOL, STATIC_SECRET, eventually};
 
-/// Where the worker records what it sees and does.
+/// The worker's record of events.
 pub(crate) const RECORD: &str = "/var/lib/record/events";
 
 /// A worker that runs until it is told to end.
 pub(crate) const OBEDIENT: [&str; 3] = ["on now: exit 72", "hello all", "wait"];
 
-/// What is asked of systemd.
+/// The properties that are requested from systemd.
 const PROPERTIES: &str =
     "--property=ActiveState,SubState,Result,ExecMainStatus,NRestarts,StatusText,MainPID,ControlGroup";
 
@@ -27,7 +27,7 @@ pub(crate) struct Service<'m> {
     installed: Timestamp,
 }
 
-/// What `systemctl show` says about a unit.
+/// The output of `systemctl show` for a unit.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Properties(BTreeMap<String, String>);
 
@@ -152,7 +152,7 @@ impl<'m> Service<'m> {
         self.wait_for("ended", |now| now.is("inactive") || now.is("failed"))
     }
 
-    /// What the worker has recorded.
+    /// The worker's record.
     pub(crate) fn events(&self) -> Vec<Event> {
         Event::read(&self.machine.path(&self.record))
     }
@@ -172,7 +172,7 @@ impl<'m> Service<'m> {
         found.unwrap_or_else(|| panic!("there was no start {count} in time\n{}", self.machine))
     }
 
-    /// How often the worker was started.
+    /// Number of starts of the worker.
     pub(crate) fn starts(&self) -> usize {
         self.events().iter().filter(|event| event.name() == "start").count()
     }
@@ -218,7 +218,8 @@ impl<'m> Service<'m> {
         entries.filter(|entry| time(entry) >= self.installed).collect()
     }
 
-    /// Those of the runner and its worker. (Not by the unit: the journal knows none of a process that has ended already.)
+    /// The journal entries of the runner and its worker. Not by unit, because the journal does not know the unit of a
+    /// process that has exited already.
     pub(crate) fn journal(&self) -> Vec<Value> {
         self.entries(&["SYSLOG_IDENTIFIER=start-worker", "SYSLOG_IDENTIFIER=generic-worker"])
     }

@@ -73,7 +73,8 @@ fn a_worker_that_is_stuck_in_the_kernel_keeps_a_stop_no_longer_than_the_runners_
     let file = disk.path("x").display().to_string();
     let config = Config::new(&machine, ["hello all", &format!("wait-file {file}")]);
     let config = config.set("supervision.stopTimeout", "500ms");
-    // What nothing can kill keeps its cgroup: systemd waits for that, after its SIGKILL, as long as this once more.
+    // A process that cannot be killed keeps its cgroup: after its SIGKILL, systemd waits for it for the same time
+    // again.
     let service = Service::install(&machine, &config).drop_in("TimeoutStopSec=5s").started();
     let (runner, worker) = (service.properties().pid(), service.wait_for_start(1).pid());
     let waits = eventually(|| {
@@ -86,7 +87,7 @@ fn a_worker_that_is_stuck_in_the_kernel_keeps_a_stop_no_longer_than_the_runners_
     service.assert_gone(&[runner]);
     service.wait_for_entry("worker cannot be killed: it is stuck in the kernel");
     service.wait_for_entry("start-worker ends: the worker cannot be killed");
-    // The runner has ended by itself: systemd has killed what was left, and nothing else.
+    // The runner has exited by itself; systemd has killed only the leftovers.
     service.assert_no_manager_entry("State 'stop-sigterm' timed out");
     drop(disk);
     let lives = || machine.run(["test", "-e", &format!("/proc/{worker}")]).status.success();

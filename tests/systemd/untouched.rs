@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// Where cgroups are.
+/// The roots of the cgroup hierarchies.
 pub(crate) const HIERARCHIES: [&str; 3] =
     ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"];
 
-/// What systemd makes in the root of a cgroup hierarchy that it takes for its own.
+/// The cgroups that systemd makes in the root of a hierarchy that it considers its own.
 const OF_SYSTEMD: [&str; 3] = ["init.scope", "system.slice", "user.slice"];
 
-/// What can be seen of the host: its name, its mounts, and in which cgroup each process is.
+/// The visible state of the host: its name, its mounts, and the cgroups of each process.
 #[derive(Debug)]
 pub(crate) struct Host {
     name: String,
@@ -42,8 +42,8 @@ impl Host {
         }
     }
 
-    /// Fails the test where the host is not as it was before the machine of this name. Others may be at work on the host
-    /// meanwhile: only what this kind of machine could have done is looked at.
+    /// Fails the test if the machine of this name has changed the host. Other programs may change the host meanwhile,
+    /// so only the possible effects of such a machine are compared.
     pub(crate) fn assert_untouched_by(&self, name: &str) {
         let now = Self::look();
         assert_eq!(now.name, self.name, "the host has another name");
@@ -72,7 +72,7 @@ pub(crate) fn assert_nothing_left_of(name: &str) {
     }
 }
 
-/// One process that lives: its pid, its start, its cgroups.
+/// One live process: its pid, its start, its cgroups.
 fn process(folder: &Path) -> Option<((i32, String), String)> {
     let pid = folder.file_name()?.to_str()?.parse().ok()?;
     let stat = fs::read_to_string(folder.join("stat")).ok()?;

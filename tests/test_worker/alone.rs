@@ -1,4 +1,4 @@
-//! Whether a worker is the only one of its host: each locks a file for as long as it lives.
+//! Detects overlapping workers on one host: each locks a file while it is alive.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -8,8 +8,8 @@ use serde_json::json;
 
 use crate::record::Record;
 
-/// Locks `$TEST_WORKER_ALONE`, where it is set; who is not the first to do so records it. The kernel lets go of it at
-/// the worker's death, before anybody can know of that. What the worker starts does not inherit it.
+/// Locks `$TEST_WORKER_ALONE`, if it is set. A worker that finds it locked records that. The kernel releases the lock
+/// at the worker's death, before any process can observe that. Descendants do not inherit it.
 pub(crate) fn claim(record: &Record) -> Option<Flock<File>> {
     let path = std::env::var_os("TEST_WORKER_ALONE")?;
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).ok()?;

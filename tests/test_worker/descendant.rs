@@ -1,17 +1,4 @@
-//! What a worker may leave behind: `spawn KIND FLAG…`.
-//!
-//! KIND is where the descendant lives: `child` (in the worker's process group), `group` (in one of its own), `session`
-//! (in one of its own), `daemon` (its parent is gone as well), or `zombie` (it has exited, and nobody asks); or how it
-//! hides: `leaderless` (its main thread has exited, another one lives), `chain` (it forks, exits, and its child does
-//! the same in a session of its own, for 30 s at most, and while the lock below exists); or `bomb` (it forks until the
-//! kernel refuses, and again whenever it can, for 30 s at most, while the lock below exists, and 500 times at most).
-//! FLAGs: `ignore-term`, `hold-stdout`, `hold-stderr` (it keeps the worker's pipe open), `with-zombie` (it never asks
-//! after a child of its own), `handle-term` (SIGTERM makes it exit by itself), `stopped` (by SIGSTOP), `wiped` (it has
-//! executed itself with an empty environment), `cgroup=FOLDER` (it moves to this cgroup, which it makes), `closes=FILE`
-//! (it opens the file and executes a program, for which the file is closed). The statement ends when the descendant has
-//! recorded itself.
-//!
-//! Each but a zombie holds a shared lock on `$TEST_WORKER_RECORD.lives` while any of its threads or children lives.
+//! Processes that a worker may leave behind: `spawn KIND FLAG…`.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt;
@@ -42,10 +29,10 @@ const CLOSES: &str = "closes=";
 /// Time after which a chain of forks, or a fork bomb, ends by itself.
 const CHAIN: Duration = Duration::from_secs(30);
 
-/// More than any test allows, and no harm to a machine where nothing limits it.
+/// More than any test allows, but harmless to a machine without limits.
 const BOMB: usize = 500;
 
-/// What to leave behind.
+/// The description of a descendant.
 #[derive(Debug, Clone)]
 pub(crate) struct Descendant {
     kind: String,
@@ -69,7 +56,7 @@ impl Descendant {
         }
     }
 
-    /// Makes it, and waits until it lives where it should.
+    /// Spawns it, and waits until it is alive in its place.
     pub(crate) fn spawn(&self, worker: &Worker) {
         let token = format!("{:?}-{}", std::thread::current().id(), Moment::now().since_boot());
         let child = abandon(self.command(&self.kind, &token));
@@ -98,14 +85,14 @@ impl Descendant {
     }
 }
 
-/// Starts a process that nobody will ask after.
+/// Starts a process that is never waited for.
 fn abandon(mut command: Command) -> Pid {
     #[expect(clippy::zombie_processes, reason = "leaving processes behind is what this is for")]
     let child = command.spawn().expect("cannot spawn a descendant");
     Pid::from_raw(child.id().cast_signed())
 }
 
-/// The life of a descendant: `descendant KIND TOKEN FLAG…`.
+/// The main function of a descendant: `descendant KIND TOKEN FLAG…`.
 pub(crate) fn live(args: &[String], record: &Record) {
     let [_, kind, token, flags @ ..] = args else { return };
     let descendant = Descendant { kind: kind.clone(), flags: flags.to_vec() };
@@ -118,7 +105,7 @@ pub(crate) fn live(args: &[String], record: &Record) {
     }
     let has = |name: &str| flags.iter().any(|flag| flag == name);
     if kind == "wiped" {
-        // What it inherited holds the lock.
+        // The inherited descriptor holds the lock.
         return pause(LIFETIME);
     }
     if kind != "zombie" {
@@ -168,14 +155,14 @@ pub(crate) fn live(args: &[String], record: &Record) {
     }
 }
 
-/// The file that all descendants hold a lock on.
+/// The file on which all descendants hold a lock.
 fn lives() -> Option<PathBuf> {
     let mut path = std::env::var_os("TEST_WORKER_RECORD")?;
     path.push(".lives");
     Some(path.into())
 }
 
-/// Locks it with a descriptor that children inherit.
+/// Locks the file with a descriptor that children inherit.
 fn hold_lives() {
     let Some(path) = lives() else { return };
     let file: File = OpenOptions::new().create(true).append(true).open(path).expect("cannot open the lock");
@@ -185,7 +172,7 @@ fn hold_lives() {
     std::mem::forget(lock.expect("cannot lock"));
 }
 
-/// Leaves a process that `/proc` shows as a zombie, and that lives.
+/// Leaves a process that `/proc` shows as a zombie, but that is alive.
 fn exit_main_thread() {
     std::thread::spawn(|| {
         pause(LIFETIME);
@@ -198,7 +185,7 @@ fn exit_main_thread() {
     }
 }
 
-/// One process after the other, none of which lives long enough to be seen twice.
+/// Forks one process after the other, none of which lives long enough to be seen twice.
 fn fork_for_ever() {
     let end = std::time::Instant::now() + CHAIN;
     let lives = lives();
@@ -209,16 +196,16 @@ fn fork_for_ever() {
             Ok(ForkResult::Child) => {
                 let _ = setsid();
             }
-            // No room for another process at the moment.
+            // The process table is full at the moment.
             Err(_) => {}
             #[expect(unsafe_code, reason = "exit handlers would take time")]
-            // SAFETY: nothing is to be cleaned up.
+            // SAFETY: there is nothing to clean up.
             Ok(ForkResult::Parent { .. }) => unsafe { libc::_exit(0) },
         }
     }
 }
 
-/// Processes that do nothing, in sessions of their own.
+/// Forks processes that do nothing, in their own sessions.
 fn fork_as_often_as_possible() {
     let end = std::time::Instant::now() + CHAIN;
     let lives = lives();
@@ -232,7 +219,7 @@ fn fork_as_often_as_possible() {
                 return pause(LIFETIME);
             }
             Ok(ForkResult::Parent { .. }) => forks += 1,
-            // Full: whoever gives up a place loses it.
+            // The process table is full: retry until there is a free slot.
             Err(_) => pause(Duration::from_millis(1)),
         }
     }

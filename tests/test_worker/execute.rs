@@ -1,4 +1,4 @@
-//! Does what the statements say.
+//! Executes the statements.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,10 +16,10 @@ use serde_json::json;
 use crate::record::Record;
 use crate::script::{Statement, Trigger};
 
-/// How much is written at once where speed matters.
+/// The size of a write when speed matters.
 const CHUNK: usize = 1 << 18;
 
-/// A worker at work, shared by its threads.
+/// A running worker, shared by its threads.
 pub(crate) struct Worker {
     pub(crate) record: Record,
     reactions: Vec<(Trigger, Vec<Statement>)>,
@@ -31,7 +31,7 @@ pub(crate) struct Worker {
 
 #[derive(Default)]
 struct State {
-    /// Messages that have come and were not waited for yet, by type.
+    /// The number of received messages that were not awaited yet, by type.
     unread: HashMap<String, usize>,
     first_only: bool,
     told_to_stop: bool,
@@ -54,18 +54,18 @@ impl Worker {
         }
     }
 
-    /// Keeps what must be dropped to close stdin.
+    /// Stores the value whose drop closes stdin.
     pub(crate) fn keep_stdin(&self, keep: PipeWriter) {
         *lock(&self.stdin) = Some(keep);
     }
 
-    /// Wakes whoever waits for a message of this type.
+    /// Wakes the threads that wait for a message of this type.
     pub(crate) fn arrived(&self, kind: String) {
         *lock(&self.state).unread.entry(kind).or_default() += 1;
         self.changed.notify_all();
     }
 
-    /// Starts the reaction to the first of these that has one; `false`: there is none.
+    /// Starts the reaction to the first of these triggers that has one; `false`: there is none.
     pub(crate) fn react(self: &Arc<Self>, triggers: &[Trigger], tells_to_stop: bool) -> bool {
         let Some((_, body)) = self.reactions.iter().find(|(trigger, _)| triggers.contains(trigger)) else {
             return false;
@@ -169,7 +169,7 @@ impl Worker {
         }
     }
 
-    /// A hundredth of them every 10 ms; what a slow reader has held up comes later.
+    /// Writes a hundredth of the lines every 10 ms; a slow reader delays them.
     fn pour(&self, a_second: usize, size: usize, time: Duration) {
         const PAUSE: Duration = Duration::from_millis(10);
         let mut line = vec![b'x'; size.max(1)];
@@ -183,7 +183,7 @@ impl Worker {
         }
     }
 
-    /// Writes `unit` so many times, a whole chunk of them at once.
+    /// Writes `unit` this many times, in large chunks.
     fn fast(&self, unit: &[u8], mut count: usize) {
         let per_chunk = (CHUNK / unit.len()).max(1);
         let chunk = unit.repeat(per_chunk.min(count));
@@ -227,7 +227,7 @@ fn wait_for_file(path: &Path) {
     }
 }
 
-/// Lets this much time pass.
+/// Waits for this long.
 pub(crate) fn pause(duration: Duration) {
     let end = Instant::now().checked_add(duration);
     loop {
@@ -239,7 +239,7 @@ pub(crate) fn pause(duration: Duration) {
     }
 }
 
-/// Ends at once, from whichever thread.
+/// Exits at once, from any thread.
 pub(crate) fn exit(code: i32) -> ! {
     #[expect(clippy::exit, clippy::disallowed_methods, reason = "a worker that misbehaves closes nothing")]
     std::process::exit(code)

@@ -1,11 +1,11 @@
-//! `test-worker hung-disk HOW`: the server of a FUSE file system, whose device is stdin, that does not answer. It ends
-//! when nobody reads its stdout any more.
+//! `test-worker hung-disk HOW`: the server of a FUSE file system that does not answer, with the device as stdin. It
+//! ends when its stdout has no reader any more.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Requests (linux/fuse.h). Without the first nothing can be asked.
+/// Requests (linux/fuse.h). No other request is sent before the first one is answered.
 const INIT: u32 = 26;
 const LOOKUP: u32 = 1;
 const GETATTR: u32 = 3;
@@ -18,11 +18,11 @@ const FILE: u64 = 2;
 /// The answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum How {
-    /// Nothing; requests are left where they are.
+    /// None; requests are not read.
     Killable,
-    /// Nothing; requests are taken, so that whoever waits cannot be killed.
+    /// None; requests are read, so that the waiting processes cannot be killed.
     Endless,
-    /// Everything but the last close of a file; each name is an empty file.
+    /// All except the last close of a file; each name is an empty file.
     Close,
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn serve(how: &str) {
     }
 }
 
-/// The answer, with its header; `None`: there is none.
+/// The answer with its header; `None`: there is none.
 fn answer(request: &[u8], how: How) -> Option<Vec<u8>> {
     let opcode = u32::from_ne_bytes(request.get(4..8)?.try_into().ok()?);
     let node = u64::from_ne_bytes(request.get(16..24)?.try_into().ok()?);
@@ -78,7 +78,7 @@ fn longs(values: &[u64]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_ne_bytes()).collect()
 }
 
-/// Returns true if there is a request. Without `requests` they are left where they are.
+/// Returns true if there is a request. Without `requests`, they are not read.
 fn wait(device: BorrowedFd<'_>, stdout: BorrowedFd<'_>, requests: bool) -> bool {
     let asked = if requests { PollFlags::POLLIN } else { PollFlags::empty() };
     let mut both = [PollFd::new(device, asked), PollFd::new(stdout, PollFlags::empty())];

@@ -1,4 +1,4 @@
-//! What reaches the test worker: messages on its stdin, and signals. All of it is recorded, then reacted to.
+//! Messages on the test worker's stdin, and signals. All of them are recorded before the reactions.
 
 use std::io::{PipeReader, PipeWriter, Read};
 use std::os::fd::AsFd;
@@ -14,7 +14,7 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 use crate::execute::Worker;
 use crate::script::Trigger;
 
-/// Records and answers signals, on a thread of its own.
+/// Records and handles signals, on a separate thread.
 pub(crate) fn listen_for_signals(worker: &Arc<Worker>) {
     let all = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM];
     let mut signals = SignalsInfo::<WithOrigin>::new(all).expect("cannot listen for signals");
@@ -31,8 +31,8 @@ pub(crate) fn listen_for_signals(worker: &Arc<Worker>) {
     });
 }
 
-/// Reads stdin, on a thread of its own, until its end or until the writer that is returned is dropped. (A thread that
-/// sleeps in `read` keeps the pipe open even when another closes the descriptor, so this one sleeps in `poll`.)
+/// Reads stdin on a separate thread, until its end or until the returned writer is dropped. (A thread that blocks in
+/// `read` keeps the pipe open even if another closes the descriptor, so this one blocks in `poll`.)
 pub(crate) fn listen_to_stdin(worker: &Arc<Worker>) -> PipeWriter {
     let (gone, keep) = std::io::pipe().expect("cannot make a pipe");
     let worker = Arc::clone(worker);

@@ -63,7 +63,7 @@ use execute::Worker;
 use record::Record;
 use script::Statement;
 
-/// No test is that slow: whatever a test has left behind ends by itself.
+/// No test is that slow: a test's leftover processes end by themselves.
 const LIFETIME: Duration = Duration::from_secs(300);
 
 fn main() {
@@ -99,7 +99,7 @@ fn main() {
     worker.exit(0);
 }
 
-/// Answers `--version`, as generic-worker does: with a name, a version, and the engine in brackets.
+/// Answers `--version` like generic-worker: with a name, a version, and the engine in brackets.
 fn answer_version(record: &Record) {
     record.event("version", serde_json::json!({}));
     let text = std::env::var("TEST_WORKER_VERSION").unwrap_or_else(|_| "test-worker 1.0.0".to_owned());

@@ -1,4 +1,4 @@
-//! What the test worker saw and did, one JSON object a line, for the test to read.
+//! The test worker's record of its events, one JSON object a line, for the test to read.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -7,17 +7,17 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-/// A moment by both clocks, in microseconds.
+/// A point in time by both clocks, in microseconds.
 #[derive(Clone, Copy)]
 pub(crate) struct Moment {
-    /// `CLOCK_MONOTONIC`: the same for all processes of the host.
+    /// `CLOCK_MONOTONIC`, which is the same for all processes of the host.
     mono: i64,
     /// Since the epoch.
     wall: i64,
 }
 
 impl Moment {
-    /// Microseconds since some point in the past, the same for all processes.
+    /// Microseconds since a point in the past that is the same for all processes.
     pub(crate) fn since_boot(self) -> i64 {
         self.mono
     }
@@ -47,24 +47,24 @@ impl Record {
         Self(path, file)
     }
 
-    /// Records an event of now.
+    /// Records an event with the current time.
     pub(crate) fn event(&self, name: &str, fields: Value) {
         self.write(Moment::now(), name, fields);
     }
 
-    /// Records a start: when `main` was entered, and what the worker found then.
+    /// Records a start: the time at which `main` was entered, and the worker's environment.
     pub(crate) fn start(&self, when: Moment, args: &[String]) {
         if self.1.is_some() {
             self.write(when, "start", surroundings(args));
         }
     }
 
-    /// How many workers have started with this record so far.
+    /// The number of starts in this record so far.
     pub(crate) fn starts(&self) -> usize {
         self.lines_with("\"event\":\"start\"")
     }
 
-    /// How many lines have this text.
+    /// The number of lines that contain this text.
     pub(crate) fn lines_with(&self, text: &str) -> usize {
         let Some(path) = &self.0 else { return 0 };
         let content = std::fs::read(path).unwrap_or_default();
@@ -84,7 +84,7 @@ impl Record {
     }
 }
 
-/// What the worker was started with and in.
+/// The arguments, environment and limits with which the worker was started.
 fn surroundings(args: &[String]) -> Value {
     let env: BTreeMap<String, String> = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
@@ -106,13 +106,13 @@ fn surroundings(args: &[String]) -> Value {
         "pgid": nix::unistd::getpgrp().as_raw(),
         "fds": open_files(),
         "blocked": field("SigBlk"),
-        // Rust's start-up code ignores SIGPIPE before `main`, so its bit says nothing.
+        // Rust's start-up code ignores SIGPIPE before `main`, so its bit is meaningless.
         "ignored": field("SigIgn"),
         "oom_score_adj": oom.trim().parse::<i32>().ok(),
     })
 }
 
-/// The open descriptors with what they lead to, the record itself and the one that is used to look left out.
+/// The open descriptors with their targets, except the record itself and the descriptor of this listing.
 fn open_files() -> BTreeMap<String, String> {
     let record = std::env::var("TEST_WORKER_RECORD").unwrap_or_default();
     let Ok(folder) = std::fs::read_dir("/proc/self/fd") else { return BTreeMap::new() };

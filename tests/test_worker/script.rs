@@ -8,10 +8,9 @@ use nix::sys::signal::Signal;
 
 use crate::descendant::Descendant;
 
-/// One thing to do.
 #[derive(Debug, Clone)]
 pub(crate) enum Statement {
-    /// Bytes for stdout: every kind of message and output.
+    /// Bytes for stdout: any message or output.
     Out(Vec<u8>),
     /// Bytes for stderr.
     Err(Vec<u8>),
@@ -19,19 +18,19 @@ pub(crate) enum Statement {
         count: usize,
         size: usize,
     },
-    /// One chunk of output, over and over, until so many lines of this size are written.
+    /// One chunk of output, repeated until this many lines of this size are written.
     Fast {
         line: Vec<u8>,
         count: usize,
     },
     Blob(usize),
-    /// Lines of this size, so many a second.
+    /// Lines of this size at this rate.
     Pour {
         a_second: usize,
         size: usize,
         time: Duration,
     },
-    /// Lines of this kind for so long.
+    /// Lines of this kind for this long.
     Flood {
         kind: String,
         time: Duration,
@@ -52,7 +51,7 @@ pub(crate) enum Statement {
     On(Trigger, Vec<Statement>),
 }
 
-/// What a reaction reacts to.
+/// The trigger of a reaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Trigger {
     Signal(Signal),
@@ -64,11 +63,11 @@ pub(crate) enum Trigger {
     Eof,
 }
 
-/// Everything that a runner may offer.
+/// All capabilities that a runner may offer.
 const ALL_CAPABILITIES: &str =
     "autologin error-report graceful-termination log new-credentials reboot shutdown";
 
-/// Reads the arguments of the `start`-th start.
+/// Parses the arguments for the `start`-th start.
 pub(crate) fn parse(args: &[String], start: usize) -> Result<Vec<Statement>, String> {
     let mut statements = Vec::new();
     let mut args = args.iter().map(String::as_str);
@@ -84,7 +83,7 @@ pub(crate) fn parse(args: &[String], start: usize) -> Result<Vec<Statement>, Str
     Ok(statements)
 }
 
-/// Reads one argument; nothing where it is meant for another start.
+/// Parses one argument; empty if it is for another start.
 fn parse_for_start(text: &str, start: usize) -> Result<Vec<Statement>, String> {
     let Some(rest) = text.strip_prefix("start ") else { return Ok(vec![statement(text)?]) };
     let (which, body) = rest.split_once(':').ok_or_else(|| format!("no colon in `{text}`"))?;
@@ -95,7 +94,7 @@ fn parse_for_start(text: &str, start: usize) -> Result<Vec<Statement>, String> {
     if this_one { sequence(body) } else { Ok(Vec::new()) }
 }
 
-/// Statements with ` ; ` between them. A reaction swallows the rest, for it holds a sequence itself.
+/// Statements separated by ` ; `. A reaction includes the rest, because it contains a sequence itself.
 fn sequence(text: &str) -> Result<Vec<Statement>, String> {
     let text = text.trim();
     if text.is_empty() {
@@ -171,7 +170,7 @@ fn flood(text: &str) -> Result<Statement, String> {
     Ok(Statement::Flood { kind: kind.to_owned(), time })
 }
 
-/// The statements that write much.
+/// The statements that write large amounts.
 fn bulk(word: &str, rest: &str) -> Result<Statement, String> {
     let (first, second) = rest.split_once(' ').unwrap_or((rest, "0"));
     let (count, size) = (number(first)?, number(second)?);
@@ -210,7 +209,7 @@ fn number<T: FromStr>(text: &str) -> Result<T, String> {
     text.trim().parse().map_err(|_| format!("not a number: `{text}`"))
 }
 
-/// Bytes with `\n`, `\r`, `\t`, `\\` and `\xHH` in them.
+/// Bytes with `\n`, `\r`, `\t`, `\\` and `\xHH` escapes.
 fn unescape(text: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let mut rest = text.bytes();

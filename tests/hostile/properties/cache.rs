@@ -1,4 +1,4 @@
-//! Caches: what is read is written as it was, unknown keys too, and an error tells no secret.
+//! Caches: reading and writing preserves them, including unknown keys, and an error reveals no secret.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ const FILE: &str = "/var/lib/run.json";
 /// Stands in these inputs for whatever is secret.
 const SECRET: &str = "hunter2hunter2hunter2";
 
-/// Where secrets are.
+/// The places of secrets.
 const SECRETS: [&str; 5] = [
     "/Credentials/accessToken",
     "/Credentials/certificate",
@@ -91,7 +91,7 @@ fn unknown_keys_are_kept(read: &Value, written: &Value) {
     }
 }
 
-/// Whether secrets stand only where secrets are.
+/// Returns true if secrets are only in the places of secrets.
 fn secrets_are_in_their_places(value: &Value) -> bool {
     let mut rest = value.clone();
     for place in SECRETS {

@@ -1,4 +1,4 @@
-//! gdm's file, edited: all stays but two keys, twice is once, and what was set can be taken away.
+//! Editing gdm's file: everything but two keys is preserved, a second edit changes nothing, and the edit can be undone.
 
 use start_worker::host::autologin::gdm::{MARK, clear, set, user};
 use start_worker::host::autologin::keyfile::first_fault;
@@ -19,7 +19,7 @@ pub fn check(data: &[u8]) {
     assert_eq!(clear(&cleared), cleared, "cleared twice");
     let before = keyfile::parse(file);
     assert_eq!(first_fault(file).is_none(), before.is_some());
-    // What gdm refuses is not edited.
+    // A file that gdm refuses is not edited.
     let Some(before) = before else { return };
     let after = keyfile::parse(&set_once).unwrap();
     assert_eq!(after[&b"daemon"[..]][KEYS[0]], b"true");

@@ -1,5 +1,5 @@
-//! Masking: whatever the text and whatever the secrets, no secret is left in any form, cut or not; and a text without one
-//! stays as it is.
+//! Masking: for any text and any secrets, no secret is left in any form, cut or not; a text without secrets is
+//! unchanged.
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
@@ -8,13 +8,13 @@ use start_worker::redact::{MASK, Secrets, cut};
 /// Shorter ones are none.
 const SHORTEST: usize = 8;
 
-/// So much of an input is looked at: what takes too long is masked as a whole, and that is another test.
+/// Length of input that is checked. Text that takes too long is masked as a whole, which another test covers.
 const LONGEST: usize = 1000;
 
 /// As many are taken from one input.
 const MOST: usize = 12;
 
-/// Reads secrets, one a line, then after an empty line a text in which `{0}` stands for the first secret as it is,
+/// Reads secrets, one a line, then after an empty line a text in which `{0}` stands for the first secret unchanged,
 /// `{1j}` for the second in JSON, and so on.
 pub fn check(data: &[u8]) {
     let input = String::from_utf8_lossy(data.get(..LONGEST).unwrap_or(data));
@@ -50,8 +50,8 @@ pub fn check(data: &[u8]) {
     assert_eq!(value, serde_json::json!({ masked.as_str(): [masked.as_str(), 1, null] }));
 }
 
-/// Of what a mask or the mark of a cut consists, together with what stands beside it, a secret could be made anew; nobody
-/// has such.
+/// The characters of a mask or a cut mark could form a secret together with adjacent text. Real secrets do not have
+/// that form.
 fn is_one(secret: &str) -> bool {
     secret.len() >= SHORTEST
         && secret.trim() == secret

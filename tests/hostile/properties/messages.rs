@@ -1,4 +1,4 @@
-//! Lines of a worker that may be messages: read the same by every way, and what is rendered of them parses again.
+//! Lines of a worker that may be messages: all readers agree, and rendered output parses again.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use start_worker::protocol::capabilities::Capability;
 use start_worker::protocol::json::{Members, log_members, text};
 use start_worker::protocol::message::{RawMessage, ToWorker, parse};
 
-/// What every rendered line begins with.
+/// The beginning of every rendered line.
 const PREFIX: &str = "1970-01-01T00:00:00.007Z [worker] ";
 
-/// In bytes, as it is written; a longer type is not one that there is.
+/// In bytes, as written. A longer type is certainly unknown.
 const LONGEST_TYPE: usize = 256;
 
 /// Reads each line.
@@ -23,7 +23,8 @@ pub fn check(data: &[u8]) {
     for line in text.split('\n') {
         a_line(line);
         let message = parse(line);
-        // What a JSON parser without tricks makes of it; it knows less: no surrogates, no depth, no numbers too large.
+        // The result of a plain JSON parser. It accepts less: no lone surrogates, no deep nesting, no numbers out of
+        // range.
         let object = line.trim_ascii().strip_prefix('~').filter(|object| object.starts_with('{'));
         let plain: Option<Value> = object.and_then(|object| serde_json::from_str(object).ok());
         if let Some(kind) = plain.as_ref().and_then(|plain| plain.get("type")?.as_str()) {
@@ -55,7 +56,7 @@ fn shown(Members(members): &Members<'_>) -> Vec<(String, String)> {
     members.iter().map(|(key, value)| (key.to_string(), value.get().to_owned())).collect()
 }
 
-/// Each field is what it is for the plain parser, or an error that says what is wrong in words of the program alone.
+/// Each field equals the plain parser's, or is an error that describes the problem only in the program's own words.
 fn fields(message: &RawMessage<'_>, plain: Option<&Value>) {
     let plain_text = |key: &str| plain.and_then(|plain| plain.get(key)?.as_str().map(str::to_owned));
     match message.hello() {

@@ -21,7 +21,7 @@ const SECRET: &str = "hunter2hunter2hunter2";
 
 const MACHINE: &str = "vm-1";
 
-/// Reads one answer as each of the documents. Lines are the answers, one after the other, for what is asked again.
+/// Reads one answer as each of the documents. The lines are the successive answers of repeated requests.
 pub fn check(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let value: Option<Value> = serde_json::from_str(text).ok();
@@ -129,7 +129,7 @@ fn provisioner(text: &str, value: Option<&Value>) {
     }
 }
 
-/// Whether the token alone is secret: what else the user-data holds is configuration.
+/// Returns true if the token is the only secret: the rest of the user-data is configuration.
 fn text_is_only_token(value: &Value) -> bool {
     !value["data"].to_string().contains(SECRET)
 }

@@ -1,4 +1,5 @@
-//! What holds for any input from outside, one file a parser. `fuzz/` has this as a library, a target each.
+//! Properties that hold for any input from outside, one file per parser. `fuzz/` uses them as a library, with one
+//! target each.
 #![cfg_attr(test, expect(unreachable_pub, reason = "the fuzz targets use them"))]
 
 pub mod cache;

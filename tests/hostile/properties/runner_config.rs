@@ -1,4 +1,5 @@
-//! Runner configurations: a fault names the file and no secret, and what is read can be written and read again.
+//! Runner configurations: an error names the file and no secret, and a parsed configuration survives writing and
+//! reading.
 
 use std::path::Path;
 
@@ -12,7 +13,7 @@ const SECRET: &str = "hunter2hunter2hunter2";
 /// Keys whose values are secret.
 const KEYS: [&str; 4] = ["accessToken", "staticSecret", "certificate", "PASSWORD"];
 
-/// Parses, twice; and what is in effect once more.
+/// Parses twice, and parses the effective configuration once more.
 pub fn check(data: &[u8]) {
     let parsed = config::parse(Path::new(FILE), data);
     let again = config::parse(Path::new(FILE), data);
@@ -46,7 +47,7 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// Whether secrets stand only where everybody would know them for secrets: as the whole value of a key on one line.
+/// Returns true if secrets are recognisable as secrets: each is the whole value of a key on one line.
 fn secrets_are_in_their_places(data: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(data) else { return false };
     let in_place = |line: &str| {
@@ -57,7 +58,7 @@ fn secrets_are_in_their_places(data: &[u8]) -> bool {
     text.contains(SECRET) && text.split('\n').all(|line| !line.contains(SECRET) || in_place(line))
 }
 
-/// What `check --effective` writes is a runner configuration that says the same.
+/// `check --effective` writes a runner configuration with the same meaning.
 fn written_and_read(config: &config::RunnerConfig) {
     let value = effective::effective(config, true);
     // But for a Windows set-up, which has no path: it loads, and starts nowhere here.

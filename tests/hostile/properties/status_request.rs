@@ -3,7 +3,7 @@
 use serde_json::Value;
 use start_worker::telemetry::status::request::Request;
 
-/// What an answer may be long at most, in bytes.
+/// Maximum length of an answer, in bytes.
 const LONGEST: usize = 2000;
 
 /// Reads one request.

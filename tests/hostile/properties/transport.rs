@@ -1,13 +1,13 @@
-//! What a worker writes, cut into lines: the same lines however it was read, nothing lost, memory bounded.
+//! A worker's output, cut into lines: the same lines for any sizes of reads, nothing lost, memory bounded.
 
 use std::cell::Cell;
 
 use start_worker::protocol::transport::{LONGEST_MESSAGE, LONGEST_PIECE, Piece, Splitter};
 
-/// What one input may become at most, in bytes: more than any limit of the transport.
+/// Maximum length of an expanded input, in bytes: more than any limit of the transport.
 const MOST: usize = LONGEST_MESSAGE + (1 << 17);
 
-/// What came out, owned; the parts of one line joined.
+/// The output, owned; the parts of one line joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Seen {
     Line(Vec<u8>),
@@ -35,7 +35,7 @@ pub fn check(data: &[u8]) {
                 }
             }
         }
-        // Large streams in large chunks, for the sake of time.
+        // Large streams in large chunks, to save time.
         let times = if stream.len() < 1 << 16 { 1 } else { 4099 };
         let sizes: Vec<usize> = sizes.iter().map(|size| (1 + usize::from(*size)) * times).collect();
         assert!(whole == split(&stream, &sizes, messages), "another chunking, other lines");
@@ -43,7 +43,7 @@ pub fn check(data: &[u8]) {
 }
 
 /// `0xff b n` stands for `n` × 32 KiB of the byte `b`, `0xfe b n` for as many as lead to `n` bytes before a multiple of
-/// 32 KiB: so a small input reaches the limits, and what is right at them.
+/// 32 KiB. So a small input reaches the limits and the bytes right at them.
 fn unfold(mut data: &[u8]) -> Vec<u8> {
     let mut stream = Vec::new();
     while let [first, rest @ ..] = data {
@@ -106,7 +106,7 @@ fn split(stream: &[u8], sizes: &[usize], messages: bool) -> Vec<Seen> {
         (chunk, rest) = rest.split_at((*size).min(rest.len()));
         splitter.feed(chunk, &mut forward);
         fed += chunk.len();
-        // What is not out is held: never more than a piece where there are no messages.
+        // Input that has not come out is buffered: at most one piece where there are no messages.
         assert!(messages || fed - out.get() <= LONGEST_PIECE + 4);
     }
     splitter.finish(&mut forward);

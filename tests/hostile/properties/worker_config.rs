@@ -55,7 +55,7 @@ fn numbers(value: &Value, raw: &RawValue, found: &mut Vec<String>) {
     }
 }
 
-/// What a provider or a secret hands over.
+/// Data from a provider or a secret.
 fn forms(value: &Value) {
     if let Ok(taken) = take_provider_form(value.clone(), "generic-worker")
         && let Some(config) = find_provider_config(value, "generic-worker")
@@ -101,7 +101,7 @@ fn merging(layers: &[Object]) {
         assert!(has(&layers[from], leaf.key, leaf.value), "{}", leaf.path);
     }
     assert_eq!(merged.map_leaves(|leaf| leaf.value.clone()), *merged.object());
-    // What comes from a secret is masked whatever it is called.
+    // Values from a secret are masked regardless of their names.
     let masked = merged.masked(&[]);
     for (leaf, masked) in leaves.iter().zip(masked.leaves()) {
         assert_eq!(leaf.path, masked.path);
@@ -145,7 +145,7 @@ fn both(first: Value, second: &Value) -> Value {
     }
 }
 
-/// Whether a leaf is somewhere in a layer.
+/// Returns true if a leaf is anywhere in a layer.
 fn has(object: &Object, key: &str, value: &Value) -> bool {
     fn within(at: &Value, value: &Value) -> bool {
         at == value
@@ -162,7 +162,8 @@ fn has(object: &Object, key: &str, value: &Value) -> bool {
     })
 }
 
-/// Whether nothing in the middle breaks what the first and the third have in common: then merging is associative.
+/// Returns true if `second` does not break objects that `first` and `third` have in common; in that case merging is
+/// associative.
 fn whole_between(first: &Object, second: &Object, third: &Object) -> bool {
     second.iter().all(|(key, middle)| match (first.get(key), middle, third.get(key)) {
         (Some(Value::Object(first)), Value::Object(middle), Some(Value::Object(third))) => {

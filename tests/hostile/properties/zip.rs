@@ -1,4 +1,5 @@
-//! Archives: nothing lands outside their directory, no limit is passed, and what is refused leaves nothing behind.
+//! Archives: no file is written outside their directory, no limit is exceeded, and a refused archive leaves nothing
+//! behind.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -10,8 +11,8 @@ use start_worker::run_spec::files::{FileEntry, FileOrigin, Limits, ShippedFile, 
 
 const LIMITS: Limits = Limits { entries: 20, bytes: 64 << 10 };
 
-/// Begins with `PK`: an archive as it is. Otherwise the description of one: names and contents, which a whole archive is
-/// made of, checksums included, so that names are looked at, and not checksums alone.
+/// Input that begins with `PK` is an archive. Other input describes one: names and contents, from which a complete
+/// archive is made with correct checksums, so that the checks of names are reached.
 pub fn check(data: &[u8]) {
     if data.starts_with(b"PK") { unpack(data) } else { unpack(&described(data)) }
 }
@@ -39,7 +40,7 @@ fn unpack(archive: &[u8]) {
     assert!(found.files <= LIMITS.entries);
 }
 
-/// What only the writing tells: a name that is too long for the disk.
+/// Returns true if only writing can detect the problem, such as a name that is too long for the file system.
 fn is_by_the_system(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {

@@ -1,4 +1,4 @@
-//! What each service answers, as the real ones do: their headers, tokens, versions, tags and error pages.
+//! The answers of each service, in the form of the real ones: headers, tokens, versions, tags and error pages.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ impl Reply {
         Self { status, headers: Vec::new(), body: body.to_owned() }
     }
 
-    /// An error, as a page for people.
+    /// An error as an HTML page.
     pub(super) fn html(status: u16, why: &str) -> Self {
         let page = format!(
             "<?xml version=\"1.0\"?>\n<!DOCTYPE html>\n<html><head><title>{status} - {why}</title></head>\n\
@@ -44,7 +44,7 @@ impl Reply {
 pub(super) struct Sessions {
     pub required: bool,
     pub supported: bool,
-    /// Each with its end.
+    /// Each token with its expiry.
     pub tokens: Vec<(String, Instant)>,
 }
 
@@ -56,7 +56,7 @@ impl Default for Sessions {
 
 const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 
-/// What is in every answer.
+/// The headers of every answer.
 pub(super) fn always(cloud: Cloud) -> &'static [(&'static str, &'static str)] {
     match cloud {
         Cloud::Ec2 => &[("server", "EC2ws")],
@@ -175,14 +175,14 @@ async fn gce(request: &Request, shared: &Shared, busy: &Busy<'_>) -> Reply {
     }
 }
 
-/// Until the value is another one than the asker's, or the time is up.
+/// Waits until the value differs from the client's version, or the time is up.
 async fn wait_for_change(request: &Request, shared: &Shared) {
     let current = || shared.state().values.get(request.path()).map(|value| etag(value.version));
     let known = request.parameter("last_etag").or_else(current);
     let mut changes = shared.changes.subscribe();
     let another = changes.wait_for(|_| current() != known);
     match request.parameter("timeout_sec").and_then(|time| time.parse().ok()) {
-        // Either way the answer is what is there then.
+        // In both cases the answer is the current value.
         Some(seconds) => drop(timeout(Duration::from_secs(seconds), another).await),
         None => drop(another.await),
     }

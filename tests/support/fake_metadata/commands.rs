@@ -1,4 +1,4 @@
-//! Reads commands and obeys.
+//! Parses and executes commands.
 
 use std::time::Instant;
 

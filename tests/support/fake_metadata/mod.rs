@@ -31,7 +31,6 @@ mod server;
 
 use answers::Sessions;
 
-/// Which cloud's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cloud {
     Ec2,
@@ -39,13 +38,13 @@ pub enum Cloud {
     Gce,
 }
 
-/// A request that has come.
+/// A recorded request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub method: String,
-    /// The path, with its query as it came.
+    /// The path and the query, undecoded.
     pub target: String,
-    /// Their names in small letters.
+    /// Names are in lower case.
     pub headers: Vec<(String, String)>,
     pub body: String,
 }
@@ -67,7 +66,7 @@ impl Request {
     }
 }
 
-/// A metadata service; it ends when it is dropped.
+/// A metadata service. Dropping it ends the server.
 pub struct FakeMetadata {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -75,7 +74,7 @@ pub struct FakeMetadata {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the server and those who script it share.
+/// The state shared by the server and its owner.
 struct Shared {
     cloud: Cloud,
     state: Mutex<State>,
@@ -93,25 +92,25 @@ struct State {
     events: Vec<serde_json::Value>,
     incarnation: u64,
     requests: Vec<Request>,
-    /// How many of them have neither an answer nor a reason to wait.
+    /// The number of requests that are neither answered nor have a reason to wait.
     busy: usize,
 }
 
-/// A value, and when it was set last.
+/// A value with its version.
 struct Value {
     text: String,
     version: u64,
 }
 
-/// A fault, and where.
+/// A fault and its place.
 struct Placed {
-    /// How the paths begin.
+    /// The prefix of the affected paths.
     prefix: String,
     once: bool,
     fault: Fault,
 }
 
-/// What goes wrong.
+/// A failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Status(u16),
@@ -122,7 +121,7 @@ enum Fault {
 }
 
 impl FakeMetadata {
-    /// Starts one, with the values of some instance of that cloud. Port 0 is any that is free.
+    /// Starts a service with an example instance of that cloud. Port 0 means any free port.
     pub fn start(cloud: Cloud, listen: SocketAddr) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(listen)?;
         listener.set_nonblocking(true)?;
@@ -148,7 +147,7 @@ impl FakeMetadata {
         format!("http://{}", self.address)
     }
 
-    /// Does what a command says; what it has to say to that, or what is wrong with it.
+    /// Executes a command. Returns its output, or its error.
     pub fn tell(&self, command: &str) -> Result<String, String> {
         commands::obey(&self.shared, command)
     }
@@ -163,7 +162,7 @@ impl Drop for FakeMetadata {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A fake that has panicked has failed its test already.
+            // A fake that has panicked has already failed its test.
             let _ = thread.join();
         }
     }

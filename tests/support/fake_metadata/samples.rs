@@ -1,4 +1,4 @@
-//! An instance of each cloud, as its metadata service shows it: made up, in the real ones' form.
+//! An example instance of each cloud, invented, in the form of its metadata service.
 
 use super::Cloud;
 

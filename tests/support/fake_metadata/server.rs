@@ -1,4 +1,4 @@
-//! The HTTP server: takes requests, has them answered, lets them go wrong where that is asked for.
+//! The HTTP server: accepts requests, answers them, and applies the requested faults.
 
 use std::io;
 use std::net::TcpListener;
@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::answers::{self, Reply};
 use super::{Fault, Request, Shared};
 
-/// Serves until told to stop, or until nobody can tell any more.
+/// Serves until it is stopped, or its owner is gone.
 pub(super) fn serve(listener: TcpListener, shared: &Arc<Shared>, stopped: oneshot::Receiver<()>) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime for the fake");
@@ -26,7 +26,7 @@ pub(super) fn serve(listener: TcpListener, shared: &Arc<Shared>, stopped: onesho
                 tokio::spawn(async move {
                     let service = service_fn(|request| handle(request, shared.clone()));
                     let connection = hyper::server::conn::http1::Builder::new();
-                    // One who goes away while there is no answer yet is none of the fake's business.
+                    // A client may disconnect before there is an answer.
                     let _ = connection.serve_connection(TokioIo::new(stream), service).await;
                 });
             }
@@ -47,7 +47,7 @@ async fn handle(
     let fault = fault_for(&request, &shared);
     let busy = Busy::begin(&shared);
     match fault {
-        // Whatever comes of it: the fake ends, or goes on.
+        // The fake ends or continues; both are fine.
         Some(Fault::Hang) => drop(busy.apart_from(cleared.changed()).await),
         Some(Fault::Close) => return Err(io::Error::other("closed as asked")),
         Some(Fault::Garbage) => return Ok(response(Reply::new(200, "\u{1}<<garbage{{"), &shared)),
@@ -69,7 +69,7 @@ impl<'a> Busy<'a> {
         Self(shared)
     }
 
-    /// Waits for what the answer has to wait for.
+    /// Waits for a condition on which the answer depends, without counting as busy.
     pub(super) async fn apart_from<T>(&self, waiting: impl Future<Output = T>) -> T {
         struct Apart<'a>(&'a Shared);
         impl Drop for Apart<'_> {
@@ -89,7 +89,7 @@ impl Drop for Busy<'_> {
     }
 }
 
-/// Records a request; what is to go wrong with it.
+/// Records a request. Returns the fault that applies to it.
 fn fault_for(request: &Request, shared: &Shared) -> Option<Fault> {
     let mut state = shared.state();
     state.requests.push(request.clone());

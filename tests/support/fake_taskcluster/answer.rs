@@ -1,4 +1,4 @@
-//! What is answered: a status, headers and a body that may break off.
+//! Answers: a status, headers, and a body that may break off.
 
 use std::convert::Infallible;
 use std::io::Write as _;
@@ -11,19 +11,19 @@ use hyper::Response;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use serde_json::{Value, json};
 
-/// From this size on an answer is compressed, where the client takes that.
+/// Minimum size of an answer that is compressed, if the client accepts that.
 const COMPRESS_FROM: usize = 1024;
 
 /// An answer before it is written.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
-    /// Without the body's length and the date.
+    /// Without the content length and the date.
     pub headers: Vec<(String, String)>,
     pub body: String,
 }
 
-/// Where a body ends too early.
+/// The way in which a body ends too early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// In the middle, with the whole length announced.
@@ -33,28 +33,28 @@ pub enum Cut {
 }
 
 impl Answer {
-    /// JSON, as the services send it.
+    /// A JSON answer in the services' form.
     pub fn json(status: u16, body: &Value) -> Self {
         Self::text(status, "application/json; charset=utf-8", &body.to_string())
     }
 
-    /// 200 with JSON.
+    /// Status 200 with JSON.
     pub fn ok(body: &Value) -> Self {
         Self::json(200, body)
     }
 
-    /// Any text.
+    /// An answer with any text.
     pub fn text(status: u16, content_type: &str, body: &str) -> Self {
         let headers = vec![("content-type".to_owned(), content_type.to_owned())];
         Self { status, headers, body: body.to_owned() }
     }
 
-    /// What an unknown path gets.
+    /// The answer for an unknown path.
     pub fn not_found() -> Self {
         Self::json(404, &json!({"error": "Not found"}))
     }
 
-    /// A page of the proxy that is in front of the services.
+    /// An error page of the proxy in front of the services.
     pub fn nginx(status: u16, reason: &str) -> Self {
         let page = format!(
             "<html>\r\n<head><title>{status} {reason}</title></head>\r\n<body>\r\n<center><h1>{status} {reason}</h1>\
@@ -63,13 +63,13 @@ impl Answer {
         Self::text(status, "text/html; charset=utf-8", &page)
     }
 
-    /// One more header.
+    /// Adds a header.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// The answer as hyper writes it.
+    /// Converts the answer to a hyper response.
     pub fn into_response(self, date: &str, gzip: bool, cut: Option<Cut>) -> Response<Payload> {
         let compressed = gzip && self.body.len() >= COMPRESS_FROM && cut.is_none();
         let mut response = Response::builder().status(self.status).header("date", date);
@@ -89,7 +89,7 @@ fn compress(text: &str) -> Bytes {
     encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish()).expect("memory takes all").into()
 }
 
-/// Why a body broke off.
+/// The error of a body that breaks off.
 #[derive(Debug, thiserror::Error)]
 #[error("the script says that the answer breaks off here")]
 pub struct Broken;
@@ -100,12 +100,12 @@ impl From<Infallible> for Broken {
     }
 }
 
-/// A body of one piece.
+/// A body in one piece.
 pub struct Payload {
     data: Option<Bytes>,
-    /// None: chunked.
+    /// `None`: chunked.
     length: Option<u64>,
-    /// It ends with an error.
+    /// True if it ends with an error.
     breaks: bool,
     flushed: bool,
 }
@@ -134,7 +134,7 @@ impl Body for Payload {
         if !self.breaks {
             return Poll::Ready(None);
         }
-        // hyper flushes what it has when a body is not ready: the first half is to arrive.
+        // hyper flushes its data when a body is not ready, so that the first half arrives.
         if !std::mem::replace(&mut self.flushed, true) {
             context.waker().wake_by_ref();
             return Poll::Pending;

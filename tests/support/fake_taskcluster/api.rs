@@ -1,4 +1,4 @@
-//! From a request to its answer: which call it is, what it must carry, and who performs it.
+//! Maps a request to its answer: identifies the call, checks its requirements, and performs it.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -34,7 +34,7 @@ pub(super) enum Call {
 }
 
 impl Call {
-    /// What the record calls it.
+    /// The name in the record.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Secret => "secret",
@@ -42,7 +42,7 @@ impl Call {
         }
     }
 
-    /// What the services' own messages call it.
+    /// The name in the services' own messages.
     fn method(self) -> &'static str {
         match self {
             Self::RegisterWorker => "registerWorker",
@@ -66,7 +66,7 @@ impl Call {
         }
     }
 
-    /// Calls whose payload is a secret: messages leave it out.
+    /// Returns true for calls whose payload is secret, so that messages omit it.
     fn is_confidential(self) -> bool {
         matches!(self, Self::RegisterWorker | Self::ReregisterWorker)
     }
@@ -75,7 +75,7 @@ impl Call {
         self.is_confidential() || matches!(self, Self::ReportWorkerError | Self::UpdateWorkerPool)
     }
 
-    /// Calls that look at no credentials.
+    /// Returns true for calls that ignore credentials.
     fn is_open(self) -> bool {
         matches!(
             self,
@@ -88,14 +88,14 @@ impl Call {
     }
 }
 
-/// A call with its path's parameters.
+/// A call with the parameters in its path.
 pub(super) struct Route {
     pub call: Call,
     pub params: Map<String, Value>,
 }
 
 impl Route {
-    /// The call that a method and a path (without its query) are.
+    /// Finds the call for a method and a path without its query.
     pub(super) fn find(method: &str, path: &str) -> Self {
         Self::known(method, path).unwrap_or(Self { call: Call::Unknown, params: Map::new() })
     }
@@ -113,10 +113,10 @@ impl Route {
             let params = params.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
             Some(Self { call, params })
         };
-        // An ID's slash may also come as it is: what is left of the path belongs to the parameter.
+        // The slash in an ID may also be unencoded: the rest of the path belongs to the parameter.
         let pool = |call, rest: &[&str]| route(call, &[("workerPoolId", &rest.join("/"))]);
         match (*service, method, rest) {
-            // As the services' common library answers it: <https://docs.taskcluster.net>, `ping` of every service.
+            // In the form of the services' common library: <https://docs.taskcluster.net>, `ping` of every service.
             ("worker-manager", "GET", ["ping"]) => route(Call::Ping, &[]),
             ("worker-manager", "POST", ["worker", "register"]) => route(Call::RegisterWorker, &[]),
             ("worker-manager", "POST", ["worker", "reregister"]) => route(Call::ReregisterWorker, &[]),
@@ -157,7 +157,7 @@ fn decode(segment: &str) -> Option<String> {
     percent_encoding::percent_decode_str(segment).decode_utf8().ok().map(Into::into)
 }
 
-/// A request, read to its end.
+/// A completely received request.
 pub(super) struct Incoming<'a> {
     pub method: &'a str,
     /// The path with its query.
@@ -170,14 +170,14 @@ pub(super) struct Incoming<'a> {
     pub now: Timestamp,
 }
 
-/// Everything that performing a call needs.
+/// The inputs of a call.
 pub(super) struct Context<'a> {
     pub route: &'a Route,
     pub payload: Value,
     pub now: Timestamp,
-    /// Where schemas are said to be.
+    /// The base URL of the schemas.
     root_url: String,
-    /// None: nobody in particular.
+    /// `None`: anonymous.
     caller: Option<Caller>,
 }
 
@@ -251,7 +251,7 @@ fn identify(
     })
 }
 
-/// The JSON of a payload, or what node's parser says about it.
+/// Parses a payload. The error is the message of node's parser.
 fn payload(incoming: &Incoming<'_>) -> Result<Value, String> {
     let kind = incoming.content_type.unwrap_or("null");
     if kind.split(';').next().is_none_or(|kind| kind.trim() != "application/json") {
@@ -287,12 +287,12 @@ impl Context<'_> {
         self.route.params.get(key).and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// A string of the payload.
+    /// A string in the payload.
     pub(super) fn text(&self, key: &str) -> &str {
         self.payload[key].as_str().unwrap_or_default()
     }
 
-    /// An error as all services write it.
+    /// An error in the services' common form.
     pub(super) fn error(&self, code: &str, message: &str) -> Answer {
         let status = match code {
             "ResourceNotFound" => 404,
@@ -313,12 +313,12 @@ impl Context<'_> {
         Answer::json(status, &json!({"code": code, "message": message, "requestInfo": info}))
     }
 
-    /// 500.
+    /// A 500 with an incident id.
     pub(super) fn internal_error(&self) -> Answer {
         self.error("InternalServerError", &format!("Internal Server Error, incidentId {}.", random_id()))
     }
 
-    /// A payload that breaks its schema.
+    /// The error for a payload that violates its schema.
     pub(super) fn invalid(&self, schema: &str, faults: &[String]) -> Answer {
         let message = format!(
             "\nSchema Validation Failed!\nRejecting Schema: {}/schemas/worker-manager/v1/{schema}.json#\nErrors:\n{}",
@@ -328,7 +328,7 @@ impl Context<'_> {
         self.error("InputValidationError", &message)
     }
 
-    /// Lets only those pass who have all these scopes.
+    /// Checks that the caller has all these scopes.
     pub(super) fn authorize(&self, state: &State, scopes: &[String]) -> Result<(), Answer> {
         let held = match &self.caller {
             Some(caller) => caller.scopes.clone(),
@@ -355,7 +355,7 @@ impl Context<'_> {
     }
 }
 
-/// The 500 of a service that stumbles before it has looked at anything.
+/// The 500 of a service that fails before it has processed anything.
 pub(super) fn stumble(route: &Route, now: Timestamp) -> Answer {
     Context { route, payload: json!({}), now, root_url: String::new(), caller: None }.internal_error()
 }

@@ -1,5 +1,5 @@
-//! Credentials: how temporary ones are made, and how a signed request is verified, in the order and with the messages
-//! of Taskcluster's auth service.
+//! Credentials: creates temporary ones, and verifies signed requests in the order and with the messages of
+//! Taskcluster's auth service.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,28 +11,28 @@ use super::hawk::{Header, Target, hmac_sha256, payload_hash};
 use super::scopes::{expand, satisfy};
 use super::state::{State, random_secret};
 
-/// Who issues workers' credentials.
+/// The issuer of workers' credentials.
 pub const ISSUER: &str = "static/taskcluster/worker-manager";
 
-/// By how much certificates may be early or late.
+/// Tolerance for the start and the expiry of certificates.
 const GRACE: SignedDuration = SignedDuration::from_mins(5);
-/// How long a certificate may last.
+/// Maximum lifetime of a certificate.
 const LONGEST: SignedDuration = SignedDuration::from_hours(31 * 24);
-/// How far a request's timestamp may be off.
+/// Maximum difference of a request's timestamp.
 const SKEW: SignedDuration = SignedDuration::from_mins(15);
 
-/// A Taskcluster client's credentials, in the form in which the API hands them out.
+/// A Taskcluster client's credentials, in the form of the API.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Credentials {
     pub client_id: String,
     pub access_token: String,
-    /// A string that holds JSON.
+    /// A string that contains JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
 }
 
-/// What temporary credentials are to say.
+/// The content of temporary credentials.
 #[derive(Debug, Clone)]
 pub struct Claims {
     pub client_id: String,
@@ -41,7 +41,7 @@ pub struct Claims {
     pub expiry: Timestamp,
 }
 
-/// The keys in the order in which the service writes them.
+/// The keys in the service's order.
 #[derive(Serialize)]
 struct Certificate<'a> {
     version: u8,
@@ -53,7 +53,7 @@ struct Certificate<'a> {
     issuer: &'a str,
 }
 
-/// Temporary credentials, issued by worker-manager.
+/// Issues temporary credentials as worker-manager does.
 pub fn issue(state: &State, claims: &Claims) -> Credentials {
     let token = state.clients.get(ISSUER).map(|client| client.access_token.clone()).unwrap_or_default();
     let seed = random_secret();
@@ -77,7 +77,7 @@ pub fn issue(state: &State, claims: &Claims) -> Credentials {
     }
 }
 
-/// What a certificate's signature covers; the scopes in their order.
+/// The text covered by a certificate's signature, with the scopes in their order.
 fn signed_text(client_id: &str, certificate: &Value) -> String {
     let mut lines = vec!["version:1".to_owned()];
     if let Some(issuer) = certificate["issuer"].as_str() {
@@ -101,7 +101,7 @@ fn temporary_token(token: &str, seed: &str) -> String {
     hmac_sha256(token, seed).replace('+', "-").replace('/', "_").replace('=', "")
 }
 
-/// A request, as far as its verification needs it.
+/// The part of a request that its verification requires.
 pub struct Signed<'a> {
     pub authorization: &'a str,
     pub target: Target<'a>,
@@ -110,18 +110,18 @@ pub struct Signed<'a> {
     pub now: Timestamp,
 }
 
-/// Who sent a request.
+/// The sender of a request.
 pub struct Caller {
     pub client_id: String,
-    /// With the scopes of all roles.
+    /// Including the scopes of all roles.
     pub scopes: Vec<String>,
 }
 
-/// Why a request was refused.
+/// The reason for refusing a request.
 pub enum Refused {
     /// 401, with this message.
     Failed(String),
-    /// 500: the service stumbles over it.
+    /// 500: the service fails.
     Stumbled,
 }
 
@@ -131,13 +131,13 @@ impl Refused {
     }
 }
 
-/// The key and the scopes that a header's `id` and `ext` lead to.
+/// The key and the scopes for a header's `id` and `ext`.
 struct Key {
     token: String,
     scopes: Vec<String>,
 }
 
-/// Who sent a request, if it is signed as it must be.
+/// Verifies a request's signature. Returns the sender.
 pub fn authenticate(state: &mut State, request: &Signed<'_>) -> Result<Caller, Refused> {
     let header = Header::parse(request.authorization).map_err(Refused::Failed)?;
     let key = key(state, &header, request.now)?;
@@ -203,7 +203,7 @@ fn key(state: &State, header: &Header, now: Timestamp) -> Result<Key, Refused> {
     Ok(key)
 }
 
-/// Whether a certificate holds, given its issuer's key.
+/// Verifies a certificate with its issuer's key.
 fn check(certificate: &Value, client_id: &str, issuer: &Key, now: Timestamp) -> Result<(), Refused> {
     let fail = |message: &str| Err(Refused::Failed(format!("ext.certificate{message}")));
     if !certificate.is_object() {

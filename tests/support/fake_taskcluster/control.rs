@@ -1,4 +1,4 @@
-//! The interface for use by hand: `POST /fake/…` changes what there is while it runs. See [`HELP`].
+//! The interface for manual use: `POST /fake/…` changes the state of the running server. See [`HELP`].
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::answer::Answer;
 use super::faults::{Fault, Times};
 use super::state::{Secret, WorkerKey};
 
-/// What can be asked, for `--help` and for who asks wrong.
+/// The supported requests, for `--help` and for the answer to an unknown request.
 pub const HELP: &str = "\
 POST /fake/pool/<pool>                     a pool's definition, or the keys of it that change
 POST /fake/deployment/<pool>               {\"deploymentId\": \"d2\"}: in the pool's worker configuration
@@ -22,12 +22,12 @@ GET  /fake/requests                        the requests so far
 In a path, a pool's slash may be written as it is. Faults: internal-error, bad-gateway, gateway-timeout,
 too-many-requests, reset, answer-lost, hang, late-answer, truncated, garbage, reset-at-accept.";
 
-/// How late an answer is for `late-answer`.
+/// The delay of an answer with `late-answer`.
 const LATE: Duration = Duration::from_secs(5);
-/// How long a secret lasts.
+/// Lifetime of a secret.
 const SECRET_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Does what is asked.
+/// Performs a request.
 pub(crate) fn perform(shared: &Shared, method: &str, path: &str, payload: &[u8]) -> Answer {
     let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy().into_owned();
     let mut parts = path.trim_start_matches("/fake/").splitn(2, '/');
@@ -89,7 +89,8 @@ fn set_deployment(shared: &Shared, id: &str, body: &Value) -> Result<(), &'stati
     let mut state = shared.state();
     let mut config = state.pools.get(id).ok_or("no such pool")?.get("config").cloned().unwrap_or_default();
     let worker_config = &mut config["workerConfig"];
-    // As the only key, a worker's name holds its configuration; otherwise all of it is the configuration.
+    // If a worker's name is the only key, it contains the configuration; otherwise the whole object is the
+    // configuration.
     let nested = worker_config.as_object_mut().filter(|object| object.len() == 1);
     let nested =
         nested.and_then(|object| object.values_mut().next()).filter(|value| value["config"].is_object());

@@ -1,4 +1,4 @@
-//! What goes wrong when: rules that a test adds, each for some calls and so many times.
+//! Faults: rules that a test adds, each for certain calls and a number of times.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,51 +8,50 @@ use tokio::sync::watch;
 
 use super::answer::{Answer, Cut};
 
-/// One thing that can go wrong.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// The connection is reset as soon as it is accepted, whatever call it was to carry.
+    /// The connection is reset as soon as it is accepted, whatever its call would be.
     ResetAtAccept,
-    /// The request is read, and the connection reset; nothing else happens.
+    /// The request is read, and the connection is reset without any effect.
     Reset,
     /// The call takes effect, and the connection is reset: its answer is lost.
     AnswerLost,
-    /// Nothing happens until the rule is cleared; then the call goes on as if nothing had been.
+    /// The call waits until the rule is cleared, and then continues normally.
     Hang,
-    /// The same for so long.
+    /// As [`Fault::Hang`], for this long.
     HangFor(Duration),
-    /// The call takes effect, and its answer comes so much later.
+    /// The call takes effect, and its answer is delayed by this much.
     LateAnswer(Duration),
     /// The call takes effect, and its answer breaks off.
     CutOff(Cut),
     /// The service's own 500, which names an incident.
     InternalError,
-    /// This instead of the call.
+    /// This answer replaces the call.
     Answer(Answer),
-    /// The call takes effect, and its answer has a guard before it, as some servers write one: it is nearly JSON.
+    /// The call takes effect, and its answer has a guard prefix, as some servers write one: it is nearly JSON.
     NearlyJson,
-    /// A 500 instead of the call, whose message repeats the longest string of the request.
+    /// A 500 replaces the call; its message repeats the longest string of the request.
     Repeat(Spelling),
 }
 
-/// How an answer repeats what was sent.
+/// The form in which an answer repeats the sent text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spelling {
     /// Each character as an escape of JSON, in a string.
     Escaped,
-    /// So far in a long line that whatever shows its beginning shows a part of it.
+    /// At a position in a long line at which a truncated message ends inside the text.
     Late,
 }
 
 impl Spelling {
-    /// What is shown of a message ends in the midst of what follows so many characters.
+    /// The length of the text before it, so that the shown part of the message ends inside it.
     const LATE: usize = 500 - 30;
 
     /// The answer to this request.
     pub fn answer(self, payload: &[u8]) -> Answer {
         let mut texts = Vec::new();
         strings(&serde_json::from_slice(payload).unwrap_or_default(), &mut texts);
-        // The longest is what nobody else has: a secret, or a proof.
+        // The longest string is unique to the request: a secret, or a proof.
         let text = texts.into_iter().max_by_key(String::len).unwrap_or_default();
         let message = match self {
             Self::Escaped => {
@@ -80,7 +79,7 @@ impl Fault {
         Self::Answer(Answer::nginx(502, "Bad Gateway"))
     }
 
-    /// The proxy's page when a service does not answer. The real one comes after 60 s.
+    /// The proxy's page when a service does not answer. The real one is sent after 60 s.
     pub fn gateway_timeout() -> Self {
         Self::Answer(Answer::nginx(504, "Gateway Time-out"))
     }
@@ -90,18 +89,18 @@ impl Fault {
         Self::Answer(Answer::nginx(429, "Too Many Requests").header("retry-after", retry_after))
     }
 
-    /// 200, with a page that some other program made.
+    /// 200 with another program's page.
     pub fn garbage() -> Self {
         let page = "<!DOCTYPE html>\n<html><body>Please log in to the network.</body></html>\n";
         Self::Answer(Answer::text(200, "text/html", page))
     }
 
-    /// The call takes effect, and half of its answer comes, with the whole length announced.
+    /// The call takes effect, and half of its answer is sent, with the whole length announced.
     pub fn truncated() -> Self {
         Self::CutOff(Cut::Length)
     }
 
-    /// The same with a chunked answer whose last chunk never comes.
+    /// As [`Self::truncated`], with a chunked answer whose last chunk is missing.
     pub fn unfinished() -> Self {
         Self::CutOff(Cut::Chunks)
     }
@@ -111,7 +110,7 @@ impl Fault {
         Self::Repeat(Spelling::Escaped)
     }
 
-    /// The same where whatever shows the beginning of the error shows the string's beginning.
+    /// An error whose truncated text contains the beginning of the call's longest string.
     pub fn secret_cut() -> Self {
         Self::Repeat(Spelling::Late)
     }
@@ -121,13 +120,13 @@ impl Fault {
         Self::Answer(Answer::text(status, content_type, body))
     }
 
-    /// 302 to somewhere else.
+    /// A 302 redirection.
     pub fn redirect(location: &str) -> Self {
         Self::Answer(Answer::nginx(302, "Found").header("location", location))
     }
 }
 
-/// How often a rule acts.
+/// The number of times that a rule applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Times {
     /// For so many requests.
@@ -136,21 +135,21 @@ pub enum Times {
     UntilCleared,
 }
 
-/// Names a rule.
+/// Identifies a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RuleId(u64);
 
 struct Rule {
     id: RuleId,
-    /// A call's name, `any`, or `signed`: whatever carries credentials.
+    /// A call's name, `any`, or `signed`: every call with credentials.
     call: String,
     left: Option<u32>,
     fault: Fault,
-    /// Dropped with the rule: that releases whom it holds.
+    /// Dropped with the rule, which releases the waiting requests.
     release: watch::Sender<()>,
 }
 
-/// What a request meets.
+/// The fault that applies to a request.
 pub(super) struct Met {
     pub fault: Fault,
     released: watch::Receiver<()>,
@@ -167,11 +166,11 @@ impl Met {
 struct Script {
     rules: Vec<Rule>,
     next: u64,
-    /// Rules that are used up, but hold somebody.
+    /// Rules that are used up, but hold requests.
     holding: Vec<Rule>,
 }
 
-/// The rules; of those that fit the first acts.
+/// The rules. The first one that matches applies.
 #[derive(Default)]
 pub(super) struct Faults(Mutex<Script>);
 
@@ -192,7 +191,7 @@ impl Faults {
         id
     }
 
-    /// Takes a rule away and releases whom it holds.
+    /// Removes a rule and releases its requests.
     pub(super) fn clear(&self, id: RuleId) {
         let mut script = self.script();
         script.rules.retain(|rule| rule.id != id);
@@ -205,12 +204,12 @@ impl Faults {
         script.holding.clear();
     }
 
-    /// What a new connection meets.
+    /// Returns true if a new connection is to be reset.
     pub(super) fn at_accept(&self) -> bool {
         self.take(|rule| matches!(rule.fault, Fault::ResetAtAccept)).is_some()
     }
 
-    /// What a request meets.
+    /// The fault that applies to a request.
     pub(super) fn at_request(&self, call: &str, signed: bool) -> Option<Met> {
         self.take(|rule| {
             !matches!(rule.fault, Fault::ResetAtAccept)

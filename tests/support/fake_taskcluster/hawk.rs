@@ -1,5 +1,5 @@
-//! Hawk as a server sees it: the header taken apart, and what its `mac` and `hash` must be. Written anew, after
-//! <https://github.com/mozilla/hawk>, so that no mistake of the client's library is shared.
+//! The server's side of Hawk: parses the header, and computes the expected `mac` and `hash`. An independent
+//! implementation, after <https://github.com/mozilla/hawk>, so that it shares no bug of the client's library.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -21,7 +21,7 @@ pub(super) struct Header {
     dlg: Option<String>,
 }
 
-/// What is signed beside the header's own attributes.
+/// The signed values beside the header's own attributes.
 pub struct Target<'a> {
     pub method: &'a str,
     /// The path with its query, as it was sent.
@@ -31,7 +31,7 @@ pub struct Target<'a> {
 }
 
 impl Header {
-    /// Takes a header apart as `@hapi/hawk` does; the error is its message.
+    /// Parses a header like `@hapi/hawk`; the error is its message.
     pub(super) fn parse(value: &str) -> Result<Self, String> {
         if value.len() > MAX_LENGTH {
             return Err("Bad Request: Header length too long".to_owned());
@@ -82,7 +82,7 @@ impl Header {
         if before.is_empty() { Ok(()) } else { Err(format!("Bad Request: Duplicate attribute: {key}")) }
     }
 
-    /// What `mac` must be, had the header been signed with this key.
+    /// The expected `mac` of a header signed with this key.
     pub(super) fn expected_mac(&self, key: &str, target: &Target<'_>) -> String {
         let Self { ts, nonce, .. } = self;
         let Target { resource, port, .. } = target;
@@ -100,7 +100,7 @@ impl Header {
     }
 }
 
-/// What `hash` must be for this payload.
+/// The expected `hash` of this payload.
 pub(super) fn payload_hash(content_type: &str, payload: &[u8]) -> String {
     let kind = content_type.split(';').next().unwrap_or_default().trim().to_lowercase();
     let mut context = digest::Context::new(&digest::SHA256);

@@ -14,7 +14,7 @@
 //! assert_eq!(taskcluster.count("registerWorker"), 3);
 //! ```
 //!
-//! Where something happens: [`server`] reads a request and applies the script's [`faults`]; [`api`] finds the call,
+//! [`server`] reads a request and applies the script's [`faults`]; [`api`] finds the call,
 //! has [`auth`] verify the signature, and calls [`workers`], [`pools`] or [`secrets`], which work on [`state`].
 //! By hand: `cargo run --example fake-taskcluster -- --help`.
 
@@ -55,19 +55,19 @@ use scopes::Role;
 use server::Command;
 use state::{Client, LegacySecret, Secret, State, Worker};
 
-/// How long a secret lasts.
+/// Lifetime of a secret.
 const SECRET_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// What the server's thread and its owner share.
+/// The state shared by the server's thread and its owner.
 pub(crate) struct Shared {
     state: Mutex<State>,
     record: Record,
     faults: faults::Faults,
-    /// How many connections were accepted.
+    /// The number of accepted connections.
     connections: AtomicU64,
-    /// By how many ms the server's clock is ahead.
+    /// The offset of the server's clock, in ms.
     ahead: AtomicI64,
-    /// Whether `/fake/…` is served.
+    /// True if `/fake/…` is served.
     control: AtomicBool,
 }
 
@@ -81,14 +81,14 @@ impl Shared {
         Timestamp::now() + SignedDuration::from_millis(self.ahead.load(Ordering::Relaxed))
     }
 
-    /// The `Date` of an answer.
+    /// The `Date` header of an answer.
     fn date(&self) -> String {
         let seconds = u64::try_from(self.now().as_second()).unwrap_or_default();
         httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds))
     }
 }
 
-/// The fake, and the handle to change it while it runs.
+/// The fake server, and the handle to change it while it runs.
 pub struct FakeTaskcluster {
     shared: Arc<Shared>,
     address: Mutex<SocketAddr>,
@@ -107,13 +107,13 @@ impl Drop for FakeTaskcluster {
 
 /// Starting and stopping.
 impl FakeTaskcluster {
-    /// Starts on a free port of loopback, with no pools, workers or secrets, and the providers `static` and
+    /// Starts on a free loopback port, with no pools, workers or secrets, and the providers `static` and
     /// `null-provider`.
     pub fn start() -> Self {
         Self::start_on((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port")
     }
 
-    /// The same at a given address.
+    /// Starts at the given address.
     pub fn start_on(address: SocketAddr) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::new()),
@@ -137,19 +137,19 @@ impl FakeTaskcluster {
         answered
     }
 
-    /// Listens (again) at this address, with the state that it has.
+    /// Listens (again) at this address, with the current state.
     pub fn start_at(&self, address: SocketAddr) -> io::Result<()> {
         let answer = self.command(|answer| Command::Listen(address, answer));
         *self.lock_address() = answer.recv().expect("the thread answers")?;
         Ok(())
     }
 
-    /// Stops to listen: connections are refused, and those that are open are closed. The state is kept.
+    /// Stops listening: connections are refused, and open ones are closed. The state is kept.
     pub fn stop(&self) {
         self.command(Command::Close).recv().expect("the thread answers");
     }
 
-    /// Stops, and starts again at the same address after so long.
+    /// Stops listening, and resumes at the same address after this time.
     pub fn stop_for(&self, pause: Duration) {
         self.command(|answer| Command::Pause(pause, answer)).recv().expect("the thread answers");
     }
@@ -158,44 +158,44 @@ impl FakeTaskcluster {
         self.address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where it listens, or did before it was stopped.
+    /// The current address, or the last one before it was stopped.
     pub fn address(&self) -> SocketAddr {
         *self.lock_address()
     }
 
-    /// The root URL, without a slash at its end.
+    /// The root URL, without a trailing slash.
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
     }
 
-    /// Serves `/fake/…`, too: the interface for use by hand, see [`control`].
+    /// Also serves `/fake/…`, the interface for manual use, see [`control`].
     pub fn serve_control(&self) {
         self.shared.control.store(true, Ordering::Relaxed);
     }
 }
 
-/// What there is.
+/// The state.
 impl FakeTaskcluster {
-    /// Makes a pool, or changes what this definition names of it.
+    /// Creates a pool, or changes the given keys of its definition.
     pub fn set_pool(&self, id: &str, definition: Value) {
         let now = self.shared.now();
         self.shared.state().set_pool(id, definition, now);
     }
 
-    /// A provider; `static` is there from the start.
+    /// Adds a provider; `static` exists from the start.
     pub fn add_provider(&self, id: &str, kind: ProviderType) {
         self.shared.state().providers.insert(id.to_owned(), kind);
     }
 
-    /// A static worker of the pool's provider; it may register as often as it likes.
+    /// Adds a static worker of the pool's provider, which may register any number of times.
     pub fn add_static_worker(&self, pool: &str, group: &str, id: &str, secret: &str) -> WorkerKey {
         self.add_worker(WorkerKey::new(pool, group, id), WorkerState::Running, |worker| {
             worker.static_secret = Some(secret.to_owned());
         })
     }
 
-    /// A cloud's worker that has been requested; it may register once, with any proof of the right form unless
-    /// [`Self::expect_proof`] says which.
+    /// Adds a requested cloud worker, which may register once, with any proof of the right form unless
+    /// [`Self::expect_proof`] sets one.
     pub fn add_cloud_worker(&self, pool: &str, group: &str, id: &str) -> WorkerKey {
         self.add_worker(WorkerKey::new(pool, group, id), WorkerState::Requested, |_| {})
     }
@@ -214,60 +214,60 @@ impl FakeTaskcluster {
         change(self.shared.state().workers.get_mut(key).expect("such a worker"));
     }
 
-    /// The only proof that a cloud's worker can register with.
+    /// Sets the only proof with which a cloud's worker can register.
     pub fn expect_proof(&self, key: &WorkerKey, proof: Value) {
         self.change_worker(key, |worker| worker.proof = Some(proof));
     }
 
-    /// The launch configuration, by its ID, that a cloud's worker was launched with.
+    /// Sets the ID of the launch configuration of a cloud's worker.
     pub fn set_launch_config(&self, key: &WorkerKey, id: &str) {
         self.change_worker(key, |worker| worker.launch_config_id = Some(id.to_owned()));
     }
 
-    /// Puts a worker into a state.
+    /// Sets a worker's state.
     pub fn set_worker_state(&self, key: &WorkerKey, state: WorkerState) {
         self.change_worker(key, |worker| worker.state = state);
     }
 
-    /// The state that a worker is in.
+    /// Returns a worker's state.
     pub fn worker_state(&self, key: &WorkerKey) -> Option<WorkerState> {
         self.shared.state().workers.get(key).map(|worker| worker.state)
     }
 
-    /// When a worker's record expires.
+    /// Sets the expiry of a worker's record.
     pub fn set_worker_expires(&self, key: &WorkerKey, expires: Timestamp) {
         self.change_worker(key, |worker| worker.expires = expires);
     }
 
-    /// The secret that reregisterWorker takes next.
+    /// The secret that the next reregisterWorker must present.
     pub fn one_time_secret(&self, key: &WorkerKey) -> Option<String> {
         self.shared.state().workers.get(key).and_then(|worker| worker.secret.clone())
     }
 
-    /// What shouldWorkerTerminate answers from now on.
+    /// Sets the answer of shouldWorkerTerminate.
     pub fn set_should_terminate(&self, key: &WorkerKey, terminate: bool, reason: &str) {
         self.change_worker(key, |worker| worker.terminate = (terminate, reason.to_owned()));
     }
 
-    /// A secret of the secrets service, for a year.
+    /// Adds a secret to the secrets service, for a year.
     pub fn set_secret(&self, name: &str, value: Value) {
         let expires = self.shared.now() + SECRET_LIFE;
         self.shared.state().secrets.insert(name.to_owned(), Secret { value, expires });
     }
 
-    /// A secret of the legacy aws-provisioner: its token, what it says, and what its credentials may do (they are
-    /// issued by worker-manager, so no more than a worker may).
+    /// Adds a secret of the legacy aws-provisioner: its token, its data, and the scopes of its credentials
+    /// (worker-manager issues them, so at most a worker's scopes).
     pub fn add_legacy_secret(&self, token: &str, data: Value, scopes: &[&str]) {
         let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         self.shared.state().legacy_secrets.insert(token.to_owned(), LegacySecret { data, scopes });
     }
 
-    /// Whether a legacy secret has not been removed.
+    /// Returns true if a legacy secret has not been removed.
     pub fn has_legacy_secret(&self, token: &str) -> bool {
         self.shared.state().legacy_secrets.contains_key(token)
     }
 
-    /// A permanent client.
+    /// Adds a permanent client.
     pub fn add_client(&self, id: &str, access_token: &str, scopes: &[&str]) {
         let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         self.shared
@@ -276,28 +276,29 @@ impl FakeTaskcluster {
             .insert(id.to_owned(), Client { access_token: access_token.to_owned(), scopes });
     }
 
-    /// Gives a role more scopes: `anonymous` is everybody's, `worker-pool:<id>` (it may end in `*`) its workers'.
+    /// Adds scopes to a role: `anonymous` applies to everybody, `worker-pool:<id>` (it may end in `*`) to the pool's
+    /// workers.
     pub fn grant(&self, role: &str, scopes: &[&str]) {
         let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         self.shared.state().roles.push(Role { name: role.to_owned(), scopes });
     }
 
-    /// How long credentials last where the pool has no `reregistrationTimeout`; 96 h unless this is called.
+    /// Sets the lifetime of credentials if the pool has no `reregistrationTimeout`; the default is 96 h.
     pub fn set_credentials_life(&self, life: Duration) {
         self.shared.state().credentials_life = life;
     }
 
-    /// Whether `systemBootTime` is known; older deployments refuse it as an unknown key.
+    /// Sets whether `systemBootTime` is known; older deployments refuse it as an unknown key.
     pub fn set_knows_boot_time(&self, known: bool) {
         self.shared.state().knows_boot_time = known;
     }
 
-    /// Temporary credentials with any claims, as if worker-manager had issued them.
+    /// Issues temporary credentials with any claims, as worker-manager would.
     pub fn issue(&self, claims: &Claims) -> Credentials {
         auth::issue(&self.shared.state(), claims)
     }
 
-    /// What workers have reported, newest first.
+    /// The workers' error reports, newest first.
     pub fn reported_errors(&self) -> Vec<Value> {
         self.shared.state().errors.iter().cloned().collect()
     }
@@ -307,27 +308,27 @@ impl FakeTaskcluster {
         self.shared.now()
     }
 
-    /// Puts the server's clock ahead of (or behind) the host's.
+    /// Sets the offset of the server's clock from the host's.
     pub fn set_clock_offset(&self, ahead: SignedDuration) {
         let ahead = i64::try_from(ahead.as_millis()).expect("a few centuries at most");
         self.shared.ahead.store(ahead, Ordering::Relaxed);
     }
 }
 
-/// What goes wrong, and what has happened.
+/// Faults and the record.
 impl FakeTaskcluster {
-    /// Adds a rule: what happens to these calls so many times. `call` is a call's name, `any`, or `signed` (whatever
-    /// carries credentials). Of the rules that fit a request the oldest acts.
+    /// Adds a rule: a fault for these calls and a number of times. `call` is a call's name, `any`, or `signed` (every
+    /// call with credentials). Of the rules that match a request, the oldest applies.
     pub fn fail(&self, call: &str, times: Times, fault: Fault) -> RuleId {
         self.shared.faults.add(call, times, fault)
     }
 
-    /// Takes a rule away; requests that hang because of it go on.
+    /// Removes a rule. Requests that hang because of it continue.
     pub fn clear_fault(&self, rule: RuleId) {
         self.shared.faults.clear(rule);
     }
 
-    /// Takes all rules away.
+    /// Removes all rules.
     pub fn clear_faults(&self) {
         self.shared.faults.clear_all();
     }
@@ -337,12 +338,12 @@ impl FakeTaskcluster {
         self.shared.record.requests()
     }
 
-    /// How often something was called (`any`: all calls).
+    /// The number of calls of this name (`any`: of all calls).
     pub fn count(&self, call: &str) -> usize {
         self.shared.record.count(call)
     }
 
-    /// How many connections were accepted.
+    /// The number of accepted connections.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::Relaxed)
     }
@@ -352,18 +353,18 @@ impl FakeTaskcluster {
         self.shared.record.clear();
     }
 
-    /// Calls this for every request that is dealt with, on the server's thread.
+    /// Calls the observer for every completed request, on the server's thread.
     pub fn observe(&self, observer: impl Fn(&Request) + Send + Sync + 'static) {
         self.shared.record.observe(observer);
     }
 
-    /// Waits until something was called so often. Blocks: for tests without a runtime of their own.
+    /// Waits for this number of calls. Blocks: for tests without a runtime of their own.
     pub fn wait_for(&self, call: &str, times: usize, limit: Duration) {
         let came = self.shared.record.wait(limit, |requests| called(requests, call) >= times);
         assert!(came, "{call} was not called {times} times within {limit:?}, but {}", self.count(call));
     }
 
-    /// The same for tests with one.
+    /// As [`Self::wait_for`], for tests with a runtime.
     pub async fn called(&self, call: &str, times: usize, limit: Duration) {
         let came = self.shared.record.wait_async(limit, |requests| called(requests, call) >= times).await;
         assert!(came, "{call} was not called {times} times within {limit:?}, but {}", self.count(call));

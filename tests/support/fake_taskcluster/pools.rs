@@ -1,4 +1,4 @@
-//! worker-manager's calls about pools. Runners use `workerPool` alone; the rest is for who administers them.
+//! worker-manager's calls about pools. Runners only use `workerPool`; the rest is for administrators.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::answer::Answer;
 use super::api::Context;
 use super::state::State;
 
-/// The longest `reregistrationTimeout` in seconds: 30 days.
+/// Maximum `reregistrationTimeout` in seconds: 30 days.
 const LONGEST_TIMEOUT: i64 = 30 * 24 * 3600;
 
 pub(super) fn get(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {
@@ -36,7 +36,7 @@ pub(super) fn update(state: &mut State, context: &Context<'_>) -> Result<Answer,
     Ok(Answer::ok(&json!(state.pools.get(id))))
 }
 
-/// Worker-manager keeps such a pool, with the `null-provider`, until its workers are gone.
+/// worker-manager keeps such a pool, with the `null-provider`, until its workers are gone.
 pub(super) fn delete(state: &mut State, context: &Context<'_>) -> Result<Answer, Answer> {
     let id = context.param("workerPoolId");
     context.authorize(state, &[format!("worker-manager:manage-worker-pool:{id}")])?;

@@ -1,4 +1,4 @@
-//! Which requests came, and what was answered.
+//! The requests and their answers.
 
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,21 +9,21 @@ use tokio::sync::Notify;
 /// One request.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// When its head had been read.
+    /// The time at which its head had been read.
     pub at: Instant,
     pub method: String,
     /// With the query, as it was sent.
     pub path: String,
     /// The call's name as in the API's documentation; `unknown` where there is none.
     pub call: &'static str,
-    /// Whether it had an `Authorization`.
+    /// True if it had an `Authorization` header.
     pub signed: bool,
     pub user_agent: Option<String>,
     /// The JSON that it carried.
     pub body: Option<Value>,
     /// The status that was answered; none as yet, or because the connection was reset.
     pub status: Option<u16>,
-    /// Whether the call was performed and its answer sent whole: no fault has spoilt it.
+    /// True if the call was performed and its answer sent completely, without a fault.
     pub performed: bool,
     /// The answer's `code` and the first line of its message, for refusals.
     pub refusal: Option<String>,
@@ -31,7 +31,7 @@ pub struct Request {
 
 type Observer = Box<dyn Fn(&Request) + Send + Sync>;
 
-/// All of them, in the order in which they came.
+/// All requests, in the order of their arrival.
 #[derive(Default)]
 pub(super) struct Record {
     requests: Mutex<Vec<Request>>,
@@ -45,7 +45,7 @@ impl Record {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has somebody told of every request that was answered. The first one stays.
+    /// Calls the observer for every answered request. Only the first observer is kept.
     pub(super) fn observe(&self, observer: impl Fn(&Request) + Send + Sync + 'static) {
         self.observer.set(Box::new(observer)).ok();
     }
@@ -67,7 +67,7 @@ impl Record {
         self.more_async.notify_waiters();
     }
 
-    /// Tells the observer of a request that is dealt with.
+    /// Calls the observer for a completed request.
     pub(super) fn done(&self, number: usize) {
         let Some(observer) = self.observer.get() else { return };
         let request = self.lock().get(number).cloned();
@@ -88,7 +88,7 @@ impl Record {
         self.lock().clear();
     }
 
-    /// Waits until this holds of the requests; false: it did not within the limit.
+    /// Waits until this holds for the requests. Returns false if it did not within the limit.
     pub(super) fn wait(&self, limit: Duration, mut holds: impl FnMut(&[Request]) -> bool) -> bool {
         let requests = self.lock();
         let waited = self.more.wait_timeout_while(requests, limit, |requests| !holds(requests));

@@ -1,8 +1,8 @@
-//! What payloads must look like: the parts of the services' JSON schemas that runners can break.
+//! Payload checks: the parts of the services' JSON schemas that runners can break.
 
 use serde_json::Value;
 
-/// What is wrong with a registerWorker payload.
+/// The faults of a registerWorker payload.
 pub(super) fn register_worker(payload: &Value, knows_boot_time: bool) -> Vec<String> {
     let required = ["workerPoolId", "providerId", "workerGroup", "workerId", "workerIdentityProof"];
     let optional: &[&str] = if knows_boot_time { &["systemBootTime"] } else { &[] };
@@ -19,7 +19,7 @@ pub(super) fn register_worker(payload: &Value, knows_boot_time: bool) -> Vec<Str
     faults
 }
 
-/// A proof has exactly one of four forms; a mistake is told for each of them, as the services do.
+/// A proof has exactly one of four forms. As in the services, a fault is reported for each of them.
 fn identity_proof(proof: &Value) -> Vec<String> {
     let place = "data/workerIdentityProof";
     let mut faults = Vec::new();
@@ -40,7 +40,7 @@ fn identity_proof(proof: &Value) -> Vec<String> {
     faults
 }
 
-/// What is wrong with a reregisterWorker payload.
+/// The faults of a reregisterWorker payload.
 pub(super) fn reregister_worker(payload: &Value) -> Vec<String> {
     let required = ["workerPoolId", "workerGroup", "workerId", "secret"];
     let mut faults = keys("data", payload, &required, &[]);
@@ -51,7 +51,7 @@ pub(super) fn reregister_worker(payload: &Value) -> Vec<String> {
     faults
 }
 
-/// What is wrong with a reportWorkerError payload.
+/// The faults of a reportWorkerError payload.
 pub(super) fn report_worker_error(payload: &Value) -> Vec<String> {
     let required = ["workerGroup", "workerId", "kind", "title", "description", "extra"];
     let mut faults = keys("data", payload, &required, &[]);
@@ -71,7 +71,7 @@ fn is_secret(text: &str) -> bool {
     text.len() == 44 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
 }
 
-/// Keys that are missing, and keys that must not be there.
+/// Missing keys, and keys that are not allowed.
 fn keys(place: &str, value: &Value, required: &[&str], optional: &[&str]) -> Vec<String> {
     let Some(object) = value.as_object() else { return vec![format!("{place} must be object")] };
     let missing = required.iter().filter(|key| !object.contains_key(**key));

@@ -1,24 +1,24 @@
-//! Scopes: who satisfies what, and how roles add to them.
+//! Scopes: satisfaction, and expansion by roles.
 
 use serde_json::json;
 
-/// Whether a held scope (it may end in `*`) covers another.
+/// Returns true if a held scope (it may end in `*`) covers another.
 pub(super) fn covers(held: &str, wanted: &str) -> bool {
     held.strip_suffix('*').map_or(held == wanted, |prefix| wanted.starts_with(prefix))
 }
 
-/// Whether these scopes cover another.
+/// Returns true if these scopes cover another.
 pub(super) fn satisfy(held: &[String], wanted: &str) -> bool {
     held.iter().any(|scope| covers(scope, wanted))
 }
 
-/// A role, by its name without `assume:` (it may end in `*`), and what it gives.
+/// A role: its name without `assume:` (it may end in `*`), and its scopes.
 pub struct Role {
     pub name: String,
     pub scopes: Vec<String>,
 }
 
-/// What somebody with these scopes holds, once their roles and everybody's role (`anonymous`) are taken up.
+/// Adds the scopes of all held roles, including `anonymous`, which everybody has.
 pub(super) fn expand(scopes: &[String], roles: &[Role]) -> Vec<String> {
     let mut held = scopes.to_vec();
     held.push("assume:anonymous".to_owned());

@@ -9,7 +9,7 @@ use super::api::Context;
 use super::auth::{Claims, issue};
 use super::state::{State, rfc3339};
 
-/// How long the credentials of a legacy secret last.
+/// Lifetime of the credentials of a legacy secret.
 const LEGACY_LIFE: Duration = Duration::from_secs(96 * 3600);
 
 pub(super) fn get(state: &State, context: &Context<'_>) -> Result<Answer, Answer> {

@@ -32,21 +32,21 @@ use super::record;
 /// The longest payload: what Taskcluster's services take.
 const MAX_PAYLOAD: usize = 10 << 20;
 
-/// How long an address that has been given up may still be held by somebody.
+/// Time for which a closed address may still be in use.
 const FREE_AGAIN: Duration = Duration::from_secs(5);
 
-/// What the thread is asked to do.
+/// A command to the thread.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Listens at this address; the answer is the one it got.
     Listen(SocketAddr, SyncSender<io::Result<SocketAddr>>),
     /// Stops to listen, closes all connections, and says when that is done.
     Close(SyncSender<()>),
-    /// The same, and listens again at the same address after so long.
+    /// Closes, and listens again at the same address after this time.
     Pause(Duration, SyncSender<()>),
 }
 
-/// Starts the thread. It ends when nobody is left to command it.
+/// Starts the thread. It ends when the sender of commands is dropped.
 pub(super) fn start(shared: Arc<Shared>, commands: Receiver<Command>) -> JoinHandle<()> {
     let thread = std::thread::Builder::new().name("fake-taskcluster".to_owned());
     thread.spawn(move || run(&shared, commands)).expect("a thread")
@@ -62,7 +62,7 @@ fn run(shared: &Arc<Shared>, commands: Receiver<Command>) {
 struct Server {
     shared: Arc<Shared>,
     listener: Option<TcpListener>,
-    /// When and where to listen again.
+    /// The time and the address for listening again.
     again: Option<(Instant, SocketAddr)>,
     connections: JoinSet<()>,
 }
@@ -79,7 +79,7 @@ impl Server {
                     self.listen(address).await.expect("the address is free again");
                 }
                 accepted = accept(self.listener.as_ref()) => {
-                    // Out of descriptors, or gone already: the next one may do.
+                    // Out of descriptors, or the connection has gone already. The next accept may succeed.
                     if let Ok((stream, _)) = accepted {
                         self.connected(stream);
                     }
@@ -137,7 +137,7 @@ impl Server {
                 let (shared, reset) = (Arc::clone(&shared), Arc::clone(&reset));
                 async move { serve(&shared, &reset, request).await }
             });
-            // Errors are the client's affair, or the script's.
+            // Errors are the client's, or intended by the script.
             http1::Builder::new().serve_connection(wire, service).await.ok();
         });
     }
@@ -315,7 +315,7 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// The answer, or nothing but a reset.
+    /// The answer, or a reset.
     async fn answer(&mut self, request: Request<Incoming>) -> Result<Answer, Broken> {
         let met = self.shared.faults.at_request(self.route.call.name(), self.head.authorization.is_some());
         let payload = payload(request).await?;
@@ -354,7 +354,7 @@ impl Exchange<'_> {
     }
 }
 
-/// What a fault does before a call is performed; an answer: it is not performed at all.
+/// The part of a fault before the call is performed. An answer replaces the call.
 async fn before(met: &mut Met, exchange: &Exchange<'_>, payload: &[u8]) -> Result<Option<Answer>, Broken> {
     match &met.fault {
         Fault::Reset => return Err(Broken),

@@ -1,4 +1,4 @@
-//! What the fake knows: pools, workers, secrets, clients, roles.
+//! The fake's state: pools, workers, secrets, clients, roles.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::auth::ISSUER;
 use super::scopes::Role;
 
-/// How a provider recognises its workers.
+/// The type of a provider, which determines the proof of its workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProviderType {
     Static,
@@ -22,10 +22,10 @@ pub enum ProviderType {
     Null,
 }
 
-/// What a worker is doing, according to worker-manager.
+/// A worker's state according to worker-manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerState {
-    /// A cloud's, not registered yet.
+    /// A cloud's worker that is not registered yet.
     Requested,
     Running,
     Stopped,
@@ -41,7 +41,7 @@ impl WorkerState {
     }
 }
 
-/// Which worker.
+/// Identifies a worker.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerKey {
     pub pool: String,
@@ -54,7 +54,7 @@ impl WorkerKey {
         Self { pool: pool.to_owned(), group: group.to_owned(), id: id.to_owned() }
     }
 
-    /// As scopes name it.
+    /// The name in scopes.
     pub fn full(&self) -> String {
         format!("{}/{}/{}", self.pool, self.group, self.id)
     }
@@ -85,14 +85,14 @@ pub struct Worker {
     pub state: WorkerState,
     pub created: Timestamp,
     pub expires: Timestamp,
-    /// Of a static worker.
+    /// For a static worker.
     pub static_secret: Option<String>,
-    /// The proof that is asked for; none: any of the right form will do.
+    /// The expected proof; `None`: any proof of the right form.
     pub proof: Option<Value>,
-    /// What reregisterWorker takes next.
+    /// The secret that the next reregisterWorker must present.
     pub secret: Option<String>,
     pub launch_config_id: Option<String>,
-    /// What shouldWorkerTerminate answers.
+    /// The answer of shouldWorkerTerminate.
     pub terminate: (bool, String),
 }
 
@@ -125,13 +125,13 @@ pub struct Secret {
     pub expires: Timestamp,
 }
 
-/// What the legacy aws-provisioner hands out once.
+/// A single-use secret of the legacy aws-provisioner.
 pub struct LegacySecret {
     pub data: Value,
     pub scopes: Vec<String>,
 }
 
-/// The signatures seen lately.
+/// The recent nonces.
 #[derive(Default)]
 pub struct Nonces {
     seen: HashSet<String>,
@@ -142,7 +142,7 @@ impl Nonces {
     /// The most recent ones are enough.
     const KEPT: usize = 10_000;
 
-    /// Whether this one was not there; then it is.
+    /// Adds a nonce. Returns true if it is new.
     pub fn is_new(&mut self, nonce: String) -> bool {
         if !self.seen.insert(nonce.clone()) {
             return false;
@@ -157,7 +157,6 @@ impl Nonces {
     }
 }
 
-/// Everything.
 pub struct State {
     pub pools: BTreeMap<String, Map<String, Value>>,
     pub workers: BTreeMap<WorkerKey, Worker>,
@@ -166,12 +165,12 @@ pub struct State {
     pub roles: Vec<Role>,
     pub secrets: HashMap<String, Secret>,
     pub legacy_secrets: HashMap<String, LegacySecret>,
-    /// What workers have reported, newest first.
+    /// The workers' error reports, newest first.
     pub errors: VecDeque<Value>,
     pub nonces: Nonces,
-    /// How long credentials last where the pool says nothing.
+    /// The lifetime of credentials if the pool does not set it.
     pub credentials_life: Duration,
-    /// Older deployments refuse `systemBootTime` as an unknown key.
+    /// False for an older deployment, which refuses `systemBootTime` as an unknown key.
     pub knows_boot_time: bool,
 }
 
@@ -207,7 +206,7 @@ impl State {
         }
     }
 
-    /// Makes or changes a pool: what the definition does not name stays as it was.
+    /// Creates a pool, or changes it: keys that the definition does not contain are kept.
     pub fn set_pool(&mut self, id: &str, definition: Value, now: Timestamp) {
         let pool = self.pools.entry(id.to_owned()).or_insert_with(|| {
             let Value::Object(pool) = json!({
@@ -228,7 +227,7 @@ impl State {
     }
 }
 
-/// A time as the API writes it.
+/// Formats a time like the API.
 pub(super) fn rfc3339(time: Timestamp) -> String {
     format!("{time:.3}")
 }
@@ -236,14 +235,14 @@ pub(super) fn rfc3339(time: Timestamp) -> String {
 /// 22 characters: a random id.
 pub(super) fn random_id() -> String {
     let mut bytes = fastrand::u128(..).to_be_bytes();
-    // A version 4 UUID that starts with a letter, as Taskcluster's are.
+    // A version 4 UUID that starts with a letter, like Taskcluster's.
     bytes[0] &= 0x7f;
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// 44 characters: what Taskcluster uses for secrets.
+/// 44 characters, the form of Taskcluster's secrets.
 pub(super) fn random_secret() -> String {
     random_id() + &random_id()
 }

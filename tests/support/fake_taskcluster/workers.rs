@@ -10,10 +10,10 @@ use super::auth::{Claims, Credentials, issue};
 use super::schema;
 use super::state::{ProviderType, State, Worker, WorkerKey, WorkerState, random_id, random_secret, rfc3339};
 
-/// By how much credentials are valid before they were issued, for hosts whose clock is behind.
+/// Credentials are valid from this long before they were issued, for hosts whose clock is behind.
 const START_EARLIER: Duration = Duration::from_secs(15 * 60);
 
-/// The most workers that a list has.
+/// Maximum number of workers in a list.
 const PAGE: usize = 1000;
 
 fn key_of_path(context: &Context<'_>) -> WorkerKey {
@@ -65,7 +65,8 @@ pub(super) fn register(state: &mut State, context: &Context<'_>) -> Result<Answe
     Ok(Answer::ok(&answer))
 }
 
-/// Where a worker's `workerConfig` is: the pool's config, and for clouds the launch configuration of the worker.
+/// The configuration that contains a worker's `workerConfig`: the pool's config or, for clouds, the worker's launch
+/// configuration.
 fn launch_config(config: &Value, worker: &Worker) -> Value {
     let Some(all) = config["launchConfigs"].as_array() else { return config.clone() };
     let named = worker.launch_config_id.as_deref();
@@ -74,7 +75,7 @@ fn launch_config(config: &Value, worker: &Worker) -> Value {
     all.iter().find(fits).cloned().unwrap_or_default()
 }
 
-/// Whether a worker has shown who it is.
+/// Checks a worker's proof of identity.
 fn check_proof(provider: ProviderType, worker: &Worker, proof: &Value) -> Result<(), &'static str> {
     let has =
         |keys: &[&str]| keys.iter().all(|key| proof[*key].as_str().is_some_and(|text| !text.is_empty()));
@@ -100,7 +101,7 @@ fn check_proof(provider: ProviderType, worker: &Worker, proof: &Value) -> Result
     }
 }
 
-/// New credentials for a worker, and until when.
+/// New credentials for a worker, and their expiry.
 fn credentials(
     state: &State,
     context: &Context<'_>,
@@ -112,7 +113,7 @@ fn credentials(
     let life = match timeout.map(u64::try_from) {
         None => state.credentials_life,
         Some(Ok(seconds)) => Duration::from_secs(seconds),
-        // The library that makes credentials throws.
+        // The library that creates credentials throws.
         Some(Err(_)) => return Err(context.internal_error()),
     };
     let provider = state.workers.get(key).map(|worker| worker.provider_id.as_str()).unwrap_or_default();
@@ -177,7 +178,7 @@ pub(super) fn report_error(state: &mut State, context: &Context<'_>) -> Result<A
     Ok(Answer::ok(&error))
 }
 
-/// The worker that the path names, for who has the scope for this action.
+/// The worker in the path, if the caller has the scope for this action.
 fn allowed(state: &State, context: &Context<'_>, action: &str) -> Result<WorkerKey, Answer> {
     let key = key_of_path(context);
     context.authorize(state, &[format!("worker-manager:{action}:{}", key.full())])?;

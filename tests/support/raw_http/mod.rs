@@ -1,5 +1,5 @@
-//! An HTTP client for tests of HTTP servers: what is sent is what the test says, and signatures may be as wrong as it
-//! likes. Not the client of the product: that one is tested elsewhere.
+//! An HTTP client for tests of HTTP servers: it sends exactly what the test says, including invalid signatures. Not the
+//! product's client, which is tested elsewhere.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-/// How long an answer may take that takes milliseconds.
+/// Time limit of an answer that takes milliseconds.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A request.
@@ -21,7 +21,6 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-/// What came back.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
@@ -48,14 +47,14 @@ impl Request {
         request
     }
 
-    /// The same with this signature.
+    /// Adds this signature.
     #[must_use]
     pub fn signed(self, address: SocketAddr, signature: &Signature<'_>) -> Self {
         let header = signature.header(&self.method, address, &self.path);
         self.header("Authorization", &header)
     }
 
-    /// Sends it over a connection of its own and reads the answer to its end.
+    /// Sends it over a new connection and reads the answer to its end.
     pub fn send(&self, address: SocketAddr) -> io::Result<Answer> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(DEADLINE))?;
@@ -112,7 +111,7 @@ fn parse(answer: &[u8]) -> io::Result<Answer> {
     Ok(answer)
 }
 
-/// The bytes of all chunks; none where the last one is missing.
+/// The bytes of all chunks; `None` if the last one is missing.
 fn unchunked(mut rest: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     loop {
@@ -127,7 +126,7 @@ fn unchunked(mut rest: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// How a request is signed.
+/// The parameters of a signature.
 #[derive(Debug, Clone, Default)]
 pub struct Signature<'a> {
     pub client_id: &'a str,
@@ -136,14 +135,14 @@ pub struct Signature<'a> {
     pub ext: Option<String>,
     /// The payload's hash, as bytes.
     pub hash: Option<Vec<u8>>,
-    /// By how many seconds the signer's clock is behind.
+    /// The number of seconds by which the signer's clock is behind.
     pub behind: u64,
-    /// Some nonce, unless this one.
+    /// `None`: a random nonce.
     pub nonce: Option<String>,
 }
 
 impl<'a> Signature<'a> {
-    /// With a certificate, as a string of JSON, where there is one.
+    /// Creates a signature, with a certificate as a string of JSON if there is one.
     pub fn new(client_id: &'a str, access_token: &'a str, certificate: Option<&str>) -> Self {
         // Parsed and written again, as a client does; the scopes keep their order.
         let parsed = certificate.map(|text| serde_json::from_str::<Value>(text).expect("JSON"));
