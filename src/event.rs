@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 mod request;
 
 pub use request::{Cause, StopRequest, Strength};
@@ -48,13 +50,22 @@ pub enum ExitClass {
     Idle,
     /// The worker's configuration is unusable: a restart will not help.
     BadConfiguration,
+    /// A bug of the worker, or a host that is not fit for tasks.
+    Unfit,
     /// Any other exit.
     Crash,
 }
 
 impl ExitClass {
-    pub const ALL: [Self; 6] =
-        [Self::Done, Self::Interrupted, Self::Reboot, Self::Idle, Self::BadConfiguration, Self::Crash];
+    pub const ALL: [Self; 7] = [
+        Self::Done,
+        Self::Interrupted,
+        Self::Reboot,
+        Self::Idle,
+        Self::BadConfiguration,
+        Self::Unfit,
+        Self::Crash,
+    ];
 
     /// The name, for programs.
     pub fn name(self) -> &'static str {
@@ -64,8 +75,48 @@ impl ExitClass {
             Self::Reboot => "reboot",
             Self::Idle => "idle",
             Self::BadConfiguration => "bad_configuration",
+            Self::Unfit => "unfit",
             Self::Crash => "crash",
         }
+    }
+}
+
+/// The kind of a failed run, which counts for the pause before the next start (`supervision.failureBackoff`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RunFailure {
+    /// The worker crashed, and was not restarted.
+    Crash,
+    /// The worker found itself, or its host, unfit for tasks.
+    Unfit,
+    /// The worker cannot work with its configuration.
+    BadConfiguration,
+    /// The worker could not be started.
+    Start,
+}
+
+impl RunFailure {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Crash, Self::Unfit, Self::BadConfiguration, Self::Start];
+
+    /// Its name, for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::Unfit => "unfit",
+            Self::BadConfiguration => "bad_configuration",
+            Self::Start => "start",
+        }
+    }
+}
+
+impl fmt::Display for RunFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Crash => "the worker crashed",
+            Self::Unfit => "the worker found this host unfit for tasks",
+            Self::BadConfiguration => "the worker could not use its configuration",
+            Self::Start => "the worker could not be started",
+        })
     }
 }
 
@@ -162,6 +213,8 @@ pub enum Event {
         /// True if the worker can be restarted without a reboot.
         in_place: bool,
     },
+    /// An operator does not want to wait for the next start.
+    Resumed,
     /// The machine's deadline has passed.
     Deadline,
 }
@@ -180,6 +233,8 @@ pub enum Outcome {
     StartFailed,
     /// Restarting does not help, or is not allowed.
     GaveUp,
+    /// The worker found its host unfit for tasks, and the host is to hold.
+    Unfit,
     CredentialsExpired,
     /// The cloud interrupts the machine, or will do so soon.
     Interrupted {
@@ -216,6 +271,7 @@ impl Outcome {
             | Self::Redeploy { .. } => true,
             Self::StartFailed
             | Self::GaveUp
+            | Self::Unfit
             | Self::CredentialsExpired
             | Self::RunnerFailed
             | Self::Stuck { .. }
@@ -234,6 +290,7 @@ impl fmt::Display for Outcome {
             Self::Removed => "the worker was removed from this machine",
             Self::StartFailed => "the worker could not be started",
             Self::GaveUp => "gave up on the worker",
+            Self::Unfit => "the worker found this host unfit for tasks",
             Self::CredentialsExpired => "the worker's credentials have run out",
             Self::Interrupted { ends: true } => "the machine is being taken away",
             Self::Interrupted { ends: false } => "the machine is being interrupted, and comes back",
@@ -317,6 +374,15 @@ pub enum Reason {
     Over(Outcome),
     /// This machine is leaving worker-manager.
     Leaving(Step),
+    /// The pause that follows failed runs is not over.
+    FailedRuns {
+        /// The number of failed runs in a row.
+        count: u32,
+        /// The last of them.
+        last: RunFailure,
+        /// The end of the pause.
+        until: Timestamp,
+    },
 }
 
 /// The steps by which a machine leaves worker-manager.
@@ -337,6 +403,13 @@ impl fmt::Display for Reason {
             Self::Exited(exit) => exit.fmt(f),
             Self::Over(outcome) => outcome.fmt(f),
             Self::Leaving(step) => step.fmt(f),
+            Self::FailedRuns { count, last, until } => {
+                let runs = if *count == 1 { "run" } else { "runs" };
+                write!(
+                    f,
+                    "{count} failed {runs} in a row, the last because {last}; the next start is at {until:.0}"
+                )
+            }
         }
     }
 }

@@ -31,6 +31,7 @@ pub mod config;
 pub mod credentials;
 pub mod error_chain;
 pub mod event;
+pub mod failure_log;
 pub mod host;
 pub mod lifecycle;
 pub mod output;

@@ -23,6 +23,27 @@ impl Backoff {
     }
 }
 
+/// `supervision.failureBackoff`: the pause before a start that follows failed runs, over processes and boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailureBackoff {
+    /// The pause after the first failed run. Zero: there are no pauses.
+    pub initial: Duration,
+    /// The longest pause.
+    pub max: Duration,
+}
+
+impl FailureBackoff {
+    /// Each pause is so many times as long as the one before it. With the defaults (30 s, 2 min, 8 min, 30 min) a worker
+    /// that fails at once is started three times in five minutes.
+    const GROWTH: u32 = 4;
+
+    /// The pause after so many failed runs in a row.
+    pub fn pause(&self, failed_runs: u32) -> Duration {
+        let Some(steps) = failed_runs.checked_sub(1) else { return Duration::ZERO };
+        self.initial.saturating_mul(Self::GROWTH.saturating_pow(steps)).min(self.max)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,6 +62,16 @@ mod tests {
         endless.next_wait(&mut fastrand::Rng::with_seed(1));
         assert_eq!(endless.ceiling, Duration::MAX);
         assert_eq!(Backoff::new(seconds(5), seconds(2)).ceiling, seconds(2));
+    }
+
+    #[test]
+    fn pauses_after_failed_runs_grow_up_to_the_longest() {
+        let seconds = Duration::from_secs;
+        let backoff = FailureBackoff { initial: seconds(30), max: seconds(1800) };
+        let pauses = [0, 1, 2, 3, 4, 5, u32::MAX].map(|failed| backoff.pause(failed).as_secs());
+        assert_eq!(pauses, [0, 30, 120, 480, 1800, 1800, 1800]);
+        let none = FailureBackoff { initial: Duration::ZERO, max: seconds(1800) };
+        assert_eq!(none.pause(7), Duration::ZERO);
     }
 
     #[test]

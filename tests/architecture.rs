@@ -16,7 +16,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (5, &["supervisor", "watch", "startup"]),
     (4, &["telemetry"]),
     (3, &["provider", "registration", "worker", "output", "autologin"]),
-    (2, &["taskcluster", "run_spec", "protocol", "config", "stop"]),
+    (2, &["taskcluster", "run_spec", "protocol", "config", "stop", "failure_log"]),
     (
         1,
         &[

@@ -2,5 +2,6 @@
 //! implementation.
 
 mod cross_check;
+mod queue;
 mod replay;
 mod shape;

@@ -7,8 +7,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Autologin, CloudConfig, DisplayManager, FixedIdentity, HostSettings, Implementation, LogFormat, OnReboot,
-    ProviderConfig, Restart, RestartInPlace, RunnerConfig, StatusSocket, Supervision, WorkerSettings, keys,
+    AfterRun, Autologin, CloudConfig, DisplayManager, FixedIdentity, HostSettings, Implementation, LogFormat,
+    OnReboot, OnUnfit, ProviderConfig, Restart, RestartInPlace, RunnerConfig, StatusSocket, Supervision,
+    WorkerSettings, keys,
 };
 use crate::host::autologin::name::{SessionName, UserName};
 use crate::redact;
@@ -208,6 +209,10 @@ fn supervision(supervision: &Supervision) -> Value {
         "reportOutputLines": supervision.report_output_lines,
         "killDescendants": supervision.kill_descendants,
         "backoff": {"initial": duration(supervision.backoff_initial), "max": duration(supervision.backoff_max)},
+        "failureBackoff": {
+            "initial": duration(supervision.failure_backoff.initial),
+            "max": duration(supervision.failure_backoff.max),
+        },
         "drainTimeout": duration(supervision.drain_timeout),
         "stopTimeout": duration(supervision.stop_timeout),
         "killTimeout": duration(supervision.kill_timeout),
@@ -220,6 +225,20 @@ fn supervision(supervision: &Supervision) -> Value {
             OnReboot::Exit => "exit",
         },
         "rebootTimeout": duration(supervision.reboot_timeout),
+        "afterRun": match supervision.after_run {
+            AfterRun::Exit => "exit",
+            AfterRun::Reboot => "reboot",
+            AfterRun::PowerOff => "poweroff",
+        },
+        "onUnfit": match supervision.on_unfit {
+            OnUnfit::Restart => "restart",
+            OnUnfit::Exit => "exit",
+            OnUnfit::Hold => "hold",
+            OnUnfit::Quarantine => "quarantine",
+        },
+        "quarantineFor": duration(supervision.quarantine_for),
+        "maxTasks": supervision.max_tasks,
+        "maxUptime": supervision.max_uptime.map(duration),
     })
 }
 

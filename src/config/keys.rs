@@ -225,16 +225,26 @@ keys! {
         .default("0");
     KILL_DESCENDANTS = key("supervision", "killDescendants", Takes::Boolean).default("true");
     BACKOFF = key("supervision", "backoff", Takes::Section).default("{}");
+    FAILURE_BACKOFF = key("supervision", "failureBackoff", Takes::Section).default("{}");
     DRAIN_TIMEOUT = key("supervision", "drainTimeout", Takes::Duration).default("24h");
     STOP_TIMEOUT = key("supervision", "stopTimeout", Takes::Duration).default("60s");
     KILL_TIMEOUT = key("supervision", "killTimeout", Takes::Duration).default("10s");
     DRAIN_IDLE_TIMEOUT = key("supervision", "drainIdleTimeout", Takes::Duration).default("60s");
     ON_REBOOT = key("supervision", "onReboot", Takes::Choice(&["auto", "wait", "restart", "reboot", "exit"]))
         .default("auto");
+    AFTER_RUN = key("supervision", "afterRun", Takes::Choice(&["exit", "reboot", "poweroff"])).default("exit");
+    MAX_TASKS = key("supervision", "maxTasks", Takes::Integer { least: 1, most: 1_000_000 }).absent("no limit");
+    MAX_UPTIME = key("supervision", "maxUptime", Takes::Duration).absent("no limit");
+    ON_UNFIT = key("supervision", "onUnfit", Takes::Choice(&["restart", "exit", "hold", "quarantine"]))
+        .default("restart");
+    QUARANTINE_FOR = key("supervision", "quarantineFor", Takes::Duration).default("24h");
     REBOOT_TIMEOUT = key("supervision", "rebootTimeout", Takes::Duration).default("5m");
 
     BACKOFF_INITIAL = key("supervision.backoff", "initial", Takes::DurationOrZero).default("1s");
     BACKOFF_MAX = key("supervision.backoff", "max", Takes::DurationOrZero).default("1m");
+
+    FAILURE_BACKOFF_INITIAL = key("supervision.failureBackoff", "initial", Takes::DurationOrZero).default("30s");
+    FAILURE_BACKOFF_MAX = key("supervision.failureBackoff", "max", Takes::DurationOrZero).default("30m");
 
     POLL = key("deployment", "poll", Takes::Boolean).default("true");
     INTERVAL = key("deployment", "interval", Takes::Duration).default("5m");

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 pub use crate::host::autologin::DisplayManager;
 use crate::host::autologin::name::{SessionName, Tty, UserName};
+use crate::retry::FailureBackoff;
 
 /// The complete runner configuration.
 #[derive(Debug, Clone)]
@@ -237,6 +238,8 @@ pub struct Supervision {
     pub backoff_initial: Duration,
     /// `backoff.max`, default 1 min; not less than `backoff.initial`.
     pub backoff_max: Duration,
+    /// `failureBackoff`, default 30 s to 30 min.
+    pub failure_backoff: FailureBackoff,
     /// `drainTimeout`, default 24 h.
     pub drain_timeout: Duration,
     /// `stopTimeout`, default 60 s.
@@ -249,6 +252,16 @@ pub struct Supervision {
     pub on_reboot: OnReboot,
     /// `rebootTimeout`, default 5 min.
     pub reboot_timeout: Duration,
+    /// `afterRun`, default `exit`.
+    pub after_run: AfterRun,
+    /// `onUnfit`, default `restart`.
+    pub on_unfit: OnUnfit,
+    /// `quarantineFor`, default 24 h.
+    pub quarantine_for: Duration,
+    /// `maxTasks`; `None`: no limit.
+    pub max_tasks: Option<u32>,
+    /// `maxUptime`; `None`: no limit.
+    pub max_uptime: Option<Duration>,
 }
 
 impl Default for Supervision {
@@ -261,12 +274,21 @@ impl Default for Supervision {
             kill_descendants: true,
             backoff_initial: Duration::from_secs(1),
             backoff_max: Duration::from_secs(60),
+            failure_backoff: FailureBackoff {
+                initial: Duration::from_secs(30),
+                max: Duration::from_secs(1800),
+            },
             drain_timeout: Duration::from_secs(24 * 3600),
             stop_timeout: Duration::from_secs(60),
             kill_timeout: Duration::from_secs(10),
             drain_idle_timeout: Duration::from_secs(60),
             on_reboot: OnReboot::Auto,
             reboot_timeout: Duration::from_secs(300),
+            after_run: AfterRun::Exit,
+            on_unfit: OnUnfit::Restart,
+            quarantine_for: Duration::from_secs(24 * 3600),
+            max_tasks: None,
+            max_uptime: None,
         }
     }
 }
@@ -280,6 +302,30 @@ pub enum Restart {
     OnFailure,
     /// Also after the worker has completed its work.
     Always,
+}
+
+/// `supervision.afterRun`: what follows an end of the worker that nobody asked for, and after which it is not started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterRun {
+    /// The runner ends.
+    Exit,
+    /// The runner reboots the host.
+    Reboot,
+    /// The runner shuts the host down.
+    PowerOff,
+}
+
+/// `supervision.onUnfit`: the reaction to generic-worker's exit 69.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnUnfit {
+    /// Restart the worker, ever more rarely.
+    Restart,
+    /// The runner ends.
+    Exit,
+    /// The host holds until an operator resumes it.
+    Hold,
+    /// The queue gives the worker no tasks for `quarantineFor`, and the host holds for as long.
+    Quarantine,
 }
 
 /// `supervision.onReboot`: the reaction to a worker's exit "reboot required".

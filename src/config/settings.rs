@@ -1,14 +1,17 @@
 //! Reads the top-level keys and the sections about the runner itself.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::node::Kind;
 use super::section::Section;
 use super::{
-    Autologin, Deployment, DisplayManager, HostSettings, LogFormat, OnReboot, Restart, RunnerConfig,
-    StatusSocket, Supervision, keys, provider, worker,
+    AfterRun, Autologin, Deployment, DisplayManager, HostSettings, Implementation, LogFormat, OnReboot,
+    OnUnfit, ProviderConfig, Restart, RunnerConfig, StatusSocket, Supervision, WorkerSettings, keys,
+    provider, worker,
 };
 use crate::host::autologin::name::{SessionName, Tty, UserName};
+use crate::retry::FailureBackoff;
 
 /// The cache's name in the state directory if the configuration gives no path (`cacheOverRestarts: true`).
 const USUAL_CACHE: &str = "run.json";
@@ -28,6 +31,9 @@ pub(super) fn read(mut top: Section<'_>) -> Option<RunnerConfig> {
     let autologin = top.section(&keys::AUTOLOGIN, "autologin").map(autologin);
     let status_socket = top.section(&keys::STATUS, "status").map(status);
     let metrics_listen = top.section(&keys::METRICS, "metrics").map(metrics);
+    if let (Some(provider), Some(worker), Some(supervision)) = (&provider, &worker, &supervision) {
+        warn_of_combinations(&top, provider, worker, supervision);
+    }
     top.finish();
     Some(RunnerConfig {
         provider: provider?,
@@ -44,6 +50,39 @@ pub(super) fn read(mut top: Section<'_>) -> Option<RunnerConfig> {
         status_socket: status_socket?,
         metrics_listen: metrics_listen?,
     })
+}
+
+/// Keys that have no effect with this provider or worker.
+fn warn_of_combinations(
+    top: &Section<'_>,
+    provider: &ProviderConfig,
+    worker: &WorkerSettings,
+    supervision: &Supervision,
+) {
+    let notes = &top.reader.notes;
+    if supervision.after_run != AfterRun::Exit && provider.is_dynamic() {
+        let provider = provider.provider_type();
+        let message = format!(
+            "has no effect with providerType {provider}: such a machine is deregistered and replaced; remove it"
+        );
+        notes.warning(None, &keys::AFTER_RUN.path(), message);
+    }
+    if matches!(supervision.on_unfit, OnUnfit::Hold | OnUnfit::Quarantine) && provider.is_dynamic() {
+        let provider = provider.provider_type();
+        let message = format!(
+            "has the effect of exit with providerType {provider}: such a machine is deregistered and replaced"
+        );
+        notes.warning(None, &keys::ON_UNFIT.path(), message);
+    }
+    if supervision.max_tasks.is_some()
+        && !matches!(worker.implementation, Implementation::GenericWorker { .. })
+    {
+        let worker = worker.implementation.name();
+        let message = format!(
+            "has no effect with implementation {worker}: only generic-worker tells of its tasks; remove it"
+        );
+        notes.warning(None, &keys::MAX_TASKS.path(), message);
+    }
 }
 
 fn cache(top: &mut Section<'_>) -> Option<PathBuf> {
@@ -117,36 +156,58 @@ fn supervision(mut section: Section<'_>) -> Supervision {
             _ => OnReboot::Auto,
         },
         reboot_timeout: section.duration(&keys::REBOOT_TIMEOUT),
+        after_run: match section.choice(&keys::AFTER_RUN) {
+            "reboot" => AfterRun::Reboot,
+            "poweroff" => AfterRun::PowerOff,
+            _ => AfterRun::Exit,
+        },
+        on_unfit: match section.choice(&keys::ON_UNFIT) {
+            "exit" => OnUnfit::Exit,
+            "hold" => OnUnfit::Hold,
+            "quarantine" => OnUnfit::Quarantine,
+            _ => OnUnfit::Restart,
+        },
+        quarantine_for: section.duration(&keys::QUARANTINE_FOR),
+        max_tasks: Some(section.integer(&keys::MAX_TASKS)).filter(|tasks| *tasks > 0),
+        max_uptime: section.optional_duration(&keys::MAX_UPTIME),
         ..Supervision::default()
     };
-    if let Some(backoff) = section.section(&keys::BACKOFF, "supervision.backoff") {
-        read_backoff(backoff, &mut supervision);
+    if let Some(backoff) = section.section(&keys::BACKOFF, "supervision.backoff")
+        && let Some((initial, max)) = read_backoff(backoff, &keys::BACKOFF_INITIAL, &keys::BACKOFF_MAX)
+    {
+        (supervision.backoff_initial, supervision.backoff_max) = (initial, max);
+    }
+    if let Some(backoff) = section.section(&keys::FAILURE_BACKOFF, "supervision.failureBackoff")
+        && let Some((initial, max)) =
+            read_backoff(backoff, &keys::FAILURE_BACKOFF_INITIAL, &keys::FAILURE_BACKOFF_MAX)
+    {
+        supervision.failure_backoff = FailureBackoff { initial, max };
     }
     section.finish();
     supervision
 }
 
-fn read_backoff(mut section: Section<'_>, supervision: &mut Supervision) {
-    let both_given = section.has(&keys::BACKOFF_INITIAL) && section.has(&keys::BACKOFF_MAX);
-    let only_initial = section.has(&keys::BACKOFF_INITIAL) && !both_given;
-    let id = section
-        .entry(&keys::BACKOFF_MAX)
-        .or_else(|| section.entry(&keys::BACKOFF_INITIAL))
-        .map(|given| given.id);
-    let initial = section.optional_duration(&keys::BACKOFF_INITIAL);
-    let max = section.optional_duration(&keys::BACKOFF_MAX);
-    if let (Some(initial), Some(max)) = (initial, max) {
-        supervision.backoff_initial = initial;
-        supervision.backoff_max = max;
-        if max < initial {
-            let default = if only_initial { " (the default)" } else { "" };
-            let [initial, max] = [initial, max].map(humantime::format_duration);
-            let message =
-                format!("expected not less than initial ({initial}), found {max}{default}; raise it");
-            section.reader.notes.error(id, &keys::BACKOFF_MAX.path(), message);
-        }
+/// Reads a section of `initial` and `max`, of which `max` is the longer. `None`: one of them has been reported.
+fn read_backoff(
+    mut section: Section<'_>,
+    initial_key: &'static keys::Key,
+    max_key: &'static keys::Key,
+) -> Option<(Duration, Duration)> {
+    let both_given = section.has(initial_key) && section.has(max_key);
+    let only_initial = section.has(initial_key) && !both_given;
+    let id = section.entry(max_key).or_else(|| section.entry(initial_key)).map(|given| given.id);
+    let initial = section.optional_duration(initial_key);
+    let max = section.optional_duration(max_key);
+    if let (Some(initial), Some(max)) = (initial, max)
+        && max < initial
+    {
+        let default = if only_initial { " (the default)" } else { "" };
+        let [initial, max] = [initial, max].map(humantime::format_duration);
+        let message = format!("expected not less than initial ({initial}), found {max}{default}; raise it");
+        section.reader.notes.error(id, &max_key.path(), message);
     }
     section.finish();
+    initial.zip(max)
 }
 
 fn deployment(mut section: Section<'_>) -> Deployment {

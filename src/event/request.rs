@@ -56,6 +56,8 @@ impl StopRequest {
 /// The cause of a request to end the worker, in ascending order of precedence for the evaluation of its exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Cause {
+    /// It has done `supervision.maxTasks` tasks, or has run for `supervision.maxUptime`.
+    Limit,
     /// The worker does not accept new credentials: it is restarted with them.
     NewCredentials,
     /// A part of the runner itself has failed: the runner's service manager should restart it.
@@ -88,6 +90,7 @@ impl fmt::Display for Strength {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Limit => "limit of tasks or uptime",
             Self::NewCredentials => "new credentials, which the worker cannot be told of",
             Self::RunnerFault => "a part of start-worker has failed",
             Self::CredentialsExpiring => "credentials expire",

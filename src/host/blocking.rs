@@ -231,6 +231,8 @@ pub struct Lanes {
     pub drain_marker: Lane,
     /// The record of this run, in the state directory.
     pub last_run: Lane,
+    /// The record of failed runs, in the state directory or beside the cache.
+    pub failure_log: Lane,
     /// The lock in the runtime directory.
     pub lock: Lane,
     /// `status.socket`.

@@ -2,11 +2,25 @@
 
 use std::path::Path;
 
+use std::time::Duration;
+
 use jiff::Timestamp;
+use nix::time::{ClockId, clock_gettime};
 
 /// The boot time; `None` if it is unknown.
 pub fn boot_time() -> Option<Timestamp> {
     read(Path::new("/proc/stat"))
+}
+
+/// The kernel's name for this boot, random(4); `None` where it cannot be told.
+pub fn boot_id() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+/// The time since the boot, including the time that the host was suspended. No change of the host's clock affects it.
+pub fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
 fn read(stat: &Path) -> Option<Timestamp> {

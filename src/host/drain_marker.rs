@@ -64,9 +64,33 @@ pub async fn unmark(path: &Path, lane: &Lane) -> Result<Result<(), WriteError>, 
     lane.at(path, TIME, move || atomic::remove(&mark)).await
 }
 
+/// Creates the marker because the worker found this host unfit for tasks. Returns true if it is on the disk.
+pub async fn mark_unfit(place: Option<&Path>, lane: &Lane) -> bool {
+    let Some(path) = place else {
+        warn!(
+            "this host holds only until start-worker ends: there is no state directory (and no cacheOverRestarts) for the marker"
+        );
+        return false;
+    };
+    let marked = path.to_owned();
+    let text =
+        "the worker found this host unfit for tasks; `start-worker resume` lets the worker start again\n";
+    let written = lane.at(path, TIME, move || write_text(&marked, text)).await;
+    let cause = match written {
+        Ok(Ok(())) => return true,
+        Ok(Err(cause)) => format!("{cause}: {}", cause.io()),
+        Err(cause) => cause.to_string(),
+    };
+    error!(mark = %path.display(), error = cause, "this host holds only until start-worker ends: the marker cannot be written");
+    false
+}
+
 fn write(path: &Path) -> Result<(), WriteError> {
-    let text = b"drained by an operator; `start-worker resume` lets the worker start again\n";
-    atomic::replace(path, text, Attributes { mode: 0o600, owner: None }, 0o700)
+    write_text(path, "drained by an operator; `start-worker resume` lets the worker start again\n")
+}
+
+fn write_text(path: &Path, text: &str) -> Result<(), WriteError> {
+    atomic::replace(path, text.as_bytes(), Attributes { mode: 0o600, owner: None }, 0o700)
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ pub enum Consequence {
     /// As [`Consequence::Remove`], after `host.startFailureDelay`: a fault that keeps a pool's workers from running
     /// must not become a storm of boots and removals.
     RemoveLater,
+    /// The host holds, or waits for the end of its quarantine; then the worker is started again.
+    Hold,
     /// The worker registers again without a time limit, and is restarted.
     RegisterAnew,
     /// The worker registers again. If that succeeds, it is restarted with the new run, otherwise with the old one.
@@ -36,13 +38,14 @@ pub fn consequence(outcome: Outcome, dynamic: bool, registers: bool) -> Conseque
         | Outcome::RunnerFailed
         | Outcome::Stuck { leaves: false }
         | Outcome::Interrupted { ends: false } => Consequence::End,
+        Outcome::Unfit if !dynamic => Consequence::Hold,
         _ if !dynamic => Consequence::End,
         Outcome::Done
         | Outcome::Interrupted { ends: true }
         | Outcome::Redeploy { .. }
         | Outcome::Stuck { leaves: true }
         | Outcome::CredentialsExpired => Consequence::Remove,
-        Outcome::StartFailed | Outcome::GaveUp => Consequence::RemoveLater,
+        Outcome::StartFailed | Outcome::GaveUp | Outcome::Unfit => Consequence::RemoveLater,
     }
 }
 
@@ -54,13 +57,14 @@ mod tests {
 
     #[test]
     fn every_outcome_has_its_consequence_on_every_kind_of_host() {
-        use Consequence::{End, RegisterAnew, Remove, RemoveLater};
+        use Consequence::{End, Hold, RegisterAnew, Remove, RemoveLater};
         let redeploy = Consequence::Redeploy { in_place: true };
         // Outcome, and the consequence on a cloud's machine, for static, and for standalone.
         for (outcome, cloud, fixed, standalone) in [
             (Outcome::Done, Remove, End, End),
             (Outcome::Stopped, End, End, End),
             (Outcome::Held, End, End, End),
+            (Outcome::Unfit, RemoveLater, Hold, Hold),
             (Outcome::Removed, End, End, End),
             (Outcome::StartFailed, RemoveLater, End, End),
             (Outcome::GaveUp, RemoveLater, End, End),

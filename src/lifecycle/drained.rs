@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
-use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use crate::error_chain::ErrorChain;
 use crate::host::blocking::Lane;
 use crate::host::drain_marker;
 use crate::stop::StopSignal;
-use crate::telemetry::status::Resume;
+use crate::telemetry::status::Resumes;
 
 /// The end of a hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,11 +20,7 @@ pub enum Released {
 }
 
 /// Holds while `mark` exists: until a resume, which removes the mark, or until the runner is told to end.
-pub async fn hold(
-    (mark, lane): (&Path, &Lane),
-    mut resumes: mpsc::Receiver<Resume>,
-    stop: &StopSignal,
-) -> Released {
+pub async fn hold((mark, lane): (&Path, &Lane), resumes: &Resumes, stop: &StopSignal) -> Released {
     warn!(name: "holding",
         mark = %mark.display(),
         "holding: this host was drained before it rebooted; to let the worker start again: `start-worker resume`, or remove the mark and restart the service"
@@ -34,7 +29,7 @@ pub async fn hold(
         let resume = tokio::select! {
             biased;
             _ = stop.requested() => return Released::Ended,
-            Some(resume) = resumes.recv() => resume,
+            resume = resumes.next() => resume,
         };
         let removed = tokio::select! {
             biased;
@@ -59,10 +54,11 @@ pub async fn hold(
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::oneshot;
+    use tokio::sync::{mpsc, oneshot};
 
     use super::*;
     use crate::event::{StopRequest, Strength};
+    use crate::telemetry::status::Resume;
 
     struct Holding {
         folder: tempfile::TempDir,
@@ -77,7 +73,10 @@ mod tests {
         let stop = StopSignal::default();
         let (resumes, asked) = mpsc::channel(1);
         let watched = stop.clone();
-        let end = tokio::spawn(async move { hold((&path, &Lane::default()), asked, &watched).await });
+        let end =
+            tokio::spawn(
+                async move { hold((&path, &Lane::default()), &Resumes::new(asked), &watched).await },
+            );
         Holding { folder, stop, resumes, end }
     }
 

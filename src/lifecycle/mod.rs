@@ -4,15 +4,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::autologin::Logins;
+use crate::clock::wait_for;
 use crate::config::{ProviderConfig, RunnerConfig};
 use crate::error_chain::ErrorChain;
-use crate::event::{Outcome, Phase, StopRequest};
+use crate::event::{Outcome, Phase, Reason, RunFailure, StateSummary, StopRequest};
+use crate::failure_log::FailureLog;
 use crate::host::helper::Helpers;
 use crate::host::{drain_marker, private_file};
 use crate::lifecycle::drained::{Released, hold};
@@ -23,10 +26,10 @@ use crate::quota::ReportLimit;
 use crate::registration::Registrar;
 use crate::registration::deregister::{Current, Deregistration};
 use crate::run_spec::cache::CachedRun;
-use crate::startup::{PrepareError, Prepared, Preparer, Ready};
+use crate::startup::{FailureKind, PrepareError, Prepared, Preparer, Ready};
 use crate::stop::StopSignal;
 use crate::supervisor::{self, Job, Strangers};
-use crate::telemetry::status::Resume;
+use crate::telemetry::status::Resumes;
 use crate::telemetry::status_board::StatusPublisher;
 use crate::watch::deployment::Deployed;
 use crate::watch::reports;
@@ -37,6 +40,7 @@ mod deregister;
 pub mod drained;
 pub mod runner;
 mod task_group;
+mod unfit;
 mod watchers;
 
 pub use consequence::{Consequence, consequence};
@@ -64,6 +68,10 @@ pub struct Lifecycle<'a> {
     pub preparer: Preparer,
     /// The path of the marker for a drain that a reboot follows.
     pub drain_marker: Option<PathBuf>,
+    /// The record of failed runs.
+    pub failures: FailureLog,
+    /// The operators' requests to resume.
+    pub resumes: Resumes,
     /// The host's automatic login.
     pub logins: Arc<Logins>,
     /// The registry of the runner's own short-lived children.
@@ -119,7 +127,7 @@ impl Supervised {
 impl Lifecycle<'_> {
     /// After an operator's drain that ended in a reboot: waits until an operator resumes the worker, or the runner is
     /// told to end. Fails if the drain marker was not created by the runner.
-    pub async fn hold(&self, resumes: mpsc::Receiver<Resume>) -> Result<Released, private_file::Error> {
+    pub async fn hold(&self, reason: Option<Reason>) -> Result<Released, private_file::Error> {
         let lane = &self.preparer.lanes.drain_marker;
         let Some(mark) = self.drain_marker.as_deref() else { return Ok(Released::Resumed) };
         let marked = tokio::select! {
@@ -136,8 +144,53 @@ impl Lifecycle<'_> {
                 return Ok(Released::Resumed);
             }
         }
-        self.publisher.publish(Phase::Holding.into());
-        Ok(hold((mark, lane), resumes, &self.stop).await)
+        self.publisher.publish(StateSummary { reason, ..Phase::Holding.into() });
+        Ok(hold((mark, lane), &self.resumes, &self.stop).await)
+    }
+
+    /// After failed runs, of this process or earlier ones: waits until the pause is over, somebody does not want to wait, or
+    /// the runner is to end. A cloud's machine does not wait: it is replaced.
+    pub async fn pause_after_failures(&self) -> Released {
+        if self.config.provider.is_dynamic() {
+            return Released::Resumed;
+        }
+        let Some(pause) = self.failures.pause(self.config.supervision.failure_backoff) else {
+            return Released::Resumed;
+        };
+        let clock = &*self.preparer.clock;
+        let until = clock.now().saturating_add(pause.left).unwrap_or(Timestamp::MAX);
+        let reason = Some(Reason::FailedRuns { count: pause.failed_runs, last: pause.last, until });
+        self.publisher.publish(StateSummary { reason, ..Phase::BackingOff.into() });
+        warn!(
+            failed_runs = pause.failed_runs, last = %pause.last, until = %format_args!("{until:.0}"),
+            "earlier runs have failed: pausing before the next start (supervision.failureBackoff); `start-worker resume` starts the worker now"
+        );
+        tokio::select! {
+            biased;
+            _ = self.stop.requested() => Released::Ended,
+            resume = self.resumes.next() => {
+                // A client that has gone needs no answer.
+                let _ = resume.answer.send(Ok(()));
+                info!("resumed: the worker is started without waiting any longer");
+                self.stop.unless_killed(self.failures.skip_pause()).await;
+                Released::Resumed
+            }
+            () = wait_for(pause.left, clock) => Released::Resumed,
+        }
+    }
+
+    /// Counts a start that failed, unless nothing but a change of the configuration helps, or another runner is at work.
+    async fn count_failed_start(&self, cause: &PrepareError) {
+        let counts = match cause.kind() {
+            FailureKind::Configuration | FailureKind::Permissions => false,
+            FailureKind::Unreachable | FailureKind::Refused | FailureKind::Other => {
+                !matches!(cause, PrepareError::Locked(_))
+            }
+        };
+        if counts && !self.config.provider.is_dynamic() {
+            let failed_runs = self.failures.failed_runs().saturating_add(1);
+            self.stop.bounded(self.failures.failed(failed_runs, RunFailure::Start)).await;
+        }
     }
 
     /// Runs the worker until its lifecycle ends. Fails if there is no run, or if the run cannot become a worker.
@@ -179,9 +232,8 @@ impl Lifecycle<'_> {
                     self.leave_later(run.deregistration.as_ref(), &run.outcome.to_string()).await;
                     return Ok(run.outcome);
                 }
-                Consequence::RegisterAnew => {
-                    info!(name: "credentials-expired", "the worker's credentials have run out: registering anew");
-                    match Box::pin(manager.alive_while(self.prepare())).await? {
+                Consequence::RegisterAnew | Consequence::Hold => {
+                    match Box::pin(manager.alive_while(self.again(concluded, &run))).await? {
                         Ok(prepared) => prepared,
                         Err(outcome) => return Ok(outcome),
                     }
@@ -198,6 +250,20 @@ impl Lifecycle<'_> {
                 }
             };
         }
+    }
+
+    /// Another run of this host: at once, with new credentials, or when the host need not hold any longer.
+    async fn again(
+        &mut self,
+        concluded: Consequence,
+        run: &Supervised,
+    ) -> Result<Result<Prepared, Outcome>, PrepareError> {
+        if concluded != Consequence::Hold {
+            info!(name: "credentials-expired", "the worker's credentials have run out: registering anew");
+        } else if self.hold_unfit(run).await == Released::Ended {
+            return Ok(Err(self.stop.current().map_or(Outcome::Unfit, StopRequest::outcome)));
+        }
+        Box::pin(self.prepare()).await
     }
 
     /// Prepares a run. The inner error is the outcome of a runner that ends without one.
@@ -223,6 +289,7 @@ impl Lifecycle<'_> {
             Ok(Ready::Run(prepared)) => Ok(Ok(*prepared)),
             Ok(Ready::Leaving(prepared)) => Ok(Err(self.leave_at_last(*prepared).await)),
             Err(cause) => {
+                self.count_failed_start(&cause).await;
                 self.start_failed(&cause).await;
                 Err(cause)
             }
@@ -281,6 +348,8 @@ impl Lifecycle<'_> {
             reports: reporting.is_some().then_some(reports),
             secrets: self.preparer.secrets.clone(),
             drain_marker: self.drain_marker.clone(),
+            failures: self.failures.clone(),
+            resumes: self.resumes.clone(),
             publisher: self.publisher.clone(),
             strangers: strangers.clone(),
             stop: self.stop.clone(),

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::config::{Implementation, RunnerConfig};
 use crate::error_chain::ErrorChain;
 use crate::event::{Outcome, StopRequest};
+use crate::failure_log::{self, FailureLog};
 use crate::host::blocking::Lanes;
 use crate::host::helper::Helpers;
 use crate::host::service_manager::{Address, ServiceManager};
@@ -29,6 +30,7 @@ use crate::stop::StopSignal;
 use crate::taskcluster::Proxies;
 use crate::telemetry::recent_warnings::RecentWarnings;
 use crate::telemetry::service_manager::{self, StatusNotifier};
+use crate::telemetry::status::Resumes;
 use crate::telemetry::status_board::StatusPublisher;
 use crate::telemetry::{View, metrics, status};
 use crate::watch::signals::Signals;
@@ -93,19 +95,12 @@ pub async fn run(
     worker::usable(&config.worker)?;
     let drain_marker =
         drain_marker::place(host.state_directory.as_deref(), config.cache_over_restarts.as_deref());
+    let failures = failure_log(&config, &host).await;
     let publisher = StatusPublisher::new(host.clock.clone()).with_manager(manager.clone());
     let config = Arc::new(config);
-    host.proxies.secrets().for_each(|secret| host.secrets.add_for_good(&secret));
-    let context = Context {
-        clock: host.clock,
-        proxies: host.proxies,
-        metadata: host.metadata,
-        runtime_directory: host.runtime_directory,
-        secrets: host.secrets,
-        lanes: host.lanes,
-        counters: publisher.counters().clone(),
-        on_identified: on_identified(&config, &publisher, output),
-    };
+    let on_identified = on_identified(&config, &publisher, output);
+    let recent_warnings = host.recent_warnings.clone();
+    let context = context(host, &publisher, on_identified);
     if let Implementation::Dummy { show_secrets } = config.worker.implementation {
         return dummy(config, context, show_secrets, (&manager, output, &stop)).await;
     }
@@ -114,29 +109,35 @@ pub async fn run(
         (preparer.on_identified)(&identified.root_url, &identified.identity);
     }
     let (logins, helpers) = configured_logins(&config, &preparer.lanes, &stop).await;
-    let (resumes, to_resume) = mpsc::channel(WAITING_RESUMES);
+    let (to_resume, asked) = mpsc::channel(WAITING_RESUMES);
+    let resumes = Resumes::new(asked);
     let (provider, implementation) = (config.provider.provider_type(), config.worker.implementation.name());
-    let view = View::new(&publisher, &host.recent_warnings, output.counters(), provider, implementation)
+    let view = View::new(&publisher, &recent_warnings, output.counters(), provider, implementation)
         .with_trouble(&preparer.trouble, &preparer.secrets);
-    let counterparts = status::Counterparts { view: view.clone(), stop: stop.clone(), resumes };
+    let counterparts = status::Counterparts { view: view.clone(), stop: stop.clone(), resumes: to_resume };
     let metrics = metrics::open(config.metrics_listen, view, preparer.clock.clone()).await;
     let lane = preparer.lanes.status_socket.clone();
     let status =
         status::open(&config.status_socket, preparer.runtime_directory.as_deref(), counterparts, lane).await;
     let telling = tasks.spawn("service manager", telling(&preparer, &publisher).tell());
-    let mut lifecycle =
-        Lifecycle { config, preparer, drain_marker, logins, helpers, output, publisher, stop, checks };
-    let result = match manager.alive_while(lifecycle.hold(to_resume)).await {
-        Ok(Released::Resumed) => Box::pin(lifecycle.keep()).await.map_err(RunError::from),
-        Ok(Released::Ended) => Ok(lifecycle.stop.current().map_or(Outcome::Stopped, StopRequest::outcome)),
-        Err(cause) => Err(RunError::Mark(cause)),
+    let mut lifecycle = Lifecycle {
+        config,
+        preparer,
+        drain_marker,
+        failures,
+        resumes,
+        logins,
+        helpers,
+        output,
+        publisher,
+        stop,
+        checks,
     };
+    let result = whole_life(&mut lifecycle).await;
     // The notifier must not overwrite the final status.
     telling.abort();
     let outcome = concluded(&manager, &lifecycle.preparer.secrets, &result);
-    // Writes credentials that are not on the disk yet.
-    let written = tokio::time::timeout(LAST_WRITE_TIME, lifecycle.preparer.cache_writer.flush());
-    lifecycle.stop.unless_killed(written).await;
+    lifecycle.write_last().await;
     if let Some(status) = status {
         status.close(outcome).await;
     }
@@ -144,6 +145,37 @@ pub async fn run(
         metrics.close().await;
     }
     result
+}
+
+/// A runner's life: a drained host waits, failed runs before make it pause, and then the worker is kept to its end.
+async fn whole_life(lifecycle: &mut Lifecycle<'_>) -> Result<Outcome, RunError> {
+    let manager = lifecycle.publisher.manager().clone();
+    let mut released = manager.alive_while(lifecycle.hold(None)).await.map_err(RunError::Mark)?;
+    if released == Released::Resumed {
+        released = manager.alive_while(lifecycle.pause_after_failures()).await;
+    }
+    match released {
+        Released::Resumed => Ok(Box::pin(lifecycle.keep()).await?),
+        Released::Ended => Ok(lifecycle.stop.current().map_or(Outcome::Stopped, StopRequest::outcome)),
+    }
+}
+
+impl Lifecycle<'_> {
+    /// Waits for credentials that are not on the disk yet.
+    async fn write_last(&self) {
+        let written = tokio::time::timeout(LAST_WRITE_TIME, self.preparer.cache_writer.flush());
+        self.stop.unless_killed(written).await;
+    }
+}
+
+/// The record of failed runs. A worker that only shows what would be started leaves no trace, and a cloud's machine is
+/// replaced.
+async fn failure_log(config: &RunnerConfig, host: &Host) -> FailureLog {
+    let lasts = !config.provider.is_dynamic()
+        && !matches!(config.worker.implementation, Implementation::Dummy { .. });
+    let (state, cache) = (host.state_directory.as_deref(), config.cache_over_restarts.as_deref());
+    let path = failure_log::place(state, cache).filter(|_| lasts);
+    FailureLog::open(path, host.lanes.failure_log.clone(), host.clock.clone()).await
 }
 
 /// The task that notifies the service manager.
@@ -155,6 +187,21 @@ fn telling(preparer: &Preparer, publisher: &StatusPublisher) -> StatusNotifier {
         clock: preparer.clock.clone(),
         secrets: preparer.secrets.clone(),
         worker: preparer.config.worker.implementation.name(),
+    }
+}
+
+/// The surroundings of a start.
+fn context(host: Host, publisher: &StatusPublisher, on_identified: OnIdentified) -> Context {
+    host.proxies.secrets().for_each(|secret| host.secrets.add_for_good(&secret));
+    Context {
+        clock: host.clock,
+        proxies: host.proxies,
+        metadata: host.metadata,
+        runtime_directory: host.runtime_directory,
+        secrets: host.secrets,
+        lanes: host.lanes,
+        counters: publisher.counters().clone(),
+        on_identified,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::taskcluster::Client;
 
 impl Preparer {
     /// The client for Taskcluster.
-    pub(super) fn client(&self, root_url: &str) -> Result<Client, PrepareError> {
+    pub fn client(&self, root_url: &str) -> Result<Client, PrepareError> {
         let client = Client::new(root_url, &self.proxies, self.clock.clone())?;
         let client = client.with_lanes(self.lanes.clone());
         let counting =

@@ -100,6 +100,10 @@ fn after_exit(note: Note, circumstances: Circumstances) {
                 "worker cannot work with its configuration: not started again; see its last lines and worker.configPath"
             );
         }
+        Note::FailurePause { wait, failed_runs } => warn!(
+            wait = %span(wait), failed_runs,
+            "worker found this host unfit for tasks: pausing before the next start (supervision.failureBackoff); `start-worker resume` starts the worker now"
+        ),
         Note::TooManyCrashes { crashes, allowed: 0, .. } => {
             error!(name: "worker-gave-up", crashes, "worker crashed, and supervision allows no restart: giving up");
         }
@@ -125,10 +129,21 @@ fn after_exit(note: Note, circumstances: Circumstances) {
         Note::AwaitingReboot { timeout } => {
             info!(name: "reboot-awaited", timeout = %span(timeout), "worker wants a reboot: waiting for the host to go down");
         }
-        Note::RebootDidNotCome { waited, in_place: true } => {
+        Note::AfterRun { powers_off } => {
+            let power = if powers_off { "shutdown" } else { "reboot" };
+            info!(
+                power,
+                "worker has ended and is not started again: the host goes down (supervision.afterRun)"
+            );
+        }
+        Note::RebootDidNotCome { waited, powers_off: true, .. } => error!(
+            waited = %span(waited),
+            "the shutdown has not come within supervision.rebootTimeout: shut the host down by hand"
+        ),
+        Note::RebootDidNotCome { waited, in_place: true, .. } => {
             warn!(name: "reboot-overdue", waited = %span(waited), "the reboot has not come within supervision.rebootTimeout: starting the worker again in place");
         }
-        Note::RebootDidNotCome { waited, in_place: false } => error!(name: "reboot-overdue",
+        Note::RebootDidNotCome { waited, in_place: false, .. } => error!(name: "reboot-overdue",
             waited = %span(waited),
             "the reboot has not come within supervision.rebootTimeout, and the worker cannot go on without one: reboot the host"
         ),

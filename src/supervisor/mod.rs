@@ -16,7 +16,8 @@ use tracing::{debug, info};
 
 use crate::autologin::Logins;
 use crate::config::{HostSettings, Supervision};
-use crate::event::{Event, Exit, Outcome, StopRequest};
+use crate::event::{Event, Exit, Outcome, Reason, StopRequest};
+use crate::failure_log::FailureLog;
 use crate::host::blocking::Lanes;
 use crate::host::helper::Helpers;
 use crate::output::{Output, WorkerEvent};
@@ -25,6 +26,7 @@ use crate::protocol::message::ToWorker;
 use crate::redact::Secrets;
 use crate::run_spec::cache::CacheWriter;
 use crate::stop::StopSignal;
+use crate::telemetry::status::{Resume, Resumes};
 use crate::telemetry::status_board::StatusPublisher;
 use crate::worker::{InPlace, LaunchSpec};
 
@@ -74,6 +76,10 @@ pub struct Job {
     pub cache_writer: CacheWriter,
     /// True if the host is removed together with its worker.
     pub dynamic: bool,
+    /// The record of failed runs.
+    pub failures: FailureLog,
+    /// The operators' requests to resume.
+    pub resumes: Resumes,
     /// Set once the worker has asked for the shutdown of its host, and is allowed to.
     pub leave: watch::Sender<bool>,
     /// Sends error reports to worker-manager; `None`: that is impossible.
@@ -97,7 +103,7 @@ pub struct Job {
 /// Starts the worker and supervises it until the supervision ends. `events` receives the siblings' events.
 pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receiver<Event>) -> Outcome {
     let spec = job.launches.borrow_and_update().clone();
-    let policy = Policy::new(&job.supervision, &spec, &job.host, job.dynamic);
+    let policy = Policy::new(&job.supervision, &spec, &job.host, (job.dynamic, job.failures.failed_runs()));
     let (machine, first) = Machine::new(policy);
     let descendants = Descendants::new(job.supervision.kill_descendants, &job.strangers, job.helpers.clone());
     let descendants = job.publisher.manager().alive_while(descendants).await;
@@ -121,6 +127,7 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
         last_exit: None,
         oom_kills_before: None,
         last_lines: Vec::new(),
+        pause: None,
         stop_seen: None,
         at_the_end,
         reboot_needless: CancellationToken::new(),
@@ -154,6 +161,8 @@ struct Supervisor<'a> {
     /// The number of out-of-memory kills before the worker was started.
     oom_kills_before: Option<u64>,
     last_lines: Vec<String>,
+    /// The reason for the present pause, where failed runs are.
+    pause: Option<Reason>,
     /// The stop request that the machine knows.
     stop_seen: Option<StopRequest>,
     /// Tasks that must be over before the runner ends: host commands, the drain marker, automatic logins.
@@ -187,6 +196,7 @@ impl Supervisor<'_> {
                     Some(Event::Stop(request))
                 }
                 Some(event) = events.recv() => Some(event),
+                resume = self.job.resumes.next() => self.resume(resume),
                 // Before the worker's messages, so that a worker that never stops sending is still stopped in time.
                 () = expired(deadline) => Some(Event::Deadline),
                 // The only heartbeats while a worker is supervised: they prove that this loop makes progress.
@@ -256,7 +266,10 @@ impl Supervisor<'_> {
         match action {
             // Only the version check or the log delays the cleanup.
             Action::Note(Note::LeftoversKilled { .. }) if !self.has_leftovers() => {}
-            Action::Note(note) => self.note(note),
+            Action::Note(note) => {
+                self.note(note);
+                self.note_pause(note);
+            }
             Action::Prepare => return self.prepare(),
             Action::Spawn => self.execute(),
             Action::AbandonSpawn => self.abandon_spawn(),
@@ -281,9 +294,25 @@ impl Supervisor<'_> {
             Action::ShutDownHost => self.leave_host(),
             Action::ForgetRun => self.forget_run(),
             Action::RebootHost => self.reboot_host(),
+            Action::PowerOffHost => self.power_off_host(),
+            Action::Report(outcome) => self.concluded(outcome),
             Action::MarkHeld => self.set_drain_marker(),
+            Action::CountFailure { failed_runs, failure } => self.count_failure(failed_runs, failure),
+            Action::ForgetFailures => self.forget_failures(),
         }
         None
+    }
+
+    /// An operator does not want to wait for the next start.
+    fn resume(&self, resume: Resume) -> Option<Event> {
+        if !matches!(self.machine.state(), State::BackingOff { .. }) {
+            // Dropped without an answer: there is nothing to resume.
+            return None;
+        }
+        info!("resumed: the worker is started without waiting any longer");
+        // A client that has gone needs no answer.
+        let _ = resume.answer.send(Ok(()));
+        Some(Event::Resumed)
     }
 
     fn tell_credentials(&self) {
@@ -333,6 +362,7 @@ impl Supervisor<'_> {
             self.in_place = Some(in_place);
         }
         self.descendants.leave_cgroup();
+        self.job.publisher.publish_tasks_lost();
         self.child = None;
         self.worker_events = None;
         Some(Event::Settled { in_place })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::event::Exit;
 use crate::protocol::message::{ErrorReport, LONGEST_DESCRIPTION, LONGEST_KIND, LONGEST_TITLE};
@@ -112,8 +112,9 @@ impl Reports {
         }
     }
 
-    /// Sends a report of the runner's own, unless the worker has just reported an error itself.
-    pub(super) fn give_up(&self, about: &GivenUp<'_>) {
+    /// Sends a report of the runner's own, unless the worker has just reported an error itself. `once`: returns true for a
+    /// cause that has not been reported within a day.
+    pub(super) fn give_up(&self, about: &GivenUp<'_>, once: impl FnOnce(&str) -> bool) {
         if self.last.is_some_and(|last| last.elapsed() < ALREADY_TOLD) {
             debug!("not reported again: the worker has reported an error itself");
             return;
@@ -123,6 +124,13 @@ impl Reports {
             Some(exit) => format!("{exit}"),
             None => "it could not be started".to_owned(),
         };
+        if !once(&what) {
+            info!(
+                cause = what,
+                "not reported to worker-manager again: the same cause is reported once a day"
+            );
+            return;
+        }
         let mut description = format!(
             "start-worker has given up on {}: {what}. Crashes in a row: {}. Its own log has the worker's last lines.",
             about.worker, about.crashes

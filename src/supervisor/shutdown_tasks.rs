@@ -6,7 +6,7 @@ use tracing::{error, info, warn};
 
 use super::reports::GivenUp;
 use super::{LAST_LINES, Supervisor};
-use crate::event::{Outcome, Strength};
+use crate::event::{Outcome, RunFailure, Strength};
 use crate::host::drain_marker;
 use crate::host::power::{Descent, TakeDown};
 use crate::telemetry::recent_warnings::QUOTED;
@@ -20,6 +20,18 @@ impl Supervisor<'_> {
         let place = self.job.drain_marker.clone();
         let lane = self.job.lanes.drain_marker.clone();
         self.at_the_end.spawn(async move { drain_marker::mark(place.as_deref(), &lane).await });
+    }
+
+    /// Beside the loop, like the marker.
+    pub(super) fn count_failure(&self, failed_runs: u32, failure: RunFailure) {
+        let failures = self.job.failures.clone();
+        self.at_the_end.spawn(async move { failures.failed(failed_runs, failure).await });
+    }
+
+    /// Beside the loop, like the marker.
+    pub(super) fn forget_failures(&self) {
+        let failures = self.job.failures.clone();
+        self.at_the_end.spawn(async move { failures.forget().await });
     }
 
     /// Removes the cached run, so that the worker registers again after the boot.
@@ -41,15 +53,21 @@ impl Supervisor<'_> {
 
     /// Reboots the host, outside the loop.
     pub(super) fn reboot_host(&self) {
+        let host = &self.job.host;
+        self.take_down("reboot", host.reboot_command.clone(), host.force_reboot_command.clone());
+    }
+
+    /// Shuts the host down, beside the loop.
+    pub(super) fn power_off_host(&self) {
+        let host = &self.job.host;
+        self.take_down("shutdown", host.shutdown_command.clone(), host.force_shutdown_command.clone());
+    }
+
+    fn take_down(&self, what: &'static str, command: Vec<String>, force: Option<Vec<String>>) {
         let (helpers, stop) = (self.descendants.helpers(), self.job.stop.clone());
         let needless = self.reboot_needless.clone();
         let logins_done = self.logins.all_done();
-        let take_down = TakeDown {
-            what: "reboot",
-            command: self.job.host.reboot_command.clone(),
-            force: self.job.host.force_reboot_command.clone(),
-            patience: self.job.supervision.reboot_timeout,
-        };
+        let take_down = TakeDown { what, command, force, patience: self.job.supervision.reboot_timeout };
         self.at_the_end.spawn(async move {
             logins_done.await;
             let going_down = async {
@@ -58,8 +76,14 @@ impl Supervisor<'_> {
                     () = needless.cancelled() => {}
                 }
             };
-            if let Descent::StillUp(why) = take_down.run(&helpers, going_down).await {
-                error!(name: "reboot-failed", error = %why, "the host must reboot, and nothing has taken it down: reboot it by hand");
+            match take_down.run(&helpers, going_down).await {
+                Descent::StillUp(why) if what == "shutdown" => {
+                    error!(error = %why, "the host must be shut down, and nothing has taken it down: shut it down by hand");
+                }
+                Descent::StillUp(why) => {
+                    error!(name: "reboot-failed", error = %why, "the host must reboot, and nothing has taken it down: reboot it by hand");
+                }
+                Descent::GoingDown => {}
             }
         });
     }
@@ -82,9 +106,10 @@ impl Supervisor<'_> {
         }
     }
 
-    fn concluded(&self, outcome: Outcome) {
+    /// Tells the log and worker-manager of an end that somebody should look at.
+    pub(super) fn concluded(&self, outcome: Outcome) {
         let reported = match outcome {
-            Outcome::GaveUp | Outcome::StartFailed => true,
+            Outcome::GaveUp | Outcome::Unfit | Outcome::StartFailed => true,
             // On other hosts the worker registers again.
             Outcome::CredentialsExpired => self.job.dynamic,
             _ => false,
@@ -93,7 +118,7 @@ impl Supervisor<'_> {
             return;
         }
         let reported = usize::try_from(self.job.supervision.report_output_lines).unwrap_or(LAST_LINES);
-        self.reports.give_up(&GivenUp {
+        let about = GivenUp {
             worker: self.spec.implementation,
             exit: self.last_exit,
             credentials_ran_out: outcome == Outcome::CredentialsExpired,
@@ -102,8 +127,14 @@ impl Supervisor<'_> {
                 .last_lines
                 .get(self.last_lines.len().saturating_sub(reported)..)
                 .unwrap_or_default(),
-        });
-        if outcome == Outcome::GaveUp && !self.last_lines.is_empty() {
+        };
+        let failures = self.job.failures.clone();
+        // A cloud's machine leaves after its report.
+        self.reports.give_up(&about, |cause| self.job.dynamic || failures.reports(cause));
+        if !self.job.dynamic {
+            self.at_the_end.spawn(async move { failures.write().await });
+        }
+        if matches!(outcome, Outcome::GaveUp | Outcome::Unfit) && !self.last_lines.is_empty() {
             let first = self.last_lines.len().saturating_sub(LAST_LINES);
             let lines = self.last_lines.get(first..).unwrap_or_default();
             // A single record below warning level, because the worker's lines are in the log already, and must not

@@ -128,7 +128,7 @@ impl Supervisor<'_> {
                 self.descendants.worker_started(pid);
                 self.child = Some(child);
                 self.worker_events = Some(said);
-                self.job.publisher.publish_start();
+                self.job.publisher.publish_start(self.spec.counts_tasks);
                 Event::Started { pid }
             }
             Err(cause) => failed(&cause),

@@ -1,16 +1,22 @@
 //! The supervisor's state in the form for observers.
 
+use jiff::Timestamp;
+
 use super::child::Child;
 use super::state::{Note, State, Worker};
 use super::{Supervisor, decision_log};
-use crate::event::{Exit, Phase, Reason, StateSummary, Strength};
+use crate::event::{Exit, Phase, Reason, RunFailure, StateSummary, Strength};
 use crate::host::cgroup;
 use crate::telemetry::status_board::{Circumstances, Crashes};
 
 impl Supervisor<'_> {
     /// Publishes the current state to observers.
     pub(super) fn publish(&self) {
-        self.job.publisher.publish(summary(self.machine.state(), self.last_exit));
+        let mut summary = summary(self.machine.state(), self.last_exit);
+        if summary.phase == Phase::BackingOff && self.pause.is_some() {
+            summary.reason = self.pause;
+        }
+        self.job.publisher.publish(summary);
         self.job.publisher.publish_credentials(self.spec.credentials.expires);
         let supervision = &self.job.supervision;
         self.job.publisher.publish_crashes(Crashes {
@@ -18,6 +24,20 @@ impl Supervisor<'_> {
             allowed: supervision.max_restarts,
             window: supervision.restart_window,
         });
+    }
+
+    /// Tells observers the reason for a pause, and its end.
+    pub(super) fn note_pause(&mut self, note: Note) {
+        self.pause = match note {
+            Note::FailurePause { wait, failed_runs } => Some(Reason::FailedRuns {
+                count: failed_runs,
+                last: RunFailure::Unfit,
+                until: self.job.publisher.now().saturating_add(wait).unwrap_or(Timestamp::MAX),
+            }),
+            Note::Restarting { .. } => None,
+            _ => return,
+        };
+        self.publish();
     }
 
     /// Logs a note, and publishes its numbers to observers.

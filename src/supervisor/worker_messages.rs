@@ -18,8 +18,14 @@ impl Supervisor<'_> {
                 self.reports.dropped(count);
                 None
             }
-            Some(WorkerEvent::TaskStarted) => Some(Event::TaskStarted),
-            Some(WorkerEvent::TaskFinished) => Some(Event::TaskFinished),
+            Some(WorkerEvent::TaskStarted) => {
+                self.job.publisher.publish_task_start();
+                Some(Event::TaskStarted)
+            }
+            Some(WorkerEvent::TaskFinished) => {
+                self.job.publisher.publish_task_finish();
+                Some(Event::TaskFinished)
+            }
             Some(WorkerEvent::End { last_lines }) => {
                 self.last_lines = last_lines;
                 self.worker_events = None;

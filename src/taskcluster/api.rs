@@ -30,7 +30,8 @@ const LONGEST_DESCRIPTION: usize = 10_240;
 /// The calls that neither send nor return a secret, so that errors may quote the answer. For every other call, even if
 /// the answer is a proxy's page, errors show only its status, its type, Taskcluster's own `code` and the first line of
 /// its `message`.
-const QUOTED: &[&str] = &["ping", "shouldWorkerTerminate", "reportWorkerError", "removeWorker"];
+const QUOTED: &[&str] =
+    &["ping", "shouldWorkerTerminate", "reportWorkerError", "removeWorker", "quarantineWorker"];
 
 /// All characters except RFC 3986's unreserved ones: a parameter is encoded as a whole, including its slashes.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -138,6 +139,27 @@ impl Client {
         let path = ["workers", worker_pool_id, worker_group, worker_id];
         let call = manager("removeWorker", Method::DELETE, &path).signed(credentials);
         self.call(&call, effort.into(), nothing).await
+    }
+
+    /// The queue's quarantineWorker: the queue gives this worker no tasks until then. The queue knows a worker once it has
+    /// asked for tasks.
+    pub async fn quarantine_worker(
+        &self,
+        credentials: &Credentials,
+        name: &WorkerName,
+        (until, info): (Timestamp, &str),
+        effort: Effort,
+    ) -> Result<(), CallError> {
+        let WorkerName { worker_pool_id, worker_group, worker_id } = name;
+        let (provisioner, worker_type) = worker_pool_id.split_once('/').unwrap_or((worker_pool_id, ""));
+        let parts =
+            ["provisioners", provisioner, "worker-types", worker_type, "workers", worker_group, worker_id];
+        let body = Map::from_iter([
+            ("quarantineUntil".to_owned(), json!(format!("{until:.3}"))),
+            ("quarantineInfo".to_owned(), json!(info)),
+        ]);
+        let call = Call::new("quarantineWorker", Method::PUT, path("queue", &parts)).with_body(body);
+        self.call(&call.signed(credentials), effort.into(), nothing).await
     }
 
     /// shouldWorkerTerminate: asks whether worker-manager wants this worker to terminate.

@@ -21,6 +21,8 @@ pub struct Counts {
     pub oom_kills: AtomicU64,
     /// The worker's exits, by class.
     pub exits: By<1>,
+    /// Tasks that have ended, by result.
+    pub tasks: By<1>,
     /// Renewals of the credentials, by result; `failed` counts a renewal once, not each of its attempts.
     pub renewals: By<1>,
     /// Requests to Taskcluster, by call and status.
@@ -44,6 +46,7 @@ impl Default for Counts {
             restarts: AtomicU64::new(0),
             oom_kills: AtomicU64::new(0),
             exits: By::default(),
+            tasks: By::default(),
             renewals: By::default(),
             requests: By::default(),
             request_times: Times::default(),
@@ -87,8 +90,13 @@ impl<const LABELS: usize> Default for By<LABELS> {
 impl<const LABELS: usize> By<LABELS> {
     /// Increments a counter.
     pub fn count(&self, labels: [impl Into<Label>; LABELS]) {
+        self.add(labels, 1);
+    }
+
+    /// So many more.
+    pub fn add(&self, labels: [impl Into<Label>; LABELS], number: u64) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry(labels.map(Into::into)).or_default() += 1;
+        *counts.entry(labels.map(Into::into)).or_default() += number;
     }
 
     pub fn all(&self) -> BTreeMap<[Label; LABELS], u64> {

@@ -47,6 +47,9 @@ fn judge(board: &StatusBoard, trouble: Option<&str>, now: Timestamp) -> Result<(
         Duration::try_from(ran).is_ok_and(|ran| ran > crashes.window)
     };
     match summary.phase {
+        Phase::BackingOff if matches!(summary.reason, Some(Reason::FailedRuns { .. })) => {
+            Err(summary.reason.as_ref().map(Reason::to_string).unwrap_or_default())
+        }
         Phase::BackingOff | Phase::Starting | Phase::Running | Phase::Clearing
             if crashes.count >= A_LOOP && !(summary.phase == Phase::Running && forgotten()) =>
         {

@@ -38,6 +38,8 @@ pub struct StatusBoard {
     pub started: Timestamp,
     /// The worker's starts and ends so far.
     pub runs: Runs,
+    /// The worker's tasks; `None`: this kind of worker does not tell of them.
+    pub tasks: Option<Tasks>,
     /// The watch for new deployments; `None`: there is none.
     pub deployment: Option<DeploymentWatch>,
     /// The watch for interruptions; `None`: there is none.
@@ -55,6 +57,52 @@ pub struct Runs {
     pub crashes: Crashes,
     /// The last exits, oldest first.
     pub exits: VecDeque<PastExit>,
+}
+
+/// The worker's tasks, as its log records tell of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tasks {
+    /// The number of tasks that run now.
+    pub running: u32,
+    /// The start of the first of them.
+    pub since: Option<Timestamp>,
+    /// The number of tasks that have finished.
+    pub finished: u64,
+    /// The number of tasks that ran when the worker ended.
+    pub lost: u64,
+    /// The last task that ended.
+    pub last: Option<PastTask>,
+}
+
+/// A task that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PastTask {
+    /// The end.
+    pub at: Timestamp,
+    /// How it ended.
+    pub result: TaskResult,
+}
+
+/// How a task ended. A worker's records do not tell whether the task succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskResult {
+    /// The worker has finished it.
+    Finished,
+    /// The worker ended while it ran.
+    Lost,
+}
+
+impl TaskResult {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Finished, Self::Lost];
+
+    /// Its name, for people and programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Lost => "lost",
+        }
+    }
 }
 
 /// Consecutive crashes.
@@ -159,6 +207,7 @@ impl StatusPublisher {
             credentials_renew: None,
             started: now,
             runs: Runs::default(),
+            tasks: None,
             deployment: None,
             interruption: None,
         };
@@ -171,6 +220,11 @@ impl StatusPublisher {
     pub fn with_manager(self, manager: ServiceManager) -> Self {
         manager.extend(takes_its_time(self.board.borrow().summary.phase, manager.is_ready()));
         Self { manager, ..self }
+    }
+
+    /// The date, by the runner's clock.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// The service manager, which receives heartbeats.
@@ -246,13 +300,52 @@ impl StatusPublisher {
             .send_if_modified(|board| std::mem::replace(&mut board.credentials_expire, expire) != expire);
     }
 
-    /// Publishes a start of the worker.
-    pub fn publish_start(&self) {
+    /// Publishes a start of the worker. `counts_tasks`: its log records tell of its tasks.
+    pub fn publish_start(&self, counts_tasks: bool) {
         self.board.send_modify(|board| {
+            if counts_tasks {
+                board.tasks.get_or_insert_default();
+            }
             let runs = &mut board.runs;
             runs.starts = runs.starts.saturating_add(1);
             runs.restarts = runs.starts.saturating_sub(1);
             self.counters.restarts.store(u64::from(runs.restarts), Ordering::Relaxed);
+        });
+    }
+
+    /// The worker's log tells that a task has started.
+    pub fn publish_task_start(&self) {
+        let now = self.clock.now();
+        self.board.send_modify(|board| {
+            let tasks = board.tasks.get_or_insert_default();
+            tasks.running = tasks.running.saturating_add(1);
+            tasks.since.get_or_insert(now);
+        });
+    }
+
+    /// The worker's log tells that a task has finished.
+    pub fn publish_task_finish(&self) {
+        let now = self.clock.now();
+        self.counters.tasks.count([TaskResult::Finished.name()]);
+        self.board.send_modify(|board| {
+            let tasks = board.tasks.get_or_insert_default();
+            tasks.running = tasks.running.saturating_sub(1);
+            tasks.since = tasks.since.filter(|_| tasks.running > 0);
+            tasks.finished = tasks.finished.saturating_add(1);
+            tasks.last = Some(PastTask { at: now, result: TaskResult::Finished });
+        });
+    }
+
+    /// The worker has ended, and its output has been read: the tasks that still ran are lost.
+    pub fn publish_tasks_lost(&self) {
+        let now = self.clock.now();
+        self.board.send_if_modified(|board| {
+            let Some(tasks) = board.tasks.as_mut().filter(|tasks| tasks.running > 0) else { return false };
+            self.counters.tasks.add([TaskResult::Lost.name()], u64::from(tasks.running));
+            tasks.lost = tasks.lost.saturating_add(u64::from(tasks.running));
+            (tasks.running, tasks.since) = (0, None);
+            tasks.last = Some(PastTask { at: now, result: TaskResult::Lost });
+            true
         });
     }
 

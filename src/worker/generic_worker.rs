@@ -73,7 +73,7 @@ fn explain(status: ExitStatus) -> Exit {
         64 => (ExitClass::BadConfiguration, "cannot load its configuration"),
         67 => (ExitClass::Reboot, "reboot required"),
         68 => (ExitClass::Idle, "idle for too long"),
-        69 => (ExitClass::Crash, "internal error"),
+        69 => (ExitClass::Unfit, "internal error, or this host is not fit for tasks"),
         70 => (ExitClass::Done, "worker-manager told it to stop"),
         71 => (ExitClass::Interrupted, "stopped (interrupted)"),
         72 => (ExitClass::Done, "shut down (graceful termination done)"),

@@ -418,7 +418,7 @@ const KILLED_CHILD: &str = "the signal 9 of a child, through a wrapper";
 
 #[test]
 fn every_exit_of_generic_worker_has_its_class_and_meaning() {
-    use ExitClass::{BadConfiguration, Crash, Done, Idle, Interrupted, Reboot};
+    use ExitClass::{BadConfiguration, Crash, Done, Idle, Interrupted, Reboot, Unfit};
     let (run, _) = standalone_run();
     let explain = spec(&run, &generic_worker()).explain;
     for (code, class, meaning) in [
@@ -427,7 +427,7 @@ fn every_exit_of_generic_worker_has_its_class_and_meaning() {
         (64, BadConfiguration, "cannot load its configuration"),
         (67, Reboot, "reboot required"),
         (68, Idle, "idle for too long"),
-        (69, Crash, "internal error"),
+        (69, Unfit, "internal error, or this host is not fit for tasks"),
         (70, Done, "worker-manager told it to stop"),
         (71, Interrupted, "stopped (interrupted)"),
         (72, Done, "shut down (graceful termination done)"),

@@ -102,6 +102,23 @@ fn a_worker_that_cannot_be_started_is_never_told_to_be_ready() {
 }
 
 #[test]
+fn a_start_that_pauses_for_failed_runs_is_ready_and_says_why() {
+    let state = tempfile::tempdir().unwrap();
+    let scene = |script: &[&str]| {
+        let scene = Scene::new().worker(script).set("supervision.restart", "never");
+        scene.env("STATE_DIRECTORY", state.path().to_str().unwrap())
+    };
+    assert_eq!(scene(&["exit 3"]).start().ended().code, Some(1));
+    let (mut manager, scene) = Manager::of(scene(&["wait"]));
+    let runner = scene.start();
+    let ready = manager.wait_for(&runner, "READY=1");
+    let words = "STATUS=waiting before command is started again, pool pp/ww; 1 failed run in a row, the last because the worker crashed; the next start is at ";
+    assert!(ready.contains(words), "{ready}");
+    runner.signal(Signal::SIGTERM);
+    assert_eq!(runner.ended().code, Some(0));
+}
+
+#[test]
 fn a_host_that_holds_is_ready_for_a_boot_does_not_wait_for_it() {
     let scene = Scene::new().worker(["on SIGTERM: exit 0", "wait"]);
     let socket = scene.path("status.sock");

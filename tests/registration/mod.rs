@@ -17,3 +17,4 @@ mod reports;
 mod secrecy;
 mod site;
 mod start;
+mod unfit;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use test_support::fake_taskcluster::{Fault, Times};
 
-use crate::harness::DEADLINE;
+use crate::harness::{DEADLINE, Scene};
 use crate::registration::site::{GROUP, STATIC_SECRET, Site, WORKER, assert_discreet, line, lines, stop};
 
 fn report(title: &str, description: &str, extra: &Value) -> String {
@@ -124,4 +124,31 @@ fn a_report_that_nobody_takes_ends_with_the_stop() {
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     assert!(line(&ended.log, "trying again").contains("reportWorkerError failed"), "{}", ended.log);
     assert_eq!(lines(&ended.log, "trying again"), 1, "{}", ended.log);
+}
+
+#[test]
+fn a_failure_is_reported_once_a_day_and_a_pausing_runner_registers_nothing() {
+    let site = Site::new();
+    let scene = |pause: &str, exit: &str| {
+        let scene = site.place(Scene::generic_worker()).worker(["hello all", exit]);
+        scene
+            .set("supervision.restart", "never")
+            .set("supervision.failureBackoff", json!({"initial": pause, "max": "2h"}))
+            .env("STATE_DIRECTORY", &site.text_path("state"))
+    };
+    for exit in ["exit 64", "exit 64", "exit 73", "exit 64"] {
+        let ended = scene("1ms", exit).start().ended();
+        assert_eq!((ended.code, ended.starts()), (Some(1), 1), "{}", ended.log);
+    }
+    let told = site.taskcluster.reported_errors();
+    let mut titles: Vec<&str> = told.iter().filter_map(|error| error["title"].as_str()).collect();
+    titles.sort_unstable();
+    assert_eq!(titles.len(), 2, "{titles:?}");
+    assert!(titles[0].contains("exit code 64") && titles[1].contains("exit code 73"), "{titles:?}");
+    let registrations = site.taskcluster.count("registerWorker");
+    let runner = scene("1h", "exit 64").start();
+    runner.wait_for_log("earlier runs have failed: pausing");
+    runner.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(runner.ended().code, Some(0));
+    assert_eq!(site.taskcluster.count("registerWorker"), registrations);
 }

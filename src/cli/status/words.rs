@@ -28,6 +28,7 @@ pub(super) fn in_words(answer: &Value, now: Timestamp, columns: Option<usize>) -
     let mut lines = words.state();
     lines.extend(words.runs());
     lines.extend(words.identity());
+    lines.push(("tasks", words.tasks()));
     lines.extend(words.credentials());
     lines.extend(words.watches());
     lines.extend(words.log());
@@ -142,6 +143,28 @@ impl Words<'_> {
             ("reason", self.text("/reason").to_owned()),
             ("unhealthy", self.text("/unhealthy").to_owned()),
         ]
+    }
+
+    /// `1 running, since …; 12 finished, 1 lost; the last finished …`. Empty where the worker does not tell.
+    fn tasks(&self) -> String {
+        if self.answer.pointer("/tasks").is_none_or(Value::is_null) {
+            return String::new();
+        }
+        let [running, finished, lost] =
+            ["running", "finished", "lost"].map(|key| number(self.answer, &format!("/tasks/{key}")));
+        let mut tasks = match running {
+            0 => "none running".to_owned(),
+            _ => format!("{running} running, since {}", self.past(self.text("/tasks/since"))),
+        };
+        let _ = write!(tasks, "; {finished} finished");
+        if lost > 0 {
+            let _ = write!(tasks, ", {lost} lost");
+        }
+        if let last @ ("finished" | "lost") = self.text("/tasks/last/result") {
+            let was = if last == "lost" { "was lost" } else { last };
+            let _ = write!(tasks, "; the last {was} {}", self.past(self.text("/tasks/last/at")));
+        }
+        tasks
     }
 
     fn runs(&self) -> Vec<Line> {

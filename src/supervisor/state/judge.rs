@@ -3,17 +3,21 @@
 use std::time::Duration;
 
 use super::{Action, Ended, LINGER, Machine, Moment, Note, RebootPolicy, Request, State};
-use crate::config::Restart;
-use crate::event::{Cause, ExitClass, ExitStatus, Outcome};
+use crate::config::{AfterRun, OnUnfit, Restart};
+use crate::event::{Cause, ExitClass, ExitStatus, Outcome, RunFailure};
 
 /// A worker that asks for a reboot after a shorter run counts as crashed.
 const SHORT_RUN: Duration = Duration::from_secs(30);
+
+/// How often an unfit worker is started again on a cloud's machine, which is then replaced.
+const UNFIT_RESTARTS: u32 = 2;
 
 /// The outcome of a request while no worker runs.
 pub(super) fn unstarted(cause: Cause) -> Outcome {
     match cause {
         // Only sent to a running worker.
         Cause::NewCredentials => Outcome::StartFailed,
+        Cause::Limit => Outcome::Done,
         Cause::Operator => Outcome::Stopped,
         Cause::CredentialsExpiring => Outcome::CredentialsExpired,
         Cause::RunnerFault => Outcome::RunnerFailed,
@@ -44,6 +48,15 @@ impl Machine {
         if let Some(Request { cause: Cause::NewCredentials, .. }) = request {
             return self.drained_for_credentials(now, ended, in_place, actions);
         }
+        if let Some(Request { cause: Cause::Limit, .. }) = request {
+            // As if it had decided so itself, however it has ended.
+            if reboots {
+                self.reboot(now, ended, in_place, actions);
+            } else {
+                self.done(now, ended, in_place, actions);
+            }
+            return;
+        }
         if let Some(Request { cause: Cause::Redeploy, .. }) = request
             && reboots
             && !self.policy.dynamic
@@ -73,8 +86,10 @@ impl Machine {
             ExitClass::Reboot => self.reboot(now, ended, in_place, actions),
             ExitClass::BadConfiguration => {
                 actions.push(Action::Note(Note::BadConfiguration));
-                self.state = State::Ended(Outcome::GaveUp);
+                self.count_failure(RunFailure::BadConfiguration, actions);
+                self.end_run(now, Outcome::GaveUp, actions);
             }
+            ExitClass::Unfit => self.unfit(now, ended, in_place, actions),
             ExitClass::Crash => self.crashed(now, ended, in_place, actions),
         }
     }
@@ -86,7 +101,8 @@ impl Machine {
             _ if ended.leaving => true,
             None | Some(Cause::Operator | Cause::RunnerFault | Cause::Interruption { ends: false }) => false,
             Some(
-                Cause::NewCredentials
+                Cause::Limit
+                | Cause::NewCredentials
                 | Cause::CredentialsExpiring
                 | Cause::Redeploy
                 | Cause::Rebalance
@@ -135,8 +151,7 @@ impl Machine {
 
     fn done(&mut self, now: Moment, ended: Ended, in_place: bool, actions: &mut Vec<Action>) {
         if self.policy.restart != Restart::Always || self.policy.dynamic {
-            self.state = State::Ended(Outcome::Done);
-            return;
+            return self.end_run(now, Outcome::Done, actions);
         }
         if !in_place {
             return self.needs_boot(now, actions);
@@ -158,6 +173,14 @@ impl Machine {
                 actions.push(Action::Note(Note::RestartInsteadOfReboot));
                 self.short_runs = 0;
                 self.start(actions);
+            }
+            RebootPolicy::Exit
+            | RebootPolicy::Restart
+            | RebootPolicy::Wait
+            | RebootPolicy::RestartIfPossible
+                if self.policy.after_run != AfterRun::Exit =>
+            {
+                self.end_run(now, Outcome::NeedsReboot, actions);
             }
             RebootPolicy::Restart => {
                 // After a restart it would only wait for a login that never happens.
@@ -185,6 +208,22 @@ impl Machine {
         );
     }
 
+    /// The worker is not started again, and nobody has asked for its end: `afterRun`.
+    fn end_run(&mut self, now: Moment, outcome: Outcome, actions: &mut Vec<Action>) {
+        let (action, force_time) = match self.policy.after_run {
+            AfterRun::Exit => {
+                self.state = State::Ended(outcome);
+                return;
+            }
+            AfterRun::Reboot => (Action::RebootHost, self.policy.force_reboot_time),
+            AfterRun::PowerOff => (Action::PowerOffHost, self.policy.force_shutdown_time),
+        };
+        let powers_off = action == Action::PowerOffHost;
+        let until = now + self.policy.reboot_timeout + force_time;
+        actions.extend([Action::Report(outcome), Action::Note(Note::AfterRun { powers_off }), action]);
+        self.state = State::AwaitingReboot { in_place: false, until, expired: false, powers_off };
+    }
+
     fn await_reboot(&mut self, now: Moment, in_place: bool, actions: &mut Vec<Action>) {
         self.await_reboot_for(now, self.policy.reboot_timeout, in_place, actions);
     }
@@ -197,11 +236,18 @@ impl Machine {
         actions: &mut Vec<Action>,
     ) {
         actions.push(Action::Note(Note::AwaitingReboot { timeout }));
-        self.state = State::AwaitingReboot { in_place, until: now + timeout, expired: false };
+        self.state =
+            State::AwaitingReboot { in_place, until: now + timeout, expired: false, powers_off: false };
     }
 
-    pub(super) fn reboot_did_not_come(&mut self, in_place: bool, actions: &mut Vec<Action>) {
-        actions.push(Action::Note(Note::RebootDidNotCome { waited: self.policy.reboot_timeout, in_place }));
+    pub(super) fn reboot_did_not_come(
+        &mut self,
+        in_place: bool,
+        powers_off: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        let waited = self.policy.reboot_timeout;
+        actions.push(Action::Note(Note::RebootDidNotCome { waited, in_place, powers_off }));
         if in_place {
             self.start(actions);
         } else {
@@ -211,29 +257,99 @@ impl Machine {
 
     pub(super) fn crashed(&mut self, now: Moment, ended: Ended, in_place: bool, actions: &mut Vec<Action>) {
         if !in_place {
+            self.count_failure(RunFailure::Crash, actions);
             return self.needs_boot(now, actions);
         }
+        self.forget_old_crashes(ended);
+        self.try_again(now, Outcome::GaveUp, actions);
+    }
+
+    fn forget_old_crashes(&mut self, ended: Ended) {
         if ended.ran > self.policy.restart_window {
             self.crashes = 0;
             self.short_runs = 0;
         }
-        self.try_again(now, Outcome::GaveUp, actions);
+    }
+
+    /// The worker, or its host, is not fit for tasks: started again like a crash, but so rarely that it cannot burn through
+    /// the queue's tasks. A cloud's machine is replaced after three starts.
+    fn unfit(&mut self, now: Moment, ended: Ended, in_place: bool, actions: &mut Vec<Action>) {
+        self.count_failure(RunFailure::Unfit, actions);
+        match self.policy.on_unfit {
+            OnUnfit::Restart => {}
+            OnUnfit::Hold | OnUnfit::Quarantine if !self.policy.dynamic => {
+                self.state = State::Ended(Outcome::Unfit);
+                return;
+            }
+            OnUnfit::Exit | OnUnfit::Hold | OnUnfit::Quarantine => {
+                return self.end_run(now, Outcome::GaveUp, actions);
+            }
+        }
+        if !in_place {
+            return self.needs_boot(now, actions);
+        }
+        self.forget_old_crashes(ended);
+        let allowed = if self.policy.dynamic {
+            self.allowed_restarts().min(UNFIT_RESTARTS)
+        } else {
+            self.allowed_restarts()
+        };
+        self.crashes = self.crashes.saturating_add(1);
+        if self.crashes > allowed {
+            return self.too_many_crashes(now, allowed, Outcome::GaveUp, actions);
+        }
+        let pause = self.policy.failure_backoff.pause(self.failed_runs);
+        // The first time, what was wrong may have passed.
+        if self.policy.dynamic || self.failed_runs <= 1 || pause.is_zero() {
+            return self.back_off(now, true, self.crashes, actions);
+        }
+        actions.push(Action::Note(Note::FailurePause { wait: pause, failed_runs: self.failed_runs }));
+        self.state = State::BackingOff { until: now + pause };
+    }
+
+    fn allowed_restarts(&self) -> u32 {
+        match self.policy.restart {
+            Restart::Never => 0,
+            Restart::OnFailure | Restart::Always => self.policy.max_restarts,
+        }
+    }
+
+    /// A cloud's machine is replaced after its failed runs: nothing counts them.
+    pub(super) fn count_failure(&mut self, failure: RunFailure, actions: &mut Vec<Action>) {
+        if !self.policy.dynamic {
+            self.failed_runs = self.failed_runs.saturating_add(1);
+            actions.push(Action::CountFailure { failed_runs: self.failed_runs, failure });
+        }
+    }
+
+    pub(super) fn forget_failures(&mut self, actions: &mut Vec<Action>) {
+        if self.failed_runs > 0 && !self.policy.dynamic {
+            self.failed_runs = 0;
+            actions.push(Action::ForgetFailures);
+        }
     }
 
     /// Handles a crash, or a start that failed for a temporary reason: restarts after a pause, or ends with `or_else`
     /// if that happened too often.
     pub(super) fn try_again(&mut self, now: Moment, or_else: Outcome, actions: &mut Vec<Action>) {
         self.crashes = self.crashes.saturating_add(1);
-        let allowed = match self.policy.restart {
-            Restart::Never => 0,
-            Restart::OnFailure | Restart::Always => self.policy.max_restarts,
-        };
+        let allowed = self.allowed_restarts();
         if self.crashes > allowed {
-            let (crashes, window) = (self.crashes, self.policy.restart_window);
-            actions.push(Action::Note(Note::TooManyCrashes { crashes, allowed, window }));
-            self.state = State::Ended(or_else);
+            let failure = if or_else == Outcome::StartFailed { RunFailure::Start } else { RunFailure::Crash };
+            self.count_failure(failure, actions);
+            self.too_many_crashes(now, allowed, or_else, actions);
         } else {
             self.back_off(now, true, self.crashes, actions);
+        }
+    }
+
+    fn too_many_crashes(&mut self, now: Moment, allowed: u32, or_else: Outcome, actions: &mut Vec<Action>) {
+        let (crashes, window) = (self.crashes, self.policy.restart_window);
+        actions.push(Action::Note(Note::TooManyCrashes { crashes, allowed, window }));
+        if or_else == Outcome::StartFailed {
+            self.state = State::Ended(or_else);
+        } else {
+            self.end_run(now, or_else, actions);
         }
     }
 
@@ -245,7 +361,7 @@ impl Machine {
         } else if self.policy.on_reboot == RebootPolicy::Reboot && self.policy.restart != Restart::Never {
             self.reboot_host(now, false, actions);
         } else {
-            self.state = State::Ended(Outcome::NeedsReboot);
+            self.end_run(now, Outcome::NeedsReboot, actions);
         }
     }
 

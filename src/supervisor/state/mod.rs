@@ -31,16 +31,22 @@
 //! * `Clearing`: the process has exited; its leftover processes are terminated (SIGTERM, SIGKILL after `killTimeout`,
 //!   given up after another), and its output is read. Requests that arrive now still count as the cause.
 //! * `Lingering`: the worker was interrupted without a known request: waits 2 s for the runner's own SIGTERM.
-//! * `BackingOff`: waits before the next start. `AwaitingReboot`: waits for the host to reboot. If it does not, the
-//!   worker is restarted in place if that is possible; otherwise the supervision ends.
+//! * A run that fails (a crash that is not restarted, an unfit worker, a bad configuration, a start that fails) is counted
+//!   over processes and boots; a long run or a finished task resets the count. An unfit worker is restarted once like a
+//!   crash, then after the pauses of `failureBackoff`.
+//! * `BackingOff`: waits before the next start; an operator's `resume` ends the wait. `AwaitingReboot`: waits for the
+//!   host to reboot. If it does not, the worker is restarted in place if that is possible; otherwise the supervision ends.
 //! * A worker that a signal has stopped (SIGSTOP) remains `Running` or `Stopping`; `stopped.rs` handles it.
 //! * New credentials are sent to a running worker; if it does not accept them, it is asked to finish and restarted.
 //!   Files that are being written are written again.
+//! * Limits (`maxTasks`, `maxUptime`): the worker is drained; its end is judged as one that nobody requested.
+//! * `afterRun`: an end that nobody requested, without a restart, leads to `AwaitingReboot` with the host's reboot or
+//!   shutdown. If that does not come, the supervision ends.
 //! * judge (in `judge.rs`): cause × exit → next step. The cause takes precedence.
 
 use std::time::Duration;
 
-use crate::event::{Cause, Event, Exit, Outcome, Strength};
+use crate::event::{Cause, Event, Exit, Outcome, RunFailure, Strength};
 
 mod judge;
 mod model;
@@ -65,6 +71,9 @@ const LAST_MOMENT: Duration = Duration::from_millis(500);
 const STOP_AWAITS_SPAWN: Duration = Duration::from_secs(5);
 const KILL_AWAITS_SPAWN: Duration = Duration::from_secs(1);
 
+/// A worker that is asked to finish its tasks within about 5 s of a claim hangs when it has (generic-worker 106).
+const AFTER_CLAIM: Duration = Duration::from_secs(10);
+
 /// Time limit for the signal that explains an interrupted exit.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -77,6 +86,8 @@ pub struct Machine {
     crashes: u32,
     /// Consecutive short runs, which increase the back-off.
     short_runs: u32,
+    /// Failed runs in a row, of earlier processes and boots too.
+    failed_runs: u32,
     /// The number of renewals of the credentials.
     credentials: u32,
     /// The number of renewals before the worker's files were written.
@@ -90,6 +101,7 @@ impl Machine {
     #[must_use]
     pub fn new(policy: Policy) -> (Self, Vec<Action>) {
         let machine = Self {
+            failed_runs: policy.failed_runs,
             policy,
             state: State::Preparing,
             crashes: 0,
@@ -114,16 +126,13 @@ impl Machine {
     pub fn deadline(&self) -> Option<Moment> {
         match &self.state {
             State::Stopping(worker, request, ladder) => Some(ladder.deadline(worker, request, &self.policy)),
-            State::Running(Worker { hello: Hello::Awaited(until), .. })
-            | State::Clearing(_, _, Clearing::Asked(until) | Clearing::Killed(until))
+            State::Running(worker) => worker.deadline(),
+            State::Clearing(_, _, Clearing::Asked(until) | Clearing::Killed(until))
             | State::Lingering { until, .. }
             | State::BackingOff { until }
             | State::AwaitingReboot { until, .. } => Some(*until),
             State::Spawning(_) => self.spawn_until,
-            State::Preparing
-            | State::Running(_)
-            | State::Clearing(_, _, Clearing::Abandoned)
-            | State::Ended(_) => None,
+            State::Preparing | State::Clearing(_, _, Clearing::Abandoned) | State::Ended(_) => None,
         }
     }
 
@@ -151,8 +160,14 @@ impl Machine {
             }
             Event::Renewed { renewals } => self.renewed(now, renewals, &mut actions),
             Event::OldCredentialsEnd { renewals } => self.old_credentials_end(now, renewals, &mut actions),
-            Event::TaskStarted => self.count_task(now, |running| running.saturating_add(1)),
-            Event::TaskFinished => self.count_task(now, |running| running.saturating_sub(1)),
+            Event::TaskStarted => self.task_started(now),
+            Event::TaskFinished => {
+                self.task_finished(now, &mut actions);
+                // Its last words may be read after its exit.
+                if matches!(self.state, State::Running(_) | State::Stopping(..) | State::Clearing(..)) {
+                    self.forget_failures(&mut actions);
+                }
+            }
             Event::ShutdownAsked => self.shutdown_asked(&mut actions),
             Event::RebootAsked => self.reboot_asked(),
             Event::Stop(request) => self.asked(now, Request::from(request), &mut actions),
@@ -168,6 +183,7 @@ impl Machine {
             Event::WorkerContinued => self.worker_continued(&mut actions),
             Event::Exited(exit) => self.exited(now, exit, &mut actions),
             Event::Settled { in_place } => self.settled(now, in_place, &mut actions),
+            Event::Resumed => self.resumed(&mut actions),
             Event::Deadline => self.deadline_reached(now, &mut actions),
         }
         actions
@@ -192,7 +208,10 @@ impl Machine {
             State::Preparing | State::Spawning(None) if passing => {
                 self.try_again(now, Outcome::StartFailed, actions);
             }
-            State::Preparing | State::Spawning(None) => self.state = State::Ended(Outcome::StartFailed),
+            State::Preparing | State::Spawning(None) => {
+                self.count_failure(RunFailure::Start, actions);
+                self.state = State::Ended(Outcome::StartFailed);
+            }
             _ => {}
         }
     }
@@ -205,6 +224,8 @@ impl Machine {
             since: now,
             hello,
             tasks: None,
+            finished_tasks: 0,
+            limit: self.policy.max_uptime.map(|most| now + most),
             leaving: false,
             reboots: false,
             credentials: self.written,
@@ -264,10 +285,42 @@ impl Machine {
         }
     }
 
-    fn count_task(&mut self, now: Moment, change: impl Fn(u32) -> u32) {
+    /// The last task that the worker may take has begun: it is asked to take no other, once the claim is certainly over.
+    fn task_started(&mut self, now: Moment) {
+        let most = self.policy.max_tasks;
         if let State::Running(worker) | State::Stopping(worker, ..) = &mut self.state {
-            let running = change(worker.tasks.map_or(0, |tasks| tasks.running));
+            let running = worker.tasks.map_or(0, |tasks| tasks.running).saturating_add(1);
             worker.tasks = Some(Tasks { running, changed: now });
+            if most.is_some_and(|most| worker.finished_tasks.saturating_add(running) >= most) {
+                let late = now + AFTER_CLAIM;
+                worker.limit = Some(worker.limit.map_or(late, |limit| limit.min(late)));
+            }
+        }
+    }
+
+    fn task_finished(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        let (State::Running(worker) | State::Stopping(worker, ..)) = &mut self.state else { return };
+        let running = worker.tasks.map_or(0, |tasks| tasks.running).saturating_sub(1);
+        worker.tasks = Some(Tasks { running, changed: now });
+        worker.finished_tasks = worker.finished_tasks.saturating_add(1);
+        let finished = worker.finished_tasks;
+        if self.policy.max_tasks.is_some_and(|most| finished >= most) {
+            self.limit_reached(now, actions);
+        }
+    }
+
+    /// A worker that nobody has asked to end is drained for one of its limits.
+    fn limit_reached(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        if let State::Running(worker) = &mut self.state {
+            worker.limit = None;
+            self.asked(now, Request::new(Strength::Drain, Cause::Limit), actions);
+        }
+    }
+
+    /// A pause is over as soon as an operator does not want to wait any longer.
+    fn resumed(&mut self, actions: &mut Vec<Action>) {
+        if let State::BackingOff { .. } = self.state {
+            self.start(actions);
         }
     }
 
@@ -310,6 +363,9 @@ impl Machine {
             leaving: worker.leaving,
             reboots: worker.reboots,
         };
+        if ended.ran > self.policy.restart_window {
+            self.forget_failures(actions);
+        }
         actions.push(Action::Note(Note::Exited { exit, ran: ended.ran, expected: request.is_some() }));
         let until = self.leftovers_until(now, request);
         let killed = request.is_some_and(|request| request.strength == Strength::Kill);
@@ -335,6 +391,9 @@ impl Machine {
             return;
         }
         match self.state {
+            State::Running(worker) if worker.limit.is_some_and(|limit| now >= limit) => {
+                self.limit_reached(now, actions);
+            }
             State::Running(worker) => {
                 actions.push(Action::Note(Note::NoHello { waited: self.policy.hello_timeout }));
                 self.state = State::Running(Worker { hello: Hello::Absent, ..worker });
@@ -350,7 +409,9 @@ impl Machine {
             State::AwaitingReboot { expired: true, .. } => {
                 self.state = State::Ended(Outcome::CredentialsExpired);
             }
-            State::AwaitingReboot { in_place, .. } => self.reboot_did_not_come(in_place, actions),
+            State::AwaitingReboot { in_place, powers_off, .. } => {
+                self.reboot_did_not_come(in_place, powers_off, actions);
+            }
             State::Spawning(request) => {
                 actions.push(Action::AbandonSpawn);
                 let outcome = request.map_or(Outcome::StartFailed, |request| judge::unstarted(request.cause));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Ladder, Moment, Note, Stops};
 #[cfg(doc)]
 use crate::event::Event;
-use crate::event::{Cause, Exit, ExitClass, Outcome, StopRequest, Strength};
+use crate::event::{Cause, Exit, ExitClass, Outcome, RunFailure, StopRequest, Strength};
 
 /// An action for the supervisor. Actions are performed at once and in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,10 +50,23 @@ pub enum Action {
     ShutDownHost,
     /// Run `host.rebootCommand`.
     RebootHost,
+    /// Run `host.shutdownCommand`, on a host that worker-manager does not take away.
+    PowerOffHost,
+    /// The worker is not started again, although the runner does not end yet: tell the log and worker-manager.
+    Report(Outcome),
     /// Remove the cached run, so that the worker registers again after the boot.
     ForgetRun,
     /// Create the marker that keeps a worker from starting after the reboot.
     MarkHeld,
+    /// Note that a run failed, for the next start's pause.
+    CountFailure {
+        /// Failed runs in a row, with this one.
+        failed_runs: u32,
+        /// The kind of this one.
+        failure: RunFailure,
+    },
+    /// Note that the failed runs before do not count any more.
+    ForgetFailures,
     /// Log a decision.
     Note(Note),
 }
@@ -67,6 +80,10 @@ pub struct Worker {
     pub hello: Hello,
     /// Its tasks, once its log has reported one.
     pub tasks: Option<Tasks>,
+    /// The number of tasks that it has finished.
+    pub finished_tasks: u32,
+    /// The moment at which it is drained for one of its limits.
+    pub limit: Option<Moment>,
     /// True if it asked for the shutdown of its host, and that is being done: its exit has no further consequences.
     pub leaving: bool,
     /// True if it asked the runner to reboot the host after its exit.
@@ -75,6 +92,17 @@ pub struct Worker {
     pub credentials: u32,
     /// The signals that have stopped it.
     pub stops: Stops,
+}
+
+impl Worker {
+    /// The next moment at which something is due while nobody has asked it to end.
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        let hello = match self.hello {
+            Hello::Awaited(until) => Some(until),
+            Hello::Absent | Hello::Said { .. } => None,
+        };
+        hello.into_iter().chain(self.limit).min()
+    }
 }
 
 /// The worker's hello.
@@ -233,6 +261,8 @@ pub enum State {
         until: Moment,
         /// True if the worker's credentials have expired meanwhile.
         expired: bool,
+        /// The host is to be shut down instead.
+        powers_off: bool,
     },
     /// The supervision has ended.
     Ended(Outcome),

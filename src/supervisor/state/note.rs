@@ -59,6 +59,18 @@ pub enum Note {
     ShutdownAsked { granted: bool },
     /// The worker's configuration is unusable, so a restart will not help.
     BadConfiguration,
+    /// The host is taken down after the worker's end.
+    AfterRun {
+        /// It is shut down; else it is rebooted.
+        powers_off: bool,
+    },
+    /// It is unfit for tasks: the next start waits.
+    FailurePause {
+        /// How long.
+        wait: Duration,
+        /// Failed runs in a row.
+        failed_runs: u32,
+    },
     /// The worker crashed too often.
     TooManyCrashes {
         /// The number of crashes.
@@ -94,5 +106,7 @@ pub enum Note {
         waited: Duration,
         /// True if the worker is restarted instead.
         in_place: bool,
+        /// It was a shutdown.
+        powers_off: bool,
     },
 }

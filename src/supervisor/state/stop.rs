@@ -105,8 +105,8 @@ impl Machine {
         match self.state {
             // After the boot the worker gets new credentials; if the boot does not happen, this worker cannot be
             // restarted.
-            State::AwaitingReboot { in_place, until, .. } if request.cause == Cause::CredentialsExpiring => {
-                self.state = State::AwaitingReboot { in_place, until, expired: true };
+            State::AwaitingReboot { ref mut expired, .. } if request.cause == Cause::CredentialsExpiring => {
+                *expired = true;
             }
             State::AwaitingReboot { .. } if request.cause == Cause::NewCredentials => {}
             // After the boot the worker registers again.

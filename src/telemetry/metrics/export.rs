@@ -10,7 +10,7 @@ use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 use crate::event::{ExitClass, Phase};
 use crate::telemetry::View;
 use crate::telemetry::counters::{BOUNDS, Label, Spread};
-use crate::telemetry::status_board::StatusBoard;
+use crate::telemetry::status_board::{StatusBoard, TaskResult};
 
 /// The content type of the text format.
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -65,6 +65,8 @@ pub const METRICS: &[Metric] = &[
     RESTARTS,
     EXITS,
     CRASHES,
+    TASKS_RUNNING,
+    TASKS,
     EXPIRY,
     RENEWAL,
     RENEWALS,
@@ -123,6 +125,18 @@ const CRASHES: Metric = metric(
     Kind::Gauge,
     &[],
     "Crashes of the worker that count against supervision.maxRestarts.",
+);
+const TASKS_RUNNING: Metric = metric(
+    "start_worker_tasks_running",
+    Kind::Gauge,
+    &[],
+    "Tasks that the worker runs now; absent where it does not tell of its tasks.",
+);
+const TASKS: Metric = metric(
+    "start_worker_tasks_total",
+    Kind::Counter,
+    &["result"],
+    "Tasks that have ended, by result: finished, lost (the worker ended while they ran); absent where it does not tell of its tasks.",
 );
 const EXPIRY: Metric = metric(
     "start_worker_credentials_expiry_timestamp_seconds",
@@ -251,6 +265,7 @@ fn of_board(board: &StatusBoard, healthy: bool) -> Vec<MetricFamily> {
         family(STATE, states),
         one(STATE_TIME, seconds(board.since)),
         one(CRASHES, f64::from(board.runs.crashes.count)),
+        family(TASKS_RUNNING, board.tasks.map(|tasks| (Vec::new(), f64::from(tasks.running)))),
         family(EXPIRY, board.credentials_expire.map(|time| (Vec::new(), seconds(time)))),
         family(RENEWAL, board.credentials_renew.map(|time| (Vec::new(), seconds(time)))),
     ]
@@ -263,6 +278,12 @@ fn of_counters(view: &View) -> Vec<MetricFamily> {
         // A rate needs a beginning: what has not happened yet is reported as 0.
         exits.entry([class.name().into()]).or_default();
     }
+    let mut tasks = counters.tasks.all();
+    if view.board.borrow().tasks.is_some() {
+        for result in TaskResult::ALL {
+            tasks.entry([result.name().into()]).or_default();
+        }
+    }
     let mut renewals = counters.renewals.all();
     for result in ["ok", "refused", "failed"] {
         renewals.entry([result.into()]).or_default();
@@ -271,6 +292,7 @@ fn of_counters(view: &View) -> Vec<MetricFamily> {
     vec![
         one(RESTARTS, count(counters.restarts.load(Ordering::Relaxed))),
         family(EXITS, counted(exits)),
+        family(TASKS, counted(tasks)),
         one(OOM_KILLS, count(counters.oom_kills.load(Ordering::Relaxed))),
         family(RENEWALS, counted(renewals)),
         family(REQUESTS, counted(counters.requests.all())),

@@ -9,7 +9,7 @@ use crate::event::{Reason, signal_name};
 use crate::redact::Secrets;
 use crate::telemetry::View;
 use crate::telemetry::recent_warnings::Warning;
-use crate::telemetry::status_board::{DeploymentWatch, InterruptionWatch, PastExit, Runs};
+use crate::telemetry::status_board::{DeploymentWatch, InterruptionWatch, PastExit, Runs, Tasks};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -30,6 +30,7 @@ pub struct StatusAnswer {
     provider_type: &'static str,
     implementation: &'static str,
     runs: RunsAnswer,
+    tasks: Option<TasksAnswer>,
     credentials_expire: Option<String>,
     credentials_renew: Option<String>,
     deployment: Option<DeploymentAnswer>,
@@ -71,6 +72,22 @@ struct ExitAnswer {
     cpu_seconds: Option<u64>,
     oom_kills: u64,
     dumped: bool,
+}
+
+/// The worker's tasks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct TasksAnswer {
+    running: u32,
+    since: Option<String>,
+    finished: u64,
+    lost: u64,
+    last: Option<TaskAnswer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct TaskAnswer {
+    at: String,
+    result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -141,6 +158,7 @@ impl StatusAnswer {
             provider_type: view.provider,
             implementation: view.implementation,
             runs: RunsAnswer::new(&board.runs),
+            tasks: board.tasks.as_ref().map(TasksAnswer::new),
             credentials_expire: board.credentials_expire.map(time),
             credentials_renew: board.credentials_renew.map(time),
             deployment: board.deployment.as_ref().map(|watch| DeploymentAnswer::new(watch, &view.secrets)),
@@ -179,6 +197,18 @@ impl RunsAnswer {
             max_restarts: runs.crashes.allowed,
             restart_window_seconds: runs.crashes.window.as_secs(),
             exits: runs.exits.iter().map(ExitAnswer::new).collect(),
+        }
+    }
+}
+
+impl TasksAnswer {
+    fn new(tasks: &Tasks) -> Self {
+        Self {
+            running: tasks.running,
+            since: tasks.since.map(time),
+            finished: tasks.finished,
+            lost: tasks.lost,
+            last: tasks.last.map(|last| TaskAnswer { at: time(last.at), result: last.result.name() }),
         }
     }
 }

@@ -53,6 +53,25 @@ pub struct Resume {
     pub answer: oneshot::Sender<Result<(), String>>,
 }
 
+/// The operators' requests to resume, for whatever keeps the worker from being started. Clones share one queue.
+#[derive(Debug, Clone)]
+pub struct Resumes(Arc<tokio::sync::Mutex<mpsc::Receiver<Resume>>>);
+
+impl Resumes {
+    /// Receives what is sent on this channel.
+    pub fn new(requests: mpsc::Receiver<Resume>) -> Self {
+        Self(Arc::new(tokio::sync::Mutex::new(requests)))
+    }
+
+    /// Waits for the next request.
+    pub async fn next(&self) -> Resume {
+        match self.0.lock().await.recv().await {
+            Some(resume) => resume,
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// The source of the answers, and the receivers of the requests.
 #[derive(Debug)]
 pub struct Counterparts {

@@ -140,7 +140,8 @@ impl Server {
     }
 
     async fn resume(&self, peer_pid: i32) -> Answer {
-        if self.counterparts.view.board.borrow().summary.phase != Phase::Holding {
+        let phase = self.counterparts.view.board.borrow().summary.phase;
+        if !matches!(phase, Phase::Holding | Phase::BackingOff) {
             return Answer::NOT_HOLDING;
         }
         info!(name: "resume-asked", from_pid = peer_pid, "asked to resume through the status socket");

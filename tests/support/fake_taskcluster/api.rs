@@ -8,7 +8,7 @@ use super::auth::{Caller, Refused, Signed, authenticate};
 use super::hawk::Target;
 use super::scopes::{expand, expression, normalized, satisfy};
 use super::state::{State, random_id, rfc3339};
-use super::{pools, secrets, workers};
+use super::{pools, queue, secrets, workers};
 
 /// A call of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,10 @@ pub(super) enum Call {
     CurrentScopes,
     LegacyGetSecret,
     LegacyRemoveSecret,
+    /// The queue's getWorker, quarantineWorker and claimWork.
+    QueueWorker,
+    QuarantineWorker,
+    ClaimWork,
     Ping,
     Unknown,
 }
@@ -61,6 +65,9 @@ impl Call {
             Self::CurrentScopes => "currentScopes",
             Self::LegacyGetSecret => "getSecret",
             Self::LegacyRemoveSecret => "removeSecret",
+            Self::QueueWorker => "getWorker",
+            Self::QuarantineWorker => "quarantineWorker",
+            Self::ClaimWork => "claimWork",
             Self::Ping => "ping",
             Self::Unknown => "unknown",
         }
@@ -72,7 +79,11 @@ impl Call {
     }
 
     fn takes_payload(self) -> bool {
-        self.is_confidential() || matches!(self, Self::ReportWorkerError | Self::UpdateWorkerPool)
+        self.is_confidential()
+            || matches!(
+                self,
+                Self::ReportWorkerError | Self::UpdateWorkerPool | Self::QuarantineWorker | Self::ClaimWork
+            )
     }
 
     /// Returns true for calls that ignore credentials.
@@ -141,6 +152,18 @@ impl Route {
             }
             ("worker-manager", "GET", ["workers", id @ ..]) => pool(Call::ListWorkers, id),
             ("secrets", "GET", ["secret", name @ ..]) => route(Call::Secret, &[("name", &name.join("/"))]),
+            ("queue", "POST", ["claim-work", id @ ..]) => {
+                route(Call::ClaimWork, &[("taskQueueId", &id.join("/"))])
+            }
+            ("queue", _, ["provisioners", provisioner, "worker-types", kind, "workers", group, id]) => {
+                let call = match method {
+                    "GET" => Call::QueueWorker,
+                    "PUT" => Call::QuarantineWorker,
+                    _ => return None,
+                };
+                let (one, other) = (("provisionerId", *provisioner), ("workerType", *kind));
+                route(call, &[one, other, ("workerGroup", group), ("workerId", id)])
+            }
             ("auth", "GET", ["scopes", "current"]) => route(Call::CurrentScopes, &[]),
             ("aws-provisioner", "GET", ["secret", token]) => {
                 route(Call::LegacyGetSecret, &[("token", token)])
@@ -218,6 +241,9 @@ fn answer(state: &mut State, context: &mut Context<'_>, incoming: &Incoming<'_>)
         Call::DeleteWorkerPool => pools::delete(state, context),
         Call::LaunchConfigs => pools::launch_configs(state, context),
         Call::Secret => secrets::get(state, context),
+        Call::QueueWorker => queue::get(state, context),
+        Call::QuarantineWorker => queue::quarantine(state, context),
+        Call::ClaimWork => queue::claim(state, context),
         Call::CurrentScopes => {
             context.authorize(state, &["auth:current-scopes".to_owned()])?;
             let held = context.caller.as_ref().map_or_else(Vec::new, |caller| caller.scopes.clone());
@@ -320,8 +346,12 @@ impl Context<'_> {
 
     /// The error for a payload that violates its schema.
     pub(super) fn invalid(&self, schema: &str, faults: &[String]) -> Answer {
+        self.invalid_for("worker-manager", schema, faults)
+    }
+
+    pub(super) fn invalid_for(&self, service: &str, schema: &str, faults: &[String]) -> Answer {
         let message = format!(
-            "\nSchema Validation Failed!\nRejecting Schema: {}/schemas/worker-manager/v1/{schema}.json#\nErrors:\n{}",
+            "\nSchema Validation Failed!\nRejecting Schema: {}/schemas/{service}/v1/{schema}.json#\nErrors:\n{}",
             self.root_url,
             faults.iter().map(|fault| format!("  * {fault}")).collect::<Vec<_>>().join("\n"),
         );
@@ -330,6 +360,11 @@ impl Context<'_> {
 
     /// Checks that the caller has all these scopes.
     pub(super) fn authorize(&self, state: &State, scopes: &[String]) -> Result<(), Answer> {
+        self.authorize_for(state, scopes, &expression(scopes))
+    }
+
+    /// The same, where the service writes what it wants in another way.
+    pub(super) fn authorize_for(&self, state: &State, scopes: &[String], wanted: &str) -> Result<(), Answer> {
         let held = match &self.caller {
             Some(caller) => caller.scopes.clone(),
             None => expand(&[], &state.roles),
@@ -338,7 +373,6 @@ impl Context<'_> {
         if missing.is_empty() {
             return Ok(());
         }
-        let wanted = expression(scopes);
         let message = match &self.caller {
             Some(Caller { client_id, .. }) => format!(
                 "Client ID {client_id} does not have sufficient scopes and is missing the following scopes:\n\n\

@@ -25,6 +25,7 @@ pub mod control;
 mod faults;
 mod hawk;
 mod pools;
+mod queue;
 mod record;
 mod schema;
 mod scopes;
@@ -247,6 +248,11 @@ impl FakeTaskcluster {
     /// Sets the answer of shouldWorkerTerminate.
     pub fn set_should_terminate(&self, key: &WorkerKey, terminate: bool, reason: &str) {
         self.change_worker(key, |worker| worker.terminate = (terminate, reason.to_owned()));
+    }
+
+    /// The worker as the queue describes it, once it has asked for tasks.
+    pub fn queue_worker(&self, key: &WorkerKey) -> Option<Value> {
+        self.shared.state().queue.get(key).cloned()
     }
 
     /// Adds a secret to the secrets service, for a year.

@@ -67,6 +67,16 @@ pub(super) fn report_worker_error(payload: &Value) -> Vec<String> {
     faults
 }
 
+/// What is wrong with a quarantineWorker payload.
+pub(super) fn quarantine_worker(payload: &Value) -> Vec<String> {
+    let mut faults = keys("data", payload, &["quarantineUntil"], &["quarantineInfo"]);
+    faults.extend(strings(payload, &["quarantineUntil", "quarantineInfo"]));
+    if payload["quarantineInfo"].as_str().is_some_and(|text| text.chars().count() > 4000) {
+        faults.push("data/quarantineInfo must NOT have more than 4000 characters".to_owned());
+    }
+    faults
+}
+
 fn is_secret(text: &str) -> bool {
     text.len() == 44 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
 }

@@ -167,6 +167,8 @@ pub struct State {
     pub legacy_secrets: HashMap<String, LegacySecret>,
     /// The workers' error reports, newest first.
     pub errors: VecDeque<Value>,
+    /// The workers that have asked the queue for tasks, as it describes them.
+    pub queue: BTreeMap<WorkerKey, Value>,
     pub nonces: Nonces,
     /// The lifetime of credentials if the pool does not set it.
     pub credentials_life: Duration,
@@ -197,6 +199,7 @@ impl State {
             providers: providers.map(|(id, kind)| (id.to_owned(), kind)).into(),
             clients: HashMap::from([(ISSUER.to_owned(), issuer)]),
             roles: Vec::new(),
+            queue: BTreeMap::new(),
             secrets: HashMap::new(),
             legacy_secrets: HashMap::new(),
             errors: VecDeque::new(),

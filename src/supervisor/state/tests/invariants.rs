@@ -18,6 +18,7 @@ pub(super) const TOO_MANY_RESTARTS: Broken = "restarts after crashes are bounded
 pub(super) const DEADLINE_SPINS: Broken = "a deadline that was answered does not come again at once";
 pub(super) const STARTED_ON_A_DYING_MACHINE: Broken = "no worker is started after an interruption notice";
 pub(super) const LATE: Broken = "SIGKILL comes before the machine's end";
+pub(super) const DOWN_AFTER_STOP: Broken = "the host is not taken down after an operator's request";
 pub(super) const STALE: Broken = "a worker that can be told has the newest credentials, each told once";
 
 pub(super) const ENDLESS: Broken = "SIGKILL is sent a bounded number of times";
@@ -108,6 +109,9 @@ impl Checker {
             return if actions.is_empty() && state == ended { Ok(()) } else { Err(AFTER_END) };
         }
         self.note_event(world.now, event);
+        if let State::Stopping(_, Request { cause: Cause::Limit, .. }, _) = state {
+            self.first_drain.get_or_insert(world.now);
+        }
         let mut truth = world.truth;
         match event {
             Event::Started { .. } => truth = Truth::Alive,
@@ -123,7 +127,7 @@ impl Checker {
             }
         }
         if let State::Stopping(_, request, _) = state {
-            self.excused |= request.cause == Cause::NewCredentials;
+            self.excused |= matches!(request.cause, Cause::NewCredentials | Cause::Limit);
         }
         if let State::Running(worker) | State::Stopping(worker, ..) = state {
             let can_be_told = matches!(worker.hello, Hello::Said { new_credentials: true, .. });
@@ -213,7 +217,7 @@ impl Checker {
                 if now.saturating_sub(self.started) > self.policy.restart_window {
                     self.crashes = 0;
                 }
-                if exit.class == ExitClass::Crash && !self.excused {
+                if matches!(exit.class, ExitClass::Crash | ExitClass::Unfit) && !self.excused {
                     self.crashes += 1;
                     self.counted = true;
                 }
@@ -252,6 +256,7 @@ impl Checker {
                 }
                 Ok(())
             }
+            Action::RebootHost | Action::PowerOffHost if self.operator => Err(DOWN_AFTER_STOP),
             Action::Tell { finish_tasks: true } => self.climb(1),
             Action::Tell { finish_tasks: false } => self.climb(2),
             Action::Terminate => self.signal(now, 3),

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::Restart;
+use crate::config::{AfterRun, OnUnfit, Restart};
 use crate::event::{Cause, ExitClass, ExitStatus, StopRequest};
+use crate::retry::FailureBackoff;
 
 mod invariants;
 mod random;
@@ -19,6 +20,8 @@ pub(super) fn policy() -> Policy {
         restart_window: secs(600),
         backoff_initial: secs(1),
         backoff_max: secs(8),
+        failure_backoff: FailureBackoff { initial: secs(30), max: secs(1800) },
+        failed_runs: 0,
         kill_descendants: true,
         drain_timeout: secs(3600),
         drain_idle_timeout: secs(60),
@@ -28,6 +31,11 @@ pub(super) fn policy() -> Policy {
         on_reboot: RebootPolicy::Wait,
         reboot_timeout: secs(300),
         force_reboot_time: Duration::ZERO,
+        force_shutdown_time: Duration::ZERO,
+        after_run: AfterRun::Exit,
+        on_unfit: OnUnfit::Restart,
+        max_tasks: None,
+        max_uptime: None,
         shutdown_host: false,
         dynamic: false,
     }
@@ -77,10 +85,13 @@ impl Driven {
         assert_eq!(self.event(Event::Started { pid: 7 }), []);
     }
 
-    /// Handles an event. Returns the actions without notes.
+    /// Handles an event. Returns the actions without notes, including those of failed runs.
     pub(super) fn event(&mut self, event: Event) -> Vec<Action> {
+        let noted = |action: &Action| {
+            matches!(action, Action::Note(_) | Action::CountFailure { .. } | Action::ForgetFailures)
+        };
         let actions = self.machine.handle(self.now, event);
-        actions.into_iter().filter(|action| !matches!(action, Action::Note(_))).collect()
+        actions.into_iter().filter(|action| !noted(action)).collect()
     }
 
     /// Renews the credentials once more.
@@ -683,4 +694,190 @@ fn a_stopped_worker_that_is_asked_to_end_is_continued_first_and_one_that_is_kill
     // The runner's own SIGSTOP, which precedes the SIGKILL.
     assert_eq!(driven.event(stopped(libc::SIGSTOP)), []);
     assert_eq!(driven.event(Event::WorkerContinued), []);
+}
+
+/// The failed runs that are counted when a worker, started as often as it is, ends like this; `None`: nothing is noted.
+fn counted(policy: Policy, ran: Duration, class: ExitClass, in_place: bool) -> Option<Action> {
+    let mut machine = Machine::new(policy).0;
+    let mut noted = None;
+    let mut handle = |machine: &mut Machine, now, event| {
+        let actions = machine.handle(now, event);
+        noted = actions
+            .into_iter()
+            .rfind(|action| matches!(action, Action::CountFailure { .. } | Action::ForgetFailures))
+            .or(noted);
+    };
+    handle(&mut machine, Duration::ZERO, Event::Prepared);
+    handle(&mut machine, Duration::ZERO, Event::Started { pid: 7 });
+    handle(&mut machine, ran, Event::Exited(exit(class)));
+    handle(&mut machine, ran, Event::Settled { in_place });
+    noted
+}
+
+#[test]
+fn a_run_that_fails_is_counted_and_one_that_does_not_is_not() {
+    let once = |failure| Some(Action::CountFailure { failed_runs: 1, failure });
+    let never = Policy { restart: Restart::Never, ..policy() };
+    for (class, restarted, expected) in [
+        (ExitClass::Crash, true, None),
+        (ExitClass::Crash, false, once(RunFailure::Crash)),
+        (ExitClass::Unfit, true, once(RunFailure::Unfit)),
+        (ExitClass::BadConfiguration, true, once(RunFailure::BadConfiguration)),
+        (ExitClass::Done, true, None),
+        (ExitClass::Idle, false, None),
+        (ExitClass::Reboot, true, None),
+    ] {
+        let policy = if restarted { policy() } else { never.clone() };
+        assert_eq!(counted(policy.clone(), secs(60), class, true), expected, "{class:?}");
+        let dynamic = Policy { dynamic: true, ..policy };
+        assert_eq!(counted(dynamic, secs(60), class, true), None, "{class:?}: a cloud's machine is replaced");
+    }
+    assert_eq!(counted(policy(), secs(60), ExitClass::Crash, false), once(RunFailure::Crash));
+}
+
+#[test]
+fn a_long_run_or_a_task_makes_failed_runs_before_it_forgotten() {
+    let failed = Policy { failed_runs: 4, ..policy() };
+    assert_eq!(counted(failed.clone(), secs(601), ExitClass::Done, true), Some(Action::ForgetFailures));
+    assert_eq!(counted(failed.clone(), secs(599), ExitClass::Done, true), None);
+    let after_long_run = counted(failed.clone(), secs(601), ExitClass::Unfit, true);
+    assert_eq!(after_long_run, Some(Action::CountFailure { failed_runs: 1, failure: RunFailure::Unfit }));
+    let mut machine = Machine::new(failed).0;
+    let _ = machine.handle(Duration::ZERO, Event::Prepared);
+    let _ = machine.handle(Duration::ZERO, Event::Started { pid: 7 });
+    assert_eq!(machine.handle(Duration::ZERO, Event::TaskStarted), []);
+    assert_eq!(machine.handle(Duration::ZERO, Event::TaskFinished), [Action::ForgetFailures]);
+}
+
+#[test]
+fn an_unfit_worker_is_started_again_once_as_after_a_crash_and_then_rarely() {
+    let mut driven = Driven::running(Policy { max_restarts: 5, ..policy() });
+    let mut starts = vec![driven.now];
+    for pause in [1, 120, 480, 1800] {
+        driven.exits(secs(0), ExitClass::Unfit, true);
+        assert_eq!(driven.deadline_in(secs(pause)), [Action::Prepare]);
+        driven.start();
+        starts.push(driven.now);
+    }
+    assert!(starts.iter().filter(|start| **start < secs(300)).count() <= 3, "{starts:?}");
+    driven.exits(secs(0), ExitClass::Unfit, true);
+    assert_eq!(driven.event(Event::Resumed), [Action::Prepare], "an operator does not want to wait");
+}
+
+#[test]
+fn an_unfit_worker_on_a_clouds_machine_is_given_up_after_three_starts() {
+    let mut driven = Driven::running(Policy { max_restarts: 5, dynamic: true, ..policy() });
+    for pause in [1, 2] {
+        driven.exits(secs(0), ExitClass::Unfit, true);
+        assert_eq!(driven.deadline_in(secs(pause)), [Action::Prepare]);
+        driven.start();
+    }
+    driven.exits(secs(0), ExitClass::Unfit, true);
+    assert_eq!(driven.outcome(), Some(Outcome::GaveUp));
+}
+
+#[test]
+fn after_its_last_task_a_worker_is_drained_and_its_end_is_as_one_of_its_own() {
+    let mut driven = Driven::greeted(Policy { max_tasks: Some(2), ..policy() });
+    for _ in 0..2 {
+        assert_eq!(driven.outcome(), None);
+        driven.event(Event::TaskStarted);
+        let actions = driven.after(secs(2), Event::TaskFinished);
+        let last = matches!(driven.machine.state(), State::Stopping(..));
+        assert_eq!(actions, if last { vec![TELL_DRAIN] } else { vec![] });
+    }
+    driven.exits(secs(1), ExitClass::Done, true);
+    assert_eq!(driven.outcome(), Some(Outcome::Done));
+}
+
+#[test]
+fn a_long_last_task_is_the_last_because_the_drain_comes_while_it_runs() {
+    let mut driven = Driven::greeted(Policy { max_tasks: Some(1), ..policy() });
+    driven.event(Event::TaskStarted);
+    assert_eq!(driven.deadline_in(secs(10)), [TELL_DRAIN]);
+    assert_eq!(driven.after(secs(500), Event::TaskFinished), []);
+    driven.exits(secs(1), ExitClass::Done, true);
+    assert_eq!(driven.outcome(), Some(Outcome::Done));
+}
+
+#[test]
+fn a_worker_that_has_run_for_long_enough_is_drained() {
+    let mut driven = Driven::greeted(Policy { max_uptime: Some(secs(3000)), ..policy() });
+    assert_eq!(driven.deadline_in(secs(3000)), [TELL_DRAIN]);
+    driven.exits(secs(1), ExitClass::Interrupted, true);
+    assert_eq!(driven.outcome(), Some(Outcome::Done), "it has ended because it was asked to");
+    let mut silent = Driven::running(Policy { max_uptime: Some(secs(3000)), ..policy() });
+    assert_eq!(silent.deadline_in(secs(30)), [], "no hello");
+    assert_eq!(silent.deadline_in(secs(2970)), [], "it cannot be asked");
+    silent.exits(secs(1), ExitClass::Done, true);
+    assert_eq!(silent.outcome(), Some(Outcome::Done));
+}
+
+#[test]
+fn an_operators_request_counts_more_than_a_limit() {
+    let mut driven = Driven::greeted(Policy { max_tasks: Some(1), after_run: AfterRun::Reboot, ..policy() });
+    driven.event(Event::TaskStarted);
+    assert_eq!(driven.event(Event::TaskFinished), [TELL_DRAIN]);
+    driven.event(STOP);
+    driven.exits(secs(1), ExitClass::Done, true);
+    assert_eq!(driven.outcome(), Some(Outcome::Stopped));
+}
+
+#[test]
+fn an_end_that_nobody_asked_for_takes_the_host_down_and_every_other_does_not() {
+    use ExitClass::{BadConfiguration, Crash, Done, Idle, Reboot, Unfit};
+    let never = Policy { restart: Restart::Never, force_reboot_time: secs(60), ..policy() };
+    for (after_run, power) in
+        [(AfterRun::Reboot, Action::RebootHost), (AfterRun::PowerOff, Action::PowerOffHost)]
+    {
+        for class in [Done, Idle, Reboot, Crash, Unfit, BadConfiguration] {
+            for in_place in [true, false] {
+                let mut driven = Driven::greeted(Policy { after_run, ..never.clone() });
+                let actions = driven.exits(secs(60), class, in_place);
+                assert_eq!(actions.last(), Some(&power), "{class:?}");
+                let patience = if power == Action::RebootHost { 360 } else { 300 };
+                driven.deadline_in(secs(patience));
+                assert_eq!(driven.outcome(), Some(Outcome::NeedsReboot), "{class:?}");
+            }
+            for cause in [STOP, DRAIN, Event::Stop(StopRequest::RUNNER_FAULT)] {
+                let mut driven = Driven::greeted(Policy { after_run, ..never.clone() });
+                driven.event(cause);
+                let actions = driven.exits(secs(60), class, true);
+                assert!(!actions.contains(&power), "{class:?} {cause:?}");
+            }
+        }
+    }
+    let mut restarted = Driven::greeted(Policy { after_run: AfterRun::Reboot, ..policy() });
+    assert_eq!(restarted.exits(secs(60), Crash, true), [], "it is restarted");
+    assert_eq!(restarted.deadline_in(secs(1)), [Action::Prepare]);
+}
+
+#[test]
+fn a_worker_that_is_given_up_is_reported_before_the_host_goes_down() {
+    let policy = Policy { restart: Restart::Never, after_run: AfterRun::Reboot, ..policy() };
+    let mut driven = Driven::greeted(policy);
+    let actions = driven.exits(secs(60), ExitClass::Crash, true);
+    assert_eq!(actions, [Action::Report(Outcome::GaveUp), Action::RebootHost]);
+}
+
+#[test]
+fn an_unfit_worker_is_restarted_ends_the_run_or_makes_the_host_hold() {
+    for (on_unfit, dynamic, expected) in [
+        (OnUnfit::Restart, false, None),
+        (OnUnfit::Restart, true, None),
+        (OnUnfit::Exit, false, Some(Outcome::GaveUp)),
+        (OnUnfit::Exit, true, Some(Outcome::GaveUp)),
+        (OnUnfit::Hold, false, Some(Outcome::Unfit)),
+        (OnUnfit::Hold, true, Some(Outcome::GaveUp)),
+        (OnUnfit::Quarantine, false, Some(Outcome::Unfit)),
+        (OnUnfit::Quarantine, true, Some(Outcome::GaveUp)),
+    ] {
+        let mut driven = Driven::greeted(Policy { on_unfit, dynamic, ..policy() });
+        driven.exits(secs(60), ExitClass::Unfit, true);
+        assert_eq!(driven.outcome(), expected, "{on_unfit:?}, dynamic {dynamic}");
+        let mut stopped = Driven::greeted(Policy { on_unfit, dynamic, ..policy() });
+        stopped.event(STOP);
+        stopped.exits(secs(1), ExitClass::Unfit, true);
+        assert_eq!(stopped.outcome(), Some(Outcome::Stopped), "{on_unfit:?}, dynamic {dynamic}");
+    }
 }

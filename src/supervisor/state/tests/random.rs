@@ -27,6 +27,14 @@ fn random_policy(random: &mut Random) -> Policy {
         backoff_initial: secs(random.below(2)),
         drain_timeout: secs(random.one_of(&[5, 100, 3600])),
         on_reboot: random.one_of(&on_reboot),
+        after_run: if random.chance(2) {
+            AfterRun::Exit
+        } else {
+            random.one_of(&[AfterRun::Reboot, AfterRun::PowerOff])
+        },
+        on_unfit: random.one_of(&[OnUnfit::Restart, OnUnfit::Restart, OnUnfit::Exit, OnUnfit::Hold]),
+        max_tasks: random.one_of(&[None, None, Some(1), Some(2)]),
+        max_uptime: random.one_of(&[None, None, Some(secs(1)), Some(secs(1000))]),
         shutdown_host: random.chance(2),
         dynamic: random.chance(3),
         ..policy()
@@ -379,6 +387,18 @@ fn a_second_shutdown_of_the_host_is_caught() {
         }
     };
     assert_eq!(caught(fault), POWER_TWICE);
+}
+
+#[test]
+fn a_host_that_is_taken_down_after_an_operators_stop_is_caught() {
+    let fault = |answer: &mut Answer<'_>| {
+        let stopped =
+            matches!(answer.before, State::Clearing(_, Some(Request { cause: Cause::Operator, .. }), _));
+        if stopped && matches!(answer.event, Event::Settled { .. }) {
+            answer.actions.push(Action::PowerOffHost);
+        }
+    };
+    assert_eq!(caught(fault), DOWN_AFTER_STOP);
 }
 
 #[test]

@@ -39,12 +39,13 @@ fn after_exit(policy: Policy, cause: Option<Event>, class: ExitClass, in_place: 
     then(&mut driven, &actions)
 }
 
-const CLASSES: [ExitClass; 6] = [
+const CLASSES: [ExitClass; 7] = [
     ExitClass::Done,
     ExitClass::Interrupted,
     ExitClass::Reboot,
     ExitClass::Idle,
     ExitClass::BadConfiguration,
+    ExitClass::Unfit,
     ExitClass::Crash,
 ];
 
@@ -231,7 +232,8 @@ fn a_redeploy_makes_way_whatever_the_exit() {
 fn a_redeploy_that_ends_in_a_reboot_forgets_the_run_and_then_does_as_on_reboot_says() {
     use RebootPolicy::{Exit, Reboot, Restart, RestartIfPossible, Wait};
     let ends = |outcome| State::Ended(outcome);
-    let awaits = State::AwaitingReboot { in_place: true, until: secs(360), expired: false };
+    let awaits =
+        State::AwaitingReboot { in_place: true, until: secs(360), expired: false, powers_off: false };
     for (on_reboot, actions, state) in [
         (Wait, vec![Action::ForgetRun], awaits),
         (Reboot, vec![Action::ForgetRun, Action::RebootHost], awaits),

@@ -66,12 +66,13 @@ pub(super) struct World {
     renewals: u32,
 }
 
-const CLASSES: [ExitClass; 6] = [
+const CLASSES: [ExitClass; 7] = [
     ExitClass::Done,
     ExitClass::Interrupted,
     ExitClass::Reboot,
     ExitClass::Idle,
     ExitClass::BadConfiguration,
+    ExitClass::Unfit,
     ExitClass::Crash,
 ];
 
@@ -118,6 +119,7 @@ impl World {
                 Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy }
             }
             17 => Event::WorkerStopped { signal: libc::SIGSTOP, lent: random.chance(4) },
+            18 if random.chance(3) => Event::Resumed,
             18 => Event::WorkerContinued,
             _ => self.progress(random).unwrap_or(Event::TaskFinished),
         }
