@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A label's value.
 pub type Label = Cow<'static, str>;
@@ -33,12 +33,9 @@ pub struct Counts {
     pub polls: By<2>,
     /// Notices of interruptions, by source and action.
     pub notices: By<2>,
-    /// The offset of Taskcluster's clock from the host's, in seconds.
-    clock_offset: AtomicI64,
+    /// The offset of Taskcluster's clock from the host's, in seconds, and when it was determined.
+    clock_offset: Mutex<Option<(i64, Instant)>>,
 }
-
-/// No answer of Taskcluster has contained the time yet.
-const UNKNOWN: i64 = i64::MIN;
 
 impl Default for Counts {
     fn default() -> Self {
@@ -52,7 +49,7 @@ impl Default for Counts {
             request_times: Times::default(),
             polls: By::default(),
             notices: By::default(),
-            clock_offset: AtomicI64::new(UNKNOWN),
+            clock_offset: Mutex::default(),
         }
     }
 }
@@ -68,12 +65,14 @@ impl std::ops::Deref for Counters {
 impl Counts {
     /// Sets the number of seconds by which Taskcluster's clock is ahead of the host's.
     pub fn set_clock_offset(&self, seconds: i64) {
-        self.clock_offset.store(seconds, Ordering::Relaxed);
+        *self.clock_offset.lock().unwrap_or_else(PoisonError::into_inner) = Some((seconds, Instant::now()));
     }
 
-    /// The number of seconds by which Taskcluster's clock is ahead of the host's, once it has answered.
-    pub fn clock_offset(&self) -> Option<i64> {
-        Some(self.clock_offset.load(Ordering::Relaxed)).filter(|offset| *offset != UNKNOWN)
+    /// Returns how far Taskcluster's clock is ahead of the host's, in seconds. `None`: it has not answered within this
+    /// time.
+    pub fn clock_offset(&self, within: Duration) -> Option<i64> {
+        let known = *self.clock_offset.lock().unwrap_or_else(PoisonError::into_inner);
+        known.filter(|(_, at)| at.elapsed() <= within).map(|(offset, _)| offset)
     }
 }
 
@@ -169,8 +168,11 @@ mod tests {
     #[test]
     fn the_clocks_offset_is_not_known_before_somebody_has_told_the_time() {
         let counters = Counters::default();
-        assert_eq!(counters.clock_offset(), None);
+        assert_eq!(counters.clock_offset(Duration::MAX), None);
         counters.set_clock_offset(-3);
-        assert_eq!(counters.clock_offset(), Some(-3));
+        assert_eq!(counters.clock_offset(Duration::from_secs(3600)), Some(-3));
+        let later = Instant::now();
+        while Instant::now() <= later {}
+        assert_eq!(counters.clock_offset(Duration::ZERO), None, "the answer was longer ago");
     }
 }

@@ -33,6 +33,46 @@ fn rules_and_dashboard_name_only_what_is_exported() {
     }
 }
 
+/// Files that an operator copies, or that the package installs.
+const SHIPPED: [&str; 3] = ["config-examples", "systemd", "packaging"];
+
+fn shipped(folder: &Path, files: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { shipped(&path, files) } else { files.push(path) }
+    }
+}
+
+#[test]
+fn keys_of_the_runner_configuration_that_shipped_files_name_exist() {
+    let known: BTreeSet<String> =
+        start_worker::config::known_keys().into_iter().map(|key| key.path).collect();
+    let sections: BTreeSet<&str> = known.iter().filter_map(|key| Some(key.split_once('.')?.0)).collect();
+    let mut files = Vec::new();
+    for folder in SHIPPED {
+        shipped(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut files);
+    }
+    let (mut named, mut unknown) = (0, Vec::new());
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let words = text
+            .split(|letter: char| !letter.is_ascii_alphanumeric() && !['.', '_', '-', '/'].contains(&letter));
+        for word in words.map(|word| word.trim_end_matches('.')) {
+            let Some((section, key)) = word.split_once('.') else { continue };
+            // `worker.service` and `worker.json` are names of files.
+            let is_key = key.contains(char::is_uppercase) || known.contains(word);
+            if sections.contains(section) && is_key {
+                named += 1;
+                if !known.contains(word) {
+                    unknown.push(format!("{}: {word}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(named > 5, "{named}: keys are not found any more");
+    assert!(unknown.is_empty(), "no such keys: {unknown:#?}");
+}
+
 #[test]
 fn the_dashboard_is_json_whose_panels_all_ask_for_something() {
     let dashboard: serde_json::Value =

@@ -3,6 +3,7 @@
 
 #![expect(clippy::float_cmp, reason = "counts are whole numbers")]
 
+mod alerts;
 mod export;
 mod files;
 mod online;

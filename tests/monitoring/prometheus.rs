@@ -1,5 +1,6 @@
 //! A real Prometheus scrapes a runner; promtool checks the exported metrics and the shipped rules.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
@@ -11,7 +12,7 @@ use crate::harness::{Scene, eventually};
 use crate::monitoring::export::{address, exchange, get, measured, samples};
 
 /// The tests are skipped where the program is not installed, except in CI.
-fn is_there(program: &str) -> bool {
+pub(crate) fn is_there(program: &str) -> bool {
     let found =
         Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     let must = std::env::var("CI").is_ok_and(|ci| ci == "true");
@@ -63,18 +64,20 @@ fn promtool_finds_nothing_to_complain_of_in_the_rules() {
 }
 
 /// A Prometheus with a folder of its own. Dropping it ends it.
-struct Prometheus {
+pub(crate) struct Prometheus {
     process: Child,
     port: u16,
     _folder: tempfile::TempDir,
 }
 
 impl Prometheus {
-    fn scrape(target: std::net::SocketAddr) -> Self {
+    pub(crate) fn scrape(targets: &[std::net::SocketAddr]) -> Self {
+        let targets: Vec<String> = targets.iter().map(|target| format!("'{target}'")).collect();
+        let targets = targets.join(", ");
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("prometheus.yml");
         let text = format!(
-            "global: {{scrape_interval: 1s}}\nscrape_configs: [{{job_name: start-worker, static_configs: [{{targets: ['{target}']}}]}}]\n"
+            "global: {{scrape_interval: 1s}}\nscrape_configs: [{{job_name: start-worker, static_configs: [{{targets: [{targets}]}}]}}]\n"
         );
         std::fs::write(&config, text).unwrap();
         // Another process may take the port meanwhile; then this Prometheus ends, and the test reports it.
@@ -93,18 +96,33 @@ impl Prometheus {
 
     /// The value of an instant query, once there is one.
     fn value(&self, query: &str) -> f64 {
-        let path = format!(
-            "/api/v1/query?query={}",
-            query.replace('{', "%7B").replace('}', "%7D").replace('"', "%22")
-        );
-        let request = format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n");
-        let found = eventually(|| {
-            std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-            let answer = exchange(([127, 0, 0, 1], self.port).into(), &request);
-            let body: Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
-            body["data"]["result"][0]["value"][1].as_str()?.parse().ok()
-        });
+        let found = eventually(|| self.first(query)?.parse().ok());
         found.unwrap_or_else(|| panic!("Prometheus has no {query}"))
+    }
+
+    /// The first value of an instant query now.
+    pub(crate) fn first(&self, query: &str) -> Option<String> {
+        self.results(query).first().and_then(|result| Some(result["value"][1].as_str()?.to_owned()))
+    }
+
+    /// The instances that an instant query finds now.
+    pub(crate) fn instances(&self, query: &str) -> BTreeSet<String> {
+        let instance = |result: &Value| Some(result["metric"]["instance"].as_str()?.to_owned());
+        self.results(query).iter().filter_map(instance).collect()
+    }
+
+    /// None also while it starts.
+    fn results(&self, query: &str) -> Vec<Value> {
+        let encoded: Vec<String> = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let encoded = encoded.concat();
+        let request = format!("GET /api/v1/query?query={encoded} HTTP/1.0\r\nHost: x\r\n\r\n");
+        if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            return Vec::new();
+        }
+        let answer = exchange(([127, 0, 0, 1], self.port).into(), &request);
+        let body =
+            answer.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str::<Value>(body).ok());
+        body.and_then(|body| body["data"]["result"].as_array().cloned()).unwrap_or_default()
     }
 }
 
@@ -127,7 +145,7 @@ fn a_real_prometheus_scrapes_what_the_runner_has_counted() {
     };
     let expected =
         eventually(|| Some(samples(&runner)).filter(settled)).expect("two crashes and three hellos");
-    let prometheus = Prometheus::scrape(address(&runner));
+    let prometheus = Prometheus::scrape(&[address(&runner)]);
     assert_eq!(prometheus.value("up"), 1.0);
     for name in [
         "start_worker_worker_exits_total{meaning=\"crash\"}",

@@ -2,6 +2,7 @@
 //! docs/monitoring.md repeats them.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use prometheus::TextEncoder;
@@ -222,11 +223,14 @@ const LOST: Metric = metric(
     &[],
     "Bytes of the log that could not be written.",
 );
+/// How long an answer of Taskcluster's says how the host's clock is.
+const CLOCK_KNOWN: Duration = Duration::from_secs(3600);
+
 const CLOCK: Metric = metric(
     "start_worker_clock_offset_seconds",
     Kind::Gauge,
     &[],
-    "How far Taskcluster's clock was ahead of the host's at its last answer; absent before that.",
+    "How far Taskcluster's clock was ahead of the host's at its last answer; absent before that, and an hour after it.",
 );
 
 /// Formats all metrics as text.
@@ -302,7 +306,7 @@ fn of_counters(view: &View) -> Vec<MetricFamily> {
         family(
             CLOCK,
             counters
-                .clock_offset()
+                .clock_offset(CLOCK_KNOWN)
                 .map(|offset| (Vec::new(), SignedDuration::from_secs(offset).as_secs_f64())),
         ),
     ]
