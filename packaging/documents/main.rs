@@ -4,6 +4,7 @@
 //! commands come from the program's own command line, the configuration's page and the sections about signals and exit
 //! codes from docs/. It is an example, not a command of the program, for none of this is worth a byte on a worker.
 
+mod changelog;
 mod manual;
 
 #[path = "../../src/cli/mod.rs"]
@@ -38,9 +39,38 @@ fn main() -> Result<(), Box<dyn Error>> {
             // clap_complete takes the hyphen in the program's name for the border to a subcommand, in some places.
             text = String::from_utf8(text)?.replace("start__subcmd__worker", "start__worker").into_bytes();
         }
+        if shell == Shell::Fish {
+            // It asks for `help` and for no `help` at once, so nothing was offered behind `help`.
+            text = String::from_utf8(text)?.replace(" autologin help\" -f", " autologin\" -f").into_bytes();
+        }
+        if shell == Shell::Zsh {
+            text = first_argument_of_zsh(&String::from_utf8(text)?)?.into_bytes();
+        }
         write(&folder.join(path), &text)?;
     }
-    Ok(())
+    let changes = Path::new(env!("CARGO_MANIFEST_DIR")).join("CHANGELOG.md");
+    let date = match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(seconds) => jiff::Timestamp::from_second(seconds.parse()?)?,
+        Err(_) => jiff::Timestamp::now(),
+    };
+    let text = changelog::debian(&fs::read_to_string(changes)?, env!("CARGO_PKG_VERSION"), date);
+    write(&folder.join("changelog"), text.as_bytes())
+}
+
+/// Completes commands and files as the first argument: `clap_complete` has a runner configuration there and commands only after
+/// it, as if both could be given.
+fn first_argument_of_zsh(text: &str) -> Result<String, String> {
+    let (before, rest) = text.split_once("'::runner_config -- ").ok_or("zsh: no first argument")?;
+    let (_, rest) = rest.split_once('\n').ok_or("zsh: nothing behind the first argument")?;
+    let rest = rest
+        .strip_prefix("\":: :_start-worker_commands\" \\\n")
+        .ok_or("zsh: no commands behind the first argument")?
+        .replace("$line[2]", "$line[1]");
+    let first = "'1: :_start-worker_first' \\\n";
+    let function = "\n_start-worker_first() {\n    _alternative 'commands:command:_start-worker_commands' \\\n        \
+        'files:runner configuration:_files'\n}\n";
+    let (head, body) = before.split_once("\n_start-worker() {").ok_or("zsh: no function")?;
+    Ok(format!("{head}{function}\n_start-worker() {{{body}{first}{rest}"))
 }
 
 /// The program's command line.

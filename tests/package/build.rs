@@ -69,7 +69,7 @@ fn build(program: &Path) -> Built {
     // The documents are where the package's list of files has them.
     let documents = project.join("target/package");
     let maker = Path::new(env!("CARGO_BIN_EXE_start-worker")).with_file_name("examples/documents");
-    must(Command::new(maker).arg(&documents));
+    must(Command::new(maker).arg(&documents).env("SOURCE_DATE_EPOCH", "1000000000"));
     // cargo-deb packs release builds: it is shown a target folder with the program that is there, and told to build
     // nothing.
     let release = folder.path().join("target/release");
@@ -89,5 +89,9 @@ fn pack(folder: &Path, version: &str, name: &str) -> PathBuf {
     command.args(["--deb-version", version, "--output"]).arg(&package);
     command.current_dir(env!("CARGO_MANIFEST_DIR")).env("CARGO_TARGET_DIR", folder.join("target"));
     must(command.env("SOURCE_DATE_EPOCH", "1000000000"));
+    let finish = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/finish");
+    let mut finish = Command::new(finish);
+    finish.arg(&package).env("SOURCE_DATE_EPOCH", "1000000000").env("DPKG_DEB_COMPRESSOR_TYPE", "gzip");
+    must(finish.env("DPKG_DEB_COMPRESSOR_LEVEL", "1"));
     package
 }

@@ -63,6 +63,12 @@ fn installing_enables_nothing_and_what_is_installed_runs() {
     assert!(!machine.has("/var/lib/start-worker"));
     let own = machine.ask(&["/usr/bin/start-worker", "--short-version"]);
     assert_eq!(own.trim(), env!("CARGO_PKG_VERSION"));
+    // Checksums: what dpkg has installed is what it finds, and a change is seen.
+    assert_eq!(machine.ask(&["dpkg", "--verify", "start-worker"]), "");
+    machine.write("/usr/share/doc/start-worker/README.md", "changed");
+    let verified = machine.run(&["dpkg", "--verify", "start-worker"]).stdout;
+    let verified = String::from_utf8(verified).unwrap();
+    assert!(verified.contains("/usr/share/doc/start-worker/README.md"), "{verified}");
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn every_command_has_a_page() {
 }
 
 /// Typed lines, each with one of the shell's completions.
-const TYPED: [(&str, &str); 7] = [
+const TYPED: [(&str, &str); 9] = [
     ("start-worker st", "status"),
     ("start-worker --log", "--log-level"),
     ("start-worker status --j", "--json"),
@@ -50,6 +50,8 @@ const TYPED: [(&str, &str); 7] = [
     ("start-worker check --on", "--online"),
     ("start-worker autologin s", "show"),
     ("start-worker autologin set --con", "--config"),
+    ("start-worker ", "drain"),
+    ("start-worker help re", "resume"),
 ];
 
 /// Runs a script in a shell, where there is that shell.
@@ -58,14 +60,18 @@ fn in_shell(shell: &str, script: &str) -> Option<String> {
         skip(&format!("there is no {shell}"));
         return None;
     }
-    Some(String::from_utf8(must(Command::new(shell).args(["-c", script])).stdout).unwrap())
+    // A shell that waits for its completion waits no longer than that.
+    let output = must(Command::new("timeout").args(["60", shell, "-c", script]));
+    Some(String::from_utf8(output.stdout).unwrap())
 }
 
 fn assert_offers(shell: &str, offers: impl Fn(&str, &Path) -> String, path: &str) {
     let Some(built) = crate::package::built() else { return };
     for (typed, expected) in TYPED {
         let Some(offered) = in_shell(shell, &offers(typed, &built.documents.join(path))) else { return };
-        let has = offered.lines().any(|line| line.split_whitespace().next() == Some(expected));
+        let has = offered.lines().any(|line| {
+            line.split_whitespace().next().map(|word| word.trim_end_matches('=')) == Some(expected)
+        });
         assert!(has, "{shell}: {typed}: {offered}");
     }
 }
@@ -89,6 +95,53 @@ fn bash_completes_commands_and_options() {
 fn fish_completes_commands_and_options() {
     let offers = |typed: &str, file: &Path| format!("source '{}'; complete -C '{typed}'", file.display());
     assert_offers("fish", offers, "fish/vendor_completions.d/start-worker.fish");
+}
+
+/// A zsh with a terminal, whose completion is recorded as it is added.
+const ZSH: &str = r#"
+    cat >"$FOLDER/.zshrc" <<'END'
+PS1=
+fpath=("$FUNCTIONS" $fpath)
+autoload -Uz compinit
+compinit -u -d "$FOLDER/dump"
+bindkey '^I' complete-word
+compadd() {
+    if [[ " ${*[1,(i)(-|--)]} " == *" -"[OAD]* ]]; then
+        builtin compadd "$@"
+        return
+    fi
+    local -a hits
+    builtin compadd -A hits "$@"
+    print -rl -- $hits >>"$FOLDER/offered"
+    builtin compadd "$@"
+}
+comppostfuncs=(completed)
+completed() { : >"$FOLDER/completed" }
+: >"$FOLDER/ready"
+END
+    zmodload zsh/zpty
+    cd "$FOLDER"
+    zpty shell "ZDOTDIR=$FOLDER TERM=dumb zsh -o NO_GLOBAL_RCS -i"
+    until [[ -e ready ]]; do zpty -r -t shell said; zselect -t 5; done
+    zpty -w -n shell "$TYPED"$'\t'
+    until [[ -e completed ]]; do zpty -r -t shell said; zselect -t 5; done
+    cat offered
+    zpty -d shell
+    cd /
+    rm -rf "$FOLDER"
+"#;
+
+#[test]
+fn zsh_completes_commands_and_options() {
+    let offers = |typed: &str, file: &Path| {
+        let folder = tempfile::tempdir().unwrap().keep();
+        let functions = file.parent().unwrap().display();
+        format!(
+            "zmodload zsh/zselect; export FOLDER='{0}' FUNCTIONS='{functions}' TYPED='{typed}'\n{ZSH}",
+            folder.display()
+        )
+    };
+    assert_offers("zsh", offers, "zsh/vendor-completions/_start-worker");
 }
 
 #[test]
