@@ -15,7 +15,7 @@ use start_worker::host::{helper, limits, memory, oom, private_file, trust};
 use start_worker::output::Output;
 use start_worker::redact::Secrets;
 use start_worker::telemetry::last_run::LastRun;
-use start_worker::telemetry::logging::{self, Filter, FilterError};
+use start_worker::telemetry::logging::{self, Filter, FilterError, LogLevel};
 use start_worker::telemetry::recent_warnings::{Known, RecentWarnings};
 use start_worker::watch::signals::{Blocked, Signals};
 use start_worker::{Host, LAST_LINES_TIME, RunError, config};
@@ -204,7 +204,8 @@ fn start(
     let secrets = Secrets::default();
     let recent_warnings = RecentWarnings::default();
     logging::mask_panics(secrets.clone());
-    logging::install(output.log_sink(), format, filter, secrets.clone(), recent_warnings.clone());
+    let log_level =
+        logging::install(output.log_sink(), format, filter, secrets.clone(), recent_warnings.clone());
     let (version, provider) = (env!("CARGO_PKG_VERSION"), config.provider.provider_type());
     info!(name: "runner-started", version, config = %path.display(), provider, worker = config.worker.implementation.name(), "start-worker starts");
     for warning in loaded.warnings {
@@ -216,7 +217,8 @@ fn start(
     if let Some(warning) = warning {
         warn!("{warning}");
     }
-    let result = run(config, (environment, lanes, last_run), (secrets, recent_warnings), runtime, &output);
+    let result =
+        run(config, (environment, lanes, last_run), (secrets, recent_warnings, log_level), runtime, &output);
     match &result {
         Ok(outcome) if outcome.is_as_intended() => {
             info!(name: "runner-ended", "start-worker ends: {outcome}");
@@ -235,7 +237,7 @@ fn start(
 fn run(
     config: RunnerConfig,
     (environment, lanes, last_run): (Environment, Lanes, LastRun),
-    (secrets, recent_warnings): (Secrets, RecentWarnings),
+    (secrets, recent_warnings, log_level): (Secrets, RecentWarnings, LogLevel),
     (runtime, signals): (Runtime, Signals),
     output: &Output,
 ) -> Result<Outcome, RunError> {
@@ -257,6 +259,7 @@ fn run(
         service_manager: environment.service_manager,
         lanes,
         recent_warnings,
+        log_level,
     };
     let result = runtime.block_on(start_worker::run(config, host, signals, output));
     if !dummy {

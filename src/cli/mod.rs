@@ -16,6 +16,7 @@ pub(crate) mod drain;
 pub(crate) mod environment;
 pub(crate) mod exit;
 pub(crate) mod log;
+pub(crate) mod log_level;
 pub(crate) mod resume;
 pub(crate) mod socket;
 pub(crate) mod status;
@@ -28,6 +29,7 @@ pub(crate) mod status;
         start-worker status [--json] [--watch | --wait <STATE> [--timeout <TIME>]] [--socket <PATH>]\n       \
         start-worker drain [--wait] [--socket <PATH>]\n       \
         start-worker resume [--socket <PATH>]\n       \
+        start-worker log-level <LEVEL> [--for <TIME>] [--socket <PATH>]\n       \
         start-worker autologin show|set <USER>|clear [--config <runnerConfig>]\n       \
         start-worker autologin apply <runnerConfig>")]
 #[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
@@ -95,6 +97,8 @@ pub(crate) enum Command {
     Drain(drain::Arguments),
     /// Start the worker of a machine that holds after it was drained and rebooted
     Resume(resume::Arguments),
+    /// Log more, or less, for a while, without a restart
+    LogLevel(log_level::Arguments),
     /// Show or set whom the display manager logs in at the next boot
     Autologin(autologin::Arguments),
 }
@@ -107,6 +111,7 @@ impl Command {
             Self::Status(arguments) => status::run(arguments),
             Self::Drain(arguments) => drain::run(arguments),
             Self::Resume(arguments) => resume::run(arguments),
+            Self::LogLevel(arguments) => log_level::run(arguments),
             Self::Autologin(arguments) => autologin::run(arguments),
         }
     }

@@ -35,6 +35,11 @@ impl Address {
         self.exchange(&json!({ "request": request }), Some(ANSWER_TIME))
     }
 
+    /// Sends a request that is answered at once, and returns the answer.
+    pub(super) fn request(&self, request: &Value) -> Result<Value, String> {
+        self.exchange(request, Some(ANSWER_TIME))
+    }
+
     /// Requests a drain, and waits for its end without a time limit.
     pub(super) fn ask_to_drain_and_wait(&self) -> Result<Value, String> {
         self.exchange(&json!({ "request": "drain", "wait": true }), None)

@@ -28,9 +28,10 @@ use crate::run_spec::Run;
 use crate::startup::{Context, OnIdentified, PrepareError, Preparer};
 use crate::stop::StopSignal;
 use crate::taskcluster::Proxies;
+use crate::telemetry::logging::LogLevel;
 use crate::telemetry::recent_warnings::RecentWarnings;
 use crate::telemetry::service_manager::{self, StatusNotifier};
-use crate::telemetry::status::Resumes;
+use crate::telemetry::status::{Counterparts, Resumes};
 use crate::telemetry::status_board::StatusPublisher;
 use crate::telemetry::{View, metrics, status};
 use crate::watch::signals::Signals;
@@ -61,6 +62,8 @@ pub struct Host {
     pub lanes: Lanes,
     /// The recent warnings and errors of the runner's own log.
     pub recent_warnings: RecentWarnings,
+    /// The level of the runner's own log.
+    pub log_level: LogLevel,
 }
 
 /// The reason why no worker was supervised.
@@ -99,7 +102,7 @@ pub async fn run(
     let publisher = StatusPublisher::new(host.clock.clone()).with_manager(manager.clone());
     let config = Arc::new(config);
     let on_identified = on_identified(&config, &publisher, output);
-    let recent_warnings = host.recent_warnings.clone();
+    let (recent_warnings, log) = (host.recent_warnings.clone(), host.log_level.clone());
     let context = context(host, &publisher, on_identified);
     if let Implementation::Dummy { show_secrets } = config.worker.implementation {
         return dummy(config, context, show_secrets, (&manager, output, &stop)).await;
@@ -114,7 +117,7 @@ pub async fn run(
     let (provider, implementation) = (config.provider.provider_type(), config.worker.implementation.name());
     let view = View::new(&publisher, &recent_warnings, output.counters(), provider, implementation)
         .with_trouble(&preparer.trouble, &preparer.secrets);
-    let counterparts = status::Counterparts { view: view.clone(), stop: stop.clone(), resumes: to_resume };
+    let counterparts = Counterparts { view: view.clone(), stop: stop.clone(), resumes: to_resume, log };
     let metrics = metrics::open(config.metrics_listen, view, preparer.clock.clone()).await;
     let lane = preparer.lanes.status_socket.clone();
     let status =

@@ -5,6 +5,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::Value;
 use thiserror::Error;
@@ -80,17 +81,79 @@ impl Default for Filter {
     }
 }
 
+/// The level of the runner's log: the configured one, or a temporary one. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct LogLevel(Arc<Levels>);
+
+#[derive(Debug, Default)]
+struct Levels {
+    configured: Filter,
+    now: RwLock<Change>,
+}
+
+/// The last change of the level.
+#[derive(Debug, Default)]
+struct Change {
+    number: u64,
+    /// `None`: the configured level.
+    filter: Option<Filter>,
+}
+
+impl LogLevel {
+    fn new(configured: Filter) -> Self {
+        Self(Arc::new(Levels { configured, now: RwLock::default() }))
+    }
+
+    /// Sets a temporary level. Returns the number of this change.
+    pub fn set(&self, filter: Filter) -> u64 {
+        self.change(|_| true, Some(filter)).unwrap_or_default()
+    }
+
+    /// Restores the configured level.
+    pub fn reset(&self) {
+        self.change(|_| true, None);
+    }
+
+    /// Restores the configured level, unless another change followed the one with this number. Returns true if it did.
+    pub fn reset_if(&self, number: u64) -> bool {
+        self.change(|last| last == number, None).is_some()
+    }
+
+    /// Makes a change if the number of the last one `fits`. Returns the number of the new one.
+    fn change(&self, fits: impl FnOnce(u64) -> bool, filter: Option<Filter>) -> Option<u64> {
+        let number = {
+            let mut now = self.0.now.write().unwrap_or_else(PoisonError::into_inner);
+            if !fits(now.number) {
+                return None;
+            }
+            *now = Change { number: now.number + 1, filter };
+            now.number
+        };
+        // tracing caches per call site whether an event is enabled.
+        tracing::callsite::rebuild_interest_cache();
+        Some(number)
+    }
+
+    fn with<T>(&self, ask: impl FnOnce(&Targets) -> T) -> T {
+        let now = self.0.now.read().unwrap_or_else(PoisonError::into_inner);
+        ask(&now.filter.as_ref().unwrap_or(&self.0.configured).0)
+    }
+}
+
 /// Directs the log of the whole process to `sink` from now on, with the known `secrets` masked. Warnings and errors are
-/// also recorded in `recent_warnings`.
+/// also recorded in `recent_warnings`. Returns the control of the level.
 pub fn install(
     sink: LogSink,
     format: Format,
     filter: Filter,
     secrets: Secrets,
     recent_warnings: RecentWarnings,
-) {
+) -> LogLevel {
+    let level = LogLevel::new(filter);
+    let lines = Lines { sink, format, level: level.clone(), secrets, recent_warnings };
     // Fails only if a log is already installed, which then remains.
-    let _ = tracing::subscriber::set_global_default(Lines { sink, format, filter, secrets, recent_warnings });
+    let _ = tracing::subscriber::set_global_default(lines);
+    level
 }
 
 /// Makes panics print their location and message with these secrets masked.
@@ -112,14 +175,15 @@ pub fn mask_panics(secrets: Secrets) {
 struct Lines {
     sink: LogSink,
     format: Format,
-    filter: Filter,
+    level: LogLevel,
     secrets: Secrets,
     recent_warnings: RecentWarnings,
 }
 
 impl Lines {
     fn is_logged(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() == Level::ERROR || self.filter.0.would_enable(metadata.target(), metadata.level())
+        *metadata.level() == Level::ERROR
+            || self.level.with(|filter| filter.would_enable(metadata.target(), metadata.level()))
     }
 
     fn note(&self, at: jiff::Timestamp, event: &Event<'_>) {
@@ -144,8 +208,10 @@ impl Subscriber for Lines {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        let levels = self.filter.0.iter().map(|(_, level)| level).chain(self.filter.0.default_level());
-        levels.chain([LevelFilter::WARN]).max()
+        self.level.with(|filter| {
+            let levels = filter.iter().map(|(_, level)| level).chain(filter.default_level());
+            levels.chain([LevelFilter::WARN]).max()
+        })
     }
 
     fn new_span(&self, _span: &Attributes<'_>) -> Id {

@@ -16,6 +16,8 @@ mod hung;
 mod last_run;
 mod leftovers;
 mod limits;
+mod log_file;
+mod log_level;
 mod oom;
 mod output;
 mod protocol;

@@ -93,10 +93,10 @@ fn wait_for_drains(runner: &Runner, count: usize) {
 }
 
 /// A connection of one's own.
-struct Client(BufReader<UnixStream>);
+pub(super) struct Client(BufReader<UnixStream>);
 
 impl Client {
-    fn connect(socket: &Path) -> Self {
+    pub(super) fn connect(socket: &Path) -> Self {
         let stream = UnixStream::connect(socket).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
@@ -114,7 +114,7 @@ impl Client {
         (!line.is_empty()).then(|| serde_json::from_str(&line).unwrap())
     }
 
-    fn ask(&mut self, request: &[u8]) -> Value {
+    pub(super) fn ask(&mut self, request: &[u8]) -> Value {
         self.send(request);
         self.answer().expect("an answer")
     }

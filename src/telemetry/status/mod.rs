@@ -19,6 +19,7 @@ use crate::config::StatusSocket;
 use crate::host::blocking::Lane;
 use crate::stop::StopSignal;
 use crate::telemetry::View;
+use crate::telemetry::logging::LogLevel;
 
 mod answer;
 pub mod request;
@@ -80,6 +81,8 @@ pub struct Counterparts {
     pub stop: StopSignal,
     /// Receives resumes.
     pub resumes: mpsc::Sender<Resume>,
+    /// What the runner logs.
+    pub log: LogLevel,
 }
 
 /// An open status socket.

@@ -9,7 +9,7 @@ use crate::redact::cut;
 const LONGEST_COMPLAINT: usize = 200;
 
 /// A client's request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "request", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Request {
     /// Asks for the runner's status.
@@ -26,6 +26,14 @@ pub enum Request {
     },
     /// Asks a drained host to restart its worker.
     Resume {},
+    /// Asks the runner to log at another level for some time.
+    #[serde(rename = "log-level")]
+    LogLevel {
+        /// A filter as for `--log-level`, or `configured`.
+        level: String,
+        /// Duration, in seconds.
+        seconds: u64,
+    },
 }
 
 impl Request {
@@ -41,7 +49,7 @@ impl Request {
 
     fn complaint(cause: &str) -> Answer {
         Answer::Error(format!(
-            "not a request: {cause}; send {{\"request\":\"status\"}}, \"drain\" or \"resume\""
+            "not a request: {cause}; send {{\"request\":\"status\"}}, \"drain\", \"resume\" or \"log-level\""
         ))
     }
 }
@@ -62,6 +70,16 @@ pub enum Answer {
         /// The runner's outcome.
         #[serde(skip_serializing_if = "Option::is_none")]
         outcome: Option<String>,
+    },
+    /// The level of the log from now on.
+    #[serde(untagged)]
+    LogLevel {
+        /// The requested level.
+        #[serde(rename = "logLevel")]
+        level: String,
+        /// The time at which the configured level returns.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        until: Option<String>,
     },
     /// The runner's status.
     #[serde(untagged)]
@@ -102,6 +120,10 @@ mod tests {
             (r#" {"request" : "drain"} "#, Request::Drain { wait: false }),
             (r#"{"wait":true,"request":"drain"}"#, Request::Drain { wait: true }),
             ("{\"request\":\"resume\"}\r", Request::Resume {}),
+            (
+                r#"{"request":"log-level","level":"debug","seconds":60}"#,
+                Request::LogLevel { level: "debug".to_owned(), seconds: 60 },
+            ),
         ] {
             assert_eq!(Request::parse(line.as_bytes()), Ok(request), "{line}");
         }
@@ -120,14 +142,16 @@ mod tests {
             br#"{"request":"drain","wait":"yes"}"#,
         ];
         let said = lines.map(|line| String::from_utf8(Request::parse(line).unwrap_err().line()).unwrap());
-        let said = said.concat().replace(r#"; send {\"request\":\"status\"}, \"drain\" or \"resume\""}"#, "");
+        let said = said
+            .concat()
+            .replace(r#"; send {\"request\":\"status\"}, \"drain\", \"resume\" or \"log-level\""}"#, "");
         insta::assert_snapshot!(said, @r#"
         {"error":"not a request: EOF while parsing a value at line 1 column 0
         {"error":"not a request: expected value at line 1 column 1
         {"error":"not a request: expected value at line 1 column 1
         {"error":"not a request: an array, expected an object
         {"error":"not a request: missing field `request` at line 1 column 2
-        {"error":"not a request: unknown variant `stop`, expected one of `status`, `drain`, `resume` at line 1 column 17
+        {"error":"not a request: unknown variant `stop`, expected one of `status`, `drain`, `resume`, `log-level` at line 1 column 17
         {"error":"not a request: unknown field `wait`, there are no fields
         {"error":"not a request: invalid type: string \"yes\", expected a boolean
         "#);

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -17,6 +18,8 @@ use super::answer::StatusAnswer;
 use super::request::{Answer, Request};
 use super::{Counterparts, Resume};
 use crate::event::{Phase, StopRequest, Strength};
+use crate::redact::cut;
+use crate::telemetry::logging::Filter;
 
 /// Maximum number of connections. Further ones wait until they are accepted.
 const CONNECTIONS: usize = 32;
@@ -26,6 +29,15 @@ pub(super) const WAITING: usize = 64;
 
 /// Time limit for a client to send its next request, and to read an answer.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// Names the level that the runner was started with.
+const CONFIGURED: &str = "configured";
+
+/// Maximum duration of a temporary level.
+const LONGEST_LEVEL: Duration = Duration::from_secs(24 * 3600);
+
+/// Maximum length of the quoted cause if a level is invalid, in characters.
+const LONGEST_CAUSE: usize = 200;
 
 /// Maximum length of a request, in bytes.
 const LONGEST_LINE: usize = 16 * 1024;
@@ -131,7 +143,37 @@ impl Server {
                 Answer::DRAINING
             }
             Request::Resume {} => self.resume(peer_pid).await,
+            Request::LogLevel { level, seconds } => self.set_log_level(&level, seconds, peer_pid),
         }
+    }
+
+    /// Sets the level of the runner's log. The configured level returns after `seconds`.
+    fn set_log_level(&self, level: &str, seconds: u64, peer_pid: i32) -> Answer {
+        let log = self.counterparts.log.clone();
+        if level == CONFIGURED {
+            log.reset();
+            info!(name: "log-level-configured", from_pid = peer_pid, "logging at the configured level again");
+            return Answer::LogLevel { level: level.to_owned(), until: None };
+        }
+        let filter = match level.parse::<Filter>() {
+            Ok(filter) => filter,
+            Err(cause) => return Answer::Error(cut(&cause.to_string(), LONGEST_CAUSE, "…").into_owned()),
+        };
+        let time = Duration::from_secs(seconds);
+        if time.is_zero() || time > LONGEST_LEVEL {
+            return Answer::Error("a log level is set for a second at least and a day at most".to_owned());
+        }
+        let until =
+            Timestamp::now().saturating_add(time).map_or_else(|_| String::new(), |at| format!("{at:.0}"));
+        info!(name: "log-level-asked", from_pid = peer_pid, level, until, "asked to log at another level through the status socket");
+        let change = log.set(filter);
+        drop(tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            if log.reset_if(change) {
+                info!(name: "log-level-configured", "logging at the configured level again");
+            }
+        }));
+        Answer::LogLevel { level: level.to_owned(), until: Some(until) }
     }
 
     fn drain(&self, peer_pid: i32) {
@@ -237,7 +279,6 @@ async fn answer(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> 
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
     use tokio::sync::mpsc;
     use tokio::task::JoinHandle;
     use tokio::time::Instant;
@@ -247,6 +288,7 @@ mod tests {
     use crate::output::{Format, Output};
     use crate::stop::StopSignal;
     use crate::telemetry::View;
+    use crate::telemetry::logging::LogLevel;
     use crate::telemetry::recent_warnings::{RecentWarnings, Warning};
     use crate::telemetry::status_board::StatusPublisher;
 
@@ -269,6 +311,7 @@ mod tests {
             view: View::new(&publisher, &recent_warnings, output.counters(), "static", "generic-worker"),
             stop: StopSignal::default(),
             resumes: mpsc::channel(1).0,
+            log: LogLevel::default(),
         };
         let server =
             Arc::new(Server { counterparts, waiting: Arc::new(Semaphore::new(WAITING)), ended: end });

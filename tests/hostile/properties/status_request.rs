@@ -1,4 +1,4 @@
-//! Requests at the status socket: one of three, or one short line that says why not.
+//! Requests at the status socket: one of four, or one short line that says why not.
 
 use serde_json::Value;
 use start_worker::telemetry::status::request::Request;
@@ -22,6 +22,11 @@ pub fn check(data: &[u8]) {
                     "drain"
                 }
                 Request::Resume {} => "resume",
+                Request::LogLevel { level, seconds } => {
+                    assert_eq!(value["level"], level);
+                    assert_eq!(value["seconds"], seconds);
+                    "log-level"
+                }
             };
             assert_eq!(value["request"], kind);
         }
