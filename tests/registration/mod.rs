@@ -18,3 +18,4 @@ mod secrecy;
 mod site;
 mod start;
 mod unfit;
+mod static_worker;

@@ -240,6 +240,11 @@ impl FakeTaskcluster {
         self.change_worker(key, |worker| worker.expires = expires);
     }
 
+    /// Gives a static worker another secret to register with, as updateWorker does.
+    pub fn set_static_secret(&self, key: &WorkerKey, secret: &str) {
+        self.change_worker(key, |worker| worker.static_secret = Some(secret.to_owned()));
+    }
+
     /// The secret that the next reregisterWorker must present.
     pub fn one_time_secret(&self, key: &WorkerKey) -> Option<String> {
         self.shared.state().workers.get(key).and_then(|worker| worker.secret.clone())
