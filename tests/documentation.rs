@@ -348,3 +348,17 @@ fn the_index_has_every_page() {
         assert!(listed, "docs/README.md does not lead to {name}");
     }
 }
+
+#[test]
+fn no_page_or_example_signals_processes_by_their_name() {
+    let pages =
+        [files("docs", ".md"), files("config-examples", ""), files("systemd", ""), files("packaging", "")];
+    let own = ["README.md", "SECURITY.md", "CONTRIBUTING.md"].map(|name| root().join(name));
+    for path in pages.into_iter().flatten().chain(own) {
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        // As root they would end the worker of a service, too.
+        for command in ["pkill", "killall", "kill $(pgrep", "kill $(pidof"] {
+            assert!(!text.contains(command), "{}: {command}", path.display());
+        }
+    }
+}
