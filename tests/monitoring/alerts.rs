@@ -89,6 +89,14 @@ const CONDITIONS: &[(&str, Make)] = &[
             machine.generic_worker().set("host.startFailureDelay", "10m").worker(["hello all", "exit 64"]);
         Condition::new(scene).beside(machine)
     }),
+    ("StartWorkerBadConfiguration", || {
+        // The service of a host starts it again, and the next start pauses.
+        let scene = || Scene::generic_worker().worker(["hello all", "exit 64"]);
+        let before = scene().start();
+        assert_eq!(before.ended().code, Some(1));
+        let state = before.path("").to_str().unwrap().to_owned();
+        Condition::new(scene().env("STATE_DIRECTORY", &state)).beside(before)
+    }),
     ("StartWorkerRenewalsFail", || {
         let (taskcluster, worker) = taskcluster();
         // They are renewed a few seconds after they have come.
@@ -190,9 +198,13 @@ fn every_alert_fires_for_what_it_is_about_and_none_for_a_runner_that_is_well() {
     let mut changed = BTreeSet::new();
     while !silent.is_empty() && Instant::now() < until {
         silent.retain(|(alert, expression)| {
-            let found = made.iter().find(|(name, _)| name == alert);
-            let at = found.map_or(down, |(_, condition)| condition.at);
-            !prometheus.instances(expression).contains(&at.to_string())
+            let instances = prometheus.instances(expression);
+            let mut wanted: Vec<SocketAddr> =
+                made.iter().filter(|(name, _)| name == alert).map(|(_, condition)| condition.at).collect();
+            if wanted.is_empty() {
+                wanted.push(down);
+            }
+            !wanted.iter().all(|at| instances.contains(&at.to_string()))
         });
         for (alert, condition) in &mut made {
             let started = format!("start_worker_start_time_seconds{{instance=\"{}\"}}", condition.at);

@@ -17,5 +17,5 @@ mod reports;
 mod secrecy;
 mod site;
 mod start;
-mod unfit;
 mod static_worker;
+mod unfit;

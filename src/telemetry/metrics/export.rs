@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use prometheus::TextEncoder;
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 
-use crate::event::{ExitClass, Phase};
+use crate::event::{ExitClass, Phase, Reason};
 use crate::telemetry::View;
 use crate::telemetry::counters::{BOUNDS, Label, Spread};
 use crate::telemetry::status_board::{StatusBoard, TaskResult};
@@ -66,6 +66,7 @@ pub const METRICS: &[Metric] = &[
     RESTARTS,
     EXITS,
     CRASHES,
+    FAILED_RUNS,
     TASKS_RUNNING,
     TASKS,
     EXPIRY,
@@ -138,6 +139,12 @@ const TASKS: Metric = metric(
     Kind::Counter,
     &["result"],
     "Tasks that have ended, by result: finished, lost (the worker ended while they ran); absent where it does not tell of its tasks.",
+);
+const FAILED_RUNS: Metric = metric(
+    "start_worker_failed_runs",
+    Kind::Gauge,
+    &["last"],
+    "Failed runs in a row, by the kind of the last one, while the next start is paused because of them; else absent.",
 );
 const EXPIRY: Metric = metric(
     "start_worker_credentials_expiry_timestamp_seconds",
@@ -269,10 +276,18 @@ fn of_board(board: &StatusBoard, healthy: bool) -> Vec<MetricFamily> {
         family(STATE, states),
         one(STATE_TIME, seconds(board.since)),
         one(CRASHES, f64::from(board.runs.crashes.count)),
+        family(FAILED_RUNS, failed_runs(board.summary.reason)),
         family(TASKS_RUNNING, board.tasks.map(|tasks| (Vec::new(), f64::from(tasks.running)))),
         family(EXPIRY, board.credentials_expire.map(|time| (Vec::new(), seconds(time)))),
         family(RENEWAL, board.credentials_renew.map(|time| (Vec::new(), seconds(time)))),
     ]
+}
+
+fn failed_runs(reason: Option<Reason>) -> Option<(Vec<Label>, f64)> {
+    match reason {
+        Some(Reason::FailedRuns { count, last, .. }) => Some((vec![last.name().into()], f64::from(count))),
+        _ => None,
+    }
 }
 
 fn of_counters(view: &View) -> Vec<MetricFamily> {
