@@ -1,23 +1,23 @@
 #!/bin/sh
-# A small worker for demo.yml: it speaks the protocol of start-worker and needs nothing but a POSIX shell.
+# A small worker for demo.yml. It speaks start-worker's protocol and needs only a POSIX shell.
 #
-# It pretends to run tasks, SECONDS_PER_TASK (its first argument, default 1) each. What a worker owes its runner:
-#   * it reads messages on stdin, one JSON object behind a `~` a line, and answers `welcome` with `hello`;
-#   * on graceful-termination it ends: at once, or (finish-tasks true) after the task that it is busy with;
-#   * everything else that it prints is its output and goes to the log.
-# docs/protocol.md has the rest. A real worker parses the JSON; for a demonstration, patterns do.
+# It pretends to run tasks, each of which takes SECONDS_PER_TASK (its first argument, default 1). The duties of a worker:
+#   * It reads messages on stdin, one `~` and one JSON object per line, and answers `welcome` with `hello`.
+#   * On graceful-termination it exits: at once, or (finish-tasks true) after the current task.
+#   * Everything else that it prints is its output and goes to the log.
+# docs/protocol.md describes the protocol. A real worker parses the JSON; for a demo, patterns are enough.
 
 seconds=${1:-1}
 done_count=0
 sleeper=               # the process that pretends to be the task
-state=running          # running, draining, stopping: each is stronger than the one before
+state=running          # running, draining, stopping; each one overrides the one before
 trap 'if [ "$state" = running ]; then state=draining; fi' USR1
 trap 'state=stopping; kill "$sleeper" 2>/dev/null' TERM INT
 
 say() { printf '%s\n' "$*"; }
 send() { printf '~%s\n' "$1"; }
 
-# Answers the runner. `read` blocks, so this runs beside the tasks and tells them by a signal what the runner wants.
+# Answers the runner. `read` blocks, so this runs in parallel with the tasks and signals the main shell.
 listen() {
     trap - USR1 TERM INT
     while IFS= read -r line; do
@@ -31,11 +31,11 @@ listen() {
                 kill -TERM $$ ;;
         esac
     done
-    # The end of stdin: the runner is gone.
+    # End of stdin: the runner has ended.
     kill -TERM $$
 }
 
-# The shell gives what runs in the background an empty stdin, unless it is told otherwise.
+# The shell gives background jobs an empty stdin, so pass it on explicitly.
 exec 3<&0
 listen <&3 &
 listener=$!
@@ -47,10 +47,10 @@ while [ "$state" = running ]; do
     say "task $task: working"
     sleep "$seconds" &
     sleeper=$!
-    # A signal interrupts `wait`, not the task: a worker that drains goes on waiting.
+    # A signal interrupts `wait`, but not the task: a draining worker continues to wait.
     while [ "$state" != stopping ] && kill -0 "$sleeper" 2>/dev/null; do wait "$sleeper" 2>/dev/null; done
     if [ "$state" = stopping ]; then
-        # Not SIGTERM: a shell that has forked and not yet executed `sleep` would swallow that.
+        # Not SIGTERM, because a shell that has forked but not yet executed `sleep` would ignore it.
         kill -KILL "$sleeper" 2>/dev/null
         wait "$sleeper" 2>/dev/null
         say "task $task: given up, it would be resolved as worker-shutdown"
