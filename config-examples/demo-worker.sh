@@ -61,6 +61,8 @@ while [ "$state" = running ]; do
 done
 
 say "asked to stop ($state): cleaning up"
+# Wait for its end: on a busy machine the runner would still find it, and report a leftover process.
 kill -KILL "$listener" 2>/dev/null
+wait "$listener" 2>/dev/null
 say "demo worker ends after $done_count tasks"
 exit 0
