@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::warn;
 
@@ -44,6 +45,7 @@ struct Sink {
 
 impl Log {
     pub(super) fn new(sink: OwnedFd, format: Format, identity: Arc<OnceLock<Identity>>) -> Self {
+        enlarge(&sink);
         let is_terminal = sink.is_terminal();
         let sink = Sink { fd: sink, lost: 0, ever_lost: 0, inside_line: false, is_terminal };
         let entries = (format == Format::Journald).then(|| Entries::new(identity.clone()));
@@ -98,6 +100,15 @@ impl Log {
         }
         block.clear();
         block.shrink_to(BLOCK);
+    }
+}
+
+/// Gives a log that is a smaller pipe room for a whole block, because each write that fills a pipe waits for its reader.
+/// Other sinks refuse, and a pipe stays as it is if its user has used up what pipes may hold.
+fn enlarge(sink: &OwnedFd) {
+    let wanted = i32::try_from(BLOCK).unwrap_or(i32::MAX);
+    if fcntl(sink, FcntlArg::F_GETPIPE_SZ).is_ok_and(|size| size < wanted) {
+        let _ = fcntl(sink, FcntlArg::F_SETPIPE_SZ(wanted));
     }
 }
 

@@ -45,6 +45,8 @@ impl Log {
     /// seen afterwards.
     pub(crate) fn stalled(format: Format) -> Self {
         let (reader, mut writer) = std::io::pipe().expect("pipe");
+        // As large as the runner makes it: it would have room again.
+        fcntl(&writer, FcntlArg::F_SETPIPE_SZ(256 * 1024)).expect("a larger pipe");
         set_nonblocking(&writer, true);
         while writer.write(&[b'\n'; 4096]).is_ok() {}
         while writer.write(b"\n").is_ok() {}
