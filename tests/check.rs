@@ -230,15 +230,23 @@ fn what_is_in_effect_is_shown_whole() {
     status:
       socket: /run/start-worker/status.sock
     supervision:
+      afterRun: exit
       backoff:
         initial: 1s
         max: 1m
       drainIdleTimeout: 1m
       drainTimeout: 24h
+      failureBackoff:
+        initial: 30s
+        max: 30m
       killDescendants: true
       killTimeout: 10s
       maxRestarts: 5
+      maxTasks: null
+      maxUptime: null
       onReboot: auto
+      onUnfit: restart
+      quarantineFor: 24h
       rebootTimeout: 5m
       reportOutputLines: 0
       restart: on-failure

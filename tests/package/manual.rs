@@ -34,7 +34,10 @@ fn every_command_has_a_page() {
     for command in &commands {
         let page = read(&documents.join(format!("man/start-worker-{command}.1")));
         assert!(page.contains(".SH NAME\nstart\\-worker\\-"), "{page}");
-        assert!(overview.contains(&format!(".BR start\\-worker\\-{command} (1)")), "{command}");
+        assert!(
+            overview.contains(&format!(".BR start\\-worker\\-{} (1)", command.replace('-', "\\-"))),
+            "{command}"
+        );
     }
     for section in [".SH \"SIGNALS\"", ".SH \"EXIT CODES\""] {
         assert!(overview.contains(section), "{section}");
