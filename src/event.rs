@@ -215,6 +215,10 @@ pub enum Event {
     },
     /// An operator does not want to wait for the next start.
     Resumed,
+    /// An operator holds this host: no other worker is started.
+    Held,
+    /// The hold is over.
+    Released,
     /// The machine's deadline has passed.
     Deadline,
 }
@@ -226,7 +230,7 @@ pub enum Outcome {
     Done,
     /// An operator stopped or drained the worker.
     Stopped,
-    /// An operator drained the worker, and the worker rebooted the host: no worker starts after the boot.
+    /// A `drain --once` that ended in the worker's own reboot: nothing is to start after the boot.
     Held,
     /// The worker was removed from this machine at an earlier start, so none was started.
     Removed,
@@ -308,7 +312,7 @@ impl fmt::Display for Outcome {
 pub enum Phase {
     /// Identifying the worker and preparing its start.
     Preparing,
-    /// Drained before the reboot: no worker starts until an operator resumes it.
+    /// An operator holds this host: no worker is started until `start-worker resume`.
     Holding,
     /// Writing the worker's files and executing its program.
     Starting,

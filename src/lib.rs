@@ -32,6 +32,7 @@ pub mod credentials;
 pub mod error_chain;
 pub mod event;
 pub mod failure_log;
+pub mod hold;
 pub mod host;
 pub mod lifecycle;
 pub mod output;

@@ -141,7 +141,8 @@ mod tests {
         for (request, expected) in [
             (fault, fault),
             (STOP, STOP),
-            (DRAIN, StopRequest { hold: true, ..STOP }),
+            (DRAIN, STOP),
+            (StopRequest::DRAIN_ONCE, StopRequest { hold: true, ..STOP }),
             (fault, StopRequest { hold: true, ..STOP }),
             (KILL, StopRequest { hold: true, ..KILL }),
             (STOP, StopRequest { hold: true, ..KILL }),

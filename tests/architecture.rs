@@ -16,7 +16,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (5, &["supervisor", "watch", "startup"]),
     (4, &["telemetry"]),
     (3, &["provider", "registration", "worker", "output", "autologin"]),
-    (2, &["taskcluster", "run_spec", "protocol", "config", "stop", "failure_log"]),
+    (2, &["taskcluster", "run_spec", "protocol", "config", "hold", "stop", "failure_log"]),
     (
         1,
         &[
@@ -79,6 +79,7 @@ const MUST_NOT_KNOW: &[(&str, &[&[&str]])] = &[
         &[PROCESSES, HTTP, &["tokio::spawn", "tokio::task", "tokio::runtime", "tokio::time", "tokio::io"]],
     ),
     ("event", &[PROCESSES, HTTP, &["tokio", "std::fs", "std::io", "std::thread"]]),
+    ("hold.rs", &[PROCESSES, HTTP, &["std::fs", "std::io", "std::thread"]]),
     ("stop.rs", &[PROCESSES, HTTP, &["std::fs", "std::io", "std::thread"]]),
     ("taskcluster/", &[PROCESSES, &["crate::provider", "crate::config", "serde_yaml"]]),
     ("run_spec/", &[PROCESSES, HTTP, &["serde_yaml"]]),

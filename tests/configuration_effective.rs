@@ -83,7 +83,10 @@ fn every_known_key_is_read() {
 fn every_known_key_is_in_effect() {
     // Keys for Windows are accepted and dropped.
     let windows = ["worker.service", "worker.protocolPipe"];
-    for (variant, value) in all_variants() {
+    for (variant, mut value) in all_variants() {
+        for hook in ["beforeStart", "afterRun"] {
+            set(&mut value, &format!("hooks.{hook}"), json!({"command": ["true"]}));
+        }
         let effective = effective(&load(&value), false);
         for key in config::known_keys().iter().filter(|key| is_for(key, &variant)) {
             let there = effective.pointer(&format!("/{}", key.path.replace('.', "/"))).is_some();
@@ -140,14 +143,18 @@ fn secrets_are_masked() {
     let mut effective = effective(&load(&with_secrets()), false);
     let shown = config::to_yaml(&effective);
     assert!(!shown.contains("hunter2"), "{shown}");
-    for section in ["supervision", "deployment", "host", "autologin", "logging", "status", "metrics"] {
+    for section in
+        ["supervision", "deployment", "host", "hooks", "events", "autologin", "logging", "status", "metrics"]
+    {
         effective[section] = json!("…");
     }
     insta::assert_snapshot!(config::to_yaml(&effective), @"
     autologin: …
     cacheOverRestarts: null
     deployment: …
+    events: …
     getSecrets: true
+    hooks: …
     host: …
     logging: …
     metrics: …

@@ -94,6 +94,15 @@ host: {{shutdownCommand: ["true"], rebootCommand: ["true"], forceShutdownCommand
         std::fs::write(self.folder.as_ref().unwrap().path().join("go"), "").unwrap();
     }
 
+    /// Runs a command that speaks to the runner.
+    fn ask(&self, command: &[&str]) {
+        let folder = self.folder.as_ref().unwrap().path();
+        let mut asked = Command::new(env!("CARGO_BIN_EXE_start-worker"));
+        asked.args(command).arg("--socket").arg(folder.join("status.sock"));
+        let output = asked.output().unwrap();
+        assert!(output.status.success(), "{command:?}: {output:?}");
+    }
+
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.runner.id()).unwrap()), signal).unwrap();
     }
@@ -268,35 +277,79 @@ exit 67
 "#;
     let mut story = Story::begin(COMMAND, "", script);
     story.wait_for("says hello");
-    story.signal(Signal::SIGUSR1);
+    story.ask(&["drain", "--once"]);
     let (before, folder) = story.end_keeping();
-    assert_snapshot!(before, @r#"
+    let mark = folder.path().join("held");
+    let record = std::fs::read_to_string(&mark).unwrap();
+    assert!(record.starts_with(r#"{"by":""#), "{record}");
+    assert_snapshot!(before.replace(&by(&record), "NAME"), @r#"
     INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=command
     INFO  worker started pid=… worker=command program=DIR/worker.sh
     INFO  worker says hello capabilities=graceful-termination
-    INFO  received a signal to drain signal=SIGUSR1 from_pid=…
+    INFO  asked to drain through the status socket from_pid=… once=true
     INFO  asked the worker to finish its tasks and exit pid=… cause=operator
     INFO  worker exited pid=… status="exit code 67" meaning="reboot required" ran=…
-    INFO  drained, and the worker reboots the host: no worker is started after the boot until `start-worker resume` mark=DIR/held
+    INFO  held: no worker is started on this host until `start-worker resume` mark=DIR/held by=NAME
+    INFO  drained, and the worker reboots the host: no worker is started after the boot until `start-worker resume`
     INFO  start-worker ends: drained as asked; holding after the reboot
     exit code 0
     "#);
+    let known = r#"{"by":"alice","since":"2026-11-29T13:00:00Z","reason":"new disk"}"#;
+    std::fs::write(&mark, known).unwrap();
     let mut after_the_boot = Story::run(folder);
     after_the_boot.wait_for("holding");
     after_the_boot.signal(Signal::SIGTERM);
     let (held, folder) = after_the_boot.end_keeping();
     assert_snapshot!(held, @r#"
     INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=command
-    WARN  holding: this host was drained before it rebooted; to let the worker start again: `start-worker resume`, or remove the mark and restart the service mark=DIR/held
+    WARN  holding: no worker is started on this host until `start-worker resume` (or remove the mark and restart the service) mark=DIR/held since=2026-11-29T13:00:00Z by=alice reason="new disk"
     INFO  received a signal to stop signal=SIGTERM from_pid=…
     INFO  start-worker ends: stopped as asked
     exit code 0
     "#);
-    std::fs::remove_file(folder.path().join("held")).unwrap();
+    std::fs::remove_file(mark).unwrap();
     let mut released = Story::run(folder);
     released.wait_for("says hello");
     released.signal(Signal::SIGTERM);
     assert!(released.end().contains("worker started"));
+}
+
+/// The name in a drain marker, as the log quotes it.
+fn by(record: &str) -> String {
+    let name = record.split('"').nth(3).unwrap();
+    if name.contains(' ') { format!("\"{name}\"") } else { name.to_owned() }
+}
+
+#[test]
+fn a_host_that_is_held_while_its_worker_runs() {
+    let script = r#"
+read welcome
+echo '~{"type":"hello","capabilities":["graceful-termination"]}'
+read message
+exit 0
+"#;
+    let mut story = Story::begin(COMMAND, "", script);
+    story.wait_for("says hello");
+    story.ask(&["hold", "--reason", "new disk"]);
+    story.ask(&["resume"]);
+    story.signal(Signal::SIGTERM);
+    let seen = story.end();
+    let name =
+        seen.lines().find_map(|line| line.split_once(" by=")?.1.split_once(" reason=")).unwrap().0.to_owned();
+    assert_snapshot!(seen.replace(&name, "NAME"), @r#"
+    INFO  start-worker starts version=… config=DIR/runner.yml provider=standalone worker=command
+    INFO  worker started pid=… worker=command program=DIR/worker.sh
+    INFO  worker says hello capabilities=graceful-termination
+    INFO  asked to hold through the status socket from_pid=…
+    INFO  held: no worker is started on this host until `start-worker resume` mark=DIR/held by=NAME reason="new disk"
+    INFO  asked to resume through the status socket from_pid=…
+    INFO  resumed: the mark is removed, and a worker may be started mark=DIR/held
+    INFO  received a signal to stop signal=SIGTERM from_pid=…
+    INFO  asked the worker to stop at once pid=… cause=operator
+    INFO  worker exited pid=… status="exit code 0" meaning=done ran=…
+    INFO  start-worker ends: stopped as asked
+    exit code 0
+    "#);
 }
 
 #[test]

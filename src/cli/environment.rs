@@ -19,6 +19,8 @@ pub(crate) struct Environment {
     pub(crate) runtime_directory: Option<PathBuf>,
     /// systemd's `STATE_DIRECTORY`.
     pub(crate) state_directory: Option<PathBuf>,
+    /// `SUDO_USER`: the user who became root by sudo.
+    pub(crate) sudo_user: Option<String>,
     /// `JOURNAL_STREAM`: device and inode of the pipe that a journal reads.
     pub(crate) journal_stream: Option<String>,
     /// `START_WORKER_JOURNAL_SOCKET`, for tests, otherwise the socket of systemd's journal.
@@ -50,6 +52,7 @@ impl Environment {
             log_level: text("START_WORKER_LOG"),
             runtime_directory: directory("RUNTIME_DIRECTORY").or_else(by_default),
             state_directory: directory("STATE_DIRECTORY"),
+            sudo_user: text("SUDO_USER"),
             metadata: MetadataOrigins {
                 ec2: text("START_WORKER_EC2_METADATA_URL"),
                 azure: text("START_WORKER_AZURE_METADATA_URL"),

@@ -15,6 +15,7 @@ pub(crate) mod colour;
 pub(crate) mod drain;
 pub(crate) mod environment;
 pub(crate) mod exit;
+pub(crate) mod hold;
 pub(crate) mod log;
 pub(crate) mod log_level;
 pub(crate) mod resume;
@@ -27,8 +28,9 @@ pub(crate) mod status;
 #[command(override_usage = "start-worker [OPTIONS] <runnerConfig>\n       \
         start-worker check [OPTIONS] <runnerConfig>\n       \
         start-worker status [--json] [--watch | --wait <STATE> [--timeout <TIME>]] [--socket <PATH>]\n       \
-        start-worker drain [--wait] [--socket <PATH>]\n       \
-        start-worker resume [--socket <PATH>]\n       \
+        start-worker drain [--wait] [--once | --reason <TEXT>] [--socket <PATH>]\n       \
+        start-worker hold [--reason <TEXT>] [--drain] [--socket <PATH>] [--config <runnerConfig>]\n       \
+        start-worker resume [--socket <PATH>] [--config <runnerConfig>]\n       \
         start-worker log-level <LEVEL> [--for <TIME>] [--socket <PATH>]\n       \
         start-worker autologin show|set <USER>|clear [--config <runnerConfig>]\n       \
         start-worker autologin apply <runnerConfig>")]
@@ -93,9 +95,11 @@ pub(crate) enum Command {
     Check(check::Arguments),
     /// Show what the start-worker of this machine is doing
     Status(status::Arguments),
-    /// Let the worker finish its tasks, then end; the service stays down until it is started again
+    /// Let the worker finish its tasks, then end; no worker is started on this host until `resume`, over restarts and boots
     Drain(drain::Arguments),
-    /// Start the worker of a machine that holds after it was drained and rebooted
+    /// Start no other worker on this host until `resume`, over restarts and boots; the present worker goes on
+    Hold(hold::Arguments),
+    /// Let a host that is held (by `drain` or `hold`) start workers again
     Resume(resume::Arguments),
     /// Log more, or less, for a while, without a restart
     LogLevel(log_level::Arguments),
@@ -110,6 +114,7 @@ impl Command {
             Self::Check(arguments) => check::run(arguments),
             Self::Status(arguments) => status::run(arguments),
             Self::Drain(arguments) => drain::run(arguments),
+            Self::Hold(arguments) => hold::run(arguments),
             Self::Resume(arguments) => resume::run(arguments),
             Self::LogLevel(arguments) => log_level::run(arguments),
             Self::Autologin(arguments) => autologin::run(arguments),

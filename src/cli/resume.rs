@@ -1,15 +1,14 @@
-//! `start-worker resume`: restarts the worker of a host that holds after a drain.
+//! `start-worker resume`: a host that is held may start workers again.
 
-use super::socket;
+use super::{hold, socket};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    socket: socket::Address,
+    host: hold::Host,
 }
 
 /// Runs the command. Returns its exit code.
 pub(crate) fn run(arguments: &Arguments) -> u8 {
-    let answer = arguments.socket.ask("resume");
-    socket::conclude(answer.map(|answer| format!("{}\n", socket::text(&answer, "resume"))))
+    socket::conclude(arguments.host.resume())
 }

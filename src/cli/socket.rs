@@ -40,9 +40,16 @@ impl Address {
         self.exchange(request, Some(ANSWER_TIME))
     }
 
-    /// Requests a drain, and waits for its end without a time limit.
-    pub(super) fn ask_to_drain_and_wait(&self) -> Result<Value, String> {
-        self.exchange(&json!({ "request": "drain", "wait": true }), None)
+    /// Asks for something that takes as long as it takes.
+    pub(super) fn ask_without_limit(&self, request: &Value) -> Result<Value, String> {
+        self.exchange(request, None)
+    }
+
+    /// Returns the state directory of the runner that listens here, as far as it is known without asking: systemd's
+    /// variable, else the unit's.
+    pub(super) fn state_directory(&self) -> Option<PathBuf> {
+        let of_unit = || last_run::state_directory_of(&self.path().ok()?).filter(|folder| folder.is_dir());
+        Environment::read().state_directory.or_else(of_unit)
     }
 
     fn path(&self) -> Result<PathBuf, String> {
@@ -66,9 +73,7 @@ impl Address {
     ///
     /// The reason why it is not shown.
     pub(super) fn last_run(&self) -> Result<Option<Value>, String> {
-        let folder = Environment::read().state_directory;
-        let folder = folder.or_else(|| last_run::state_directory_of(&self.path().ok()?));
-        folder.map_or(Ok(None), |folder| last_run::read(&folder))
+        self.state_directory().map_or(Ok(None), |folder| last_run::read(&folder))
     }
 
     /// Calls `show` with the current status and after every change, until the runner ends or `show` stops. `every`:

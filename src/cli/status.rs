@@ -13,7 +13,7 @@ use start_worker::clock::{Clock, SystemClock};
 use start_worker::event::Phase;
 
 use super::environment::Environment;
-use super::{colour, socket, tell};
+use super::{colour, hold, socket, tell};
 use screen::Screen;
 
 /// Interval at which an unchanged screen is redrawn, to update relative times.
@@ -54,7 +54,11 @@ pub(crate) fn run(arguments: &Arguments) -> u8 {
     let result = match &arguments.wait {
         _ if arguments.watch => watch(arguments).map(|()| String::new()),
         Some(state) => wait(arguments, state).map(|answer| shown(&answer, arguments.json, screen)),
-        None => arguments.socket.ask("status").map(|answer| shown(&answer, arguments.json, screen)),
+        None => {
+            let answer = arguments.socket.ask("status");
+            let answer = answer.map_err(|cause| cause + &hold_without_runner(&arguments.socket));
+            answer.map(|answer| shown(&answer, arguments.json, screen))
+        }
     };
     if result.is_err() && !arguments.socket.is_listened_to().unwrap_or(true) {
         show_last_run(arguments, screen);
@@ -79,7 +83,15 @@ fn show_last_run(arguments: &Arguments, screen: Option<Screen>) {
     let _ = print(&text);
 }
 
-/// The name of a state on the command line, which has no spaces.
+/// The hold that would keep a runner from starting a worker, where none listens; empty: there is none.
+fn hold_without_runner(socket: &socket::Address) -> String {
+    if socket.is_listened_to().unwrap_or(true) {
+        return String::new();
+    }
+    hold::without_runner(socket).map_or_else(String::new, |held| format!("; {held}"))
+}
+
+/// A state as the command line has it: without a space.
 fn state_argument(phase: Phase) -> &'static str {
     match phase {
         Phase::BackingOff => "backing-off",

@@ -7,9 +7,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
 use super::{
-    AfterRun, Autologin, CloudConfig, DisplayManager, FixedIdentity, HostSettings, Implementation, LogFormat,
-    OnReboot, OnUnfit, ProviderConfig, Restart, RestartInPlace, RunnerConfig, StatusSocket, Supervision,
-    WorkerSettings, keys,
+    AfterRun, Autologin, CloudConfig, DisplayManager, FixedIdentity, Hook, HostSettings, Implementation,
+    LogFormat, OnReboot, OnUnfit, ProviderConfig, Restart, RestartInPlace, RunnerConfig, StatusSocket,
+    Supervision, WorkerSettings, keys,
 };
 use crate::host::autologin::name::{SessionName, UserName};
 use crate::redact;
@@ -28,6 +28,12 @@ pub fn effective(config: &RunnerConfig, show_secrets: bool) -> Value {
         "deployment": {"poll": config.deployment.poll, "interval": duration(config.deployment.interval)},
         "startTimeout": start_timeout(config).map(duration),
         "host": host(&config.host),
+        "hooks": {
+            "waitFor": config.hooks.wait_for.iter().map(|at| path(at)).collect::<Vec<_>>(),
+            "beforeStart": config.hooks.before_start.as_ref().map(hook),
+            "afterRun": config.hooks.after_run.as_ref().map(hook),
+        },
+        "events": {"file": config.events_file.as_deref().map(path)},
         "autologin": autologin(&config.autologin),
         "status": {"socket": socket(&config.status_socket)},
         "metrics": {"listen": config.metrics_listen.map(|address| address.to_string())},
@@ -252,6 +258,10 @@ fn host(host: &HostSettings) -> Value {
         "forceShutdownCommand": host.force_shutdown_command,
         "forceRebootCommand": host.force_reboot_command,
     })
+}
+
+fn hook(hook: &Hook) -> Value {
+    json!({"command": hook.command, "timeout": duration(hook.timeout)})
 }
 
 fn autologin(autologin: &Autologin) -> Value {

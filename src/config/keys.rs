@@ -43,6 +43,8 @@ pub(super) enum Takes {
     },
     Choice(&'static [&'static str]),
     Strings,
+    /// Absolute paths.
+    Paths,
     /// Program and arguments.
     Command,
     /// An object of strings; integers are converted to strings.
@@ -116,6 +118,7 @@ impl Takes {
             Self::Integer { least, most } => return format!("an integer from {least} to {most}"),
             Self::Choice(options) => return format!("one of {}", options.join(", ")),
             Self::Strings => "a list of strings",
+            Self::Paths => "a list of absolute paths",
             Self::Command => "a list of strings: program and arguments",
             Self::Environment | Self::Location => "an object of strings",
             Self::Object => "an object",
@@ -176,6 +179,8 @@ keys! {
     DEPLOYMENT = key("", "deployment", Takes::Section).default("{}");
     START_TIMEOUT = key("", "startTimeout", Takes::Duration).absent("15m on clouds; never on static and standalone");
     HOST = key("", "host", Takes::Section).default("{}");
+    HOOKS = key("", "hooks", Takes::Section).default("{}");
+    EVENTS = key("", "events", Takes::Section).default("{}");
     AUTOLOGIN = key("", "autologin", Takes::Section).default("{}");
     STATUS = key("", "status", Takes::Section).default("{}");
     METRICS = key("", "metrics", Takes::Section).default("{}");
@@ -258,6 +263,16 @@ keys! {
         .absent("[systemctl, poweroff, --force] with the default shutdownCommand, else none");
     FORCE_REBOOT_COMMAND = key("host", "forceRebootCommand", Takes::Command)
         .absent("[systemctl, reboot, --force] with the default rebootCommand, else none");
+
+    WAIT_FOR = key("hooks", "waitFor", Takes::Paths).default("[]");
+    HOOK_BEFORE_START = key("hooks", "beforeStart", Takes::Section).absent("no hook");
+    HOOK_AFTER_RUN = key("hooks", "afterRun", Takes::Section).absent("no hook");
+    BEFORE_START_COMMAND = key("hooks.beforeStart", "command", Takes::Command);
+    BEFORE_START_TIMEOUT = key("hooks.beforeStart", "timeout", Takes::Duration).default("10m");
+    AFTER_RUN_COMMAND = key("hooks.afterRun", "command", Takes::Command);
+    AFTER_RUN_TIMEOUT = key("hooks.afterRun", "timeout", Takes::Duration).default("10m");
+
+    EVENTS_FILE = key("events", "file", Takes::Path).absent("no event log");
 
     DISPLAY_MANAGER = key("autologin", "displayManager",
         Takes::Choice(&["auto", "gdm", "lightdm", "sddm", "getty", "none"])).default("auto");

@@ -34,6 +34,10 @@ pub struct RunnerConfig {
     pub start_timeout: Option<Duration>,
     /// `host`.
     pub host: HostSettings,
+    /// `hooks`.
+    pub hooks: Hooks,
+    /// `events.file`.
+    pub events_file: Option<PathBuf>,
     /// `autologin`.
     pub autologin: Autologin,
     /// `status.socket`. (Its default depends on `$RUNTIME_DIRECTORY` and is resolved later.)
@@ -391,6 +395,26 @@ impl Default for HostSettings {
             force_reboot_command: Some(words("systemctl reboot --force")),
         }
     }
+}
+
+/// `hooks`: commands of the operator's around a worker's run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hooks {
+    /// `waitFor`: absolute paths; a start waits until all exist.
+    pub wait_for: Vec<PathBuf>,
+    /// `beforeStart`.
+    pub before_start: Option<Hook>,
+    /// `afterRun`.
+    pub after_run: Option<Hook>,
+}
+
+/// A command with its time limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hook {
+    /// `command`: program and arguments, not empty.
+    pub command: Vec<String>,
+    /// `timeout`, default 10 min.
+    pub timeout: Duration,
 }
 
 /// `autologin`.

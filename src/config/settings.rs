@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::node::Kind;
 use super::section::Section;
 use super::{
-    AfterRun, Autologin, Deployment, DisplayManager, HostSettings, Implementation, LogFormat, OnReboot,
-    OnUnfit, ProviderConfig, Restart, RunnerConfig, StatusSocket, Supervision, WorkerSettings, keys,
-    provider, worker,
+    AfterRun, Autologin, Deployment, DisplayManager, Hook, Hooks, HostSettings, Implementation, LogFormat,
+    OnReboot, OnUnfit, ProviderConfig, Restart, RunnerConfig, StatusSocket, Supervision, WorkerSettings,
+    keys, provider, worker,
 };
 use crate::host::autologin::name::{SessionName, Tty, UserName};
 use crate::retry::FailureBackoff;
@@ -28,6 +28,8 @@ pub(super) fn read(mut top: Section<'_>) -> Option<RunnerConfig> {
     let supervision = top.section(&keys::SUPERVISION, "supervision").map(supervision);
     let deployment = top.section(&keys::DEPLOYMENT, "deployment").map(deployment);
     let host = top.section(&keys::HOST, "host").map(host);
+    let hooks = top.section(&keys::HOOKS, "hooks").map(hooks);
+    let events_file = top.section(&keys::EVENTS, "events").map(events);
     let autologin = top.section(&keys::AUTOLOGIN, "autologin").map(autologin);
     let status_socket = top.section(&keys::STATUS, "status").map(status);
     let metrics_listen = top.section(&keys::METRICS, "metrics").map(metrics);
@@ -46,6 +48,8 @@ pub(super) fn read(mut top: Section<'_>) -> Option<RunnerConfig> {
         deployment: deployment?,
         start_timeout,
         host: host?,
+        hooks: hooks?,
+        events_file: events_file?,
         autologin: autologin?,
         status_socket: status_socket?,
         metrics_listen: metrics_listen?,
@@ -238,6 +242,30 @@ fn host(mut section: Section<'_>) -> HostSettings {
     };
     section.finish();
     host
+}
+
+fn hooks(mut section: Section<'_>) -> Hooks {
+    let hook = |section: Option<Section<'_>>, command, timeout| {
+        let mut section = section?;
+        let hook = Hook { command: section.strings(command), timeout: section.duration(timeout) };
+        section.finish();
+        Some(hook)
+    };
+    let before_start = section.section(&keys::HOOK_BEFORE_START, "hooks.beforeStart");
+    let after_run = section.section(&keys::HOOK_AFTER_RUN, "hooks.afterRun");
+    let hooks = Hooks {
+        wait_for: section.absolute_paths(&keys::WAIT_FOR),
+        before_start: hook(before_start, &keys::BEFORE_START_COMMAND, &keys::BEFORE_START_TIMEOUT),
+        after_run: hook(after_run, &keys::AFTER_RUN_COMMAND, &keys::AFTER_RUN_TIMEOUT),
+    };
+    section.finish();
+    hooks
+}
+
+fn events(mut section: Section<'_>) -> Option<PathBuf> {
+    let file = section.optional_path(&keys::EVENTS_FILE);
+    section.finish();
+    file
 }
 
 fn autologin(mut section: Section<'_>) -> Autologin {

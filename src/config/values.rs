@@ -185,7 +185,19 @@ impl Section<'_> {
         strings
     }
 
-    /// `None` if the key is not given.
+    pub(super) fn absolute_paths(&mut self, key: &'static Key) -> Vec<PathBuf> {
+        let id = self.entry(key).map(|given| given.id);
+        let paths: Vec<PathBuf> = self.strings(key).into_iter().map(PathBuf::from).collect();
+        let key_path = key.path();
+        for (index, path) in paths.iter().enumerate().filter(|(_, path)| !path.is_absolute()) {
+            let found = self.reader.quoted(&path.display().to_string());
+            let at = Trail::Start(&key_path).index(index).to_string();
+            self.reader.notes.error(id, &at, expected("an absolute path", &found, ""));
+        }
+        paths
+    }
+
+    /// `None` where the key is not given.
     pub(super) fn optional_strings(&mut self, key: &'static Key) -> Option<Vec<String>> {
         if !self.has(key) {
             self.ignore(key);

@@ -21,17 +21,20 @@ pub struct StopRequest {
     pub strength: Strength,
     /// Its origin: [`Cause::Operator`] or [`Cause::RunnerFault`].
     pub cause: Cause,
-    /// True if an operator's drain is included: no worker starts after a reboot.
+    /// Whether a `drain --once` is part of it: the host is held if the worker's own reboot follows.
     pub hold: bool,
 }
 
 impl StopRequest {
     /// An operator's request.
     pub const fn operator(strength: Strength) -> Self {
-        Self { strength, cause: Cause::Operator, hold: matches!(strength, Strength::Drain) }
+        Self { strength, cause: Cause::Operator, hold: false }
     }
 
-    /// The request after a part of the runner has failed: the worker is drained.
+    /// `start-worker drain --once`. (`start-worker drain` sets the drain marker itself, before it asks for the drain.)
+    pub const DRAIN_ONCE: Self = Self { strength: Strength::Drain, cause: Cause::Operator, hold: true };
+
+    /// A part of the runner has failed: the worker is drained.
     pub const RUNNER_FAULT: Self = Self { strength: Strength::Drain, cause: Cause::RunnerFault, hold: false };
 
     /// Combines two requests: the greater strength, and the cause with the higher precedence.

@@ -233,6 +233,12 @@ pub struct Lanes {
     pub last_run: Lane,
     /// The record of failed runs, in the state directory or beside the cache.
     pub failure_log: Lane,
+    /// The paths of `hooks.waitFor`.
+    pub hook_paths: Lane,
+    /// `events.file`.
+    pub events: Lane,
+    /// The count of runs, in the state directory.
+    pub run_count: Lane,
     /// The lock in the runtime directory.
     pub lock: Lane,
     /// `status.socket`.

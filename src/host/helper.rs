@@ -32,8 +32,8 @@ mod starting;
 use super::{execute, processes};
 use look_up::hint;
 pub use look_up::{command, hint_of_kernel, visit};
-use output::Capture;
-pub use output::Output;
+use output::{Capture, Reading};
+pub use output::{Output, PrintLine};
 pub use starting::Starting;
 use starting::Starts;
 
@@ -111,9 +111,10 @@ pub enum Remains {
 #[derive(Debug, Clone, Default)]
 pub struct Helpers {
     registry: Arc<Registry>,
-    /// Queries and host commands are started on separate lanes, so that a hanging query cannot keep the host up.
+    /// Where questions are started, and apart from them host commands and hooks: one that hangs keeps no host up.
     questions: Lane,
     host_commands: Lane,
+    hooks: Lane,
     /// The lane that reads those files in `/proc` that a process can hang.
     inspection: Lane,
 }
@@ -220,10 +221,35 @@ impl Helpers {
             Remains::Killed => (&self.questions, START_QUESTION),
             Remains::GoOn => (&self.host_commands, START_HOST_COMMAND),
         };
+        self.launch((lane, limit), program, make, (Reading::Keep(keep), remains)).await
+    }
+
+    /// Starts a hook, whose lines are printed when they come. It may leave processes behind.
+    ///
+    /// # Errors
+    ///
+    /// The program cannot be executed, or its file system does not answer.
+    pub async fn start_hook(
+        &self,
+        program: &str,
+        make: impl FnOnce() -> Result<Command, HelperError> + Send + 'static,
+        print: PrintLine,
+    ) -> Result<Running, HelperError> {
+        let how = (Reading::Print(print), Remains::GoOn);
+        self.launch((&self.hooks, START_HOST_COMMAND), program, make, how).await
+    }
+
+    async fn launch(
+        &self,
+        (lane, limit): (&Lane, Duration),
+        program: &str,
+        make: impl FnOnce() -> Result<Command, HelperError> + Send + 'static,
+        (reading, remains): (Reading, Remains),
+    ) -> Result<Running, HelperError> {
         let (helpers, name) = (self.clone(), program.to_owned());
         let start = move || {
             let _starting = helpers.starting();
-            helpers.start_here(name, make()?, keep, remains)
+            helpers.start_here(name, make()?, &reading, remains)
         };
         visit(Path::new(program), None, (lane, limit)).await?;
         lane.ask(program, limit, start).await?
@@ -234,7 +260,7 @@ impl Helpers {
         &self,
         program: String,
         mut command: Command,
-        keep: usize,
+        reading: &Reading,
         remains: Remains,
     ) -> Result<Running, HelperError> {
         let number = self.registry.started.fetch_add(1, Ordering::Relaxed);
@@ -253,8 +279,8 @@ impl Helpers {
         let registered = self.add(process.id());
         Ok(Running {
             group: process.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw),
-            stdout: Capture::start(process.stdout.take(), keep),
-            stderr: Capture::start(process.stderr.take(), keep),
+            stdout: Capture::start(process.stdout.take(), reading),
+            stderr: Capture::start(process.stderr.take(), reading),
             program,
             process,
             remains,

@@ -18,6 +18,7 @@ pub mod power;
 pub mod private_file;
 mod probe;
 pub mod processes;
+pub mod run_count;
 pub mod service_manager;
 pub mod terminal;
 pub mod trust;

@@ -93,9 +93,7 @@ impl TakeDown {
 pub async fn is_going_down(helpers: &Helpers) -> bool {
     let ask = async {
         let words = ["systemctl", "is-system-running"].map(str::to_owned);
-        let mut command = helper::command(&words)?;
-        service_manager::hide_from(&mut command);
-        oom::set_for_child(&mut command, COMMON_SCORE);
+        let command = host_command(&words)?;
         helpers.start("systemctl", move || Ok(command), KEPT, Remains::Killed).await?.end(STATE_LIMIT).await
     };
     ask.await.is_ok_and(|output| output.stdout.trim_ascii() == b"stopping")
@@ -119,15 +117,26 @@ pub async fn run_host_command(
     Ok(())
 }
 
-/// Runs a command of the host to its end. Fails if the command takes longer than 60 s.
+/// A command of the runner configuration, without what only the runner itself is for.
+///
+/// # Errors
+///
+/// The program is nowhere, or may not be executed.
+pub fn host_command(words: &[String]) -> Result<std::process::Command, HelperError> {
+    let mut command = helper::command(words)?;
+    service_manager::hide_from(&mut command);
+    oom::set_for_child(&mut command, COMMON_SCORE);
+    Ok(command)
+}
+
+/// Runs a command of the host to its end.
+///
+/// # Errors
+///
+/// The command cannot be executed, fails, or takes longer than 60 s.
 pub async fn run(command: &[String], helpers: &Helpers) -> Result<Output, HelperError> {
     let words = command.to_vec();
-    let make = move || {
-        let mut starting = helper::command(&words)?;
-        service_manager::hide_from(&mut starting);
-        oom::set_for_child(&mut starting, COMMON_SCORE);
-        Ok(starting)
-    };
+    let make = move || host_command(&words);
     let program = command.first().map_or("", String::as_str);
     helpers.start(program, make, KEPT, Remains::GoOn).await?.end(LIMIT).await?.success()
 }

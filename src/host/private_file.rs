@@ -219,18 +219,22 @@ fn read_checked(path: &Path, access: Access, limit: u64) -> Result<Contents, Pro
     Ok(Contents { bytes, warnings })
 }
 
-/// Returns true if the marker at `path` exists. A marker's presence counts, and not its content. Fails if the path
-/// holds something other than a regular file of root or of this process's user.
-pub fn is_marked(path: &Path) -> Result<bool, Error> {
+/// Opens the mark at `path`, a file whose presence counts whatever its mode and content; `None`: it is not there.
+///
+/// # Errors
+///
+/// There is something that is not a regular file of root or of this process's user.
+pub fn open_mark(path: &Path) -> Result<Option<File>, Error> {
     let checked = open(path).and_then(|file| {
         let found = file.metadata().map_err(Problem::Io)?;
         check_kind(&found)?;
         let help = chown(path);
-        check_owner(&found).map_err(|owner| Problem::Foreign { owner, help, rotate: "" })
+        check_owner(&found).map_err(|owner| Problem::Foreign { owner, help, rotate: "" })?;
+        Ok(file)
     });
     match checked {
-        Ok(()) => Ok(true),
-        Err(Problem::Missing) => Ok(false),
+        Ok(file) => Ok(Some(file)),
+        Err(Problem::Missing) => Ok(None),
         Err(problem) => Err(Error::new(path, problem)),
     }
 }

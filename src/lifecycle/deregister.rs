@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Map;
+use serde_json::json;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
@@ -200,6 +201,11 @@ impl Lifecycle<'_> {
     }
 
     fn publish_step(&self, step: Step, alone: bool) {
+        match step {
+            Step::Deregistering => {}
+            Step::Deregistered => self.publisher.events().record("removed", json!({})),
+            Step::ShuttingDown => self.publisher.events().record("shutdown-requested", json!({})),
+        }
         if alone {
             let reason = Some(Reason::Leaving(step));
             self.publisher.publish(StateSummary { reason, ..Phase::Ended.into() });
@@ -296,6 +302,7 @@ impl Lifecycle<'_> {
             force: self.config.host.force_reboot_command.clone(),
             patience: self.config.supervision.reboot_timeout,
         };
+        self.publisher.events().record("reboot-requested", json!({}));
         let going_down = self.stop.at_least(Strength::Stop);
         match self.stop.bounded(take_down.run(&self.helpers, going_down)).await {
             Some(Descent::StillUp(why)) => {

@@ -1,14 +1,10 @@
-//! Holding: after an operator's drain that ended in a reboot, no worker starts until an operator resumes it.
+//! A host that an operator holds: no worker is started until it is resumed.
 
-use std::path::Path;
+use tracing::warn;
 
-use tracing::{error, info, warn};
-
-use crate::error_chain::ErrorChain;
-use crate::host::blocking::Lane;
-use crate::host::drain_marker;
+use crate::hold::Hold;
+use crate::host::drain_marker::HoldRecord;
 use crate::stop::StopSignal;
-use crate::telemetry::status::Resumes;
 
 /// The end of a hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,98 +15,60 @@ pub enum Released {
     Ended,
 }
 
-/// Holds while `mark` exists: until a resume, which removes the mark, or until the runner is told to end.
-pub async fn hold((mark, lane): (&Path, &Lane), resumes: &Resumes, stop: &StopSignal) -> Released {
+/// Starts nothing while the host is held: until it is resumed, or the runner is told to end.
+pub async fn hold(hold: &Hold, stop: &StopSignal) -> Released {
+    let HoldRecord { by, since, reason } = &*hold.current().unwrap_or_default();
+    let mark = hold.marker().map(|path| tracing::field::display(path.display()));
     warn!(name: "holding",
-        mark = %mark.display(),
-        "holding: this host was drained before it rebooted; to let the worker start again: `start-worker resume`, or remove the mark and restart the service"
+        mark,
+        since = since.map(tracing::field::display),
+        by,
+        reason,
+        "holding: no worker is started on this host until `start-worker resume` (or remove the mark and restart the service)"
     );
-    loop {
-        let resume = tokio::select! {
-            biased;
-            _ = stop.requested() => return Released::Ended,
-            resume = resumes.next() => resume,
-        };
-        let removed = tokio::select! {
-            biased;
-            _ = stop.requested() => return Released::Ended,
-            // The removal ends with an fsync, which can take long.
-            removed = drain_marker::unmark(mark, lane) => removed,
-        };
-        let cause = match removed {
-            Ok(Ok(())) => {
-                info!(name: "resumed", mark = %mark.display(), "resumed: the mark is removed, and the worker is started");
-                // The client may have disconnected.
-                let _ = resume.answer.send(Ok(()));
-                return Released::Resumed;
-            }
-            Ok(Err(cause)) => ErrorChain(&cause).to_string(),
-            Err(cause) => cause.to_string(),
-        };
-        error!(name: "resume-failed", error = cause, "cannot resume, still holding; remove the mark and restart the service");
-        let _ = resume.answer.send(Err(cause));
+    tokio::select! {
+        biased;
+        _ = stop.requested() => Released::Ended,
+        () = hold.released() => Released::Resumed,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::{mpsc, oneshot};
-
     use super::*;
     use crate::event::{StopRequest, Strength};
-    use crate::telemetry::status::Resume;
+    use crate::host::blocking::Lane;
 
     struct Holding {
         folder: tempfile::TempDir,
         stop: StopSignal,
-        resumes: mpsc::Sender<Resume>,
+        hold: Hold,
         end: tokio::task::JoinHandle<Released>,
     }
 
-    fn holding(mark: &str) -> Holding {
+    async fn holding() -> Holding {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(mark);
+        let held = Hold::new(Some(folder.path().join("held")), Lane::default());
+        held.set(HoldRecord::default()).await.unwrap();
         let stop = StopSignal::default();
-        let (resumes, asked) = mpsc::channel(1);
-        let watched = stop.clone();
-        let end =
-            tokio::spawn(
-                async move { hold((&path, &Lane::default()), &Resumes::new(asked), &watched).await },
-            );
-        Holding { folder, stop, resumes, end }
-    }
-
-    async fn resume(holding: &Holding) -> Result<(), String> {
-        let (answer, answered) = oneshot::channel();
-        holding.resumes.send(Resume { answer }).await.unwrap();
-        answered.await.unwrap()
+        let (watched, level) = (stop.clone(), held.clone());
+        let end = tokio::spawn(async move { hold(&level, &watched).await });
+        Holding { folder, stop, hold: held, end }
     }
 
     #[tokio::test]
     async fn resuming_removes_the_mark_and_lets_the_runner_go_on() {
-        let holding = holding("held");
-        std::fs::write(holding.folder.path().join("held"), "").unwrap();
-        assert_eq!(resume(&holding).await, Ok(()));
+        let holding = holding().await;
+        assert_eq!(holding.hold.release().await, Ok(true));
         assert!(!holding.folder.path().join("held").exists());
         assert_eq!(holding.end.await.unwrap(), Released::Resumed);
     }
 
     #[tokio::test]
-    async fn a_mark_that_cannot_be_removed_keeps_the_runner_holding() {
-        let holding = holding("held");
-        std::fs::create_dir(holding.folder.path().join("held")).unwrap();
-        let cause = resume(&holding).await.unwrap_err();
-        assert!(cause.contains("/held: "), "{cause}");
-        holding.stop.request(StopRequest::operator(Strength::Stop));
+    async fn a_drain_ends_it_and_the_mark_stays() {
+        let holding = holding().await;
+        holding.stop.request(StopRequest::operator(Strength::Drain));
         assert_eq!(holding.end.await.unwrap(), Released::Ended);
-    }
-
-    #[tokio::test]
-    async fn a_drain_ends_it_also_where_nobody_can_ask_to_resume() {
-        let Holding { folder, stop, resumes, end } = holding("held");
-        drop(resumes);
-        stop.request(StopRequest::operator(Strength::Drain));
-        assert_eq!(end.await.unwrap(), Released::Ended);
-        drop(folder);
+        assert!(holding.folder.path().join("held").exists());
     }
 }

@@ -1,6 +1,5 @@
 //! One worker's lifecycle, from one run to the next, in one process: prepare, supervise, conclude, repeat.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,8 +15,10 @@ use crate::config::{ProviderConfig, RunnerConfig};
 use crate::error_chain::ErrorChain;
 use crate::event::{Outcome, Phase, Reason, RunFailure, StateSummary, StopRequest};
 use crate::failure_log::FailureLog;
+use crate::hold::Hold;
 use crate::host::helper::Helpers;
-use crate::host::{drain_marker, private_file};
+use crate::host::private_file;
+use crate::host::run_count::RunCount;
 use crate::lifecycle::drained::{Released, hold};
 use crate::output::Output;
 use crate::protocol::capabilities::{Capabilities, Capability};
@@ -25,10 +26,11 @@ use crate::provider::interruption;
 use crate::quota::ReportLimit;
 use crate::registration::Registrar;
 use crate::registration::deregister::{Current, Deregistration};
+use crate::run_spec::Run;
 use crate::run_spec::cache::CachedRun;
 use crate::startup::{FailureKind, PrepareError, Prepared, Preparer, Ready};
 use crate::stop::StopSignal;
-use crate::supervisor::{self, Job, Strangers};
+use crate::supervisor::{self, HookJob, Job, Strangers};
 use crate::telemetry::status::Resumes;
 use crate::telemetry::status_board::StatusPublisher;
 use crate::watch::deployment::Deployed;
@@ -56,7 +58,13 @@ const WAITING_REPORTS: usize = 2;
 /// Time limit for each step of registering again for a new deployment, before the worker continues with the old run.
 const REDEPLOY_TIME: Duration = Duration::from_secs(60);
 
-/// Time limit for the answer to a request that cannot be repeated, once everything else is to end.
+/// Time limit of the file system of a path of `hooks.waitFor`.
+const PATH_TIME: Duration = Duration::from_secs(10);
+
+/// Interval at which a path of `hooks.waitFor` is looked for.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+
+/// How long the answer to a request that cannot be made again is waited for, when all else is to end.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
 
 /// Time limit for a run's remaining tasks: reports, an acknowledgement.
@@ -66,12 +74,14 @@ pub struct Lifecycle<'a> {
     pub config: Arc<RunnerConfig>,
     /// Creates runs.
     pub preparer: Preparer,
-    /// The path of the marker for a drain that a reboot follows.
-    pub drain_marker: Option<PathBuf>,
     /// The record of failed runs.
     pub failures: FailureLog,
     /// The operators' requests to resume.
     pub resumes: Resumes,
+    /// The hold of this host.
+    pub hold: Hold,
+    /// Counts the worker's runs in this boot.
+    pub runs: RunCount,
     /// The host's automatic login.
     pub logins: Arc<Logins>,
     /// The registry of the runner's own short-lived children.
@@ -125,27 +135,22 @@ impl Supervised {
 }
 
 impl Lifecycle<'_> {
-    /// After an operator's drain that ended in a reboot: waits until an operator resumes the worker, or the runner is
-    /// told to end. Fails if the drain marker was not created by the runner.
+    /// On a host that an operator holds: waits until it is resumed, or for the runner's end.
+    ///
+    /// # Errors
+    ///
+    /// The drain marker is not the runner's own.
     pub async fn hold(&self, reason: Option<Reason>) -> Result<Released, private_file::Error> {
-        let lane = &self.preparer.lanes.drain_marker;
-        let Some(mark) = self.drain_marker.as_deref() else { return Ok(Released::Resumed) };
-        let marked = tokio::select! {
+        let held = tokio::select! {
             biased;
             _ = self.stop.requested() => return Ok(Released::Ended),
-            marked = drain_marker::is_marked(mark, lane) => marked,
+            held = self.hold.load() => held?,
         };
-        match marked {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) => return Ok(Released::Resumed),
-            Ok(Err(cause)) => return Err(cause),
-            Err(cause) => {
-                warn!(error = %cause, "cannot look for the mark of a drain: starting as if there was none");
-                return Ok(Released::Resumed);
-            }
+        if held.is_none() {
+            return Ok(Released::Resumed);
         }
         self.publisher.publish(StateSummary { reason, ..Phase::Holding.into() });
-        Ok(hold((mark, lane), &self.resumes, &self.stop).await)
+        Ok(hold(&self.hold, &self.stop).await)
     }
 
     /// After failed runs, of this process or earlier ones: waits until the pause is over, somebody does not want to wait, or
@@ -193,7 +198,44 @@ impl Lifecycle<'_> {
         }
     }
 
-    /// Runs the worker until its lifecycle ends. Fails if there is no run, or if the run cannot become a worker.
+    /// Waits until all paths of `hooks.waitFor` exist: configuration management is still at work.
+    pub async fn wait_for_paths(&self) -> Released {
+        let lane = &self.preparer.lanes.hook_paths;
+        let trouble = &self.preparer.trouble;
+        let _over = trouble.until_dropped();
+        for path in &self.config.hooks.wait_for {
+            let mut told = false;
+            loop {
+                let at = path.clone();
+                let found = tokio::select! {
+                    biased;
+                    _ = self.stop.requested() => return Released::Ended,
+                    found = lane.at(path, PATH_TIME, move || at.try_exists()) => found,
+                };
+                let why = match found {
+                    Ok(Ok(true)) => break,
+                    Ok(Ok(false)) => "it does not exist yet".to_owned(),
+                    Ok(Err(cause)) => cause.to_string(),
+                    Err(cause) => cause.to_string(),
+                };
+                if !std::mem::replace(&mut told, true) {
+                    info!(path = %path.display(), why, "waiting for a path of hooks.waitFor before anything is started");
+                }
+                trouble.tell(&format!("waiting for {} (hooks.waitFor): {why}", path.display()));
+                self.stop.unless_requested(tokio::time::sleep(BETWEEN_LOOKS)).await;
+            }
+            if told {
+                info!(path = %path.display(), "the path of hooks.waitFor exists");
+            }
+        }
+        Released::Resumed
+    }
+
+    /// Keeps the worker until it needs no more keeping.
+    ///
+    /// # Errors
+    ///
+    /// There is no run, or no worker can be made of it.
     pub async fn keep(&mut self) -> Result<Outcome, PrepareError> {
         let strangers = Strangers::so_far();
         // While a worker is supervised, its supervisor sends the heartbeats.
@@ -321,6 +363,7 @@ impl Lifecycle<'_> {
         // A channel for this run only: a request of an earlier run must not reach the next one.
         let (sender, mut events) = mpsc::channel(WAITING_EVENTS);
         self.publisher.publish_run(&cached.run);
+        let hooks = self.hook_job(&cached.run);
         let (identity, expires) = (cached.run.identity.clone(), cached.run.credentials.expires);
         let deployed = Deployed::of(&cached.run);
         let launch = worker::launch(&cached.run, &self.config.worker)?;
@@ -347,9 +390,10 @@ impl Lifecycle<'_> {
             leave: channel::Sender::new(false),
             reports: reporting.is_some().then_some(reports),
             secrets: self.preparer.secrets.clone(),
-            drain_marker: self.drain_marker.clone(),
             failures: self.failures.clone(),
             resumes: self.resumes.clone(),
+            hold: self.hold.clone(),
+            hooks,
             publisher: self.publisher.clone(),
             strangers: strangers.clone(),
             stop: self.stop.clone(),
@@ -372,6 +416,17 @@ impl Lifecycle<'_> {
         supervised.wait_for_reports(reporting);
         self.last_answer().await;
         Ok(supervised)
+    }
+
+    /// The hooks around this run.
+    fn hook_job(&self, run: &Run) -> HookJob {
+        HookJob {
+            hooks: self.config.hooks.clone(),
+            runs: self.runs.clone(),
+            trouble: self.preparer.trouble.clone(),
+            root_url: run.root_url.clone(),
+            identity: run.identity.clone(),
+        }
     }
 
     /// A run that needs no supervision, because it is done.

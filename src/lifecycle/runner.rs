@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tracing::info;
@@ -17,8 +18,10 @@ use crate::config::{Implementation, RunnerConfig};
 use crate::error_chain::ErrorChain;
 use crate::event::{Outcome, StopRequest};
 use crate::failure_log::{self, FailureLog};
+use crate::hold::{Held, Hold};
 use crate::host::blocking::Lanes;
 use crate::host::helper::Helpers;
+use crate::host::run_count::{self, RunCount};
 use crate::host::service_manager::{Address, ServiceManager};
 use crate::host::{drain_marker, private_file};
 use crate::output::{Identity, Output};
@@ -28,6 +31,7 @@ use crate::run_spec::Run;
 use crate::startup::{Context, OnIdentified, PrepareError, Preparer};
 use crate::stop::StopSignal;
 use crate::taskcluster::Proxies;
+use crate::telemetry::event_log::EventLog;
 use crate::telemetry::logging::LogLevel;
 use crate::telemetry::recent_warnings::RecentWarnings;
 use crate::telemetry::service_manager::{self, StatusNotifier};
@@ -41,7 +45,7 @@ use crate::{watch, worker};
 /// Capacity for resume requests.
 const WAITING_RESUMES: usize = 4;
 
-/// Time limit at the end for pending writes to the disk.
+/// How long what is not on the disk yet is waited for at the end.
 const LAST_WRITE_TIME: Duration = Duration::from_secs(10);
 
 /// The runner's environment, as parameters.
@@ -96,10 +100,10 @@ pub async fn run(
     drop(tasks.spawn("signals", signals.forward(stop.clone(), checked, manager.clone())));
 
     worker::usable(&config.worker)?;
-    let drain_marker =
-        drain_marker::place(host.state_directory.as_deref(), config.cache_over_restarts.as_deref());
     let failures = failure_log(&config, &host).await;
-    let publisher = StatusPublisher::new(host.clock.clone()).with_manager(manager.clone());
+    let (runs, hold) = of_state_directory(&config, &host);
+    let publisher = publisher(&config, &host, runs.boot_id()).await.with_manager(manager.clone());
+    drop(tasks.spawn("event log", note_holds(hold.observe(), publisher.events().clone())));
     let config = Arc::new(config);
     let on_identified = on_identified(&config, &publisher, output);
     let (recent_warnings, log) = (host.recent_warnings.clone(), host.log_level.clone());
@@ -116,19 +120,22 @@ pub async fn run(
     let resumes = Resumes::new(asked);
     let (provider, implementation) = (config.provider.provider_type(), config.worker.implementation.name());
     let view = View::new(&publisher, &recent_warnings, output.counters(), provider, implementation)
-        .with_trouble(&preparer.trouble, &preparer.secrets);
-    let counterparts = Counterparts { view: view.clone(), stop: stop.clone(), resumes: to_resume, log };
+        .with_trouble(&preparer.trouble, &preparer.secrets)
+        .with_hold(&hold);
+    let (of_view, of_stop, of_hold) = (view.clone(), stop.clone(), hold.clone());
+    let counterparts = Counterparts { view: of_view, stop: of_stop, hold: of_hold, resumes: to_resume, log };
     let metrics = metrics::open(config.metrics_listen, view, preparer.clock.clone()).await;
     let lane = preparer.lanes.status_socket.clone();
     let status =
         status::open(&config.status_socket, preparer.runtime_directory.as_deref(), counterparts, lane).await;
-    let telling = tasks.spawn("service manager", telling(&preparer, &publisher).tell());
+    let telling = tasks.spawn("service manager", telling(&preparer, &publisher, &hold).tell());
     let mut lifecycle = Lifecycle {
         config,
         preparer,
-        drain_marker,
         failures,
         resumes,
+        hold,
+        runs,
         logins,
         helpers,
         output,
@@ -140,14 +147,25 @@ pub async fn run(
     // The notifier must not overwrite the final status.
     telling.abort();
     let outcome = concluded(&manager, &lifecycle.preparer.secrets, &result);
-    lifecycle.write_last().await;
+    write_last(&lifecycle, &outcome).await;
+    close(status, metrics, outcome).await;
+    result
+}
+
+/// Closes what observers are connected to.
+async fn close(status: Option<status::Status>, metrics: Option<metrics::Metrics>, outcome: String) {
     if let Some(status) = status {
         status.close(outcome).await;
     }
     if let Some(metrics) = metrics {
         metrics.close().await;
     }
-    result
+}
+
+/// The publisher, with the event log where there is one.
+async fn publisher(config: &RunnerConfig, host: &Host, boot_id: &str) -> StatusPublisher {
+    let events = event_log(config, host, boot_id).await;
+    StatusPublisher::new(host.clock.clone()).with_events(events)
 }
 
 /// A runner's life: a drained host waits, failed runs before make it pause, and then the worker is kept to its end.
@@ -155,19 +173,14 @@ async fn whole_life(lifecycle: &mut Lifecycle<'_>) -> Result<Outcome, RunError> 
     let manager = lifecycle.publisher.manager().clone();
     let mut released = manager.alive_while(lifecycle.hold(None)).await.map_err(RunError::Mark)?;
     if released == Released::Resumed {
+        released = manager.alive_while(lifecycle.wait_for_paths()).await;
+    }
+    if released == Released::Resumed {
         released = manager.alive_while(lifecycle.pause_after_failures()).await;
     }
     match released {
         Released::Resumed => Ok(Box::pin(lifecycle.keep()).await?),
         Released::Ended => Ok(lifecycle.stop.current().map_or(Outcome::Stopped, StopRequest::outcome)),
-    }
-}
-
-impl Lifecycle<'_> {
-    /// Waits for credentials that are not on the disk yet.
-    async fn write_last(&self) {
-        let written = tokio::time::timeout(LAST_WRITE_TIME, self.preparer.cache_writer.flush());
-        self.stop.unless_killed(written).await;
     }
 }
 
@@ -181,12 +194,52 @@ async fn failure_log(config: &RunnerConfig, host: &Host) -> FailureLog {
     FailureLog::open(path, host.lanes.failure_log.clone(), host.clock.clone()).await
 }
 
-/// The task that notifies the service manager.
-fn telling(preparer: &Preparer, publisher: &StatusPublisher) -> StatusNotifier {
+/// Brings to the disk what is not there yet: the last event, credentials.
+async fn write_last(lifecycle: &Lifecycle<'_>, outcome: &str) {
+    let events = lifecycle.publisher.events();
+    events.record("runner-end", json!({"outcome": outcome}));
+    lifecycle.stop.unless_killed(events.flush()).await;
+    let written = tokio::time::timeout(LAST_WRITE_TIME, lifecycle.preparer.cache_writer.flush());
+    lifecycle.stop.unless_killed(written).await;
+}
+
+/// What the state directory has: the count of runs and the drain marker.
+fn of_state_directory(config: &RunnerConfig, host: &Host) -> (RunCount, Hold) {
+    let state = host.state_directory.as_deref();
+    let marker = drain_marker::place(state, config.cache_over_restarts.as_deref());
+    let runs = RunCount::new(state, host.lanes.run_count.clone(), &run_count::boot_id());
+    (runs, Hold::new(marker, host.lanes.drain_marker.clone()))
+}
+
+/// The event log. A worker that only shows what would be started has none.
+async fn event_log(config: &RunnerConfig, host: &Host, boot_id: &str) -> EventLog {
+    let dummy = matches!(config.worker.implementation, Implementation::Dummy { .. });
+    let Some(file) = config.events_file.clone().filter(|_| !dummy) else { return EventLog::default() };
+    let secrets = (host.secrets.clone(), boot_id);
+    EventLog::open(file, host.lanes.events.clone(), host.clock.clone(), secrets).await
+}
+
+/// Notes each hold, also one that a start finds, and each end of one.
+async fn note_holds(mut level: tokio::sync::watch::Receiver<Held>, events: EventLog) {
+    while level.changed().await.is_ok() {
+        let now = level.borrow_and_update().clone();
+        match now {
+            Some(held) => {
+                let since = held.since.map(|since| format!("{since:.0}"));
+                events.record("hold", json!({"by": held.by, "since": since, "reason": held.reason}));
+            }
+            None => events.record("resume", json!({})),
+        }
+    }
+}
+
+/// Keeps the service manager informed.
+fn telling(preparer: &Preparer, publisher: &StatusPublisher, hold: &Hold) -> StatusNotifier {
     StatusNotifier {
         manager: publisher.manager().clone(),
         board: publisher.observe(),
         trouble: preparer.trouble.observe(),
+        hold: hold.observe(),
         clock: preparer.clock.clone(),
         secrets: preparer.secrets.clone(),
         worker: preparer.config.worker.implementation.name(),

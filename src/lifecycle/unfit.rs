@@ -9,7 +9,7 @@ use super::{Lifecycle, Supervised};
 use crate::config::OnUnfit;
 use crate::error_chain::ErrorChain;
 use crate::event::{Outcome, Reason};
-use crate::host::drain_marker;
+use crate::host::drain_marker::HoldRecord;
 use crate::registration::name_of;
 use crate::taskcluster::{CallError, Effort};
 
@@ -41,8 +41,11 @@ impl Lifecycle<'_> {
                 ),
             }
         }
-        let lane = &self.preparer.lanes.drain_marker;
-        if !drain_marker::mark_unfit(self.drain_marker.as_deref(), lane).await {
+        let now = self.preparer.clock.now();
+        let why = "the worker found this host unfit for tasks";
+        let record = HoldRecord::new(Some("start-worker"), now, Some(why));
+        if let Err(cause) = self.hold.set(record).await {
+            error!(error = %cause, "this host holds only until start-worker ends: the marker cannot be written");
             self.failures.pause_for(UNTIL_RESUMED).await;
             return self.pause_after_failures().await;
         }

@@ -3,7 +3,6 @@
 //! [`supervise`] is one loop. Its `select!` arms only create [`Event`]s; [`state::Machine`] decides; `perform` acts.
 //! Sibling tasks (signals, credentials …) never touch the process: they send events.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::sys::signal::Signal;
@@ -18,6 +17,7 @@ use crate::autologin::Logins;
 use crate::config::{HostSettings, Supervision};
 use crate::event::{Event, Exit, Outcome, Reason, StopRequest};
 use crate::failure_log::FailureLog;
+use crate::hold::Hold;
 use crate::host::blocking::Lanes;
 use crate::host::helper::Helpers;
 use crate::output::{Output, WorkerEvent};
@@ -36,6 +36,7 @@ mod child;
 mod cleanup;
 mod decision_log;
 mod descendants;
+mod hooks;
 mod logins;
 mod reports;
 mod shutdown_tasks;
@@ -52,6 +53,7 @@ pub use ancestry::Strangers;
 use child::Child;
 use cleanup::{Cleanup, Surroundings};
 use descendants::Descendants;
+pub use hooks::HookJob;
 pub use reports::ReportSender;
 use start::Spawned;
 use state::{Action, Machine, Moment, Note, Policy, State};
@@ -88,9 +90,11 @@ pub struct Job {
     pub secrets: Secrets,
     /// The host's automatic login; `None`: a worker cannot set it.
     pub logins: Option<Arc<Logins>>,
-    /// The path of the marker that keeps a worker from starting after a drain; `None`: there is no place for it.
-    pub drain_marker: Option<PathBuf>,
-    /// Publishes every change.
+    /// The hold of this host: whether another worker may be started.
+    pub hold: Hold,
+    /// The operator's hooks.
+    pub hooks: HookJob,
+    /// Whom to tell of every change.
     pub publisher: StatusPublisher,
     /// Children of this process that are not a worker's leftovers.
     pub strangers: Strangers,
@@ -104,12 +108,19 @@ pub struct Job {
 pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receiver<Event>) -> Outcome {
     let spec = job.launches.borrow_and_update().clone();
     let policy = Policy::new(&job.supervision, &spec, &job.host, (job.dynamic, job.failures.failed_runs()));
-    let (machine, first) = Machine::new(policy);
+    let (mut machine, mut first) = Machine::new(policy);
+    let held_seen = job.hold.current().is_some();
+    if held_seen {
+        first = machine.handle(Moment::ZERO, Event::Held);
+    }
     let descendants = Descendants::new(job.supervision.kill_descendants, &job.strangers, job.helpers.clone());
     let descendants = job.publisher.manager().alive_while(descendants).await;
     let at_the_end = TaskTracker::new();
+    let hooks = hooks::RunHooks::new(job.hooks.clone(), descendants.helpers(), job.secrets.clone());
     let logins = logins::Requests::new(job.logins.take(), descendants.helpers(), &at_the_end);
     let mut supervisor = Supervisor {
+        registers: job.reports.is_some(),
+        hooks,
         reports: reports::Reports::new(job.reports.take(), job.secrets.clone()),
         logins,
         job,
@@ -129,6 +140,7 @@ pub async fn supervise(mut job: Job, output: &Output, events: &mut mpsc::Receive
         last_lines: Vec::new(),
         pause: None,
         stop_seen: None,
+        held_seen,
         at_the_end,
         reboot_needless: CancellationToken::new(),
     };
@@ -144,6 +156,9 @@ struct Supervisor<'a> {
     /// The latest of `job.launches`.
     spec: LaunchSpec,
     reports: reports::Reports,
+    hooks: hooks::RunHooks,
+    /// The worker registers again where its credentials have run out or a new deployment is out.
+    registers: bool,
     logins: logins::Requests,
     output: &'a Output,
     machine: Machine,
@@ -165,7 +180,9 @@ struct Supervisor<'a> {
     pause: Option<Reason>,
     /// The stop request that the machine knows.
     stop_seen: Option<StopRequest>,
-    /// Tasks that must be over before the runner ends: host commands, the drain marker, automatic logins.
+    /// Whether the machine knows that the host is held.
+    held_seen: bool,
+    /// What must be over before the runner ends: host commands, the mark of a drain, automatic logins.
     at_the_end: TaskTracker,
     /// Cancelled when the wait for a reboot has ended for another reason.
     reboot_needless: CancellationToken,
@@ -178,7 +195,7 @@ impl Supervisor<'_> {
         loop {
             if let State::Ended(outcome) = *self.machine.state() {
                 drop(attendant);
-                self.finish(outcome).await;
+                self.finish(outcome, events).await;
                 return outcome;
             }
             let deadline = self.machine.deadline().map(|moment| self.epoch + moment);
@@ -195,6 +212,10 @@ impl Supervisor<'_> {
                     self.stop_seen = Some(request);
                     Some(Event::Stop(request))
                 }
+                held = self.job.hold.beyond(self.held_seen) => {
+                    self.held_seen = held;
+                    Some(if held { Event::Held } else { Event::Released })
+                }
                 Some(event) = events.recv() => Some(event),
                 resume = self.job.resumes.next() => self.resume(resume),
                 // Before the worker's messages, so that a worker that never stops sending is still stopped in time.
@@ -203,10 +224,11 @@ impl Supervisor<'_> {
                 () = self.job.publisher.manager().heartbeat() => None,
                 Some(said) = next(&mut self.worker_events) => self.heard(said),
                 change = changed(&mut self.child, self.cleanup.is_none()) => self.worker_changed(change),
-                result = prepared(&mut self.preparing) => Some(match result {
-                    Ok(()) => Event::Prepared,
-                    Err(cause) => start::failed(&cause),
-                }),
+                result = prepared(&mut self.preparing) => match result {
+                    Ok(()) => Some(Event::Prepared),
+                    Err(cause) if cause.is_given_up() => None,
+                    Err(cause) => Some(start::failed(&cause)),
+                },
                 result = executed(&mut self.spawning) => Some(self.adopt(result)),
                 () = tick(&mut self.cleanup) => self.advance_clearing(),
                 // Includes orphans that died while nothing could be reaped.
@@ -246,6 +268,7 @@ impl Supervisor<'_> {
             } else {
                 debug!(?event, ?before, ?after, "event");
             }
+            self.follow(event, before, &actions);
             self.publish();
             for action in actions {
                 pending.extend(self.perform(action));

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::reports::GivenUp;
 use super::{LAST_LINES, Supervisor};
-use crate::event::{Outcome, RunFailure, Strength};
-use crate::host::drain_marker;
+use crate::event::{Event, Outcome, RunFailure, Strength};
 use crate::host::power::{Descent, TakeDown};
 use crate::telemetry::recent_warnings::QUOTED;
 
@@ -17,9 +18,8 @@ const LAST_THINGS: Duration = Duration::from_secs(160);
 impl Supervisor<'_> {
     /// Creates the drain marker outside the loop, because that ends with an fsync. The runner's end waits for it.
     pub(super) fn set_drain_marker(&self) {
-        let place = self.job.drain_marker.clone();
-        let lane = self.job.lanes.drain_marker.clone();
-        self.at_the_end.spawn(async move { drain_marker::mark(place.as_deref(), &lane).await });
+        let hold = self.job.hold.clone();
+        self.at_the_end.spawn(async move { hold.over_reboot().await });
     }
 
     /// Beside the loop, like the marker.
@@ -68,8 +68,12 @@ impl Supervisor<'_> {
         let needless = self.reboot_needless.clone();
         let logins_done = self.logins.all_done();
         let take_down = TakeDown { what, command, force, patience: self.job.supervision.reboot_timeout };
+        let (after_run_over, reboots) = (self.hooks.after_run_over(), what == "reboot");
+        let events = self.job.publisher.events().clone();
         self.at_the_end.spawn(async move {
             logins_done.await;
+            after_run_over.await;
+            events.record(if reboots { "reboot-requested" } else { "shutdown-requested" }, json!({}));
             let going_down = async {
                 tokio::select! {
                     _ = stop.at_least(Strength::Stop) => {}
@@ -88,13 +92,15 @@ impl Supervisor<'_> {
         });
     }
 
-    /// Waits for the tasks that must be over before the runner continues.
-    pub(super) async fn finish(&mut self, outcome: Outcome) {
+    /// Waits for what must be over before the runner goes on.
+    pub(super) async fn finish(&mut self, outcome: Outcome, events: &mut mpsc::Receiver<Event>) {
         if outcome != Outcome::NeedsReboot {
             self.reboot_needless.cancel();
         }
         self.concluded(outcome);
         self.logins.close();
+        let manager = self.job.publisher.manager().clone();
+        manager.alive_while(self.after_run(events)).await;
         self.at_the_end.close();
         // Their failures belong in the log.
         let last_things = tokio::time::timeout(LAST_THINGS, self.at_the_end.wait());

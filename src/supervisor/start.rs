@@ -19,6 +19,7 @@ use thiserror::Error;
 use tracing::{error, warn};
 
 use super::child::Child;
+use super::hooks::HookError;
 use super::spawn::{Account, Entrances, Origin, set_apart};
 use super::{LAST_LINES, Supervisor};
 use crate::error_chain::ErrorChain;
@@ -70,16 +71,26 @@ pub(super) enum StartError {
     /// The pipes could not be created, or not be passed to the output thread.
     #[error("cannot make the worker's pipes")]
     Pipes(#[source] io::Error),
-    /// A disk, a program or a server has not answered in time.
+    /// `hooks.beforeStart` has failed.
+    #[error("hooks.beforeStart has failed: {0}")]
+    Hook(HookError),
+    /// Something has not answered in time.
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
 }
 
 impl StartError {
-    /// Returns true if the reason may be temporary.
+    /// Returns true if the start was given up before it failed, because it was no longer wanted.
+    pub(super) fn is_given_up(&self) -> bool {
+        matches!(self, Self::Hook(HookError::GivenUp))
+    }
+
+    /// Returns true if the reason may pass by itself.
     pub(super) fn passes(&self) -> bool {
         let mut cause: Option<&(dyn Error + 'static)> = match self {
             Self::Unanswered(cause) => return matches!(cause, Unanswered::TimedOut { .. }),
+            // The host may be fit for a worker later.
+            Self::Hook(_) => return true,
             Self::Execute { cause, .. } | Self::User { cause, .. } => Some(cause),
             Self::Configuration(_) | Self::Pipes(_) => Some(self),
         };
@@ -97,11 +108,19 @@ impl StartError {
 impl Supervisor<'_> {
     /// Writes the worker's configuration outside the loop.
     pub(super) fn prepare(&mut self) -> Option<Event> {
-        if self.spec.config_file.is_none() {
+        let hooks = self.hooks.before_start();
+        if hooks.is_none() && self.spec.config_file.is_none() {
             return Some(Event::Prepared);
         }
+        // A hook that is given up is waited for at the end, so that its processes are gone.
+        let hooks = hooks.map(|hooks| self.at_the_end.track_future(hooks));
         let write = write_configuration(self.spec.clone(), self.job.lanes.clone());
-        self.preparing = Some(tokio::spawn(write));
+        self.preparing = Some(tokio::spawn(async move {
+            if let Some(hooks) = hooks {
+                hooks.await?;
+            }
+            write.await
+        }));
         None
     }
 

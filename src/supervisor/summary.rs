@@ -91,6 +91,7 @@ fn summary(state: &State, last_exit: Option<Exit>) -> StateSummary {
             alone(Phase::Clearing, Some(Reason::Exited(ended.exit)))
         }
         State::BackingOff { .. } => alone(Phase::BackingOff, last),
+        State::Holding => alone(Phase::Holding, last),
         State::AwaitingReboot { .. } => alone(Phase::AwaitingReboot, last),
         State::Ended(outcome) => alone(Phase::Ended, Some(Reason::Over(*outcome))),
     }

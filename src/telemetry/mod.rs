@@ -2,6 +2,7 @@
 
 pub mod counters;
 pub mod current_retry;
+pub mod event_log;
 pub mod events;
 mod health;
 pub mod last_run;

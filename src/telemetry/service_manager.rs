@@ -12,6 +12,8 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::event::{Cause, Phase, Reason, StateSummary, signal_name};
+use crate::hold::Held;
+use crate::host::drain_marker::HoldRecord;
 use crate::host::service_manager::ServiceManager;
 use crate::redact::{Secrets, cut};
 use crate::telemetry::status_board::StatusBoard;
@@ -25,6 +27,9 @@ pub struct StatusNotifier {
     pub board: watch::Receiver<StatusBoard>,
     /// The operation that is currently retried.
     pub trouble: watch::Receiver<Option<Arc<str>>>,
+    /// The hold of this host.
+    pub hold: watch::Receiver<Held>,
+    /// Tells the wall-clock time.
     pub clock: Arc<dyn Clock>,
     pub secrets: Secrets,
     /// `worker.implementation`.
@@ -53,6 +58,7 @@ impl StatusNotifier {
             tokio::select! {
                 changed = self.board.changed() => if changed.is_err() { return },
                 changed = self.trouble.changed() => if changed.is_err() { return },
+                changed = self.hold.changed() => if changed.is_err() { return },
                 () = self.manager.beaten() => {}
             }
         }
@@ -66,7 +72,9 @@ impl StatusNotifier {
         let ready = is_up(summary) || trouble.is_some();
         let ends = matches!(summary.phase, Phase::Stopping | Phase::Killing)
             && summary.reason == Some(Reason::Asked(Cause::Operator));
-        let text = self.secrets.mask(status(&board, trouble.as_deref(), self.worker, self.clock.now()));
+        let held = self.hold.borrow_and_update().clone();
+        let why = (trouble.as_deref(), held.as_deref());
+        let text = self.secrets.mask(status(&board, why, self.worker, self.clock.now()));
         (text, ready, ends)
     }
 }
@@ -85,14 +93,17 @@ pub fn conclude(manager: &ServiceManager, outcome: &str, intended: bool) {
     manager.conclude(outcome, intended);
 }
 
-/// Formats one line for `systemctl status`.
-fn status(board: &StatusBoard, trouble: Option<&str>, worker: &str, now: Timestamp) -> String {
+/// One line for `systemctl status`.
+fn status(
+    board: &StatusBoard,
+    (trouble, held): (Option<&str>, Option<&HoldRecord>),
+    worker: &str,
+    now: Timestamp,
+) -> String {
     let summary = board.summary;
     let doing = match summary.phase {
         Phase::Preparing => "preparing: finding out who the worker is, registering it".to_owned(),
-        Phase::Holding => {
-            "holding: drained before the reboot; `start-worker resume` lets the worker start again".to_owned()
-        }
+        Phase::Holding => "holding: no worker is started until `start-worker resume`".to_owned(),
         Phase::Starting => format!("starting {worker}"),
         Phase::BackingOff => format!("waiting before {worker} is started again"),
         Phase::AwaitingReboot => "waiting for the host to reboot".to_owned(),
@@ -119,6 +130,12 @@ fn status(board: &StatusBoard, trouble: Option<&str>, worker: &str, now: Timesta
             let _ = write!(text, "; credentials renew in {}", rough(renew, now));
         } else if let Some(expire) = board.credentials_expire {
             let _ = write!(text, "; credentials expire in {}", rough(expire, now));
+        }
+    }
+    if let Some(held) = held {
+        let _ = write!(text, "; {held}");
+        if summary.phase != Phase::Holding {
+            text.push_str("; no other worker is started until `start-worker resume`");
         }
     }
     if let Some(trouble) = trouble {
@@ -202,15 +219,35 @@ mod tests {
             ),
         ] {
             let board = board(phase, pid, reason);
-            assert_eq!(status(&board, None, "generic-worker", Timestamp::UNIX_EPOCH), expected);
+            assert_eq!(status(&board, (None, None), "generic-worker", Timestamp::UNIX_EPOCH), expected);
         }
+    }
+
+    #[test]
+    fn who_holds_the_host_since_when_and_why_is_told_while_a_worker_runs_and_when_none_does() {
+        let since = Timestamp::from_second(1_000).unwrap();
+        let held = HoldRecord::new(Some("alice"), since, Some("new disk"));
+        let tell = |phase, pid| {
+            status(&board(phase, pid, None), (None, Some(&held)), "command", Timestamp::UNIX_EPOCH)
+        };
+        let who = "held since 1970-01-01T00:16:40Z by alice: new disk";
+        assert_eq!(
+            tell(Phase::Holding, None),
+            format!("holding: no worker is started until `start-worker resume`, pool aa/bb; {who}")
+        );
+        let running = tell(Phase::Running, Some(7));
+        let end = format!("; {who}; no other worker is started until `start-worker resume`");
+        assert!(
+            running.starts_with("running command (pid 7), pool aa/bb; ") && running.ends_with(&end),
+            "{running}"
+        );
     }
 
     #[test]
     fn a_worker_that_a_signal_has_stopped_is_told_with_the_signal() {
         let mut board = board(Phase::Running, Some(1), None);
         board.summary.stopped_by = Some(libc::SIGSTOP);
-        let text = status(&board, None, "command", Timestamp::UNIX_EPOCH);
+        let text = status(&board, (None, None), "command", Timestamp::UNIX_EPOCH);
         assert!(text.starts_with("running command (pid 1), stopped by SIGSTOP, pool aa/bb; "), "{text}");
     }
 
@@ -227,6 +264,7 @@ mod tests {
             manager,
             board,
             trouble,
+            hold: watch::channel(None).1,
             clock: Arc::new(SystemClock),
             secrets,
             worker: "command",
@@ -241,7 +279,7 @@ mod tests {
         board.credentials_renew = None;
         let now = Timestamp::from_second(6 * 3600 - 12).unwrap();
         assert_eq!(
-            status(&board, Some("registerWorker: no route to host"), "command", now),
+            status(&board, (Some("registerWorker: no route to host"), None), "command", now),
             "running command (pid 1), pool aa/bb; credentials expire in 12s; trying again: registerWorker: no route to host"
         );
     }

@@ -7,13 +7,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::json;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::event::{Exit, Phase, StateSummary};
+use crate::event::{Cause, Exit, Phase, Reason, StateSummary};
 use crate::host::service_manager::ServiceManager;
 use crate::run_spec::{Run, WorkerIdentity};
 use crate::telemetry::counters::Counters;
+use crate::telemetry::event_log::EventLog;
 use crate::telemetry::liveness::Liveness;
 
 /// The number of the worker's exits to keep.
@@ -186,6 +188,7 @@ pub struct StatusPublisher {
     manager: ServiceManager,
     counters: Counters,
     liveness: Liveness,
+    events: EventLog,
 }
 
 impl fmt::Debug for StatusPublisher {
@@ -212,7 +215,8 @@ impl StatusPublisher {
             interruption: None,
         };
         let (board, manager) = (watch::Sender::new(board), ServiceManager::default());
-        Self { clock, board, manager, counters: Counters::default(), liveness: Liveness::default() }
+        let (counters, liveness) = (Counters::default(), Liveness::default());
+        Self { clock, board, manager, counters, liveness, events: EventLog::default() }
     }
 
     /// Also asks the service manager for patience during long phases.
@@ -220,6 +224,17 @@ impl StatusPublisher {
     pub fn with_manager(self, manager: ServiceManager) -> Self {
         manager.extend(takes_its_time(self.board.borrow().summary.phase, manager.is_ready()));
         Self { manager, ..self }
+    }
+
+    /// Notes what happens in this event log, too.
+    #[must_use]
+    pub fn with_events(self, events: EventLog) -> Self {
+        Self { events, ..self }
+    }
+
+    /// The event log.
+    pub fn events(&self) -> &EventLog {
+        &self.events
     }
 
     /// The date, by the runner's clock.
@@ -255,6 +270,13 @@ impl StatusPublisher {
             }
             if before.stopped_by != summary.stopped_by {
                 board.stopped_since = summary.stopped_by.map(|_| self.clock.now());
+            }
+            if let Some(pid) = summary.worker_pid.filter(|pid| before.worker_pid != Some(*pid)) {
+                self.events.record("worker-start", json!({"pid": pid}));
+            }
+            let redeploys = Some(Reason::Asked(Cause::Redeploy));
+            if summary.reason == redeploys && before.reason != redeploys {
+                self.events.record("redeploy", json!({}));
             }
             board.summary = summary;
             let news = before != summary;
@@ -353,6 +375,13 @@ impl StatusPublisher {
     pub fn publish_exit(&self, exit: Exit, ran: Duration, circumstances: Circumstances) {
         self.counters.exits.count([exit.class.name()]);
         self.counters.oom_kills.fetch_add(circumstances.oom_kills, Ordering::Relaxed);
+        self.events.record(
+            "worker-exit",
+            json!({
+                "status": exit.status.to_string(), "meaning": exit.meaning, "class": exit.class.name(),
+                "ranSeconds": ran.as_secs(),
+            }),
+        );
         let past = PastExit { at: self.clock.now(), exit, ran, circumstances };
         self.board.send_modify(|board| {
             let exits = &mut board.runs.exits;
@@ -406,6 +435,7 @@ impl StatusPublisher {
 
     /// Publishes a notice of the cloud.
     pub fn publish_notice(&self, notice: String) {
+        self.events.record("interruption", json!({"notice": notice}));
         self.board.send_modify(|board| {
             if let Some(watch) = &mut board.interruption {
                 watch.notice = Some(notice);
@@ -430,7 +460,6 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::event::{Cause, Reason};
 
     struct Set(Mutex<Timestamp>);
 

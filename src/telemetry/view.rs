@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::hold::{Held, Hold};
 use crate::output::OutputCounters;
 use crate::redact::Secrets;
 use crate::telemetry::counters::Counters;
@@ -23,7 +24,9 @@ pub struct View {
     pub recent_warnings: watch::Receiver<Known>,
     /// The operation that the runner currently retries, and the reason.
     pub trouble: watch::Receiver<Option<Arc<str>>>,
-    /// The secrets to mask.
+    /// The hold of this host.
+    pub hold: watch::Receiver<Held>,
+    /// What must not be shown of it.
     pub secrets: Secrets,
     /// The counters of the output thread.
     pub output: OutputCounters,
@@ -48,6 +51,7 @@ impl View {
             liveness: publisher.liveness().clone(),
             recent_warnings: recent_warnings.observe(),
             trouble: CurrentRetry::default().observe(),
+            hold: watch::channel(None).1,
             secrets: Secrets::default(),
             output,
             provider,
@@ -61,13 +65,19 @@ impl View {
         Self { trouble: trouble.observe(), secrets: secrets.clone(), ..self }
     }
 
-    /// Waits until the runner's state, the current retry or the recent warnings change; `false`: nothing more will
-    /// come.
+    /// Also of this hold.
+    #[must_use]
+    pub fn with_hold(self, hold: &Hold) -> Self {
+        Self { hold: hold.observe(), ..self }
+    }
+
+    /// Waits until the runner stands elsewhere, tries something else again, is held or resumed, or the log has noted a trouble; `false`: nothing more will come.
     pub async fn changed(&mut self) -> bool {
         let changed = tokio::select! {
             changed = self.board.changed() => changed,
             changed = self.recent_warnings.changed() => changed,
             Ok(()) = self.trouble.changed() => Ok(()),
+            Ok(()) = self.hold.changed() => Ok(()),
         };
         changed.is_ok()
     }

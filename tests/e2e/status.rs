@@ -161,7 +161,7 @@ fn the_status_tells_what_the_runner_is_doing_and_who_the_worker_is() {
 }
 
 #[test]
-fn a_drain_is_the_same_as_sigusr1_and_can_be_waited_for() {
+fn a_drain_asks_the_worker_as_sigusr1_does_and_can_be_waited_for() {
     let runner = ready(patient());
     let waiting = [command("drain", &["--wait"], &socket(&runner)), {
         runner.wait_for_graceful_termination(true);
@@ -194,7 +194,7 @@ fn a_drain_is_over_for_who_waits_whatever_ends_the_runner() {
 fn holding() -> Runner {
     let before = Scene::new().worker(["on finish: exit 67", "hello all", "print ready", "wait"]);
     let before = ready(open(before));
-    assert_eq!(say("drain", &["--wait"], &socket(&before)).0, Some(0));
+    assert_eq!(say("drain", &["--wait", "--once"], &socket(&before)).0, Some(0));
     let ended = before.ended();
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     assert!(before.path("held").exists(), "{}", ended.log);

@@ -146,9 +146,11 @@ fn what_keeps_it_from_starting_is_told_also_where_warnings_are_not_logged() {
 #[test]
 fn holding() {
     let scene = open(Scene::new());
-    std::fs::write(scene.path("held"), "").unwrap();
+    let record = r#"{"by":"alice","since":"2026-11-29T13:00:00Z","reason":"new disk"}"#;
+    std::fs::write(scene.path("held"), record).unwrap();
     assert_snapshot!(words_in(&scene.start(), "holding"), @"
     state         holding, since TIME (…)
+    hold          no other worker is started until `start-worker resume`; held since TIME (…) by alice: new disk
     worker        command, not running
     worker pool   pp/ww
     worker group  wg
@@ -158,7 +160,7 @@ fn holding() {
     output        lines: 0, bytes: 0
     log           errors: 0, warnings: 1
     start-worker  0.1.0, pid …, since TIME (…)
-    TIME warning: holding: this host was drained before it rebooted; to let the worker start again: `start-worker resume`, or remove the mark and restart the service mark=DIR/held
+    TIME warning: holding: no worker is started on this host until `start-worker resume` (or remove the mark and restart the service) mark=DIR/held since=2026-11-29T13:00:00Z by=alice reason=\"new disk\"
     ");
 }
 

@@ -87,7 +87,6 @@ fn registered_anew(next: Then, deployment: &str) -> Expected {
 #[expect(clippy::match_same_arms, reason = "row by row, as specified")]
 fn on_aws(cause: Cause, exit: Exit, in_place: bool) -> Expected {
     match (cause, exit) {
-        (Cause::OperatorDrain, Exit::Reboot) => Expected { held: true, ..ends(0) },
         (Cause::OperatorStop | Cause::OperatorDrain | Cause::InterruptionWithoutEnd, _) => ends(0),
         (Cause::InterruptionWithEnd | Cause::Rebalance | Cause::Redeploy, _) => removed(0),
         (Cause::CredentialsLost, _) => reported(removed(1)),
@@ -103,7 +102,6 @@ fn on_aws(cause: Cause, exit: Exit, in_place: bool) -> Expected {
 #[expect(clippy::match_same_arms, reason = "row by row, as specified")]
 fn on_static(cause: Cause, exit: Exit, in_place: bool) -> Expected {
     match (cause, exit) {
-        (Cause::OperatorDrain, Exit::Reboot) => Expected { held: true, ..ends(0) },
         (Cause::OperatorStop | Cause::OperatorDrain, _) => ends(0),
         (Cause::InterruptionWithEnd | Cause::InterruptionWithoutEnd | Cause::Rebalance, _) => {
             unreachable!("no cloud interrupts it")

@@ -142,15 +142,47 @@ fn a_host_that_was_drained_before_its_reboot_waits_for_somebody_to_resume_it() {
     let service = Service::install(&machine, &config).started();
     service.must("enable");
     let init = machine.init();
-    machine.ask(["start-worker", "drain"]);
+    machine.ask(["start-worker", "drain", "--reason", "new disk"]);
     machine.wait_for_boot_after(init);
-    // Ready, because the boot must not wait for an operator.
-    service.wait_for("holding", |now| now.is("active") && now.get("StatusText").starts_with("holding"));
+    // Ready, for the boot is not to wait for somebody.
+    service.wait_for("holding", |now| {
+        let text = now.get("StatusText");
+        now.is("active")
+            && text.starts_with("holding")
+            && text.contains("by root")
+            && text.ends_with(": new disk")
+    });
     service.wait_for_entry("start-worker resume");
+    assert_eq!(service.starts(), 1);
+    // A restart of the service changes nothing.
+    service.must("restart");
+    service.wait_for("still holding", |now| now.is("active") && now.get("StatusText").starts_with("holding"));
     assert_eq!(service.starts(), 1);
     machine.ask(["start-worker", "resume"]);
     service.wait_for_start(2);
     service.wait_for("up", |now| now.is("active") && now.get("StatusText").starts_with("running"));
+}
+
+#[test]
+fn a_host_that_is_held_while_its_service_is_down_holds_at_the_next_boot_and_is_resumed_without_it() {
+    let Some(machine) = Machine::borrow() else { return };
+    let service = Service::install(&machine, &Config::new(&machine, OBEDIENT)).started();
+    service.wait_for_start(1);
+    service.must("enable");
+    service.must("stop");
+    machine.ask(["start-worker", "hold", "--reason", "new disk"]);
+    let init = machine.init();
+    machine.systemctl("reboot");
+    machine.wait_for_boot_after(init);
+    service.wait_for("holding", |now| {
+        now.is("active")
+            && now.get("StatusText").starts_with("holding")
+            && now.get("StatusText").ends_with(": new disk")
+    });
+    service.must("stop");
+    machine.ask(["start-worker", "resume"]);
+    service.must("start");
+    service.wait_for_start(2);
 }
 
 #[test]

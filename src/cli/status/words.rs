@@ -142,6 +142,7 @@ impl Words<'_> {
             ("state", state),
             ("reason", self.text("/reason").to_owned()),
             ("unhealthy", self.text("/unhealthy").to_owned()),
+            ("hold", self.hold()),
         ]
     }
 
@@ -165,6 +166,23 @@ impl Words<'_> {
             let _ = write!(tasks, "; the last {was} {}", self.past(self.text("/tasks/last/at")));
         }
         tasks
+    }
+
+    /// The hold of the host, with its end.
+    fn hold(&self) -> String {
+        if self.answer.pointer("/hold").is_none_or(Value::is_null) {
+            return String::new();
+        }
+        let [since, by, reason] = ["/hold/since", "/hold/by", "/hold/reason"].map(|key| self.text(key));
+        let mut hold = "no other worker is started until `start-worker resume`; held".to_owned();
+        for (before, value) in
+            [(" since ", self.past(since)), (" by ", by.to_owned()), (": ", reason.to_owned())]
+        {
+            if !value.is_empty() {
+                let _ = write!(hold, "{before}{value}");
+            }
+        }
+        hold
     }
 
     fn runs(&self) -> Vec<Line> {
@@ -314,6 +332,7 @@ mod tests {
         json!({
             "state": "draining", "since": "2026-11-23T19:12:00Z", "reason": "operator",
             "unhealthy": "the worker's credentials have expired",
+            "hold": {"since": "2026-11-23T19:12:00Z", "by": "root (sudo: alice)", "reason": "new disk"},
             "workerPid": 4711, "workerPoolID": "releng/linux", "workerGroup": "office", "workerID": "bench-01",
             "rootURL": "https://tc.example.com", "providerType": "aws", "implementation": "generic-worker",
             "runs": {
@@ -347,6 +366,7 @@ mod tests {
         state               draining, since 2026-11-23T19:12:00Z (1h 3m ago)
         reason              operator
         unhealthy           the worker's credentials have expired
+        hold                no other worker is started until `start-worker resume`; held since 2026-11-23T19:12:00Z (1h 3m ago) by root (sudo: alice): new disk
         worker              generic-worker, pid 4711, restarts: 8, crashes: 2 of 5
           exit              2026-11-23T19:10:00Z after 59s: exit code 69: internal error of the worker
           exit              2026-11-23T19:10:00Z after 59s: exit code 69: internal error of the worker
@@ -378,6 +398,9 @@ mod tests {
         state               draining, since 2026-11-23T19:12:00Z (1h 3m ago)
         reason              operator
         unhealthy           the worker's credentials have expired
+        hold                no other worker is started until `start-worker
+                            resume`; held since 2026-11-23T19:12:00Z (1h 3m ago)
+                            by root (sudo: alice): new disk
         worker              generic-worker, pid 4711, restarts: 8, crashes: 2 of
                             5
           exit              2026-11-23T19:10:00Z after 59s: exit code 69:
@@ -431,7 +454,7 @@ mod tests {
 
     #[test]
     fn a_terminal_too_narrow_for_two_columns_is_left_to_wrap_by_itself() {
-        assert_eq!(in_words(&full(), now(), Some(20)).lines().count(), 23);
+        assert_eq!(in_words(&full(), now(), Some(20)).lines().count(), 24);
     }
 
     #[test]

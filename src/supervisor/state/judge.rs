@@ -372,7 +372,7 @@ impl Machine {
         let wait = self.policy.backoff_initial.saturating_mul(1 << doublings).min(self.policy.backoff_max);
         let allowed = self.policy.max_restarts;
         actions.push(Action::Note(Note::Restarting { wait, crashes, allowed }));
-        if wait.is_zero() {
+        if wait.is_zero() || self.held {
             self.start(actions);
         } else {
             self.state = State::BackingOff { until: now + wait };

@@ -4,7 +4,7 @@
 //! [`Event::Deadline`]. Property tests therefore run it for millions of events.
 //!
 //! ```text
-//!              ┌────────────────────────── start again ◀───────────────────────────┐
+//!              ┌─────────── start again (held: Holding ──resumed──▶) ◀─────────────┐
 //!              ▼                                                                   │
 //!  Preparing ──Prepared──▶ Spawning ──Started──▶ Running ──Exited──────┐           │
 //!      │                      │                    │                   │           │
@@ -36,6 +36,8 @@
 //!   crash, then after the pauses of `failureBackoff`.
 //! * `BackingOff`: waits before the next start; an operator's `resume` ends the wait. `AwaitingReboot`: waits for the
 //!   host to reboot. If it does not, the worker is restarted in place if that is possible; otherwise the supervision ends.
+//! * `Holding`: every restart, and a start whose files are being written, waits here while an operator holds the host
+//!   (`start-worker hold`), and continues with `Preparing` when the host is resumed. A request to end is granted at once.
 //! * A worker that a signal has stopped (SIGSTOP) remains `Running` or `Stopping`; `stopped.rs` handles it.
 //! * New credentials are sent to a running worker; if it does not accept them, it is asked to finish and restarted.
 //!   Files that are being written are written again.
@@ -94,6 +96,8 @@ pub struct Machine {
     written: u32,
     /// While the program is being executed: the time until which a stop request waits for it.
     spawn_until: Option<Moment>,
+    /// An operator holds this host.
+    held: bool,
 }
 
 impl Machine {
@@ -109,6 +113,7 @@ impl Machine {
             credentials: 0,
             written: 0,
             spawn_until: None,
+            held: false,
         };
         (machine, vec![Action::Prepare])
     }
@@ -132,7 +137,10 @@ impl Machine {
             | State::BackingOff { until }
             | State::AwaitingReboot { until, .. } => Some(*until),
             State::Spawning(_) => self.spawn_until,
-            State::Preparing | State::Clearing(_, _, Clearing::Abandoned) | State::Ended(_) => None,
+            State::Preparing
+            | State::Holding
+            | State::Clearing(_, _, Clearing::Abandoned)
+            | State::Ended(_) => None,
         }
     }
 
@@ -184,6 +192,8 @@ impl Machine {
             Event::Exited(exit) => self.exited(now, exit, &mut actions),
             Event::Settled { in_place } => self.settled(now, in_place, &mut actions),
             Event::Resumed => self.resumed(&mut actions),
+            Event::Held => self.hold(),
+            Event::Released => self.release(&mut actions),
             Event::Deadline => self.deadline_reached(now, &mut actions),
         }
         actions
@@ -417,7 +427,7 @@ impl Machine {
                 let outcome = request.map_or(Outcome::StartFailed, |request| judge::unstarted(request.cause));
                 self.state = State::Ended(outcome);
             }
-            State::Preparing | State::Ended(_) => {}
+            State::Preparing | State::Holding | State::Ended(_) => {}
         }
     }
 
@@ -444,7 +454,27 @@ impl Machine {
         Clearing::Abandoned
     }
 
+    /// No worker is started from now on. One that exists, or is being executed, goes on.
+    fn hold(&mut self) {
+        self.held = true;
+        if matches!(self.state, State::Preparing | State::BackingOff { .. }) {
+            self.state = State::Holding;
+        }
+    }
+
+    fn release(&mut self, actions: &mut Vec<Action>) {
+        self.held = false;
+        if self.state == State::Holding {
+            self.start(actions);
+        }
+    }
+
+    /// The only way to a start, so that no worker is started while an operator holds the host.
     fn start(&mut self, actions: &mut Vec<Action>) {
+        if self.held {
+            self.state = State::Holding;
+            return;
+        }
         self.state = State::Preparing;
         self.written = self.credentials;
         actions.push(Action::Prepare);

@@ -56,7 +56,7 @@ pub enum Action {
     Report(Outcome),
     /// Remove the cached run, so that the worker registers again after the boot.
     ForgetRun,
-    /// Create the marker that keeps a worker from starting after the reboot.
+    /// Set the drain marker: no worker is started after the reboot.
     MarkHeld,
     /// Note that a run failed, for the next start's pause.
     CountFailure {
@@ -137,7 +137,7 @@ pub struct Request {
     pub strength: Strength,
     /// The cause with the highest precedence.
     pub cause: Cause,
-    /// True once an operator has asked for a drain: after the worker's own reboot, no worker starts.
+    /// `drain --once` is part of it: after the worker's own reboot no worker is to start.
     pub hold: bool,
     /// The deadlines, if the machine's time is limited.
     pub limit: Option<Limit>,
@@ -253,8 +253,13 @@ pub enum State {
         until: Moment,
     },
     /// Waiting before the next start.
-    BackingOff { until: Moment },
-    /// The host is expected to reboot.
+    BackingOff {
+        /// How long.
+        until: Moment,
+    },
+    /// An operator holds this host: the next start waits for `start-worker resume`.
+    Holding,
+    /// The host is said to reboot.
     AwaitingReboot {
         /// True if the worker can be restarted in place, if the reboot does not happen.
         in_place: bool,

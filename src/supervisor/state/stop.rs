@@ -113,7 +113,7 @@ impl Machine {
             State::AwaitingReboot { .. } if request.cause == Cause::Redeploy && !self.policy.dynamic => {
                 actions.push(Action::ForgetRun);
             }
-            State::Preparing | State::BackingOff { .. } => {
+            State::Preparing | State::BackingOff { .. } | State::Holding => {
                 self.state = State::Ended(judge::unstarted(request.cause));
             }
             State::Spawning(earlier) => {

@@ -63,6 +63,8 @@ pub const METRICS: &[Metric] = &[
     HEALTHY,
     STATE,
     STATE_TIME,
+    HELD,
+    HELD_TIME,
     RESTARTS,
     EXITS,
     CRASHES,
@@ -109,6 +111,18 @@ const STATE_TIME: Metric = metric(
     Kind::Gauge,
     &[],
     "Since when it is in this state, in seconds since the epoch.",
+);
+const HELD: Metric = metric(
+    "start_worker_held",
+    Kind::Gauge,
+    &["by", "reason"],
+    "1 where an operator holds this host, and no other worker is started; absent where none does.",
+);
+const HELD_TIME: Metric = metric(
+    "start_worker_held_timestamp_seconds",
+    Kind::Gauge,
+    &[],
+    "Since when this host is held, in seconds since the epoch; absent where it is not.",
 );
 const RESTARTS: Metric = metric(
     "start_worker_worker_restarts_total",
@@ -246,6 +260,7 @@ pub(super) fn text(view: &View, now: Timestamp) -> Result<String, prometheus::Er
     let mut families = of_board(&view.board.borrow(), healthy);
     families.insert(0, family(BUILD, [(vec![env!("CARGO_PKG_VERSION").into()], 1.0)]));
     families.insert(1, family(WORKER, [(worker(view), 1.0)]));
+    families.extend(of_hold(view));
     families.extend(of_counters(view));
     families.extend(of_log(view));
     families.retain(|family| !family.get_metric().is_empty());
@@ -288,6 +303,18 @@ fn failed_runs(reason: Option<Reason>) -> Option<(Vec<Label>, f64)> {
         Some(Reason::FailedRuns { count, last, .. }) => Some((vec![last.name().into()], f64::from(count))),
         _ => None,
     }
+}
+
+fn of_hold(view: &View) -> Vec<MetricFamily> {
+    let held = view.hold.borrow().clone();
+    let text = |text: &Option<String>| Label::from(view.secrets.mask(text.as_deref().unwrap_or_default()));
+    vec![
+        family(HELD, held.as_deref().map(|held| (vec![text(&held.by), text(&held.reason)], 1.0))),
+        family(
+            HELD_TIME,
+            held.as_deref().and_then(|held| held.since).map(|since| (Vec::new(), seconds(since))),
+        ),
+    ]
 }
 
 fn of_counters(view: &View) -> Vec<MetricFamily> {

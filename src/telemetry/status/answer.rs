@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::event::{Reason, signal_name};
+use crate::host::drain_marker::HoldRecord;
 use crate::redact::Secrets;
 use crate::telemetry::View;
 use crate::telemetry::recent_warnings::Warning;
@@ -18,6 +19,7 @@ pub struct StatusAnswer {
     since: String,
     reason: Option<String>,
     unhealthy: Option<String>,
+    hold: Option<HoldAnswer>,
     worker_pid: Option<u32>,
     worker_stopped: Option<StoppedAnswer>,
     #[serde(rename = "workerPoolID")]
@@ -40,6 +42,14 @@ pub struct StatusAnswer {
     version: &'static str,
     pid: u32,
     started: String,
+}
+
+/// The hold of this host: no worker is started until `start-worker resume`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct HoldAnswer {
+    since: Option<String>,
+    by: Option<String>,
+    reason: Option<String>,
 }
 
 /// The signal that has stopped the worker.
@@ -146,6 +156,7 @@ impl StatusAnswer {
             since: time(board.since),
             reason: summary.reason.as_ref().map(Reason::to_string),
             unhealthy,
+            hold: view.hold.borrow().as_deref().map(|held| HoldAnswer::new(held, &view.secrets)),
             worker_pid: summary.worker_pid,
             worker_stopped: summary.stopped_by.map(|signal| StoppedAnswer {
                 signal: signal_name(signal),
@@ -186,6 +197,17 @@ impl StatusAnswer {
 /// Formats a time with a precision of seconds.
 fn time(time: Timestamp) -> String {
     format!("{time:.0}")
+}
+
+impl HoldAnswer {
+    fn new(held: &HoldRecord, secrets: &Secrets) -> Self {
+        let masked = |text: &String| secrets.mask(text);
+        Self {
+            since: held.since.map(time),
+            by: held.by.as_ref().map(masked),
+            reason: held.reason.as_ref().map(masked),
+        }
+    }
 }
 
 impl RunsAnswer {

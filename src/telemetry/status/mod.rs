@@ -1,4 +1,4 @@
-//! The status socket: the runner's status, and an operator's drain and resume, for authorized clients.
+//! The status socket: what a runner is doing, and an operator's drain, hold and resume, for whoever may speak to it.
 //!
 //! Nothing here can block the runner or make it fail: if the socket is not available, a warning is logged; connections
 //! are bounded in number, time and size; and requests use the same channels as signals.
@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::config::StatusSocket;
+use crate::hold::Hold;
 use crate::host::blocking::Lane;
 use crate::stop::StopSignal;
 use crate::telemetry::View;
@@ -79,7 +80,9 @@ pub struct Counterparts {
     pub view: View,
     /// Receives drains.
     pub stop: StopSignal,
-    /// Receives resumes.
+    /// Where a hold and a resume go.
+    pub hold: Hold,
+    /// Receives the requests of operators who do not want to wait for the next start.
     pub resumes: mpsc::Sender<Resume>,
     /// What the runner logs.
     pub log: LogLevel,
@@ -109,7 +112,7 @@ pub async fn open(
         (StatusSocket::Default, Some(folder)) => default_path(folder),
         (StatusSocket::Default, None) => {
             warn!(name: "status-socket-failed",
-                "no runtime directory: there is no status socket, and `start-worker status`, `drain` and `resume` cannot reach this runner (set RUNTIME_DIRECTORY or status.socket)"
+                "no runtime directory: there is no status socket, and `start-worker status`, `drain`, `hold` and `resume` cannot reach this runner (set RUNTIME_DIRECTORY or status.socket)"
             );
             return None;
         }
@@ -134,7 +137,7 @@ pub async fn open(
     };
     warn!(name: "status-socket-failed",
         path = %path.display(), error = cause,
-        "cannot open the status socket: `start-worker status`, `drain` and `resume` cannot reach this runner; see status.socket"
+        "cannot open the status socket: `start-worker status`, `drain`, `hold` and `resume` cannot reach this runner; see status.socket"
     );
     None
 }

@@ -18,13 +18,31 @@ pub enum Request {
         #[serde(default)]
         watch: bool,
     },
-    /// Asks the worker to finish its tasks, and the runner to end.
+    /// That the worker finishes its tasks, the runner ends, and no worker is started until the host is resumed.
     Drain {
         /// True if the answer should be sent after the end.
         #[serde(default)]
         wait: bool,
+        /// Whether workers may be started again after the runner's end.
+        #[serde(default)]
+        once: bool,
+        /// The operator.
+        #[serde(default)]
+        by: Option<String>,
+        /// The operator's words.
+        #[serde(default)]
+        reason: Option<String>,
     },
-    /// Asks a drained host to restart its worker.
+    /// That no other worker is started until the host is resumed.
+    Hold {
+        /// The operator.
+        #[serde(default)]
+        by: Option<String>,
+        /// The operator's words.
+        #[serde(default)]
+        reason: Option<String>,
+    },
+    /// That a host that is held may start workers again.
     Resume {},
     /// Asks the runner to log at another level for some time.
     #[serde(rename = "log-level")]
@@ -49,7 +67,7 @@ impl Request {
 
     fn complaint(cause: &str) -> Answer {
         Answer::Error(format!(
-            "not a request: {cause}; send {{\"request\":\"status\"}}, \"drain\", \"resume\" or \"log-level\""
+            "not a request: {cause}; send {{\"request\":\"status\"}}, \"drain\", \"hold\", \"resume\" or \"log-level\""
         ))
     }
 }
@@ -58,7 +76,9 @@ impl Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
-    /// The result of a resume.
+    /// The hold that is in force now, in words.
+    Hold(String),
+    /// What has come of a resume.
     Resume(&'static str),
     /// The reason why a request failed.
     Error(String),
@@ -70,6 +90,9 @@ pub enum Answer {
         /// The runner's outcome.
         #[serde(skip_serializing_if = "Option::is_none")]
         outcome: Option<String>,
+        /// The reason why the host is not held all the same.
+        #[serde(rename = "notHeld", skip_serializing_if = "Option::is_none")]
+        not_held: Option<String>,
     },
     /// The level of the log from now on.
     #[serde(untagged)]
@@ -87,16 +110,19 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// The drain has been requested.
-    pub const DRAINING: Self = Self::Drain { drain: "asked", outcome: None };
-    /// The worker is being restarted.
+    /// The worker is started again.
     pub const RESUMED: Self = Self::Resume("resumed");
     /// The runner was not holding.
     pub const NOT_HOLDING: Self = Self::Resume("not holding");
 
+    /// A drain is on its way; `not_held`: the reason why workers may be started after it.
+    pub fn draining(not_held: Option<String>) -> Self {
+        Self::Drain { drain: "asked", outcome: None, not_held }
+    }
+
     /// The drain is over, with this outcome of the runner.
-    pub fn ended(outcome: String) -> Self {
-        Self::Drain { drain: "ended", outcome: Some(outcome) }
+    pub fn ended(outcome: String, not_held: Option<String>) -> Self {
+        Self::Drain { drain: "ended", outcome: Some(outcome), not_held }
     }
 
     /// Encodes the answer as a line, including its newline.
@@ -117,8 +143,18 @@ mod tests {
         for (line, request) in [
             (r#"{"request":"status"}"#, Request::Status { watch: false }),
             (r#"{"request":"status","watch":true}"#, Request::Status { watch: true }),
-            (r#" {"request" : "drain"} "#, Request::Drain { wait: false }),
-            (r#"{"wait":true,"request":"drain"}"#, Request::Drain { wait: true }),
+            (
+                r#" {"request" : "drain"} "#,
+                Request::Drain { wait: false, once: false, by: None, reason: None },
+            ),
+            (
+                r#"{"wait":true,"once":true,"request":"drain"}"#,
+                Request::Drain { wait: true, once: true, by: None, reason: None },
+            ),
+            (
+                r#"{"request":"hold","by":"alice","reason":"disk"}"#,
+                Request::Hold { by: Some("alice".to_owned()), reason: Some("disk".to_owned()) },
+            ),
             ("{\"request\":\"resume\"}\r", Request::Resume {}),
             (
                 r#"{"request":"log-level","level":"debug","seconds":60}"#,
@@ -142,16 +178,17 @@ mod tests {
             br#"{"request":"drain","wait":"yes"}"#,
         ];
         let said = lines.map(|line| String::from_utf8(Request::parse(line).unwrap_err().line()).unwrap());
-        let said = said
-            .concat()
-            .replace(r#"; send {\"request\":\"status\"}, \"drain\", \"resume\" or \"log-level\""}"#, "");
+        let said = said.concat().replace(
+            r#"; send {\"request\":\"status\"}, \"drain\", \"hold\", \"resume\" or \"log-level\""}"#,
+            "",
+        );
         insta::assert_snapshot!(said, @r#"
         {"error":"not a request: EOF while parsing a value at line 1 column 0
         {"error":"not a request: expected value at line 1 column 1
         {"error":"not a request: expected value at line 1 column 1
         {"error":"not a request: an array, expected an object
         {"error":"not a request: missing field `request` at line 1 column 2
-        {"error":"not a request: unknown variant `stop`, expected one of `status`, `drain`, `resume`, `log-level` at line 1 column 17
+        {"error":"not a request: unknown variant `stop`, expected one of `status`, `drain`, `hold`, `resume`, `log-level` at line 1 column 17
         {"error":"not a request: unknown field `wait`, there are no fields
         {"error":"not a request: invalid type: string \"yes\", expected a boolean
         "#);
@@ -166,8 +203,10 @@ mod tests {
     #[test]
     fn answers_are_one_line_each() {
         let answers = [
-            Answer::DRAINING,
-            Answer::ended("stopped as asked".to_owned()),
+            Answer::draining(None),
+            Answer::draining(Some("no place".to_owned())),
+            Answer::ended("stopped as asked".to_owned(), None),
+            Answer::Hold("held by alice".to_owned()),
             Answer::RESUMED,
             Answer::NOT_HOLDING,
             Answer::Error("a\nb".to_owned()),
@@ -175,7 +214,9 @@ mod tests {
         let said = answers.map(|answer| String::from_utf8(answer.line()).unwrap()).concat();
         insta::assert_snapshot!(said, @r#"
         {"drain":"asked"}
+        {"drain":"asked","notHeld":"no place"}
         {"drain":"ended","outcome":"stopped as asked"}
+        {"hold":"held by alice"}
         {"resume":"resumed"}
         {"resume":"not holding"}
         {"error":"a\nb"}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf, UCred};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::timeout;
@@ -18,6 +18,8 @@ use super::answer::StatusAnswer;
 use super::request::{Answer, Request};
 use super::{Counterparts, Resume};
 use crate::event::{Phase, StopRequest, Strength};
+use crate::hold::HoldError;
+use crate::host::drain_marker::HoldRecord;
 use crate::redact::cut;
 use crate::telemetry::logging::Filter;
 
@@ -120,30 +122,49 @@ impl Server {
                 Some(Line::Request(line)) => Request::parse(&line),
             };
             let said = match request {
-                Ok(Request::Drain { wait: true }) => {
+                Ok(request @ Request::Drain { wait: true, .. }) => {
                     drop(place);
-                    return self.drain_and_wait(peer_pid, reader, writer).await;
+                    return self.drain_and_wait(self.perform(request, &peer).await, reader, writer).await;
                 }
                 Ok(Request::Status { watch: true }) => {
                     drop(place);
                     return self.tell_changes(reader, writer).await;
                 }
-                Ok(request) => self.perform(request, peer_pid).await,
+                Ok(request) => self.perform(request, &peer).await,
                 Err(complaint) => complaint,
             };
             answer(&mut writer, &said).await?;
         }
     }
 
-    async fn perform(&self, request: Request, peer_pid: i32) -> Answer {
+    async fn perform(&self, request: Request, peer: &UCred) -> Answer {
+        let from_pid = peer.pid().unwrap_or(0);
+        let record = |by: Option<String>, reason: Option<String>| {
+            let by = by.unwrap_or_else(|| format!("uid {}", peer.uid()));
+            HoldRecord::new(Some(&by), Timestamp::now(), reason.as_deref())
+        };
         match request {
             Request::Status { .. } => Answer::Status(Box::new(StatusAnswer::new(&self.counterparts.view))),
-            Request::Drain { .. } => {
-                self.drain(peer_pid);
-                Answer::DRAINING
+            Request::Drain { once, by, reason, .. } => {
+                info!(name: "drain-asked", from_pid, once, "asked to drain through the status socket");
+                self.drain(once, record(by, reason)).await
             }
-            Request::Resume {} => self.resume(peer_pid).await,
-            Request::LogLevel { level, seconds } => self.set_log_level(&level, seconds, peer_pid),
+            Request::Hold { by, reason } => {
+                info!(name: "hold-asked", from_pid, "asked to hold through the status socket");
+                match self.counterparts.hold.set(record(by, reason)).await {
+                    Ok(held) => Answer::Hold(held.to_string()),
+                    Err(cause) => Answer::Error(format!("this host is not held: {cause}")),
+                }
+            }
+            Request::Resume {} => {
+                info!(name: "resume-asked", from_pid, "asked to resume through the status socket");
+                match self.counterparts.hold.release().await {
+                    Ok(true) => Answer::RESUMED,
+                    Ok(false) | Err(HoldError::NoPlace) => self.skip_pause().await,
+                    Err(cause) => Answer::Error(format!("still holding: {cause}")),
+                }
+            }
+            Request::LogLevel { level, seconds } => self.set_log_level(&level, seconds, from_pid),
         }
     }
 
@@ -176,27 +197,38 @@ impl Server {
         Answer::LogLevel { level: level.to_owned(), until: Some(until) }
     }
 
-    fn drain(&self, peer_pid: i32) {
-        info!(name: "drain-asked", from_pid = peer_pid, "asked to drain through the status socket");
-        self.counterparts.stop.request(StopRequest::operator(Strength::Drain));
-    }
-
-    async fn resume(&self, peer_pid: i32) -> Answer {
-        let phase = self.counterparts.view.board.borrow().summary.phase;
-        if !matches!(phase, Phase::Holding | Phase::BackingOff) {
+    /// Ends a pause before the next start.
+    async fn skip_pause(&self) -> Answer {
+        if self.counterparts.view.board.borrow().summary.phase != Phase::BackingOff {
             return Answer::NOT_HOLDING;
         }
-        info!(name: "resume-asked", from_pid = peer_pid, "asked to resume through the status socket");
         let (sender, answered) = oneshot::channel();
         if self.counterparts.resumes.send(Resume { answer: sender }).await.is_err() {
             return Answer::NOT_HOLDING;
         }
         match answered.await {
             Ok(Ok(())) => Answer::RESUMED,
-            Ok(Err(cause)) => Answer::Error(format!("still holding: {cause}")),
+            Ok(Err(cause)) => Answer::Error(format!("still waiting: {cause}")),
             // Another client was faster.
             Err(_) => Answer::NOT_HOLDING,
         }
+    }
+
+    /// The hold is on the disk before the worker is asked to finish: whatever happens from then on, no other worker is
+    /// started. Where it cannot be, the drain goes on all the same.
+    async fn drain(&self, once: bool, record: HoldRecord) -> Answer {
+        let Counterparts { hold, stop, .. } = &self.counterparts;
+        if once {
+            hold.note_drain_once(record);
+            stop.request(StopRequest::DRAIN_ONCE);
+            return Answer::draining(None);
+        }
+        let not_held = hold.set(record).await.err().map(|cause| {
+            warn!(name: "hold-failed", error = %cause, "drained, and the host is not held: a worker is started at the next start of the service");
+            cause.to_string()
+        });
+        stop.request(StopRequest::operator(Strength::Drain));
+        Answer::draining(not_held)
     }
 
     /// Answers now and after every change, until the runner ends or the client disconnects. Changes that come faster
@@ -214,6 +246,7 @@ impl Server {
         loop {
             view.board.mark_unchanged();
             view.recent_warnings.mark_unchanged();
+            view.hold.mark_unchanged();
             answer(&mut writer, &Answer::Status(Box::new(StatusAnswer::new(&view)))).await?;
             tokio::select! {
                 biased;
@@ -234,11 +267,11 @@ impl Server {
     /// Answers when the runner ends, unless the client disconnects before.
     async fn drain_and_wait(
         &self,
-        peer_pid: i32,
+        asked: Answer,
         mut reader: BufReader<OwnedReadHalf>,
         mut writer: OwnedWriteHalf,
     ) -> io::Result<()> {
-        self.drain(peer_pid);
+        let not_held = if let Answer::Drain { not_held, .. } = asked { not_held } else { None };
         let Ok(_waiting) = self.waiting.clone().try_acquire_owned() else {
             let complaint = format!("the drain is asked for, but {WAITING} wait for its end already");
             return answer(&mut writer, &Answer::Error(complaint)).await;
@@ -246,7 +279,7 @@ impl Server {
         tokio::select! {
             biased;
             outcome = self.end() => match outcome {
-                Some(outcome) => answer(&mut writer, &Answer::ended(outcome)).await,
+                Some(outcome) => answer(&mut writer, &Answer::ended(outcome, not_held)).await,
                 None => Ok(()),
             },
             more = reader.fill_buf() => {
@@ -285,6 +318,8 @@ mod tests {
 
     use super::*;
     use crate::clock::SystemClock;
+    use crate::hold::Hold;
+    use crate::host::blocking::Lane;
     use crate::output::{Format, Output};
     use crate::stop::StopSignal;
     use crate::telemetry::View;
@@ -310,6 +345,7 @@ mod tests {
         let counterparts = Counterparts {
             view: View::new(&publisher, &recent_warnings, output.counters(), "static", "generic-worker"),
             stop: StopSignal::default(),
+            hold: Hold::new(None, Lane::default()),
             resumes: mpsc::channel(1).0,
             log: LogLevel::default(),
         };
@@ -368,12 +404,9 @@ mod tests {
         let mut clients = Vec::new();
         for _ in 0..=WAITING {
             let (mut client, _) = runner.connect();
-            client.write_all(b"{\"request\":\"drain\",\"wait\":true}\n").await.unwrap();
+            client.write_all(b"{\"request\":\"drain\",\"once\":true,\"wait\":true}\n").await.unwrap();
             settle().await;
-            assert_eq!(
-                runner.server.counterparts.stop.current(),
-                Some(StopRequest::operator(Strength::Drain))
-            );
+            assert_eq!(runner.server.counterparts.stop.current(), Some(StopRequest::DRAIN_ONCE));
             clients.push(client);
         }
         let last = answer(clients.last_mut().unwrap()).await;
@@ -383,7 +416,7 @@ mod tests {
         drop(clients.remove(0));
         let (mut another, _) = runner.connect();
         settle().await;
-        another.write_all(b"{\"request\":\"drain\",\"wait\":true}\n").await.unwrap();
+        another.write_all(b"{\"request\":\"drain\",\"once\":true,\"wait\":true}\n").await.unwrap();
         settle().await;
         clients.pop();
         clients.push(another);
@@ -398,7 +431,7 @@ mod tests {
     async fn nothing_follows_a_request_that_waits() {
         let runner = runner();
         let (mut client, _) = runner.connect();
-        client.write_all(b"{\"request\":\"drain\",\"wait\":true}\n").await.unwrap();
+        client.write_all(b"{\"request\":\"drain\",\"once\":true,\"wait\":true}\n").await.unwrap();
         settle().await;
         client.write_all(b"{\"request\":\"status\"}\n").await.unwrap();
         assert!(answer(&mut client).await.contains("nothing can follow"));

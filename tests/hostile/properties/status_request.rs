@@ -17,10 +17,11 @@ pub fn check(data: &[u8]) {
                     assert_eq!(flag("watch"), watch);
                     "status"
                 }
-                Request::Drain { wait } => {
-                    assert_eq!(flag("wait"), wait);
+                Request::Drain { wait, once, .. } => {
+                    assert_eq!((flag("wait"), flag("once")), (wait, once));
                     "drain"
                 }
+                Request::Hold { .. } => "hold",
                 Request::Resume {} => "resume",
                 Request::LogLevel { level, seconds } => {
                     assert_eq!(value["level"], level);

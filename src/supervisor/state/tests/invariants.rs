@@ -25,6 +25,9 @@ pub(super) const ENDLESS: Broken = "SIGKILL is sent a bounded number of times";
 pub(super) const GIVEN_UP_EARLY: Broken = "only a worker that SIGKILL has not ended in time is given up";
 pub(super) const BESIDE_A_STUCK_WORKER: Broken = "no worker is started beside one that was given up";
 pub(super) const CONTINUED_AGAIN: Broken = "a worker that stops again within a minute is left as it is";
+pub(super) const STARTED_WHILE_HELD: Broken = "no start begins while an operator holds the host";
+pub(super) const NOT_RESUMED: Broken = "a host that is resumed does not go on holding";
+pub(super) const MARKED: Broken = "only `drain --once` sets the marker for the worker's reboot";
 
 /// Twice by the ladder, because an operator's kill may come in between.
 const KILLS: u32 = 4;
@@ -38,6 +41,7 @@ pub(super) struct Checker {
     strongest_asked: Option<Strength>,
     first_drain: Option<Moment>,
     operator: bool,
+    hold: Hold,
     shutdowns: u32,
     crashes: u32,
     deadlines_now: (Moment, u32),
@@ -61,7 +65,18 @@ pub(super) struct Checker {
     continued: Option<Moment>,
 }
 
-/// The number of renewals of the credentials when …
+/// What keeps workers from being started.
+#[derive(Default)]
+struct Hold {
+    /// An operator holds the host.
+    held: bool,
+    /// No start is under way because of that.
+    holding: bool,
+    /// A `drain --once` was asked for.
+    drained_once: bool,
+}
+
+/// How often the credentials had been renewed when …
 #[derive(Default)]
 struct Generations {
     /// … the last event arrived;
@@ -81,6 +96,7 @@ impl Checker {
             strongest_asked: None,
             first_drain: None,
             operator: false,
+            hold: Hold::default(),
             shutdowns: 0,
             crashes: 0,
             deadlines_now: (Duration::ZERO, 0),
@@ -134,6 +150,10 @@ impl Checker {
             if can_be_told && self.credentials.worker < self.credentials.now {
                 return Err(STALE);
             }
+        }
+        self.hold.holding = *state == State::Holding;
+        if self.hold.holding && !self.hold.held {
+            return Err(NOT_RESUMED);
         }
         if let State::Ended(_) = state {
             let abandoned = actions.contains(&Action::AbandonSpawn);
@@ -191,7 +211,10 @@ impl Checker {
             Event::OldCredentialsEnd { .. } => {
                 self.strongest_asked = self.strongest_asked.max(Some(Strength::Stop));
             }
+            Event::Held => self.hold.held = true,
+            Event::Released => self.hold.held = false,
             Event::Stop(StopRequest { strength, cause, .. }) | Event::Asked { strength, cause } => {
+                self.hold.drained_once |= event == DRAIN_ONCE;
                 self.operator |= cause == Cause::Operator;
                 self.strongest_asked = self.strongest_asked.max(Some(strength));
                 if strength == Strength::Drain {
@@ -212,7 +235,8 @@ impl Checker {
                     self.latest = Some(self.latest.map_or(latest, |earlier| earlier.min(latest)));
                 }
             }
-            Event::StartFailed { passing } => self.crashes += u32::from(passing),
+            // Of a start that was given up for the hold nobody counts anything.
+            Event::StartFailed { passing } => self.crashes += u32::from(passing && !self.hold.holding),
             Event::Exited(exit) => {
                 if now.saturating_sub(self.started) > self.policy.restart_window {
                     self.crashes = 0;
@@ -236,6 +260,9 @@ impl Checker {
                 Ok(())
             }
             Action::Prepare | Action::Spawn => {
+                if self.hold.held {
+                    return Err(STARTED_WHILE_HELD);
+                }
                 if *action == Action::Prepare {
                     self.credentials.written = self.credentials.now;
                 }
@@ -257,6 +284,13 @@ impl Checker {
                 Ok(())
             }
             Action::RebootHost | Action::PowerOffHost if self.operator => Err(DOWN_AFTER_STOP),
+            Action::MarkHeld => {
+                if self.hold.drained_once {
+                    Ok(())
+                } else {
+                    Err(MARKED)
+                }
+            }
             Action::Tell { finish_tasks: true } => self.climb(1),
             Action::Tell { finish_tasks: false } => self.climb(2),
             Action::Terminate => self.signal(now, 3),

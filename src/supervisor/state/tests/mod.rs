@@ -134,6 +134,7 @@ impl Driven {
 const UNTEACHABLE: Event = Event::Hello { graceful_termination: true, new_credentials: false };
 
 pub(super) const DRAIN: Event = Event::Stop(StopRequest::operator(Strength::Drain));
+pub(super) const DRAIN_ONCE: Event = Event::Stop(StopRequest::DRAIN_ONCE);
 pub(super) const STOP: Event = Event::Stop(StopRequest::operator(Strength::Stop));
 pub(super) const KILL: Event = Event::Stop(StopRequest::operator(Strength::Kill));
 const TELL_STOP: Action = Action::Tell { finish_tasks: false };
@@ -408,17 +409,17 @@ fn a_shutdown_message_that_is_read_after_the_exit_counts() {
 }
 
 #[test]
-fn a_drain_while_the_reboot_is_awaited_is_remembered_over_it() {
+fn a_drain_once_while_the_reboot_is_awaited_is_remembered_over_it() {
     let mut driven = Driven::greeted(policy());
     driven.exits(secs(60), ExitClass::Reboot, false);
-    assert_eq!(driven.event(DRAIN), [Action::MarkHeld]);
+    assert_eq!(driven.event(DRAIN_ONCE), [Action::MarkHeld]);
     assert_eq!(driven.outcome(), Some(Outcome::Held));
 }
 
 #[test]
-fn a_drain_is_remembered_although_the_hosts_sigterm_overtakes_the_workers_reboot_exit() {
+fn a_drain_once_is_remembered_although_the_hosts_sigterm_overtakes_the_workers_reboot_exit() {
     let mut driven = Driven::greeted(policy());
-    driven.event(DRAIN);
+    driven.event(DRAIN_ONCE);
     driven.event(STOP);
     assert_eq!(driven.exits(secs(1), ExitClass::Reboot, false), [Action::MarkHeld]);
 }
@@ -879,5 +880,91 @@ fn an_unfit_worker_is_restarted_ends_the_run_or_makes_the_host_hold() {
         stopped.event(STOP);
         stopped.exits(secs(1), ExitClass::Unfit, true);
         assert_eq!(stopped.outcome(), Some(Outcome::Stopped), "{on_unfit:?}, dynamic {dynamic}");
+    }
+}
+
+/// Greeted, and then held while its worker runs.
+fn held(policy: Policy) -> Driven {
+    let mut driven = Driven::greeted(policy);
+    assert_eq!(driven.event(Event::Held), []);
+    assert!(matches!(driven.machine.state(), State::Running(_)), "the present worker goes on");
+    driven
+}
+
+#[test]
+fn on_a_held_host_no_start_follows_an_exit_until_the_host_is_resumed() {
+    for (restart, class) in [
+        (Restart::OnFailure, ExitClass::Crash),
+        (Restart::Always, ExitClass::Done),
+        (Restart::Always, ExitClass::Idle),
+    ] {
+        let mut driven = held(Policy { restart, ..policy() });
+        assert_eq!(driven.exits(secs(60), class, true), []);
+        assert_eq!((driven.machine.state(), driven.machine.deadline()), (&State::Holding, None), "{class:?}");
+        assert_eq!(driven.after(secs(100_000), Event::Released), [Action::Prepare], "{class:?}");
+    }
+}
+
+#[test]
+fn on_a_held_host_a_start_that_has_no_process_yet_waits_and_one_that_is_executed_goes_on() {
+    let mut driven = Driven::new(policy());
+    driven.event(Event::Held);
+    assert_eq!(driven.machine.state(), &State::Holding);
+    assert_eq!(driven.event(Event::Prepared), []);
+    assert_eq!(driven.machine.state(), &State::Holding);
+    assert_eq!(driven.event(Event::Released), [Action::Prepare]);
+    assert_eq!(driven.event(Event::Prepared), [Action::Spawn]);
+    driven.event(Event::Held);
+    assert_eq!(driven.event(Event::Started { pid: 7 }), []);
+    assert!(matches!(driven.machine.state(), State::Running(_)));
+}
+
+#[test]
+fn on_a_held_host_a_pause_before_a_start_and_a_reboot_that_does_not_come_end_in_holding() {
+    let mut driven = Driven::greeted(policy());
+    driven.exits(secs(60), ExitClass::Crash, true);
+    driven.event(Event::Held);
+    assert_eq!(driven.machine.state(), &State::Holding);
+    let mut driven = held(policy());
+    driven.exits(secs(60), ExitClass::Reboot, true);
+    driven.now = driven.machine.deadline().unwrap();
+    assert_eq!(driven.event(Event::Deadline), []);
+    assert_eq!(driven.machine.state(), &State::Holding);
+}
+
+#[test]
+fn a_held_host_that_is_resumed_in_time_goes_on_as_if_it_had_not_been_held() {
+    let mut driven = held(policy());
+    assert_eq!(driven.event(Event::Released), []);
+    driven.exits(secs(60), ExitClass::Crash, true);
+    assert!(matches!(driven.machine.state(), State::BackingOff { .. }));
+}
+
+#[test]
+fn every_request_to_end_is_granted_at_once_while_no_worker_is_started() {
+    for (request, outcome) in [
+        (STOP, Outcome::Stopped),
+        (DRAIN, Outcome::Stopped),
+        (
+            Event::Asked { strength: Strength::Drain, cause: Cause::Redeploy },
+            Outcome::Redeploy { in_place: true },
+        ),
+        (
+            Event::Asked { strength: Strength::Stop, cause: Cause::CredentialsExpiring },
+            Outcome::CredentialsExpired,
+        ),
+        (
+            Event::Interrupted {
+                strength: Strength::Stop,
+                cause: Cause::Interruption { ends: true },
+                within: Some(secs(120)),
+            },
+            Outcome::Interrupted { ends: true },
+        ),
+    ] {
+        let mut driven = held(policy());
+        driven.exits(secs(60), ExitClass::Crash, true);
+        assert_eq!(driven.event(request), []);
+        assert_eq!(driven.outcome(), Some(outcome), "{request:?}");
     }
 }

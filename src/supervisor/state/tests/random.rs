@@ -57,6 +57,7 @@ fn name(state: &State) -> &'static str {
         State::Clearing(..) => "Clearing",
         State::Lingering { .. } => "Lingering",
         State::BackingOff { .. } => "BackingOff",
+        State::Holding => "Holding",
         State::AwaitingReboot { .. } => "AwaitingReboot",
         State::Ended(_) => "Ended",
     }
@@ -123,7 +124,16 @@ fn first_broken(sequences: u64, make: impl Fn(Policy) -> Box<dyn Decides>) -> Op
 }
 
 /// Every edge of the diagrams in `state` and `state::stop`.
-const DIAGRAM: [Edge; 53] = [
+const DIAGRAM: [Edge; 62] = [
+    ("Preparing", "Holding"),
+    ("Spawning", "Holding"),
+    ("Clearing", "Holding"),
+    ("Lingering", "Holding"),
+    ("BackingOff", "Holding"),
+    ("AwaitingReboot", "Holding"),
+    ("Holding", "Preparing"),
+    ("Holding", "Ended"),
+    ("Holding", "Holding"),
     ("Preparing", "Spawning"),
     ("Preparing", "Ended"),
     ("Preparing", "BackingOff"),
@@ -377,6 +387,45 @@ fn an_action_after_the_end_is_caught() {
         }
     };
     assert_eq!(caught(fault), AFTER_END);
+}
+
+#[test]
+fn a_start_on_a_held_host_is_caught() {
+    let fault = |answer: &mut Answer<'_>| {
+        if answer.before == State::Holding && matches!(answer.event, Event::TaskStarted) {
+            answer.actions.push(Action::Prepare);
+        }
+    };
+    assert_eq!(caught(fault), STARTED_WHILE_HELD);
+}
+
+#[test]
+fn a_host_that_goes_on_holding_after_it_was_resumed_is_caught() {
+    struct Deaf(Machine);
+    impl Decides for Deaf {
+        fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+            if event == Event::Released { Vec::new() } else { self.0.handle(now, event) }
+        }
+        fn deadline(&self) -> Option<Moment> {
+            self.0.deadline()
+        }
+        fn state(&self) -> State {
+            *self.0.state()
+        }
+    }
+    let broken = first_broken(2000, |policy| -> Box<dyn Decides> { Box::new(Deaf(Machine::new(policy).0)) });
+    assert_eq!(broken.expect("not caught").1, NOT_RESUMED);
+}
+
+#[test]
+fn a_marker_that_nobody_asked_for_is_caught() {
+    let fault = |answer: &mut Answer<'_>| {
+        let drained = matches!(answer.before, State::Clearing(_, Some(request), _) if !request.hold);
+        if drained && matches!(answer.event, Event::Settled { .. }) {
+            answer.actions.push(Action::MarkHeld);
+        }
+    };
+    assert_eq!(caught(fault), MARKED);
 }
 
 #[test]

@@ -60,10 +60,13 @@ fn an_operators_stop_ends_well_whatever_the_exit() {
 }
 
 #[test]
-fn an_operators_drain_ends_well_and_is_remembered_over_the_workers_reboot() {
+fn an_operators_drain_ends_well_and_one_that_is_meant_once_is_remembered_over_the_workers_reboot() {
     for class in CLASSES {
         let expected = if class == ExitClass::Reboot { Then::Marks } else { Then::Ends(Outcome::Stopped) };
-        assert_eq!(after_exit(policy(), Some(DRAIN), class, true), expected, "{class:?}");
+        assert_eq!(after_exit(policy(), Some(DRAIN_ONCE), class, true), expected, "{class:?}");
+        // SIGUSR1; and a drain whose marker is there already.
+        let then = after_exit(policy(), Some(DRAIN), class, true);
+        assert_eq!(then, Then::Ends(Outcome::Stopped), "{class:?}");
     }
 }
 
@@ -360,7 +363,7 @@ fn a_reboot_message_makes_the_runner_reboot_the_host_whatever_on_reboot_and_the_
 #[test]
 fn a_drained_worker_that_asks_for_a_reboot_is_held_after_it() {
     let mut driven = Driven::greeted(policy());
-    driven.event(DRAIN);
+    driven.event(DRAIN_ONCE);
     driven.event(Event::RebootAsked);
     assert_eq!(driven.exits(secs(60), ExitClass::Done, true), [Action::MarkHeld]);
 }
