@@ -189,7 +189,13 @@ fn what_is_in_effect_is_shown_whole() {
     deployment:
       interval: 5m
       poll: true
+    events:
+      file: null
     getSecrets: true
+    hooks:
+      afterRun: null
+      beforeStart: null
+      waitFor: []
     host:
       forceRebootCommand:
       - systemctl

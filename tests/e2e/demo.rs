@@ -62,5 +62,5 @@ fn every_example_passes_the_strict_check() {
         assert_eq!((ended.code, ended.log.as_str()), (Some(0), ""), "{}", path.display());
         checked += 1;
     }
-    assert_eq!(checked, 12);
+    assert_eq!(checked, 13);
 }
