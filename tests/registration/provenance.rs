@@ -56,6 +56,8 @@ fn check_shows_the_cached_run_with_the_source_of_every_value() {
     taskcluster.workerPoolId: "demo/linux"  # start-worker
     who: "pool"  # provider
     # added at start: nothing, if Taskcluster cannot be reached; else the worker registers anew
+
+    # verdict: valid
     "#);
     let credentials = ["accessToken", "certificate"].map(|key| before["Credentials"][key].as_str().unwrap());
     assert_discreet(&text, &credentials);
