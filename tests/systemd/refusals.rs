@@ -2,6 +2,7 @@
 
 use crate::systemd::machine::Machine;
 use crate::systemd::service::{Config, OBEDIENT, Service};
+use serde_json::json;
 
 #[test]
 fn an_invalid_configuration_fails_once() {
@@ -32,7 +33,9 @@ fn somebody_elses_configuration_that_all_can_read_fails_once() {
 #[test]
 fn what_may_pass_is_tried_again() {
     let Some(machine) = Machine::borrow() else { return };
-    let config = Config::new(&machine, OBEDIENT).set("worker.path", "/usr/bin/not-yet-there");
+    let config = Config::new(&machine, OBEDIENT)
+        .set("worker.path", "/usr/bin/not-yet-there")
+        .set("supervision.failureBackoff", json!({"initial": "100ms", "max": "200ms"}));
     let service = Service::install(&machine, &config).drop_in("RestartSec=100ms").starting();
     service.wait_for("tried again", |now| now.get("NRestarts").parse::<u32>().is_ok_and(|count| count > 1));
     machine.ask(["ln", "-s", "test-worker", "/usr/bin/not-yet-there"]);
