@@ -9,9 +9,10 @@ const MAINTAINER: &str = "start-worker maintainers <maintainers@start-worker.inv
 /// Lines of a Debian changelog are no longer, but for words that are.
 const WIDTH: usize = 79;
 
-/// The newest section of the changes, as the only entry.
+/// The newest section with changes, as the only entry. A release has an empty section of unreleased changes above it.
 pub(crate) fn debian(changes: &str, version: &str, date: Timestamp) -> String {
-    let newest = changes.split("\n## ").nth(1).unwrap_or_default();
+    let has_changes = |section: &&str| section.lines().skip(1).any(|line| !line.trim().is_empty());
+    let newest = changes.split("\n## ").skip(1).find(has_changes).unwrap_or_default();
     let mut entry = format!("start-worker ({version}-1) unstable; urgency=medium\n\n");
     let mut item = String::new();
     // The first line is the version's heading.
