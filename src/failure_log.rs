@@ -36,15 +36,9 @@ const REPORT_AGAIN: Duration = Duration::from_secs(24 * 3600);
 /// The number of causes that are remembered.
 const CAUSES: usize = 16;
 
-/// Returns the place of the record: in the state directory, else beside the cache; `None`: there is neither.
+/// Returns the path of the record; see [`private_file::place`].
 pub fn place(state_directory: Option<&Path>, cache: Option<&Path>) -> Option<PathBuf> {
-    if let Some(folder) = state_directory {
-        return Some(folder.join(NAME));
-    }
-    let cache = cache?;
-    let mut name = cache.file_name()?.to_owned();
-    name.push(format!(".{NAME}"));
-    Some(cache.with_file_name(name))
+    private_file::place(NAME, state_directory, cache)
 }
 
 /// A point in time, by clocks that do not fail together.
@@ -85,7 +79,7 @@ impl Moment {
     }
 }
 
-/// What is on the disk.
+/// The record on the disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Record {
@@ -258,7 +252,7 @@ impl FailureLog {
         }
     }
 
-    /// What is newest when the disk's turn comes: a later write never loses against an earlier one.
+    /// Writes the newest record, whatever it was when the write was requested: an earlier write never replaces a later one.
     fn write_now(&self) -> Result<(), String> {
         let Some(path) = &self.0.path else { return Ok(()) };
         let text = serde_json::to_string_pretty(&*self.record()).map_err(|cause| cause.to_string())? + "\n";

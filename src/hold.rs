@@ -81,7 +81,7 @@ impl Hold {
     ///
     /// # Errors
     ///
-    /// What is in the marker's place was made by another user, or is not a regular file.
+    /// The file in the marker's place belongs to another user or is not a regular file.
     pub async fn load(&self) -> Result<Held, private_file::Error> {
         let Some(path) = self.marker() else { return Ok(None) };
         let marker = path.to_owned();

@@ -13,7 +13,7 @@ use start_worker::host::private_file::Access;
 use super::environment::Environment;
 use super::socket;
 
-/// What `hold` can be asked for.
+/// The arguments of `hold`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The reason, for `start-worker status` and the log

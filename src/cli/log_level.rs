@@ -7,7 +7,7 @@ use start_worker::telemetry::logging::Filter;
 
 use super::socket;
 
-/// What `log-level` can be asked for.
+/// The arguments of `log-level`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// What is logged: error, warn, info, debug or trace; also per module, as in `info,start_worker::supervisor=debug`;

@@ -21,7 +21,7 @@ pub struct StopRequest {
     pub strength: Strength,
     /// Its origin: [`Cause::Operator`] or [`Cause::RunnerFault`].
     pub cause: Cause,
-    /// Whether a `drain --once` is part of it: the host is held if the worker's own reboot follows.
+    /// True if a `drain --once` is part of it: the host is held if the worker's own reboot follows.
     pub hold: bool,
 }
 

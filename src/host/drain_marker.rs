@@ -26,7 +26,7 @@ const LONGEST: u64 = 16 * 1024;
 /// Characters of an operator's name or reason.
 pub const LONGEST_TEXT: usize = 500;
 
-/// Who holds this host, since when, and why, as far as the marker says.
+/// The marker's record: who holds this host, since when, and why, as far as it is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HoldRecord {
     /// The operator.
@@ -81,15 +81,9 @@ fn one_line(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// Where the marker goes: in the state directory, else beside the cache; `None`: there is neither.
+/// Returns the path of the marker; see [`private_file::place`].
 pub fn place(state_directory: Option<&Path>, cache: Option<&Path>) -> Option<PathBuf> {
-    if let Some(folder) = state_directory {
-        return Some(folder.join(NAME));
-    }
-    let cache = cache?;
-    let mut name = cache.file_name()?.to_owned();
-    name.push(format!(".{NAME}"));
-    Some(cache.with_file_name(name))
+    private_file::place(NAME, state_directory, cache)
 }
 
 /// Reads the marker; `None`: there is none. A marker without a record, as older versions wrote it, counts: it was set

@@ -111,7 +111,7 @@ pub enum Remains {
 #[derive(Debug, Clone, Default)]
 pub struct Helpers {
     registry: Arc<Registry>,
-    /// Where questions are started, and apart from them host commands and hooks: one that hangs keeps no host up.
+    /// The lanes that start questions, and apart from them host commands and hooks: a question that hangs delays neither.
     questions: Lane,
     host_commands: Lane,
     hooks: Lane,

@@ -202,6 +202,18 @@ impl Error {
     }
 }
 
+/// Returns the path of a file that outlives the runner: `name` in the state directory, else beside the cache with the
+/// cache's name before it. `None` if there is neither.
+pub fn place(name: &str, state_directory: Option<&Path>, cache: Option<&Path>) -> Option<PathBuf> {
+    if let Some(folder) = state_directory {
+        return Some(folder.join(name));
+    }
+    let cache = cache?;
+    let mut beside = cache.file_name()?.to_owned();
+    beside.push(format!(".{name}"));
+    Some(cache.with_file_name(beside))
+}
+
 /// Reads the whole of `path`, at most `limit` bytes.
 pub fn read(path: &Path, access: Access, limit: u64) -> Result<Contents, Error> {
     read_checked(path, access, limit).map_err(|problem| Error::new(path, problem))

@@ -64,7 +64,7 @@ const PATH_TIME: Duration = Duration::from_secs(10);
 /// Interval at which a path of `hooks.waitFor` is looked for.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
-/// How long the answer to a request that cannot be made again is waited for, when all else is to end.
+/// Time limit at the end for the answer to a request that cannot be repeated.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
 
 /// Time limit for a run's remaining tasks: reports, an acknowledgement.

@@ -45,7 +45,7 @@ use crate::{watch, worker};
 /// Capacity for resume requests.
 const WAITING_RESUMES: usize = 4;
 
-/// How long what is not on the disk yet is waited for at the end.
+/// Time limit at the end for writes that are not on the disk yet.
 const LAST_WRITE_TIME: Duration = Duration::from_secs(10);
 
 /// The runner's environment, as parameters.
@@ -203,7 +203,7 @@ async fn write_last(lifecycle: &Lifecycle<'_>, outcome: &str) {
     lifecycle.stop.unless_killed(written).await;
 }
 
-/// What the state directory has: the count of runs and the drain marker.
+/// Returns the state directory's count of runs and its drain marker.
 fn of_state_directory(config: &RunnerConfig, host: &Host) -> (RunCount, Hold) {
     let state = host.state_directory.as_deref();
     let marker = drain_marker::place(state, config.cache_over_restarts.as_deref());

@@ -13,7 +13,7 @@ use crate::host::drain_marker::HoldRecord;
 use crate::registration::name_of;
 use crate::taskcluster::{CallError, Effort};
 
-/// How long the quarantine is tried.
+/// Time limit of the call to the queue.
 const TIME: Duration = Duration::from_secs(60);
 
 /// The pause of a host that holds and has nowhere to note that.

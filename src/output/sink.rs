@@ -15,7 +15,7 @@ use super::identity::{Entries, Identity};
 use super::render::Renderer;
 use super::stream::guarded;
 
-/// When a block exceeds this size in bytes, it is written before more is rendered.
+/// The size in bytes above which a block is written before more is rendered.
 const BLOCK: usize = 256 * 1024;
 
 /// The renderer and the sink.

@@ -44,7 +44,7 @@ const CREDENTIALS: [&str; 3] =
 /// The time of a machine that is taken away which is kept for its deregistration.
 const FOR_DEREGISTRATION: Duration = Duration::from_secs(5);
 
-/// What hooks need of the runner.
+/// The parts of the runner that hooks use.
 #[derive(Debug, Clone)]
 pub struct HookJob {
     /// `hooks`.
@@ -92,7 +92,7 @@ pub(super) struct RunHooks {
     deadline: watch::Sender<Option<Instant>>,
 }
 
-/// What each hook is started with.
+/// Everything that a hook is started with.
 #[derive(Debug, Clone)]
 struct Context {
     job: HookJob,
@@ -360,7 +360,7 @@ impl Supervisor<'_> {
         });
     }
 
-    /// What follows the run, in one word.
+    /// The step that follows the run, in one word.
     fn next(&self, after: State, actions: &[Action]) -> &'static str {
         let held = self.job.hold.current().is_some();
         match after {

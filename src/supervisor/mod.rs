@@ -180,7 +180,7 @@ struct Supervisor<'a> {
     pause: Option<Reason>,
     /// The stop request that the machine knows.
     stop_seen: Option<StopRequest>,
-    /// Whether the machine knows that the host is held.
+    /// True if the machine knows that the host is held.
     held_seen: bool,
     /// What must be over before the runner ends: host commands, the mark of a drain, automatic logins.
     at_the_end: TaskTracker,

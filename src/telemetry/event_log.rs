@@ -29,7 +29,7 @@ const TIME: Duration = Duration::from_secs(10);
 /// Time limit of the last lines.
 const LAST_LINES: Duration = Duration::from_secs(5);
 
-/// How much of the file's end is looked at for the newest event, in bytes.
+/// The part of the file's end that is searched for the newest event, in bytes.
 const TAIL: u64 = 64 * 1024;
 
 /// Readable by monitoring, which need not be root.

@@ -81,11 +81,11 @@ pub struct Tasks {
 pub struct PastTask {
     /// The end.
     pub at: Timestamp,
-    /// How it ended.
+    /// The task's end.
     pub result: TaskResult,
 }
 
-/// How a task ended. A worker's records do not tell whether the task succeeded.
+/// The end of a task. A worker's records do not tell whether the task succeeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TaskResult {
     /// The worker has finished it.

@@ -26,7 +26,7 @@ pub struct View {
     pub trouble: watch::Receiver<Option<Arc<str>>>,
     /// The hold of this host.
     pub hold: watch::Receiver<Held>,
-    /// What must not be shown of it.
+    /// The secrets that are masked in it.
     pub secrets: Secrets,
     /// The counters of the output thread.
     pub output: OutputCounters,

@@ -1,4 +1,4 @@
-//! What hosts of metal need instead of a wrapper script: tasks that are counted, limits, and what follows a run.
+//! Features that replace a wrapper script on hardware hosts: tasks that are counted, limits, and what follows a run.
 
 use std::process::Command;
 

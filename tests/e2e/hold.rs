@@ -77,7 +77,7 @@ impl Host {
     }
 }
 
-/// What a command said.
+/// A command's output.
 struct Said {
     code: Option<i32>,
     stdout: String,

@@ -26,7 +26,7 @@ fn lines(path: &Path) -> Vec<String> {
     std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-/// What a hook saw of its environment.
+/// A hook's environment.
 fn seen(runner: &Runner, name: &str) -> BTreeMap<String, String> {
     let lines = lines(&runner.path(&format!("{name}.env")));
     lines.iter().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()

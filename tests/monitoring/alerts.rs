@@ -35,7 +35,7 @@ struct Condition {
     at: SocketAddr,
     runner: Runner,
     _around: Option<Box<dyn Any>>,
-    /// What happens once it has been scraped.
+    /// The step after the first scrape.
     then: Option<Box<dyn Fn()>>,
 }
 
@@ -68,7 +68,7 @@ fn restarted(at: SocketAddr) -> Scene {
     Scene::new().set("metrics.listen", at.to_string()).worker(OBEDIENT)
 }
 
-/// What makes an alert fire.
+/// The condition of an alert.
 type Make = fn() -> Condition;
 
 const CONDITIONS: &[(&str, Make)] = &[
@@ -167,13 +167,13 @@ fn registered(taskcluster: &FakeTaskcluster) -> Scene {
     scene.set("deployment", json!({"poll": true, "interval": "1s"})).worker(["hello all", "wait"])
 }
 
-/// Between two looks, for the sake of the machine.
+/// The pause between two polls of a wait with a deadline.
 #[expect(clippy::disallowed_methods, reason = "a pause between two looks of a wait with a deadline")]
 fn pause() {
     std::thread::sleep(Duration::from_millis(200));
 }
 
-/// How long all conditions may take: calls to Taskcluster are 5 s apart.
+/// Time limit of all conditions: calls to Taskcluster are 5 s apart.
 const LIMIT: Duration = Duration::from_secs(120);
 
 #[test]

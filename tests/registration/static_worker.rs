@@ -92,7 +92,7 @@ deployment: {{poll: false}}
         output
     }
 
-    /// What worker-manager does with a call of the client.
+    /// worker-manager's answer to a call of the client.
     fn answer(&self) {
         let call = self.folder.join("call");
         let Ok(text) = fs::read_to_string(&call) else { return };

@@ -68,7 +68,7 @@ pub(super) enum Reading {
 /// The longest line that is printed, in bytes.
 const LONGEST_LINE: usize = 4096;
 
-/// How much of a pipe is printed, in bytes, where each line costs its length and the room that a log record takes.
+/// The limit of the output that is printed, in bytes, where each line costs its length and the room that a log record takes.
 const MOST_PRINTED: usize = 256 * 1024;
 const RECORD: usize = 64;
 

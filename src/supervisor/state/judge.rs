@@ -9,7 +9,7 @@ use crate::event::{Cause, ExitClass, ExitStatus, Outcome, RunFailure};
 /// A worker that asks for a reboot after a shorter run counts as crashed.
 const SHORT_RUN: Duration = Duration::from_secs(30);
 
-/// How often an unfit worker is started again on a cloud's machine, which is then replaced.
+/// The number of restarts of an unfit worker on a cloud's machine, which is then replaced.
 const UNFIT_RESTARTS: u32 = 2;
 
 /// The outcome of a request while no worker runs.

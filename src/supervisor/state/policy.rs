@@ -44,7 +44,7 @@ pub struct Policy {
     pub force_reboot_time: Duration,
     /// The same for a shutdown by the runner.
     pub force_shutdown_time: Duration,
-    /// What follows an end that nobody asked for. On a cloud's machine always [`AfterRun::Exit`].
+    /// The step after an end that nobody asked for. On a cloud's machine always [`AfterRun::Exit`].
     pub after_run: AfterRun,
     /// The reaction to an unfit worker.
     pub on_unfit: OnUnfit,

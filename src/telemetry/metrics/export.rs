@@ -244,7 +244,7 @@ const LOST: Metric = metric(
     &[],
     "Bytes of the log that could not be written.",
 );
-/// How long an answer of Taskcluster's says how the host's clock is.
+/// The age at which an answer of Taskcluster's no longer counts for the clock's offset.
 const CLOCK_KNOWN: Duration = Duration::from_secs(3600);
 
 const CLOCK: Metric = metric(

@@ -1,4 +1,4 @@
-//! The status socket: what a runner is doing, and an operator's drain, hold and resume, for whoever may speak to it.
+//! The status socket: what a runner is doing, and an operator's drain, hold and resume. Root and the runner's own user may use it.
 //!
 //! Nothing here can block the runner or make it fail: if the socket is not available, a warning is logged; connections
 //! are bounded in number, time and size; and requests use the same channels as signals.
@@ -80,11 +80,11 @@ pub struct Counterparts {
     pub view: View,
     /// Receives drains.
     pub stop: StopSignal,
-    /// Where a hold and a resume go.
+    /// The hold that `hold`, `drain` and `resume` change.
     pub hold: Hold,
     /// Receives the requests of operators who do not want to wait for the next start.
     pub resumes: mpsc::Sender<Resume>,
-    /// What the runner logs.
+    /// The level of the runner's log.
     pub log: LogLevel,
 }
 

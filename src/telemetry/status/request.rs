@@ -23,7 +23,7 @@ pub enum Request {
         /// True if the answer should be sent after the end.
         #[serde(default)]
         wait: bool,
-        /// Whether workers may be started again after the runner's end.
+        /// True if workers may be started again after the runner's end.
         #[serde(default)]
         once: bool,
         /// The operator.
@@ -78,7 +78,7 @@ impl Request {
 pub enum Answer {
     /// The hold that is in force now, in words.
     Hold(String),
-    /// What has come of a resume.
+    /// The result of a resume.
     Resume(&'static str),
     /// The reason why a request failed.
     Error(String),

@@ -67,7 +67,7 @@ pub(super) fn report_worker_error(payload: &Value) -> Vec<String> {
     faults
 }
 
-/// What is wrong with a quarantineWorker payload.
+/// The faults of a quarantineWorker payload.
 pub(super) fn quarantine_worker(payload: &Value) -> Vec<String> {
     let mut faults = keys("data", payload, &["quarantineUntil"], &["quarantineInfo"]);
     faults.extend(strings(payload, &["quarantineUntil", "quarantineInfo"]));

@@ -65,7 +65,7 @@ pub(super) struct Checker {
     continued: Option<Moment>,
 }
 
-/// What keeps workers from being started.
+/// The reason why no worker may be started.
 #[derive(Default)]
 struct Hold {
     /// An operator holds the host.
